@@ -1,0 +1,145 @@
+//! Functions that run when a context ends.
+//!
+//! # Invariants
+//!
+//! 1. The user's function is in its [`Job`] until somebody takes it: to run it,
+//!    or to stop it. Taking is under the job's lock, so it is one or the other.
+//! 2. It runs, and is dropped, outside of that lock.
+//! 3. A registered [`Func`] holds its context: nothing else would keep it alive
+//!    and registered until the function has run.
+
+use super::{Context, harvest::quietly, scope::Scope};
+use crate::sync::{Arc, Condvar, Mutex};
+use std::fmt;
+use std::thread::{self, ThreadId};
+
+/// A function registered with [`Context::after_func`].
+///
+/// Dropping it leaves the function registered; [`stop`](AfterFunc::stop) takes
+/// it back.
+pub struct AfterFunc {
+    job: Arc<Job>,
+    /// Where it is registered; `None` if it was run at once or never will be.
+    place: Option<(Arc<Scope>, usize)>,
+}
+
+struct Job {
+    state: Mutex<State>,
+    finished: Condvar,
+}
+
+enum State {
+    Waiting(Box<dyn FnOnce() + Send>),
+    Running(ThreadId),
+    /// It has run, or was stopped.
+    Over,
+}
+
+/// What a scope keeps: the job, and its context (invariant 3).
+pub(super) struct Func {
+    job: Arc<Job>,
+    context: Option<Context>,
+}
+
+impl AfterFunc {
+    pub(super) fn register(context: &Context, f: Box<dyn FnOnce() + Send>) -> Self {
+        let job = Arc::new(Job { state: Mutex::new(State::Waiting(f)), finished: Condvar::new() });
+        let Some(branch) = context.branch() else {
+            // It cannot end: the function waits, for nothing, with this handle.
+            return AfterFunc { job, place: None };
+        };
+        let Ok(scope) = branch.open() else {
+            job.run();
+            return AfterFunc { job, place: None };
+        };
+        branch.watch();
+        let func = Func { job: Arc::clone(&job), context: Some(context.clone()) };
+        match scope.add_func(func) {
+            Ok(key) => AfterFunc { job, place: Some((Arc::clone(scope), key)) },
+            Err(ended) => {
+                ended.run();
+                AfterFunc { job, place: None }
+            }
+        }
+    }
+
+    /// Takes the function back. True if it had not started: then it never
+    /// runs. False if it has run, is running, or was stopped before.
+    pub fn stop(&self) -> bool {
+        let Some(f) = self.job.take() else { return false };
+        if let Some((scope, key)) = &self.place {
+            scope.remove_func(*key, |func| Arc::ptr_eq(&func.job, &self.job));
+        }
+        drop(f);
+        true
+    }
+
+    /// Like [`stop`](AfterFunc::stop), but where the function is running, waits
+    /// until it has returned. Called from inside the function itself it returns
+    /// false at once.
+    ///
+    /// This blocks the thread for as long as the function takes.
+    pub fn stop_and_wait(&self) -> bool {
+        if self.stop() {
+            return true;
+        }
+        let mut state = self.job.state.lock();
+        while let State::Running(by) = *state {
+            if by == thread::current().id() {
+                break;
+            }
+            state = crate::sync::wait(&self.job.finished, state);
+        }
+        false
+    }
+}
+
+impl fmt::Debug for AfterFunc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match *self.job.state.lock() {
+            State::Waiting(_) => "waiting",
+            State::Running(_) => "running",
+            State::Over => "over",
+        };
+        f.debug_struct("AfterFunc").field("state", &format_args!("{state}")).finish()
+    }
+}
+
+impl Job {
+    /// Takes the function out, to be stopped.
+    fn take(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        self.take_as(State::Over)
+    }
+
+    fn take_as(&self, next: State) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut state = self.state.lock();
+        if !matches!(*state, State::Waiting(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, next) {
+            State::Waiting(f) => Some(f),
+            State::Running(_) | State::Over => unreachable!("looked at under the same lock"),
+        }
+    }
+
+    fn run(&self) {
+        let Some(f) = self.take_as(State::Running(thread::current().id())) else { return };
+        quietly(f);
+        *self.state.lock() = State::Over;
+        self.finished.notify_all();
+    }
+}
+
+impl Func {
+    pub(super) fn run(self) {
+        self.job.run();
+    }
+}
+
+impl Drop for Func {
+    fn drop(&mut self) {
+        if let Some(branch) = self.context.as_ref().and_then(Context::branch) {
+            branch.unwatch();
+        }
+    }
+}

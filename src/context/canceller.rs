@@ -1,0 +1,112 @@
+//! Who may end a context.
+
+use super::cause::{BoxError, Cause, Outcome};
+use super::layer::{Branch, Line};
+use crate::sync::Link;
+use std::fmt;
+use std::panic::Location;
+
+/// Ends the context it was made with, and everything derived from that.
+///
+/// Dropping the last clone cancels too, as Go's `defer cancel()` does: a
+/// context ends, at the latest, with the scope that made it. The cause then
+/// names the line that made it, because the usual mistake is not to bind it:
+///
+/// ```
+/// use quell::Context;
+///
+/// // Wrong: `_` binds nothing, so the canceller is dropped at once.
+/// let (ctx, _) = Context::background().with_cancel();
+/// assert!(ctx.is_done());
+/// println!("{}", ctx.cause().unwrap()); // … bind it to a name … or detach() it
+///
+/// // Right:
+/// let (ctx, _canceller) = Context::background().with_cancel();
+/// assert!(!ctx.is_done());
+///
+/// // Right, where the context is to live until its parent ends:
+/// let (ctx, canceller) = Context::background().with_cancel();
+/// canceller.detach();
+/// assert!(!ctx.is_done());
+/// ```
+///
+/// A canceller that is not used at all is a warning:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # fn canceller() -> quell::Canceller { quell::Context::background().with_cancel().1 }
+/// canceller();
+/// ```
+#[must_use = "dropping the last Canceller cancels its context at once; bind it, or detach() it"]
+pub struct Canceller {
+    link: Link<Line>,
+}
+
+impl Canceller {
+    pub(super) fn new(link: Link<Line>) -> Self {
+        Canceller { link }
+    }
+
+    fn branch(&self) -> &Branch<'_> {
+        self.link.layer().branch().expect("cancellers are made for branches")
+    }
+
+    /// Ends the context. Once it has ended, does nothing.
+    ///
+    /// When this returns, the context and everything derived from it is marked:
+    /// every question to any of them is answered "done". If this call was the
+    /// one that ended it, everyone who waits has been woken and all
+    /// after-functions have run, on this thread.
+    #[track_caller]
+    pub fn cancel(&self) {
+        let origin = Location::caller();
+        self.branch().cancel(Outcome::cancelled(Cause::cancelled(Some(origin))));
+    }
+
+    /// Ends the context for a reason. The first end wins: once it has ended,
+    /// error and cause stay as they are.
+    ///
+    /// ```
+    /// # let (ctx, canceller) = quell::Context::background().with_cancel();
+    /// canceller.cancel_with("bad status");
+    /// canceller.cancel_with("too late");
+    /// assert_eq!(ctx.cause().unwrap().to_string(), "bad status");
+    /// assert_eq!(ctx.err().unwrap().to_string(), "context canceled");
+    /// ```
+    #[track_caller]
+    pub fn cancel_with(&self, cause: impl Into<BoxError>) {
+        let cause = Cause::given(cause.into(), Some(Location::caller()));
+        self.branch().cancel(Outcome::cancelled(cause));
+    }
+
+    /// Lets go without cancelling: from now on no drop of this canceller or of
+    /// any of its clones ends the context. It ends with its parent, by its
+    /// deadline, or by an explicit [`cancel`](Canceller::cancel) of a clone.
+    pub fn detach(self) {
+        self.branch().disarm();
+    }
+}
+
+impl Clone for Canceller {
+    fn clone(&self) -> Self {
+        self.branch().add_canceller();
+        Canceller { link: self.link.clone() }
+    }
+}
+
+impl Drop for Canceller {
+    fn drop(&mut self) {
+        let branch = self.branch();
+        if branch.drop_canceller() {
+            branch.cancel(Outcome::cancelled(Cause::dropped(self.link.layer().made_at)));
+        }
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller")
+            .field("of", &format_args!("{}", self.link.layer().made_at))
+            .finish()
+    }
+}

@@ -1,0 +1,100 @@
+//! Waiting in a task.
+//!
+//! # Invariants
+//!
+//! 1. The waker of the last poll is in the scope, or the future is not pending.
+//! 2. The scope's deadline is watched from the first waker until it is taken
+//!    back; a `Done` that is dropped leaves nothing behind.
+
+use super::{Context, ContextError};
+use futures_core::future::FusedFuture;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Poll, Waker};
+
+/// The future of [`Context::done`]: ready when the context has ended. Polled
+/// again, it answers again.
+#[must_use = "futures do nothing unless polled"]
+pub struct Done {
+    ctx: Context,
+    /// The key of this future's waker in the scope.
+    key: Option<usize>,
+    answered: bool,
+}
+
+impl Done {
+    pub(super) fn new(ctx: Context) -> Self {
+        Done { ctx, key: None, answered: false }
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.ctx
+    }
+
+    /// Has `waker` woken at the end, in place of the last one. `Some`: it has
+    /// ended, and nobody is woken.
+    pub(super) fn poll_with(&mut self, waker: &Waker) -> Option<ContextError> {
+        // Without a branch there is no end to wait for.
+        let branch = self.ctx.branch()?;
+        let error = match branch.open() {
+            Err(outcome) => outcome.error,
+            Ok(scope) => {
+                if self.key.is_none() {
+                    // Before the waker: a deadline that passes in between is seen below.
+                    branch.watch();
+                }
+                match scope.wait(self.key, waker) {
+                    Some(key) => {
+                        self.key = Some(key);
+                        return None;
+                    }
+                    None => {
+                        if self.key.is_none() {
+                            branch.unwatch();
+                        }
+                        branch.look().expect("a scope refuses once it has ended").error
+                    }
+                }
+            }
+        };
+        self.leave();
+        self.answered = true;
+        Some(error)
+    }
+
+    fn leave(&mut self) {
+        if let (Some(key), Some(branch)) = (self.key.take(), self.ctx.branch()) {
+            branch.unwait(key);
+            branch.unwatch();
+        }
+    }
+}
+
+impl Future for Done {
+    type Output = ContextError;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<ContextError> {
+        match self.poll_with(cx.waker()) {
+            Some(error) => Poll::Ready(error),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl FusedFuture for Done {
+    fn is_terminated(&self) -> bool {
+        self.answered
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl fmt::Debug for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Done").field("of", &format_args!("{}", self.ctx)).finish_non_exhaustive()
+    }
+}

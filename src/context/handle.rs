@@ -1,0 +1,447 @@
+//! What users hold: every derivation and every question.
+
+use super::after::AfterFunc;
+use super::canceller::Canceller;
+use super::cause::{BoxError, Cancelled, Cause, ContextError};
+use super::done::Done;
+use super::layer::{Branch, Kind, Layer, Line, Role, nearest_branch};
+use super::run::Run;
+use super::scope::{Deadline, Scope};
+use super::values::{self, Entry, Key, Name};
+use super::wait;
+use crate::rt::Clock;
+use crate::sync::{Link, Ref};
+use std::panic::Location;
+use std::time::{Duration, Instant};
+
+/// A place in a tree of cancellation, deadlines, causes and values.
+///
+/// A context is a cheap handle: clone it, send it, pass it as the first
+/// argument to whatever works on behalf of the same task. Derive from it with
+/// the `with_…` methods; ending a context ends everything derived from it,
+/// never its parent or siblings.
+///
+/// ```
+/// use quell::Context;
+///
+/// let (parent, canceller) = Context::background().with_cancel();
+/// let (child, _canceller) = parent.with_cancel();
+/// canceller.cancel_with("the client went away");
+/// assert!(child.is_done());
+/// assert_eq!(child.cause().unwrap().to_string(), "the client went away");
+/// ```
+///
+/// `Display` shows where it stands, with the names of types and keys but never
+/// the values: `background → cancel → timeout(2s, 1.3s left) → value(UserId)`.
+#[derive(Clone, Default)]
+#[must_use = "a context does nothing unless somebody asks it"]
+pub struct Context {
+    /// `None`: the background.
+    link: Option<Link<Line>>,
+}
+
+/// Deriving.
+impl Context {
+    /// The root of every tree: never done, no deadline, no values.
+    ///
+    /// Also what [`Default`] makes.
+    pub fn background() -> Context {
+        Context { link: None }
+    }
+
+    /// A root like [`background`](Context::background) for where it is not clear
+    /// yet which context to use. It shows itself as `todo`, so it can be found.
+    #[track_caller]
+    pub fn todo() -> Context {
+        Context::background().derive(Location::caller(), false, (), |_| Role::Todo)
+    }
+
+    /// A child that ends when its [`Canceller`] says so.
+    #[track_caller]
+    pub fn with_cancel(&self) -> (Context, Canceller) {
+        self.branch_off(Location::caller(), |parent| Branch::light(Kind::Cancel, parent))
+    }
+
+    /// A child that ends at `at`, unless it has ended before.
+    ///
+    /// A child's deadline is never later than its parent's: asking for a later
+    /// one gives the parent's. One in the past gives a context that is done.
+    ///
+    /// The deadline belongs to the clock that is ambient here (see
+    /// [`rt::now`](crate::rt::now)), or to its parent's if that has one.
+    #[track_caller]
+    pub fn with_deadline(&self, at: impl Into<Instant>) -> (Context, Canceller) {
+        self.bounded(Location::caller(), Kind::Deadline, None, |_| Some(at.into()))
+    }
+
+    /// [`with_deadline`](Context::with_deadline) with a cause of its own. Where
+    /// the parent's deadline is earlier, that ends the child, with its cause.
+    #[track_caller]
+    pub fn with_deadline_cause(
+        &self,
+        at: impl Into<Instant>,
+        cause: impl Into<BoxError>,
+    ) -> (Context, Canceller) {
+        let cause = Some(cause.into());
+        self.bounded(Location::caller(), Kind::Deadline, cause, |_| Some(at.into()))
+    }
+
+    /// A child that ends after this long, unless it has ended before.
+    /// `Duration::MAX`, or any that goes beyond the clock, is no deadline.
+    ///
+    /// ```
+    /// use quell::{Context, ContextError};
+    /// use std::time::Duration;
+    ///
+    /// let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(5));
+    /// assert_eq!(ctx.wait(), ContextError::DeadlineExceeded);
+    /// ```
+    #[track_caller]
+    pub fn with_timeout(&self, after: Duration) -> (Context, Canceller) {
+        let kind = Kind::Timeout(after);
+        self.bounded(Location::caller(), kind, None, |clock| clock.now().checked_add(after))
+    }
+
+    /// [`with_timeout`](Context::with_timeout) with a cause of its own.
+    #[track_caller]
+    pub fn with_timeout_cause(
+        &self,
+        after: Duration,
+        cause: impl Into<BoxError>,
+    ) -> (Context, Canceller) {
+        let kind = Kind::Timeout(after);
+        let cause = Some(cause.into());
+        self.bounded(Location::caller(), kind, cause, |clock| clock.now().checked_add(after))
+    }
+
+    /// A child whose deadline comes `keep` before its parent's: what is kept is
+    /// for the caller, to deal with what the child has not finished. Where the
+    /// parent has no deadline neither has the child; where less than `keep` is
+    /// left, the child is done at once.
+    ///
+    /// ```
+    /// # use quell::Context;
+    /// # use std::time::Duration;
+    /// let (request, _c) = Context::background().with_timeout(Duration::from_secs(3));
+    /// let (lookup, _c) = request.with_reserve(Duration::from_secs(1));
+    /// assert!(lookup.remaining().unwrap() <= Duration::from_secs(2));
+    /// ```
+    #[track_caller]
+    pub fn with_reserve(&self, keep: Duration) -> (Context, Canceller) {
+        let parents = self.deadline();
+        self.bounded(Location::caller(), Kind::Reserve(keep), None, |clock| {
+            // Before the beginning of the clock is long ago.
+            parents.map(|at| at.checked_sub(keep).unwrap_or_else(|| clock.now().min(at)))
+        })
+    }
+
+    /// A child that also ends when any of `others` does, with the error and
+    /// cause of the first to end. Its deadline is the earliest of all; values
+    /// come from `self` only. Of several that are done already, `self` comes
+    /// first, then `others` in order.
+    ///
+    /// ```
+    /// # use quell::Context;
+    /// let (server, shutdown) = Context::background().with_cancel();
+    /// let (request, _client) = Context::background().with_cancel();
+    /// let (ctx, _canceller) = request.linked(&[&server]);
+    /// shutdown.cancel_with("shutting down");
+    /// assert_eq!(ctx.cause().unwrap().to_string(), "shutting down");
+    /// ```
+    #[track_caller]
+    pub fn linked(&self, others: &[&Context]) -> (Context, Canceller) {
+        let origin = Location::caller();
+        let bounding = |ctx: &Context| {
+            let scope = ctx.branch()?.bounding()?;
+            let deadline = scope.deadline.as_ref()?;
+            Some((deadline.at, deadline.clock.clone(), deadline.cause.clone()))
+        };
+        let own = bounding(self).map(|(at, ..)| at);
+        let earliest = others
+            .iter()
+            .filter_map(|other| bounding(other))
+            .min_by_key(|&(at, ..)| at)
+            .filter(|&(at, ..)| own.is_none_or(|own| at < own));
+        self.branch_off(origin, |parent| {
+            let deadline = earliest.map(|(at, clock, cause)| Deadline::new(at, clock, cause));
+            let mut branch = Branch::with_scope(Kind::Linked, parent, Scope::new(deadline));
+            branch.tie(others.iter().map(|&other| other.clone()).collect());
+            branch
+        })
+    }
+
+    /// A child with this context's values and nothing else of it: no
+    /// cancellation, no deadline, no error, no cause. For work that must go on
+    /// when the request that caused it has ended.
+    #[track_caller]
+    pub fn without_cancel(&self) -> Context {
+        self.derive(Location::caller(), false, (), |_| Role::Detached)
+    }
+
+    /// A child that carries `value`. The type is the key: a type of one's own,
+    /// private to a module, can be read or covered only there.
+    ///
+    /// ```
+    /// use quell::Context;
+    ///
+    /// #[derive(Debug, PartialEq)]
+    /// struct UserId(u64);
+    ///
+    /// let ctx = Context::background().with_value(UserId(7));
+    /// assert_eq!(ctx.value::<UserId>(), Some(&UserId(7)));
+    /// assert_eq!(ctx.value::<String>(), None);
+    /// ```
+    ///
+    /// From outside the module there is no way to name the type:
+    ///
+    /// ```compile_fail,E0603
+    /// mod auth {
+    ///     struct Token(String);
+    /// }
+    /// let token = quell::Context::background().value::<auth::Token>();
+    /// ```
+    #[track_caller]
+    pub fn with_value<V: Send + Sync + 'static>(&self, value: V) -> Context {
+        self.with_named(Location::caller(), Name::of_type::<V>(), value)
+    }
+
+    /// A child that carries `value` under a [`Key`].
+    #[track_caller]
+    pub fn with_entry<V: Send + Sync + 'static>(&self, key: &'static Key<V>, value: V) -> Context {
+        self.with_named(Location::caller(), Name::of_key(key), value)
+    }
+
+    fn with_named<V: Send + Sync + 'static>(
+        &self,
+        made_at: &'static Location<'static>,
+        name: Name,
+        value: V,
+    ) -> Context {
+        self.derive(made_at, false, value, |parent| Role::Value {
+            entry: Entry::new(name, parent.and_then(values::top)),
+            branch: parent.and_then(nearest_branch),
+        })
+    }
+
+    fn derive<V: Send + Sync + 'static>(
+        &self,
+        made_at: &'static Location<'static>,
+        seated: bool,
+        value: V,
+        role: impl for<'p> FnOnce(Option<Ref<'p, Line>>) -> Role<'p>,
+    ) -> Context {
+        let link = Link::new(self.link.clone(), seated, value, |parent| Layer {
+            made_at,
+            values: parent.and_then(values::top),
+            role: role(parent),
+        });
+        Context { link: Some(link) }
+    }
+
+    fn branch_off(
+        &self,
+        made_at: &'static Location<'static>,
+        branch: impl for<'p> FnOnce(Option<&'p Branch<'p>>) -> Branch<'p>,
+    ) -> (Context, Canceller) {
+        let child = self.derive(made_at, true, (), |parent| {
+            let parent = parent.and_then(nearest_branch);
+            Role::Branch(branch(parent.and_then(|layer| layer.layer().branch())))
+        });
+        let (one, two) = child.link.expect("derived contexts are links").twin();
+        (Context { link: Some(one) }, Canceller::new(two))
+    }
+
+    fn bounded(
+        &self,
+        made_at: &'static Location<'static>,
+        kind: Kind,
+        cause: Option<BoxError>,
+        at: impl FnOnce(&Clock) -> Option<Instant>,
+    ) -> (Context, Canceller) {
+        let parents = self.branch().and_then(Branch::bounding);
+        let parents = parents.and_then(|scope| scope.deadline.as_ref());
+        let clock = parents.map_or_else(Clock::ambient, |deadline| deadline.clock.clone());
+        let at = at(&clock).filter(|&at| parents.is_none_or(|deadline| at <= deadline.at));
+        self.branch_off(made_at, |parent| match at {
+            None => Branch::light(kind, parent),
+            Some(at) => {
+                let cause = match cause {
+                    Some(error) => Cause::given(error, Some(made_at)),
+                    None => Cause::deadline(made_at),
+                };
+                let deadline = Deadline::new(at, clock, cause);
+                Branch::with_scope(kind, parent, Scope::new(Some(deadline)))
+            }
+        })
+    }
+}
+
+/// Asking.
+impl Context {
+    /// A future that is ready when this context ends. It owns what it needs,
+    /// and keeps the context alive.
+    #[track_caller]
+    pub fn done(&self) -> Done {
+        Done::new(self.clone())
+    }
+
+    /// Whether it has ended.
+    #[inline]
+    pub fn is_done(&self) -> bool {
+        self.branch().is_some_and(|branch| branch.look().is_some())
+    }
+
+    /// Which end it came to, if it has.
+    #[inline]
+    pub fn err(&self) -> Option<ContextError> {
+        Some(self.branch()?.look()?.error)
+    }
+
+    /// Why it ended: `Some` exactly when [`err`](Context::err) is.
+    pub fn cause(&self) -> Option<Cause> {
+        Some(self.branch()?.look()?.cause.clone())
+    }
+
+    /// `Err` once it has ended: a `ctx.check()?` now and then lets a long loop
+    /// be stopped, at its deadline too, even where no timer gets to run.
+    ///
+    /// ```
+    /// use quell::{Cancelled, Context};
+    ///
+    /// fn sum(ctx: &Context, numbers: &[u64]) -> Result<u64, Cancelled> {
+    ///     let mut sum = 0;
+    ///     for chunk in numbers.chunks(1024) {
+    ///         ctx.check()?;
+    ///         sum += chunk.iter().sum::<u64>();
+    ///     }
+    ///     Ok(sum)
+    /// }
+    /// # assert_eq!(sum(&Context::background(), &[1, 2]).unwrap(), 3);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the context has ended, with its error and cause.
+    #[inline]
+    pub fn check(&self) -> Result<(), Cancelled> {
+        match self.branch().and_then(Branch::look) {
+            None => Ok(()),
+            Some(outcome) => Err(Cancelled::new(outcome)),
+        }
+    }
+
+    /// When it ends at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        Some(self.branch()?.bounding()?.deadline.as_ref()?.at)
+    }
+
+    /// How long until its deadline: zero once that has passed, `None` where
+    /// there is none.
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.branch()?.bounding()?.deadline.as_ref()?;
+        Some(deadline.at.saturating_duration_since(deadline.clock.now()))
+    }
+
+    /// The value of this type, from the nearest context that carries one.
+    ///
+    /// Found in constant time, however deep the tree.
+    #[inline]
+    pub fn value<V: Send + Sync + 'static>(&self) -> Option<&V> {
+        self.named(Name::of_type::<V>())
+    }
+
+    /// The value under this key, from the nearest context that carries one.
+    #[inline]
+    pub fn entry<V: Send + Sync + 'static>(&self, key: &'static Key<V>) -> Option<&V> {
+        self.named(Name::of_key(key))
+    }
+
+    #[inline]
+    fn named<V: 'static>(&self, name: Name) -> Option<&V> {
+        values::find(values::top(self.link.as_ref()?.as_ref()), name)?.value()
+    }
+
+    /// Runs `future` until it is finished or this context has ended, whichever
+    /// is first. At every poll the context is looked at first: once it has
+    /// ended, the future is dropped unpolled. What the future has produced is
+    /// never thrown away.
+    ///
+    /// ```
+    /// # use quell::Context;
+    /// # futures::executor::block_on(async {
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// assert_eq!(ctx.run(async { 7 }).await.unwrap(), 7);
+    /// canceller.cancel();
+    /// assert!(ctx.run(async { 7 }).await.is_err());
+    /// # });
+    /// ```
+    #[track_caller]
+    pub fn run<F: Future>(&self, future: F) -> Run<F> {
+        Run::new(self, future)
+    }
+
+    /// Blocks this thread until the context ends. On one that cannot, such as
+    /// the background, for ever.
+    ///
+    /// It keeps its own time: deadlines need no runtime here. Where the deadline
+    /// belongs to a paused clock, this returns when another thread moves it.
+    pub fn wait(&self) -> ContextError {
+        wait::until(self, None).expect("without a limit only an end returns")
+    }
+
+    /// Blocks this thread until the context ends, or for this long at most:
+    /// then it returns `None`.
+    pub fn wait_timeout(&self, limit: Duration) -> Option<ContextError> {
+        // Beyond the clock is without a limit.
+        wait::until(self, Instant::now().checked_add(limit))
+    }
+
+    /// Has `f` run, once, when this context ends: on the thread that ends it,
+    /// or, for a deadline, on the runtime that kept the time or on a thread for
+    /// the purpose. Once it has ended: here and now.
+    ///
+    /// A panic in `f` is caught. `f` may do anything with any context. Until it
+    /// has run or was stopped it keeps this context alive. On a context that
+    /// cannot end it never runs.
+    ///
+    /// ```
+    /// # use quell::Context;
+    /// # use std::sync::mpsc;
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// let (tell, told) = mpsc::channel();
+    /// ctx.after_func(move || tell.send("closed").unwrap());
+    /// canceller.cancel();
+    /// assert_eq!(told.recv().unwrap(), "closed");
+    /// ```
+    pub fn after_func(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
+        AfterFunc::register(self, Box::new(f))
+    }
+
+    /// Everything below this context that can end by itself and has not: who
+    /// made it and where, for a person to read.
+    ///
+    /// It looks through every context of the process, so it is for finding out
+    /// what is still running, not for the busy path.
+    #[cfg(not(loom))]
+    #[must_use]
+    pub fn tree(&self) -> super::Tree {
+        super::Tree::of(self.link.as_ref().map(Link::as_ref))
+    }
+}
+
+/// For the other files of this room.
+impl Context {
+    /// The branch that answers for this context; `None`: it cannot end.
+    #[inline]
+    pub(super) fn branch(&self) -> Option<&Branch<'_>> {
+        nearest_branch(self.link.as_ref()?.as_ref())?.layer().branch()
+    }
+
+    pub(super) fn link(&self) -> Option<&Link<Line>> {
+        self.link.as_ref()
+    }
+
+    pub(super) fn into_link(self) -> Option<Link<Line>> {
+        self.link
+    }
+}

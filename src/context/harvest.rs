@@ -1,0 +1,89 @@
+//! Everybody who is to be told of an end, once all locks are gone.
+//!
+//! # Invariants
+//!
+//! 1. A harvest is run, or its pieces dropped, without any lock of quell's held.
+//! 2. Wakers come before functions: nobody waits to be woken for somebody
+//!    else's function.
+//! 3. A panic in one of them is caught and keeps no other from being told.
+
+use super::after::Func;
+use super::cause::Outcome;
+use super::scope::End;
+use slab::Slab;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
+
+#[derive(Default)]
+pub(super) struct Harvest {
+    wakers: Vec<Slab<Waker>>,
+    funcs: Vec<Slab<Func>>,
+    /// Not needed any more; disarmed when the harvest goes.
+    #[cfg(not(loom))]
+    pub(super) alarms: Vec<crate::rt::Alarm>,
+    /// Ended by this sweep, each for a reason of its own.
+    ended: Vec<Outcome>,
+    /// An end that came too late: the error in it is the user's to drop.
+    pub(super) late: Option<End>,
+}
+
+impl Harvest {
+    pub(super) fn take(&mut self, wakers: &mut Slab<Waker>, funcs: &mut Slab<Func>) {
+        if !wakers.is_empty() {
+            self.wakers.push(std::mem::take(wakers));
+        }
+        if !funcs.is_empty() {
+            self.funcs.push(std::mem::take(funcs));
+        }
+    }
+
+    pub(super) fn report(&mut self, ended: Outcome) {
+        if cfg!(feature = "tracing") {
+            self.ended.push(ended);
+        }
+    }
+
+    pub(super) fn reporting(mut self, ended: Outcome) -> Self {
+        self.report(ended);
+        self
+    }
+
+    /// Tells everybody, on this thread.
+    pub(super) fn run(self) {
+        let funcs = self.wake();
+        run_all(funcs);
+    }
+
+    /// Wakes everybody, and leaves the users' functions to another thread.
+    #[cfg(not(loom))]
+    pub(super) fn wake_and_leave_the_rest(self) -> Option<crate::rt::Work> {
+        let funcs = self.wake();
+        (!funcs.is_empty()).then(|| Box::new(move || run_all(funcs)) as crate::rt::Work)
+    }
+
+    fn wake(self) -> Vec<Slab<Func>> {
+        for outcome in &self.ended {
+            super::trace::ended(outcome);
+        }
+        for waker in self.wakers.into_iter().flatten() {
+            quietly(|| waker.1.wake());
+        }
+        self.funcs
+    }
+}
+
+fn run_all(funcs: Vec<Slab<Func>>) {
+    for (_, func) in funcs.into_iter().flatten() {
+        func.run();
+    }
+}
+
+/// Runs the user's `f`; a panic in it has been printed by the panic hook and
+/// goes no further. Neither does one in the drop of its payload.
+pub(super) fn quietly(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(worse);
+        }
+    }
+}

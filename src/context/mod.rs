@@ -1,0 +1,49 @@
+//! The context tree.
+//!
+//! | file | its one idea |
+//! |---|---|
+//! | `handle` | [`Context`]: what users hold; every `with_…` and every question |
+//! | `canceller` | [`Canceller`]: who may end it |
+//! | `layer` | what one derivation adds; how a question is answered |
+//! | `scope` | what a parent knows of its children; how an end spreads |
+//! | `harvest` | who is told of it, after all locks |
+//! | `cause` | error and cause |
+//! | `values` | values in constant time |
+//! | `after` | functions that run at the end |
+//! | `done`, `run`, `wait` | three ways to wait for it |
+//! | `display`, `tree` | how it looks to a person |
+//! | `signal`, `token` | ends that come from outside |
+//! | `trace` | the event of the `tracing` feature |
+//! | `planted` | bugs for the models to catch |
+
+mod after;
+mod canceller;
+mod cause;
+mod display;
+mod done;
+mod handle;
+mod harvest;
+mod layer;
+#[cfg_attr(not(loom), allow(unreachable_pub))]
+pub mod planted;
+mod run;
+mod scope;
+#[cfg(all(unix, not(loom)))]
+pub(crate) mod signal;
+#[cfg(all(feature = "tokio-util", not(loom)))]
+mod token;
+mod trace;
+#[cfg(not(loom))]
+mod tree;
+mod values;
+mod wait;
+
+pub use after::AfterFunc;
+pub use canceller::Canceller;
+pub use cause::{BoxError, Cancelled, Cause, ContextError};
+pub use done::Done;
+pub use handle::Context;
+pub use run::Run;
+#[cfg(not(loom))]
+pub use tree::Tree;
+pub use values::Key;

@@ -1,0 +1,156 @@
+//! The live subtree, for a person to read.
+
+use super::display::Shown;
+use super::layer::{Line, Role};
+use crate::sync::{Family, Ref};
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::Location;
+
+/// The contexts below one that can end by themselves and have not: what
+/// [`Context::tree`](crate::Context::tree) found. `Display` draws it:
+///
+/// ```text
+/// cancel, made at src/main.rs:12:32
+/// ├─ timeout(2s, 1.3s left), made at src/server.rs:40:25
+/// │  └─ cancel, made at src/server.rs:71:18
+/// └─ cancel, made at src/pool.rs:9:30 (×8)
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tree {
+    lines: Vec<Row>,
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    depth: usize,
+    text: String,
+    alike: usize,
+}
+
+/// Deeper contexts are counted, not drawn.
+const DEEPEST: usize = 64;
+
+struct Node {
+    address: usize,
+    what: String,
+    made_at: &'static Location<'static>,
+}
+
+impl Tree {
+    pub(super) fn of(root: Option<Ref<'_, Line>>) -> Tree {
+        let root = root.and_then(nearest_node);
+        let mut children: HashMap<usize, Vec<Node>> = HashMap::new();
+        Line::roster().visit(|layer| {
+            let Some(branch) = layer.layer().branch() else { return };
+            if branch.has_ended() {
+                return;
+            }
+            let parent = layer.parent().and_then(nearest_node).map_or(0, Ref::address);
+            children.entry(parent).or_default().push(Node {
+                address: layer.address(),
+                what: Shown(layer).to_string(),
+                made_at: layer.layer().made_at,
+            });
+        });
+        let mut tree = Tree { lines: Vec::new() };
+        let (text, address) = match root {
+            None => ("background".to_string(), 0),
+            Some(layer) => {
+                let ended = layer.layer().branch().and_then(|branch| branch.look());
+                let ended = ended.map_or(String::new(), |outcome| format!(", {}", outcome.error));
+                let made_at = layer.layer().made_at;
+                (format!("{}, made at {made_at}{ended}", Shown(layer)), layer.address())
+            }
+        };
+        tree.lines.push(Row { depth: 0, text, alike: 1 });
+        tree.draw(address, children);
+        tree
+    }
+
+    /// How many contexts it shows, the one it was asked of not counted.
+    pub fn len(&self) -> usize {
+        self.lines[1..].iter().map(|line| line.alike).sum()
+    }
+
+    /// Whether nothing is alive below the context it was asked of.
+    pub fn is_empty(&self) -> bool {
+        self.lines.len() == 1
+    }
+
+    fn draw(&mut self, root: usize, mut children: HashMap<usize, Vec<Node>>) {
+        let mut open = vec![(1, sorted(children.remove(&root)))];
+        while let Some((depth, siblings)) = open.last_mut() {
+            let depth = *depth;
+            let Some(node) = siblings.pop() else {
+                open.pop();
+                continue;
+            };
+            let text = format!("{}, made at {}", node.what, node.made_at);
+            let below = sorted(children.remove(&node.address));
+            let last = self.lines.last_mut().expect("the root is always there");
+            // Children that look the same and have none of their own share a line.
+            if below.is_empty() && last.depth == depth && last.text == text {
+                last.alike += 1;
+            } else {
+                self.lines.push(Row { depth, text, alike: 1 });
+            }
+            open.push((depth + 1, below));
+        }
+    }
+}
+
+/// In the order of the lines that made them, last first.
+fn sorted(nodes: Option<Vec<Node>>) -> Vec<Node> {
+    let mut nodes = nodes.unwrap_or_default();
+    nodes.sort_by(|a, b| {
+        let place = |node: &Node| (node.made_at.file(), node.made_at.line(), node.made_at.column());
+        place(b).cmp(&place(a)).then_with(|| b.what.cmp(&a.what))
+    });
+    nodes
+}
+
+/// The layer itself or the nearest above it that is more than a value.
+fn nearest_node<'a>(mut layer: Ref<'a, Line>) -> Option<Ref<'a, Line>> {
+    while let Role::Value { branch, .. } = &layer.layer().role {
+        match branch {
+            Some(branch) => return Some(*branch),
+            None => layer = layer.parent()?,
+        }
+    }
+    Some(layer)
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut deeper = 0;
+        for (at, line) in self.lines.iter().enumerate() {
+            if line.depth > DEEPEST {
+                deeper += line.alike;
+                continue;
+            }
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            // A bar runs beside a line at each depth where a sibling is still to come.
+            let rest = &self.lines[at + 1..];
+            let more_at = |depth: usize| {
+                rest.iter().find(|next| next.depth <= depth).is_some_and(|next| next.depth == depth)
+            };
+            for depth in 1..line.depth {
+                f.write_str(if more_at(depth) { "│  " } else { "   " })?;
+            }
+            if line.depth > 0 {
+                f.write_str(if more_at(line.depth) { "├─ " } else { "└─ " })?;
+            }
+            f.write_str(&line.text)?;
+            if line.alike > 1 {
+                write!(f, " (×{})", line.alike)?;
+            }
+        }
+        if deeper > 0 {
+            write!(f, "\n… and {deeper} deeper")?;
+        }
+        Ok(())
+    }
+}

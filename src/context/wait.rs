@@ -1,0 +1,53 @@
+//! Waiting on a thread.
+
+use super::{Context, ContextError};
+use crate::sync::{Condvar, Mutex};
+use std::sync::PoisonError;
+use std::task::{Wake, Waker};
+use std::time::Instant;
+
+/// A thread that can be woken.
+struct Sleeper {
+    woken: Mutex<bool>,
+    change: Condvar,
+}
+
+impl Wake for Sleeper {
+    fn wake(self: std::sync::Arc<Self>) {
+        *self.woken.lock() = true;
+        self.change.notify_one();
+    }
+}
+
+/// Waits until `ctx` has ended or the system's clock reads `limit`.
+pub(super) fn until(ctx: &Context, limit: Option<Instant>) -> Option<ContextError> {
+    let sleeper = std::sync::Arc::new(Sleeper { woken: Mutex::new(false), change: Condvar::new() });
+    let waker = Waker::from(std::sync::Arc::clone(&sleeper));
+    let mut done = ctx.done();
+    loop {
+        if let Some(error) = done.poll_with(&waker) {
+            return Some(error);
+        }
+        let now = Instant::now();
+        if limit.is_some_and(|limit| limit <= now) {
+            return None;
+        }
+        // Its own time too: a deadline needs no timer to be looked at.
+        let deadline = ctx.remaining().and_then(|left| now.checked_add(left));
+        let next = limit.into_iter().chain(deadline).min();
+        let mut woken = sleeper.woken.lock();
+        while !std::mem::take(&mut *woken) {
+            woken = match next {
+                None => crate::sync::wait(&sleeper.change, woken),
+                Some(next) => {
+                    let now = Instant::now();
+                    if next <= now {
+                        break;
+                    }
+                    let waited = sleeper.change.wait_timeout(woken, next - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! *quell* puts an end to things, quietly and completely.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+// The models reach the planted bugs; nobody else does.
+#[cfg(loom)]
+#[doc(hidden)]
+pub use context::planted;
+
+mod context;
+pub mod rt;
+mod sync;
+
+#[cfg(not(loom))]
+pub use context::Tree;
+pub use context::{
+    AfterFunc, BoxError, Cancelled, Canceller, Cause, Context, ContextError, Done, Key, Run,
+};

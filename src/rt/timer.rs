@@ -1,0 +1,123 @@
+//! The one thread that rings where no runtime does.
+//!
+//! It is started when the first alarm is armed, and lives as long as the
+//! process: an idle thread costs less than the care of ending it.
+//!
+//! # Invariants
+//!
+//! 1. A bell leaves the queue once: to ring, or because its [`Entry`] was dropped.
+//! 2. The thread never runs users' functions: what a bell gives back goes to the
+//!    `runner`. No lock is held while a bell rings or is dropped.
+
+use super::{Bell, Clock, runner};
+use crate::sync::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How soon to ask again a clock that stands still, or goes slower than ours.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+static TIMER: Timer = Timer {
+    queue: Mutex::new(Queue { due: BTreeMap::new(), next: 0, started: false }),
+    sooner: Condvar::new(),
+};
+
+struct Timer {
+    queue: Mutex<Queue>,
+    /// Told when a bell came that is due before all others.
+    sooner: Condvar,
+}
+
+struct Queue {
+    due: BTreeMap<Key, Armed>,
+    next: u64,
+    started: bool,
+}
+
+/// When by the system's clock; then, for bells of one instant, which came first.
+type Key = (Instant, u64);
+
+struct Armed {
+    clock: Clock,
+    at: Instant,
+    bell: Bell,
+    /// The number that the entry knows it by; the key changes when a clock lags.
+    id: u64,
+}
+
+/// A bell in the queue; dropping it takes the bell out.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    key: Key,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let gone = TIMER.queue.lock().remove(self.key);
+        drop(gone);
+    }
+}
+
+impl Queue {
+    fn remove(&mut self, key: Key) -> Option<Armed> {
+        // Nearly always under its own key; elsewhere only after its clock lagged.
+        self.due.remove(&key).or_else(|| {
+            let moved = *self.due.iter().find(|(_, armed)| armed.id == key.1)?.0;
+            self.due.remove(&moved)
+        })
+    }
+}
+
+pub(crate) fn arm(clock: Clock, at: Instant, bell: Bell) -> Entry {
+    let mut queue = TIMER.queue.lock();
+    let id = queue.next;
+    queue.next += 1;
+    let key = (at, id);
+    let first = queue.due.first_key_value().is_none_or(|(&first, _)| key < first);
+    queue.due.insert(key, Armed { clock, at, bell, id });
+    if !queue.started {
+        queue.started = true;
+        thread::Builder::new()
+            .name("quell-timer".into())
+            .spawn(|| TIMER.run())
+            .expect("quell could not start its timer thread, without which no deadline fires");
+    } else if first {
+        TIMER.sooner.notify_one();
+    }
+    Entry { key }
+}
+
+impl Timer {
+    fn run(&self) {
+        let mut queue = self.queue.lock();
+        loop {
+            let Some((&(at, id), _)) = queue.due.first_key_value() else {
+                queue = crate::sync::wait(&self.sooner, queue);
+                continue;
+            };
+            let now = Instant::now();
+            if now < at {
+                queue = self
+                    .sooner
+                    .wait_timeout(queue, at - now)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+                continue;
+            }
+            let armed = queue.due.remove(&(at, id)).expect("the queue was not unlocked");
+            let reads = armed.clock.now();
+            if reads < armed.at {
+                let again = now + (armed.at - reads).max(ASK_AGAIN);
+                queue.due.insert((again, id), armed);
+                continue;
+            }
+            drop(queue);
+            if let Some(work) = (armed.bell)() {
+                runner::run(armed.clock, work);
+            }
+            queue = self.queue.lock();
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! A lock guard that keeps alive what it locks.
+//!
+//! A sweep down the tree holds the locks of a whole path at once, in a `Vec`,
+//! and a guard that borrows cannot be kept beside the owner it borrows from.
+
+use super::{Arc, Mutex, MutexGuard};
+use std::ops::{Deref, DerefMut};
+
+/// The lock of a mutex inside `owner`, and `owner` with it.
+pub(crate) struct ArcGuard<O: 'static, T: 'static> {
+    // Declared before `owner`, so unlocked before the owner can go.
+    guard: MutexGuard<'static, T>,
+    owner: Arc<O>,
+}
+
+/// Locks the mutex that `part` finds in `owner`.
+pub(crate) fn lock_arc<O, T>(owner: Arc<O>, part: fn(&O) -> &Mutex<T>) -> ArcGuard<O, T> {
+    let guard = part(&owner).lock();
+    // SAFETY: only the lifetime changes. `part` is a plain function, so the mutex lies
+    // in `*owner` or is static; the `Arc` beside the guard keeps it there, at that
+    // address, until the guard (the first field) has been dropped.
+    let guard = unsafe { std::mem::transmute::<MutexGuard<'_, T>, MutexGuard<'static, T>>(guard) };
+    ArcGuard { guard, owner }
+}
+
+impl<O, T> ArcGuard<O, T> {
+    pub(crate) fn owner(&self) -> &Arc<O> {
+        &self.owner
+    }
+}
+
+impl<O, T> Deref for ArcGuard<O, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<O, T> DerefMut for ArcGuard<O, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}

@@ -1,0 +1,92 @@
+//! A cell that is written at most once and read without a lock.
+//!
+//! `std::sync::OnceLock` would do in production, but a model cannot look
+//! inside it, and every question a context is asked goes through one of these.
+//!
+//! # Invariants
+//!
+//! 1. The state moves `EMPTY → BUSY → SET` and never back.
+//! 2. The value is written only by the thread that moved `EMPTY → BUSY`, before
+//!    it stores `SET`.
+//! 3. The value is read only after `SET` was seen, and is never moved or
+//!    changed until the latch is dropped.
+
+use super::{Cell, atomic::AtomicU8, atomic::Ordering, yield_now};
+use std::mem::MaybeUninit;
+
+const EMPTY: u8 = 0;
+const BUSY: u8 = 1;
+const SET: u8 = 2;
+
+pub(crate) struct Latch<T> {
+    state: AtomicU8,
+    value: Cell<MaybeUninit<T>>,
+}
+
+// SAFETY: a latch hands out `&T` to every thread that shares it (so `T: Sync`)
+// and lets any of them put the value in that another one drops (so `T: Send`).
+unsafe impl<T: Send + Sync> Sync for Latch<T> {}
+// SAFETY: owning a latch is owning its value.
+unsafe impl<T: Send> Send for Latch<T> {}
+
+impl<T> Latch<T> {
+    pub(crate) fn new() -> Self {
+        Latch { state: AtomicU8::new(EMPTY), value: Cell::new(MaybeUninit::uninit()) }
+    }
+
+    pub(crate) fn full(value: T) -> Self {
+        Latch { state: AtomicU8::new(SET), value: Cell::new(MaybeUninit::new(value)) }
+    }
+
+    /// The value, if it has been set.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        // Acquire: partner of the Release in `set`, so that the value is seen with it.
+        (self.state.load(Ordering::Acquire) == SET).then(|| self.read())
+    }
+
+    /// Sets the value; gives it back where another was set before. Either way
+    /// the latch is set when this returns.
+    pub(crate) fn set(&self, value: T) -> Result<&T, T> {
+        // Acquire on failure: `SET` may be seen here, and the caller reads the value next.
+        match self.state.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Acquire) {
+            Ok(_) => {
+                self.value.with_mut(|cell| {
+                    // SAFETY: invariant 2: this thread alone moved `EMPTY → BUSY`, and by
+                    // invariant 3 nobody reads before the store below.
+                    unsafe { (*cell).write(value) };
+                });
+                // Release: partner of every Acquire above.
+                self.state.store(SET, Ordering::Release);
+                Ok(self.read())
+            }
+            Err(_) => {
+                // The winner is between two instructions: nothing of the user's runs there.
+                while self.state.load(Ordering::Acquire) != SET {
+                    yield_now();
+                }
+                Err(value)
+            }
+        }
+    }
+
+    fn read(&self) -> &T {
+        self.value.with(|cell| {
+            // SAFETY: every caller has seen or stored `SET`: by invariant 3 the value is
+            // there and stays as it is while `self` is borrowed.
+            unsafe { (*cell).assume_init_ref() }
+        })
+    }
+}
+
+impl<T> Drop for Latch<T> {
+    fn drop(&mut self) {
+        // Relaxed: `&mut self` proves that all other threads are done with it.
+        if self.state.load(Ordering::Relaxed) == SET {
+            self.value.with_mut(|cell| {
+                // SAFETY: invariant 3, and nobody else has a reference any more.
+                unsafe { (*cell).assume_init_drop() };
+            });
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Counted links to a parent, with free pointers to elder links.
+//!
+//! A context is a link in a chain that ends at a root. Three things a chain of
+//! `Arc`s cannot do are done here, and are why this file exists:
+//!
+//! * A link may point at *any* link above it, or at anything a link above it
+//!   owns, without counting: its parent keeps it all alive. That is how a value
+//!   is found in constant time and a question reaches the nearest scope in one
+//!   step, at no cost when a link is made or dropped.
+//! * The value of a link lies in the link's own allocation, whatever its type.
+//! * A chain of any length is dropped in a loop, not by recursion, however many
+//!   threads let go of it at once.
+//!
+//! # Invariants
+//!
+//! 1. `count` is the number of `Link`s to a head. A head is destroyed by the
+//!    thread that takes the count from one to zero, and by no other.
+//! 2. A head owns one `Link` to its parent until it is destroyed; layer and
+//!    value are dropped before that link is let go. So everything that a layer
+//!    may point at (its elders, invariant 3) outlives the layer.
+//! 3. The builder of a layer gets its parent for a lifetime it knows nothing
+//!    about, so every reference in the layer is to something static or to
+//!    something the parent keeps alive.
+//! 4. Layer and value are never moved, and never lent out mutably, between
+//!    construction and destruction.
+//! 5. A head with a seat is in the roster from construction until the first
+//!    step of its destruction; whoever holds the roster's shard may read it.
+
+use super::atomic::{AtomicUsize, Ordering};
+use std::any::TypeId;
+use std::marker::PhantomData;
+use std::mem::{self, ManuallyDrop};
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+/// What the links of one kind of chain carry.
+pub(crate) trait Family: Sized + 'static {
+    /// The part every link has. `'a` is how long the elders last.
+    type Layer<'a>: Send + Sync;
+
+    /// Shortens a layer's lifetime. That `layer` alone is a body the compiler
+    /// takes is the proof that a layer for long is as good as one for short.
+    fn shorten<'s, 'l: 's>(layer: &'s Self::Layer<'l>) -> &'s Self::Layer<'s>;
+
+    /// Takes out the links that a layer owns besides the one to its parent, so
+    /// that they are let go in a loop too.
+    fn take_links(layer: &mut Self::Layer<'_>) -> Vec<Link<Self>>;
+
+    /// Where the seated links of this family sit.
+    #[cfg(not(loom))]
+    fn roster() -> &'static roster::Roster<Self>;
+}
+
+/// A counted link: a handle of one word.
+pub(crate) struct Link<F: Family>(NonNull<Head<F>>);
+
+/// A borrowed link: what elders are pointed at with.
+pub(crate) struct Ref<'a, F: Family>(NonNull<Head<F>>, PhantomData<&'a Head<F>>);
+
+#[repr(C)]
+struct Head<F: Family> {
+    count: AtomicUsize,
+    parent: Option<Link<F>>,
+    shape: &'static Shape<F>,
+    #[cfg(not(loom))]
+    seat: Option<roster::Seat>,
+    /// Lives as long as the parent does, which the type system is not told: the
+    /// lifetime is `'static` here and shortened on every way out.
+    layer: ManuallyDrop<F::Layer<'static>>,
+}
+
+#[repr(C)]
+struct Body<F: Family, V> {
+    head: Head<F>,
+    value: V,
+}
+
+/// What is known of a body whose value type has been forgotten.
+struct Shape<F: Family> {
+    /// Drops the body and moves the links it owned to the end of the list.
+    destroy: unsafe fn(NonNull<Head<F>>, &mut Elders<F>),
+    type_id: fn() -> TypeId,
+    type_name: fn() -> &'static str,
+}
+
+/// Links to elders that are to be let go: the parent, and whatever else a layer
+/// owned. Nearly always one, so it is kept apart from the rest.
+struct Elders<F: Family> {
+    parent: Option<Link<F>>,
+    others: Vec<Link<F>>,
+}
+
+trait Shaped<F: Family> {
+    const SHAPE: Shape<F>;
+}
+
+impl<F: Family, V: Send + Sync + 'static> Shaped<F> for V {
+    const SHAPE: Shape<F> = Shape {
+        destroy: destroy::<F, V>,
+        type_id: TypeId::of::<V>,
+        type_name: std::any::type_name::<V>,
+    };
+}
+
+// SAFETY: a link shares its layer and value with every other link to the same head
+// (both are `Sync`) and may be the one that drops them (both are `Send`).
+unsafe impl<F: Family> Send for Link<F> {}
+// SAFETY: as above.
+unsafe impl<F: Family> Sync for Link<F> {}
+// SAFETY: a `Ref` is a shared reference to what `Link` shares.
+unsafe impl<F: Family> Send for Ref<'_, F> {}
+// SAFETY: as above.
+unsafe impl<F: Family> Sync for Ref<'_, F> {}
+
+impl<F: Family> Link<F> {
+    /// A new link below `parent`, holding `value`. `seated` links are found by
+    /// the roster.
+    pub(crate) fn new<V: Send + Sync + 'static>(
+        parent: Option<Link<F>>,
+        seated: bool,
+        value: V,
+        build: impl for<'p> FnOnce(Option<Ref<'p, F>>) -> F::Layer<'p>,
+    ) -> Self {
+        let layer = build(parent.as_ref().map(Link::as_ref));
+        // SAFETY: only the lifetime changes. By invariant 3 every reference in the layer
+        // lasts as long as the parent, and by invariant 2 the layer is gone before that.
+        let layer = unsafe { lengthen::<F>(layer) };
+        #[cfg(loom)]
+        let _ = seated;
+        let body = Box::new(Body {
+            head: Head {
+                count: AtomicUsize::new(1),
+                parent,
+                shape: &<V as Shaped<F>>::SHAPE,
+                #[cfg(not(loom))]
+                seat: None,
+                layer: ManuallyDrop::new(layer),
+            },
+            value,
+        });
+        // `into_raw` of the whole body: the pointer may reach the value as well.
+        let head = Box::into_raw(body).cast::<Head<F>>();
+        // SAFETY: a box is never null.
+        let head = unsafe { NonNull::new_unchecked(head) };
+        #[cfg(not(loom))]
+        if seated {
+            F::roster().join(roster::Sitter(head), |seat| {
+                // SAFETY: neither a link nor the sitter has been handed out yet.
+                unsafe { (&raw mut (*head.as_ptr()).seat).write(Some(seat)) };
+            });
+        }
+        Link(head)
+    }
+
+    /// Two links to one head, counted without a read-modify-write where this is
+    /// the only one, as it is right after `new`.
+    pub(crate) fn twin(self) -> (Link<F>, Link<F>) {
+        // Relaxed: with a count of one no other thread has a link to count on or off.
+        if self.head().count.load(Ordering::Relaxed) == 1 {
+            self.head().count.store(2, Ordering::Relaxed);
+            let other = Link(self.0);
+            (self, other)
+        } else {
+            (self.clone(), self)
+        }
+    }
+
+    fn head(&self) -> &Head<F> {
+        // SAFETY: invariant 1: this link is counted, so the head has not been destroyed.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn as_ref(&self) -> Ref<'_, F> {
+        Ref(self.0, PhantomData)
+    }
+
+    #[inline]
+    pub(crate) fn layer(&self) -> &F::Layer<'_> {
+        F::shorten(&self.head().layer)
+    }
+}
+
+impl<F: Family> Clone for Link<F> {
+    #[inline]
+    fn clone(&self) -> Self {
+        // Relaxed: whoever clones already has a link, so the count is above zero and
+        // nothing is published by its going up.
+        let old = self.head().count.fetch_add(1, Ordering::Relaxed);
+        if old > isize::MAX as usize {
+            // Billions of forgotten clones: stop before the count wraps, as `Arc` does.
+            std::process::abort();
+        }
+        Link(self.0)
+    }
+}
+
+impl<F: Family> Drop for Link<F> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.count_off() {
+            destroy_all(self.0);
+        }
+    }
+}
+
+impl<F: Family> Link<F> {
+    /// Takes this link off the count; true if it was the last, and the head is
+    /// now this thread's to destroy. The link must not be used afterwards.
+    #[inline]
+    fn count_off(&self) -> bool {
+        // Acquire on the load: with a count of one all other links are gone, and what
+        // their threads did comes before the destruction (partner: Release below).
+        // With more than one, Release publishes what this thread did, and Acquire, for
+        // the thread that comes last, collects it.
+        let count = &self.head().count;
+        count.load(Ordering::Acquire) == 1 || count.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+/// Destroys a head, and then every elder that nobody else holds, in a loop.
+fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
+    let mut elders = Elders { parent: None, others: Vec::new() };
+    let mut next = Some(first);
+    while let Some(head) = next {
+        // SAFETY: the count of this head has just been spent (by the caller or by the
+        // last turn of the loop): by invariant 1 it is this thread's to destroy.
+        unsafe { (head.as_ref().shape.destroy)(head, &mut elders) };
+        next = None;
+        while let Some(link) = elders.parent.take().or_else(|| elders.others.pop()) {
+            let link = ManuallyDrop::new(link);
+            if link.count_off() {
+                next = Some(link.0);
+                break;
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, its count is
+/// spent, and it is not used afterwards.
+unsafe fn destroy<F: Family, V>(head: NonNull<Head<F>>, elders: &mut Elders<F>) {
+    #[cfg(not(loom))]
+    {
+        // SAFETY: the head is alive until the box below is dropped.
+        if let Some(seat) = unsafe { head.as_ref() }.seat {
+            F::roster().leave(seat);
+        }
+    }
+    // SAFETY: the pointer came from `Box::into_raw` of this very type.
+    let mut body = unsafe { Box::from_raw(head.cast::<Body<F, V>>().as_ptr()) };
+    // Kept until layer and value are gone: invariant 2.
+    elders.parent = body.head.parent.take();
+    elders.others.append(&mut F::take_links(&mut body.head.layer));
+    // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
+    unsafe { ManuallyDrop::drop(&mut body.head.layer) };
+    drop(body);
+}
+
+/// # Safety
+///
+/// The layer must be dropped, and never lent out for longer, while everything
+/// it refers to is alive.
+unsafe fn lengthen<F: Family>(layer: F::Layer<'_>) -> F::Layer<'static> {
+    let layer = ManuallyDrop::new(layer);
+    // SAFETY: lifetimes do not change a type's layout, and the original is forgotten.
+    unsafe { mem::transmute_copy(&layer) }
+}
+
+impl<F: Family> Clone for Ref<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: Family> Copy for Ref<'_, F> {}
+
+impl<'a, F: Family> Ref<'a, F> {
+    fn head(self) -> &'a Head<F> {
+        // SAFETY: a `Ref<'a>` is made from a `&'a Link`, or lies in the layer of a link
+        // borrowed for `'a`, whose elders last as long (invariants 2 and 3).
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn layer(self) -> &'a F::Layer<'a> {
+        F::shorten(&self.head().layer)
+    }
+
+    pub(crate) fn parent(self) -> Option<Ref<'a, F>> {
+        self.head().parent.as_ref().map(|parent| Ref(parent.0, PhantomData))
+    }
+
+    /// Tells this link from every other that is alive.
+    #[cfg(not(loom))]
+    pub(crate) fn address(self) -> usize {
+        self.0.addr().get()
+    }
+
+    /// The value, if it is of this type.
+    #[inline]
+    pub(crate) fn value<V: 'static>(self) -> Option<&'a V> {
+        ((self.head().shape.type_id)() == TypeId::of::<V>()).then(|| {
+            // SAFETY: `shape` was made from the value's type, which is `V`, so this is a
+            // `Body<F, V>`; the pointer came from the whole body's box. Nobody has it
+            // mutably (invariant 4).
+            unsafe { &(*self.0.cast::<Body<F, V>>().as_ptr()).value }
+        })
+    }
+
+    /// What the value's type is called.
+    pub(crate) fn value_type(self) -> &'static str {
+        (self.head().shape.type_name)()
+    }
+}
+
+impl<'a, F: Family> Deref for Ref<'a, F> {
+    type Target = F::Layer<'a>;
+    fn deref(&self) -> &Self::Target {
+        self.layer()
+    }
+}
+
+/// Who is there: every seated link of a family, for a look at the whole tree.
+///
+/// Nothing that a context promises depends on it. A thread joins in a shard of
+/// its own, so joining and leaving meet no other thread as a rule.
+#[cfg(not(loom))]
+pub(crate) mod roster {
+    use super::{Family, Head, Ref};
+    use crate::sync::Mutex;
+    use slab::Slab;
+    use std::cell::Cell;
+    use std::marker::PhantomData;
+    use std::ptr::NonNull;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const SHARDS: usize = 64;
+
+    pub(crate) struct Roster<F: Family>([Shard<F>; SHARDS]);
+
+    /// Two cache lines, so that neighbours do not share one.
+    #[repr(align(128))]
+    struct Shard<F: Family>(Mutex<Slab<Sitter<F>>>);
+
+    pub(super) struct Sitter<F: Family>(pub(super) NonNull<Head<F>>);
+
+    // SAFETY: a sitter is a shared reference to a head, valid while its shard is held.
+    unsafe impl<F: Family> Send for Sitter<F> {}
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Seat {
+        shard: u32,
+        index: u32,
+    }
+
+    thread_local! {
+        static OWN_SHARD: Cell<u32> = const { Cell::new(u32::MAX) };
+    }
+
+    /// The shard of this thread: the next free number, wrapped, at its first use.
+    fn own_shard() -> u32 {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        OWN_SHARD.with(|own| {
+            if own.get() == u32::MAX {
+                // Relaxed: only the number matters.
+                own.set((NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS) as u32);
+            }
+            own.get()
+        })
+    }
+
+    impl<F: Family> Roster<F> {
+        pub(crate) const fn new() -> Self {
+            Roster([const { Shard(Mutex::new(Slab::new())) }; SHARDS])
+        }
+
+        /// Seats `sitter`, having told it where.
+        pub(super) fn join(&self, sitter: Sitter<F>, tell: impl FnOnce(Seat)) {
+            let shard = own_shard();
+            let mut sitters = self.0[shard as usize].0.lock();
+            let place = sitters.vacant_entry();
+            let index = u32::try_from(place.key()).expect("fewer than 2^32 live contexts");
+            tell(Seat { shard, index });
+            place.insert(sitter);
+        }
+
+        pub(super) fn leave(&self, seat: Seat) {
+            let mut sitters = self.0[seat.shard as usize].0.lock();
+            sitters.remove(seat.index as usize);
+            if sitters.is_empty() && sitters.capacity() > 1024 {
+                // A crowd has gone: its memory goes too.
+                *sitters = Slab::new();
+            }
+        }
+
+        /// Shows every seated link to `see`, which must not make or drop links.
+        pub(crate) fn visit(&self, mut see: impl for<'a> FnMut(Ref<'a, F>)) {
+            for Shard(shard) in &self.0 {
+                for (_, sitter) in shard.lock().iter() {
+                    // Alive while the shard is held: invariant 5.
+                    see(Ref(sitter.0, PhantomData));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The ground everything stands on: `std` in production, `loom` under a model.
+//!
+//! No other room names an atomic, a lock or a counted pointer directly, so a
+//! model sees every step that two threads could disagree about. It is also the
+//! only room in which `unsafe` may be written; each block carries its proof.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`latch`] | a cell that is written once and read without a lock |
+//! | [`lineage`] | counted links to a parent, with free pointers to elder links |
+//! | [`guard`] | a lock guard that keeps its owner alive |
+
+pub(crate) mod guard;
+pub(crate) mod latch;
+pub(crate) mod lineage;
+
+pub(crate) use guard::{ArcGuard, lock_arc};
+pub(crate) use latch::Latch;
+pub(crate) use lineage::{Family, Link, Ref};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::{Arc, Condvar, MutexGuard, atomic};
+#[cfg(not(loom))]
+pub(crate) use std::sync::{Arc, Condvar, MutexGuard, atomic};
+
+#[cfg(loom)]
+pub(crate) use loom::thread::yield_now;
+#[cfg(not(loom))]
+pub(crate) use std::thread::yield_now;
+
+use std::sync::PoisonError;
+
+/// A mutex without poison: no lock of quell's is held while user code runs, so
+/// a panic under a lock would be a bug of quell's own, not a state to report.
+#[derive(Debug)]
+pub(crate) struct Mutex<T>(
+    #[cfg(loom)] loom::sync::Mutex<T>,
+    #[cfg(not(loom))] std::sync::Mutex<T>,
+);
+
+impl<T> Mutex<T> {
+    #[cfg(not(loom))]
+    pub(crate) const fn new(value: T) -> Self {
+        Mutex(std::sync::Mutex::new(value))
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new(value: T) -> Self {
+        Mutex(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits on `condvar`, poison ignored as in [`Mutex::lock`].
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An unsafe cell that a model can watch; a plain one otherwise.
+#[derive(Debug)]
+pub(crate) struct Cell<T>(
+    #[cfg(loom)] loom::cell::UnsafeCell<T>,
+    #[cfg(not(loom))] std::cell::UnsafeCell<T>,
+);
+
+impl<T> Cell<T> {
+    #[cfg(not(loom))]
+    pub(crate) const fn new(value: T) -> Self {
+        Cell(std::cell::UnsafeCell::new(value))
+    }
+
+    #[cfg(loom)]
+    pub(crate) fn new(value: T) -> Self {
+        Cell(loom::cell::UnsafeCell::new(value))
+    }
+
+    /// Reads through a shared pointer; under a model, a racing write is reported.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        #[cfg(loom)]
+        return self.0.with(f);
+        #[cfg(not(loom))]
+        f(self.0.get())
+    }
+
+    /// Writes through an exclusive pointer; under a model, any racing access is reported.
+    pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        #[cfg(loom)]
+        return self.0.with_mut(f);
+        #[cfg(not(loom))]
+        f(self.0.get())
+    }
+}
