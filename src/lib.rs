@@ -5,7 +5,14 @@
 // The models reach the planted bugs; nobody else does.
 #[cfg(loom)]
 #[doc(hidden)]
-pub use context::planted;
+pub mod planted {
+    pub use crate::sync::planted::{Break, plant};
+
+    /// How many children a context's scope lists.
+    pub fn children(ctx: &crate::Context) -> usize {
+        ctx.children()
+    }
+}
 
 mod context;
 pub mod rt;

@@ -9,9 +9,9 @@
 //!    and registered until the function has run.
 
 use super::{Context, harvest::quietly, scope::Scope};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::planted::{Break, skip};
+use crate::sync::{Arc, Condvar, Mutex, ThreadId, thread};
 use std::fmt;
-use std::thread::{self, ThreadId};
 
 /// A function registered with [`Context::after_func`].
 ///
@@ -66,6 +66,9 @@ impl AfterFunc {
     /// Takes the function back. True if it had not started: then it never
     /// runs. False if it has run, is running, or was stopped before.
     pub fn stop(&self) -> bool {
+        if skip(Break::StopTakesNothing) {
+            return matches!(*self.job.state.lock(), State::Waiting(_));
+        }
         let Some(f) = self.job.take() else { return false };
         if let Some((scope, key)) = &self.place {
             scope.remove_func(*key, |func| Arc::ptr_eq(&func.job, &self.job));

@@ -444,4 +444,10 @@ impl Context {
     pub(super) fn into_link(self) -> Option<Link<Line>> {
         self.link
     }
+
+    /// How many children its scope lists: for the models.
+    #[cfg(loom)]
+    pub(crate) fn children(&self) -> usize {
+        self.branch().and_then(|branch| branch.open().ok()).map_or(0, |scope| scope.children())
+    }
 }

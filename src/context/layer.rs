@@ -18,6 +18,7 @@ use super::scope::{End, Scope};
 use super::values::Entry;
 use super::{Context, trace};
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Family, Latch, Link, Ref};
 use std::panic::Location;
 use std::time::Duration;
@@ -272,7 +273,7 @@ impl<'a> Branch<'a> {
         }
         match self.settle_first(outcome) {
             None => {}
-            Some((scope, outcome)) => scope.cancel(outcome).run(),
+            Some((scope, outcome)) => Scope::cancel(scope, outcome).run(),
         }
     }
 
@@ -308,7 +309,7 @@ impl<'a> Branch<'a> {
                 if let Some(up) = self.up {
                     up.register(scope);
                     // Refused, if the parent has ended: then so has this.
-                    if let Some(end) = up.end() {
+                    if let Some(end) = up.end().filter(|_| !skip(Break::RefusedScopeGoesOn)) {
                         return Err(self.inherit(end));
                     }
                 }
@@ -329,7 +330,7 @@ impl<'a> Branch<'a> {
     /// Somebody waits for this branch: its deadline, if there is one, must ring.
     pub(super) fn watch(&self) {
         if let Some(scope) = self.bounding() {
-            scope.watch();
+            Scope::watch(scope);
         }
     }
 
@@ -350,7 +351,9 @@ impl<'a> Branch<'a> {
     /// One more `Canceller`.
     pub(super) fn add_canceller(&self) {
         // Relaxed: whoever adds one has one, so the last is not being dropped.
-        self.cancellers.fetch_add(1, Ordering::Relaxed);
+        if !skip(Break::CloneNotCounted) {
+            self.cancellers.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// One `Canceller` less; true if it was the last and still armed.

@@ -14,7 +14,6 @@
 //! | `display`, `tree` | how it looks to a person |
 //! | `signal`, `token` | ends that come from outside |
 //! | `trace` | the event of the `tracing` feature |
-//! | `planted` | bugs for the models to catch |
 
 mod after;
 mod canceller;
@@ -24,8 +23,6 @@ mod done;
 mod handle;
 mod harvest;
 mod layer;
-#[cfg_attr(not(loom), allow(unreachable_pub))]
-pub mod planted;
 mod run;
 mod scope;
 #[cfg(all(unix, not(loom)))]

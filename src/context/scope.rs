@@ -34,6 +34,7 @@ use super::cause::{Cause, Outcome};
 use super::harvest::Harvest;
 use crate::rt::Clock;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, ArcGuard, Latch, Mutex, lock_arc};
 use slab::Slab;
 use std::task::Waker;
@@ -220,7 +221,7 @@ impl Scope {
     /// A second parent, for a linked context: the key is the caller's to keep.
     pub(super) fn adopt(&self, child: &Arc<Scope>) -> Option<usize> {
         let mut members = self.members.lock();
-        if self.end.get().is_some() {
+        if self.end.get().is_some() && !skip(Break::AdoptedTooLate) {
             None
         } else {
             Some(members.children.insert(Arc::clone(child)))
@@ -230,6 +231,9 @@ impl Scope {
     /// Takes `child`, whose context is being dropped, out of this scope's list.
     pub(super) fn dismiss(&self, child: &Scope) {
         // Relaxed: the context is being dropped, so nobody registers it any more.
+        if skip(Break::DeadChildStays) {
+            return;
+        }
         if let Some(key) = child.seat.load(Ordering::Relaxed).checked_sub(1) {
             self.dismiss_key(key);
         }
@@ -257,17 +261,19 @@ impl Scope {
         // Cloning and dropping a waker is the user's code: outside of the lock.
         let waker = waker.clone();
         let mut members = self.members.lock();
-        if self.end.get().is_some() {
+        let unchecked = key.is_none() && skip(Break::WaiterNotChecked);
+        if self.end.get().is_some() && !unchecked {
             drop(members);
             return None;
         }
-        if super::planted::skip(super::planted::Break::WakerNotReplaced) && key.is_some() {
-            drop(members);
-            return key;
-        }
         match key {
             Some(key) => {
-                let old = std::mem::replace(&mut members.waiters[key], waker);
+                let place = &mut members.waiters[key];
+                let old = if skip(Break::WakerNotReplaced) {
+                    waker
+                } else {
+                    std::mem::replace(place, waker)
+                };
                 drop(members);
                 drop(old);
                 Some(key)
@@ -306,18 +312,19 @@ impl Scope {
     /// Ends for `outcome` if it has not ended; everything below it is marked
     /// when this returns. What is to be told is in the harvest, if this call
     /// was the one that ended it.
-    pub(super) fn cancel(self: &Arc<Self>, outcome: Outcome) -> Harvest {
-        let members = lock_arc(Arc::clone(self), |scope| &scope.members);
+    pub(super) fn cancel(this: &Arc<Self>, outcome: Outcome) -> Harvest {
+        let members = lock_arc(Arc::clone(this), |scope| &scope.members);
         if members.swept {
             return Harvest::default();
         }
-        let when = self.note.get().map(|clock| (clock.now(), clock.clone()));
-        match self.settle(End { outcome, by: self.id(), when }) {
+        let when = this.note.get().map(|clock| (clock.now(), clock.clone()));
+        match this.settle(End { outcome, by: this.id(), when }) {
             Ok(end) => {
                 let ended = end.outcome.clone();
                 sweep(members, Mode::Harvest).reporting(ended)
             }
             // Somebody's look came first: whoever it was that ended it will harvest.
+            Err(_) if skip(Break::LoserReturnsAtOnce) => Harvest::default(),
             Err(late) => {
                 let mut harvest = sweep(members, Mode::Mark);
                 harvest.late = Some(late);
@@ -328,11 +335,11 @@ impl Scope {
 
     /// Ends by its own deadline, which has passed, and tells everybody.
     #[cfg(not(loom))]
-    pub(super) fn ring(self: &Arc<Self>) -> Harvest {
-        let members = lock_arc(Arc::clone(self), |scope| &scope.members);
-        let deadline = self.deadline.as_ref().expect("only a deadline rings");
-        let (end, ended_now) = self.settle_deadline(deadline);
-        if members.swept || end.by != self.id() || !end.is_deadline() {
+    fn ring(this: &Arc<Self>) -> Harvest {
+        let members = lock_arc(Arc::clone(this), |scope| &scope.members);
+        let deadline = this.deadline.as_ref().expect("only a deadline rings");
+        let (end, ended_now) = this.settle_deadline(deadline);
+        if members.swept || end.by != this.id() || !end.is_deadline() {
             return Harvest::default();
         }
         let ended = ended_now.then(|| end.outcome.clone());
@@ -345,17 +352,17 @@ impl Scope {
 
     /// Somebody below waits for this scope's deadline: arms the alarm.
     #[cfg(not(loom))]
-    pub(super) fn watch(self: &Arc<Self>) {
-        let Some(deadline) = &self.deadline else { return };
+    pub(super) fn watch(this: &Arc<Self>) {
+        let Some(deadline) = &this.deadline else { return };
         let mut watch = deadline.watch.lock();
         watch.0 += 1;
-        if watch.0 == 1 && self.end.get().is_none() {
-            let scope = Arc::clone(self);
-            watch.1 = Some(
-                deadline
-                    .clock
-                    .arm(deadline.at, Box::new(move || scope.ring().wake_and_leave_the_rest())),
-            );
+        if watch.0 == 1 && this.end.get().is_none() {
+            let scope = Arc::clone(this);
+            watch.1 =
+                Some(deadline.clock.arm(
+                    deadline.at,
+                    Box::new(move || Scope::ring(&scope).wake_and_leave_the_rest()),
+                ));
         }
     }
 
@@ -371,7 +378,12 @@ impl Scope {
     }
 
     #[cfg(loom)]
-    pub(super) fn watch(self: &Arc<Self>) {}
+    pub(super) fn children(&self) -> usize {
+        self.members.lock().children.len()
+    }
+
+    #[cfg(loom)]
+    pub(super) fn watch(_this: &Arc<Self>) {}
 
     #[cfg(loom)]
     pub(super) fn unwatch(&self) {}
@@ -407,7 +419,9 @@ fn sweep(root: ArcGuard<Scope, Members>, mode: Mode) -> Harvest {
             harvest.report(child_end.outcome.clone());
         }
         // Invariant 4.
-        let theirs = child_end.by != end.by && !child_end.is_deadline();
+        let theirs = !skip(Break::SweepTakesOthersWaiters)
+            && child_end.by != end.by
+            && !child_end.is_deadline();
         let mode = if theirs { Mode::Mark } else { frame.mode };
         let child = Arc::clone(child);
         frame.next = key + 1;

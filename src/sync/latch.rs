@@ -11,7 +11,8 @@
 //! 3. The value is read only after `SET` was seen, and is never moved or
 //!    changed until the latch is dropped.
 
-use super::{Cell, atomic::AtomicU8, atomic::Ordering, yield_now};
+use super::planted::{Break, skip};
+use super::{Cell, atomic::AtomicU8, atomic::Ordering, thread};
 use std::mem::MaybeUninit;
 
 const EMPTY: u8 = 0;
@@ -57,13 +58,18 @@ impl<T> Latch<T> {
                     unsafe { (*cell).write(value) };
                 });
                 // Release: partner of every Acquire above.
-                self.state.store(SET, Ordering::Release);
+                let order = if skip(Break::LatchAnnouncesUnordered) {
+                    Ordering::Relaxed
+                } else {
+                    Ordering::Release
+                };
+                self.state.store(SET, order);
                 Ok(self.read())
             }
             Err(_) => {
                 // The winner is between two instructions: nothing of the user's runs there.
                 while self.state.load(Ordering::Acquire) != SET {
-                    yield_now();
+                    thread::yield_now();
                 }
                 Err(value)
             }

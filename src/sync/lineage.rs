@@ -27,6 +27,7 @@
 //!    step of its destruction; whoever holds the roster's shard may read it.
 
 use super::atomic::{AtomicUsize, Ordering};
+use super::planted::{Break, skip};
 use std::any::TypeId;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
@@ -214,6 +215,9 @@ impl<F: Family> Link<F> {
         // With more than one, Release publishes what this thread did, and Acquire, for
         // the thread that comes last, collects it.
         let count = &self.head().count;
+        if skip(Break::LinkDroppedUnordered) {
+            return count.fetch_sub(1, Ordering::Relaxed) == 1;
+        }
         count.load(Ordering::Acquire) == 1 || count.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }

@@ -9,24 +9,35 @@
 //! | [`latch`] | a cell that is written once and read without a lock |
 //! | [`lineage`] | counted links to a parent, with free pointers to elder links |
 //! | [`guard`] | a lock guard that keeps its owner alive |
+//! | [`planted`] | bugs for the models to catch |
+//! | `watched` | loom's atomics, with the schedules that loom leaves out |
 
 pub(crate) mod guard;
 pub(crate) mod latch;
 pub(crate) mod lineage;
+#[allow(unreachable_pub)]
+pub mod planted;
 
 pub(crate) use guard::{ArcGuard, lock_arc};
 pub(crate) use latch::Latch;
 pub(crate) use lineage::{Family, Link, Ref};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::{Arc, Condvar, MutexGuard, atomic};
+mod watched;
+#[cfg(loom)]
+pub(crate) mod atomic {
+    pub(crate) use super::watched::{AtomicU8, AtomicUsize};
+    pub(crate) use std::sync::atomic::Ordering;
+}
+#[cfg(loom)]
+pub(crate) use loom::sync::{Arc, Condvar, MutexGuard};
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Arc, Condvar, MutexGuard, atomic};
 
 #[cfg(loom)]
-pub(crate) use loom::thread::yield_now;
+pub(crate) use loom::thread::{self, ThreadId};
 #[cfg(not(loom))]
-pub(crate) use std::thread::yield_now;
+pub(crate) use std::thread::{self, ThreadId};
 
 use std::sync::PoisonError;
 

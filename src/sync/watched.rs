@@ -1,0 +1,74 @@
+//! Atomics for the models: loom's, with the schedules that loom leaves out.
+//!
+//! For each operation loom asks which earlier one it might have to come before,
+//! and remembers only the latest on that atomic. A thread that reads and then
+//! writes thereby hides its write from a thread that read before it: of "A
+//! reads, B reads, B writes" loom 0.7 never tries the order in which B comes
+//! first (`tests/loom/loom_itself.rs` shows it). Code that looks before it swaps, as
+//! all of quell's does, would be explored in one order and called correct.
+//!
+//! So every operation here first swaps nothing into a shadow of the atomic.
+//! Two swaps always depend on each other, so all orders are tried; and as the
+//! swap is relaxed it makes nothing visible that the operation itself would not.
+
+use super::atomic::Ordering;
+
+macro_rules! watched {
+    ($($name:ident($of:ty);)*) => {$(
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            shadow: loom::sync::atomic::AtomicU8,
+            real: loom::sync::atomic::$name,
+        }
+
+        #[allow(dead_code)] // each type has the whole set
+        impl $name {
+            pub(crate) fn new(value: $of) -> Self {
+                Self {
+                    shadow: loom::sync::atomic::AtomicU8::new(0),
+                    real: loom::sync::atomic::$name::new(value),
+                }
+            }
+
+            fn real(&self) -> &loom::sync::atomic::$name {
+                self.shadow.fetch_add(0, Ordering::Relaxed);
+                &self.real
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> $of {
+                self.real().load(order)
+            }
+
+            pub(crate) fn store(&self, value: $of, order: Ordering) {
+                self.real().store(value, order);
+            }
+
+            pub(crate) fn compare_exchange(
+                &self,
+                current: $of,
+                new: $of,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$of, $of> {
+                self.real().compare_exchange(current, new, success, failure)
+            }
+
+            pub(crate) fn fetch_add(&self, value: $of, order: Ordering) -> $of {
+                self.real().fetch_add(value, order)
+            }
+
+            pub(crate) fn fetch_sub(&self, value: $of, order: Ordering) -> $of {
+                self.real().fetch_sub(value, order)
+            }
+
+            pub(crate) fn fetch_or(&self, value: $of, order: Ordering) -> $of {
+                self.real().fetch_or(value, order)
+            }
+        }
+    )*};
+}
+
+watched! {
+    AtomicU8(u8);
+    AtomicUsize(usize);
+}
