@@ -20,6 +20,8 @@ mod sync;
 
 #[cfg(not(loom))]
 pub use context::Tree;
+#[cfg(all(unix, not(loom)))]
+pub use context::signal;
 pub use context::{
     AfterFunc, BoxError, Cancelled, Canceller, Cause, Context, ContextError, Done, Key, Run,
 };

@@ -23,7 +23,7 @@ pub struct AfterFunc {
     place: Option<(Arc<Scope>, usize)>,
 }
 
-struct Job {
+pub(super) struct Job {
     state: Mutex<State>,
     finished: Condvar,
 }
@@ -43,7 +43,7 @@ pub(super) struct Func {
 
 impl AfterFunc {
     pub(super) fn register(context: &Context, f: Box<dyn FnOnce() + Send>) -> Self {
-        let job = Arc::new(Job { state: Mutex::new(State::Waiting(f)), finished: Condvar::new() });
+        let job = Job::new(f);
         let Some(branch) = context.branch() else {
             // It cannot end: the function waits, for nothing, with this handle.
             return AfterFunc { job, place: None };
@@ -109,6 +109,10 @@ impl fmt::Debug for AfterFunc {
 }
 
 impl Job {
+    pub(super) fn new(f: Box<dyn FnOnce() + Send>) -> Arc<Self> {
+        Arc::new(Job { state: Mutex::new(State::Waiting(f)), finished: Condvar::new() })
+    }
+
     /// Takes the function out, to be stopped.
     fn take(&self) -> Option<Box<dyn FnOnce() + Send>> {
         self.take_as(State::Over)
@@ -134,6 +138,12 @@ impl Job {
 }
 
 impl Func {
+    /// One of quell's own: does not keep its context alive.
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    pub(super) fn quiet(job: Arc<Job>) -> Self {
+        Func { job, context: None }
+    }
+
     pub(super) fn run(self) {
         self.job.run();
     }

@@ -26,7 +26,7 @@ mod layer;
 mod run;
 mod scope;
 #[cfg(all(unix, not(loom)))]
-pub(crate) mod signal;
+pub mod signal;
 #[cfg(all(feature = "tokio-util", not(loom)))]
 mod token;
 mod trace;

@@ -382,6 +382,15 @@ impl Scope {
         self.members.lock().children.len()
     }
 
+    /// Nobody waits any more: its context is being dropped.
+    #[cfg(not(loom))]
+    pub(super) fn disarm(&self) {
+        if let Some(deadline) = &self.deadline {
+            let alarm = deadline.watch.lock().1.take();
+            drop(alarm);
+        }
+    }
+
     #[cfg(loom)]
     pub(super) fn watch(_this: &Arc<Self>) {}
 

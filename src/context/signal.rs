@@ -1,1 +1,141 @@
+//! Ctrl-C: a context that ends when the process is asked to.
+//!
+//! # Invariants
+//!
+//! 1. `by_default` is true exactly when no context is waiting for a signal: then
+//!    a signal does what it would do without quell. The handler itself sets it,
+//!    so a second signal ends the process however busy or stuck it is.
+//! 2. A context is in the list from [`interrupt`] until it ends.
 
+use super::cause::{Cause, Outcome};
+use super::{Canceller, Context};
+use crate::sync::Mutex;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{flag, iterator::Signals};
+use slab::Slab;
+use std::fmt;
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// The cause of a context that a signal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    signal: i32,
+}
+
+impl Interrupted {
+    /// The number of the signal.
+    pub fn signal(&self) -> i32 {
+        self.signal
+    }
+
+    /// The exit status by which a shell reports a process that this signal
+    /// ended: 130 for SIGINT, 143 for SIGTERM.
+    pub fn exit_status(&self) -> i32 {
+        128 + self.signal
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted by ")?;
+        match signal_hook::low_level::signal_name(self.signal) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "signal {}", self.signal),
+        }
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// A child of `parent` that the first SIGINT or SIGTERM ends, with a cause that
+/// names it (an [`Interrupted`]). The second ends the process as that signal
+/// does by default, so that a shell sees 130 or 143.
+///
+/// Once the context has ended otherwise, and no other one waits, signals act as
+/// by default again.
+///
+/// ```no_run
+/// use quell::{Context, signal};
+///
+/// let (ctx, _canceller) = signal::interrupt(&Context::background());
+/// ctx.wait();
+/// println!("stopping: {}", ctx.cause().unwrap()); // interrupted by SIGINT
+/// ```
+///
+/// # Panics
+///
+/// When the system refuses to have signals watched.
+#[track_caller]
+pub fn interrupt(parent: &Context) -> (Context, Canceller) {
+    let made_at = Location::caller();
+    let (ctx, canceller) = parent.with_cancel();
+    let watch = Watch::get();
+    let key = {
+        let mut waiting = watch.waiting.lock();
+        // Release and Acquire in the handler's own loads are signal-hook's; all that
+        // matters is that the flag and the list change under one lock.
+        watch.by_default.store(false, Ordering::SeqCst);
+        waiting.insert(Waiting { ctx: ctx.clone(), made_at })
+    };
+    ctx.after_func(move || {
+        let mut waiting = watch.waiting.lock();
+        let gone = waiting.try_remove(key);
+        if waiting.is_empty() {
+            watch.by_default.store(true, Ordering::SeqCst);
+        }
+        drop(waiting);
+        drop(gone);
+    });
+    (ctx, canceller)
+}
+
+struct Waiting {
+    ctx: Context,
+    made_at: &'static Location<'static>,
+}
+
+/// The one watch of the process.
+struct Watch {
+    by_default: Arc<AtomicBool>,
+    waiting: Mutex<Slab<Waiting>>,
+}
+
+impl Watch {
+    fn get() -> &'static Watch {
+        static WATCH: OnceLock<Watch> = OnceLock::new();
+        WATCH.get_or_init(|| {
+            let by_default = Arc::new(AtomicBool::new(true));
+            let refused = "quell could not have signals watched";
+            for signal in [SIGINT, SIGTERM] {
+                // In this order: the first signal finds the flag down and raises it, the
+                // second finds it up.
+                flag::register_conditional_default(signal, Arc::clone(&by_default)).expect(refused);
+                flag::register(signal, Arc::clone(&by_default)).expect(refused);
+            }
+            let mut signals = Signals::new([SIGINT, SIGTERM]).expect(refused);
+            std::thread::Builder::new()
+                .name("quell-signals".into())
+                .spawn(move || {
+                    for signal in signals.forever() {
+                        Watch::get().tell(Interrupted { signal });
+                    }
+                })
+                .expect(refused);
+            Watch { by_default, waiting: Mutex::new(Slab::new()) }
+        })
+    }
+
+    /// Ends everything that is waiting.
+    fn tell(&self, interrupted: Interrupted) {
+        let all: Vec<_> = {
+            let waiting = self.waiting.lock();
+            waiting.iter().map(|(_, waiting)| (waiting.ctx.clone(), waiting.made_at)).collect()
+        };
+        for (ctx, made_at) in all {
+            let cause = Cause::given(Box::new(interrupted), Some(made_at));
+            ctx.branch().expect("made by with_cancel").cancel(Outcome::cancelled(cause));
+        }
+    }
+}

@@ -1,1 +1,164 @@
+//! A bridge to and from `tokio_util::sync::CancellationToken`.
+//!
+//! No task is spawned in either direction. A context ends a token from a
+//! function in its scope; a token ends a context from the waker of its own
+//! future, which is polled by nothing but that waker.
+//!
+//! # Invariants
+//!
+//! 1. A bridge does not keep its context alive, and is gone when the context
+//!    has ended or been dropped: a function in the scope owns it.
+//! 2. The token's future is polled by one thread at a time, outside of the lock;
+//!    a wake that comes meanwhile is noted, and it is polled again.
 
+use super::after::{Func, Job};
+use super::cause::{Cause, Outcome};
+use super::scope::Scope;
+use super::{Canceller, Context};
+use crate::sync::{Arc, Mutex};
+use std::pin::Pin;
+use std::sync::Weak;
+use std::task::{Poll, Wake, Waker};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// With the feature `tokio-util`.
+impl Context {
+    /// A child that also ends when `token` is cancelled, before that call has
+    /// returned. Its cause then reads `context canceled` and has no origin: the
+    /// token does not know one.
+    ///
+    /// ```
+    /// # use quell::Context;
+    /// # use tokio_util::sync::CancellationToken;
+    /// let token = CancellationToken::new();
+    /// let (ctx, _canceller) = Context::background().with_token(&token);
+    /// token.cancel();
+    /// assert!(ctx.is_done());
+    /// ```
+    #[track_caller]
+    pub fn with_token(&self, token: &CancellationToken) -> (Context, Canceller) {
+        let (ctx, canceller) = self.with_cancel();
+        if let Some(Ok(scope)) = ctx.branch().map(|branch| branch.open()) {
+            let bridge = std::sync::Arc::new(Bridge {
+                scope: Arc::downgrade(scope),
+                crossing: Mutex::new(Crossing::Waiting(Box::pin(token.clone().cancelled_owned()))),
+            });
+            let owner = Owner(std::sync::Arc::clone(&bridge));
+            let kept = scope.add_func(Func::quiet(Job::new(Box::new(move || drop(owner)))));
+            drop(kept);
+            bridge.poll();
+        }
+        (ctx, canceller)
+    }
+
+    /// A token that is cancelled when this context ends. Cancelling the token
+    /// does nothing to the context; the token does not keep it alive.
+    ///
+    /// ```
+    /// # use quell::Context;
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// let token = ctx.token();
+    /// canceller.cancel();
+    /// assert!(token.is_cancelled());
+    /// ```
+    pub fn token(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        let Some(branch) = self.branch() else { return token };
+        let Ok(scope) = branch.open() else {
+            token.cancel();
+            return token;
+        };
+        branch.watch();
+        let watched = Watched(branch.bounding().map(Arc::downgrade));
+        let cancels = token.clone();
+        let job = Job::new(Box::new(move || {
+            cancels.cancel();
+            drop(watched);
+        }));
+        if let Err(ended) = scope.add_func(Func::quiet(job)) {
+            ended.run();
+        }
+        token
+    }
+}
+
+/// Lets go of a deadline that was watched, wherever it is dropped.
+struct Watched(Option<Weak<Scope>>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(scope) = self.0.as_ref().and_then(Weak::upgrade) {
+            scope.unwatch();
+        }
+    }
+}
+
+/// From a token to a scope.
+struct Bridge {
+    scope: Weak<Scope>,
+    crossing: Mutex<Crossing>,
+}
+
+enum Crossing {
+    Waiting(Pin<Box<WaitForCancellationFutureOwned>>),
+    Polled { again: bool },
+    Closed,
+}
+
+/// Closes the bridge when it is dropped: run by the scope, or gone with it.
+struct Owner(std::sync::Arc<Bridge>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let closed = std::mem::replace(&mut *self.0.crossing.lock(), Crossing::Closed);
+        drop(closed);
+    }
+}
+
+impl Wake for Bridge {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.poll();
+    }
+}
+
+impl Bridge {
+    fn poll(self: &std::sync::Arc<Self>) {
+        let waker = Waker::from(std::sync::Arc::clone(self));
+        let mut cx = std::task::Context::from_waker(&waker);
+        let mut crossing = self.crossing.lock();
+        let mut future = match &mut *crossing {
+            Crossing::Polled { again } => {
+                *again = true;
+                return;
+            }
+            Crossing::Closed => return,
+            waiting @ Crossing::Waiting(_) => {
+                match std::mem::replace(waiting, Crossing::Polled { again: false }) {
+                    Crossing::Waiting(future) => future,
+                    Crossing::Polled { .. } | Crossing::Closed => unreachable!("just looked"),
+                }
+            }
+        };
+        loop {
+            drop(crossing);
+            if future.as_mut().poll(&mut cx) == Poll::Ready(()) {
+                if let Some(scope) = self.scope.upgrade() {
+                    Scope::cancel(&scope, Outcome::cancelled(Cause::cancelled(None))).run();
+                }
+                return;
+            }
+            crossing = self.crossing.lock();
+            match &mut *crossing {
+                Crossing::Polled { again: true } => *crossing = Crossing::Polled { again: false },
+                Crossing::Polled { again: false } => {
+                    *crossing = Crossing::Waiting(future);
+                    return;
+                }
+                Crossing::Waiting(_) | Crossing::Closed => {
+                    drop(crossing);
+                    return;
+                }
+            }
+        }
+    }
+}

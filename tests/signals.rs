@@ -1,0 +1,130 @@
+//! Real signals to a real process: this test starts itself as a child, in one
+//! of the roles below, and sends it what a user at a keyboard would.
+#![cfg(all(unix, not(loom)))]
+
+use quell::{Context, signal};
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+const ROLE: &str = "QUELL_SIGNAL_TEST_ROLE";
+
+/// What the child does: prints a line whenever it has come to the next step.
+fn play(role: &str) {
+    let (ctx, canceller) = signal::interrupt(&Context::background());
+    println!("ready");
+    match role {
+        "waits" => {
+            ctx.wait();
+            let cause = ctx.cause().unwrap();
+            let interrupted = cause.downcast_ref::<signal::Interrupted>().unwrap();
+            println!("{cause}, {}", interrupted.exit_status());
+        }
+        "hangs" => {
+            ctx.wait();
+            println!("hanging");
+            Context::background().wait();
+        }
+        "has ended" => {
+            canceller.cancel();
+            println!("ended");
+            Context::background().wait();
+        }
+        "one of two has ended" => {
+            let (other, _canceller) = signal::interrupt(&Context::background());
+            canceller.cancel();
+            println!("ended");
+            other.wait();
+            println!("{}", other.cause().unwrap());
+        }
+        _ => unreachable!(),
+    }
+}
+
+struct Played {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Played {
+    fn start(role: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["a_child_plays_its_role", "--exact", "--nocapture"])
+            .env(ROLE, role)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut played = Played { child, lines };
+        played.until("ready");
+        played
+    }
+
+    /// Reads on until a line ends with this.
+    fn until(&mut self, wanted: &str) {
+        let found = self.lines.by_ref().any(|line| line.unwrap().ends_with(wanted));
+        assert!(found, "the child ended without saying {wanted:?}");
+    }
+
+    fn send(&self, signal: &str) {
+        let kill = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    fn end(mut self) -> ExitStatus {
+        // To the end of its output, so that it never waits for a reader.
+        self.lines.by_ref().for_each(drop);
+        self.child.wait().unwrap()
+    }
+}
+
+#[test]
+fn a_child_plays_its_role() {
+    if let Ok(role) = std::env::var(ROLE) {
+        play(&role);
+    }
+}
+
+#[test]
+fn the_first_sigint_ends_the_context_and_names_itself() {
+    let mut child = Played::start("waits");
+    child.send("-INT");
+    child.until("interrupted by SIGINT, 130");
+    assert!(child.end().success());
+}
+
+#[test]
+fn the_first_sigterm_ends_the_context_and_names_itself() {
+    let mut child = Played::start("waits");
+    child.send("-TERM");
+    child.until("interrupted by SIGTERM, 143");
+    assert!(child.end().success());
+}
+
+#[test]
+fn the_second_signal_ends_a_process_that_hangs() {
+    for (signal, number) in [("-INT", 2), ("-TERM", 15)] {
+        let mut child = Played::start("hangs");
+        child.send("-INT");
+        child.until("hanging");
+        child.send(signal);
+        assert_eq!(child.end().signal(), Some(number), "what a shell reports as 128 + {number}");
+    }
+}
+
+#[test]
+fn once_the_context_has_ended_otherwise_a_signal_acts_as_by_default() {
+    let mut child = Played::start("has ended");
+    child.until("ended");
+    child.send("-TERM");
+    assert_eq!(child.end().signal(), Some(15));
+}
+
+#[test]
+fn a_context_that_still_waits_is_not_left_to_the_default_by_one_that_has_ended() {
+    let mut child = Played::start("one of two has ended");
+    child.until("ended");
+    child.send("-INT");
+    child.until("interrupted by SIGINT");
+    assert!(child.end().success());
+}
