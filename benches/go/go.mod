@@ -1,0 +1,3 @@
+module quell/benches/go
+
+go 1.21
