@@ -8,7 +8,9 @@
 //! 3. A registered [`Func`] holds its context: nothing else would keep it alive
 //!    and registered until the function has run.
 
-use super::{Context, harvest::quietly, scope::Scope};
+use super::Context;
+use super::harvest::quietly;
+use super::scope::{Member, Scope};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Condvar, Mutex, ThreadId, thread};
 use std::fmt;
@@ -71,7 +73,10 @@ impl AfterFunc {
         }
         let Some(f) = self.job.take() else { return false };
         if let Some((scope, key)) = &self.place {
-            scope.remove_func(*key, |func| Arc::ptr_eq(&func.job, &self.job));
+            scope.remove(*key, |member| match member {
+                Member::Func(func) => Arc::ptr_eq(&func.job, &self.job),
+                Member::Child(_) | Member::Waiter(_) => false,
+            });
         }
         drop(f);
         true

@@ -1,6 +1,7 @@
 //! Who may end a context.
 
-use super::cause::{BoxError, Cause, Outcome};
+use super::ContextError;
+use super::cause::{BoxError, Cause};
 use super::layer::{Branch, Line};
 use crate::sync::Link;
 use std::fmt;
@@ -60,7 +61,7 @@ impl Canceller {
     #[track_caller]
     pub fn cancel(&self) {
         let origin = Location::caller();
-        self.branch().cancel(Outcome::cancelled(Cause::cancelled(Some(origin))));
+        self.branch().cancel(Cause::cancelled(Some(origin)));
     }
 
     /// Ends the context for a reason. The first end wins: once it has ended,
@@ -75,8 +76,8 @@ impl Canceller {
     /// ```
     #[track_caller]
     pub fn cancel_with(&self, cause: impl Into<BoxError>) {
-        let cause = Cause::given(cause.into(), Some(Location::caller()));
-        self.branch().cancel(Outcome::cancelled(cause));
+        let origin = Some(Location::caller());
+        self.branch().cancel(Cause::given(ContextError::Cancelled, cause.into(), origin));
     }
 
     /// Lets go without cancelling: from now on no drop of this canceller or of
@@ -98,15 +99,13 @@ impl Drop for Canceller {
     fn drop(&mut self) {
         let branch = self.branch();
         if branch.drop_canceller() {
-            branch.cancel(Outcome::cancelled(Cause::dropped(self.link.layer().made_at)));
+            branch.cancel(Cause::dropped(branch.made_at));
         }
     }
 }
 
 impl fmt::Debug for Canceller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Canceller")
-            .field("of", &format_args!("{}", self.link.layer().made_at))
-            .finish()
+        f.debug_struct("Canceller").field("of", &format_args!("{}", self.branch().made_at)).finish()
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! # Invariants
 //!
-//! 1. An [`Outcome`] is error and cause in one value, set by one store: nobody
+//! 1. The error is part of the cause: one value, set by one store, so nobody
 //!    ever sees one without the other.
-//! 2. A cause is a pointer to where it began and, only where the user gave an
-//!    error, a counted pointer to that. Inheriting it allocates nothing.
+//! 2. A cause is a tag and a pointer: to where it began or, only where the user
+//!    gave an error, a counted one to that. Inheriting it allocates nothing.
 
 use crate::sync::Arc;
 use std::error::Error;
@@ -69,6 +69,8 @@ enum Reason {
 type Origin = Option<&'static Location<'static>>;
 
 struct Given {
+    /// How the context ended for which it was given.
+    end: ContextError,
     error: BoxError,
     origin: Origin,
 }
@@ -86,18 +88,36 @@ impl Cause {
         Cause(Reason::Dropped(made_at))
     }
 
-    /// The cause that the user's error is; a boxed `Cause` is taken out of its box.
-    pub(super) fn given(error: BoxError, origin: Origin) -> Self {
+    /// The user's error as the cause of this end. A boxed `Cause` is passed on
+    /// as it is; where it was that of another kind of end, it is looked through.
+    pub(super) fn given(end: ContextError, error: BoxError, origin: Origin) -> Self {
         match error.downcast::<Cause>() {
-            Ok(cause) => *cause,
-            Err(error) => Cause(Reason::Given(Arc::new(Given { error, origin }))),
+            Ok(cause) if cause.end() == end => *cause,
+            Ok(cause) => {
+                let origin = cause.origin();
+                Cause(Reason::Given(Arc::new(Given { end, error: cause, origin })))
+            }
+            Err(error) => Cause(Reason::Given(Arc::new(Given { end, error, origin }))),
+        }
+    }
+
+    /// The end that it is the cause of.
+    #[inline]
+    pub(super) fn end(&self) -> ContextError {
+        match &self.0 {
+            Reason::Cancelled(_) | Reason::Dropped(_) => ContextError::Cancelled,
+            Reason::DeadlineExceeded(_) => ContextError::DeadlineExceeded,
+            Reason::Given(given) => given.end,
         }
     }
 
     /// The error that was given, if it is an `E`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         match &self.0 {
-            Reason::Given(given) => given.error.downcast_ref(),
+            Reason::Given(given) => match given.error.downcast_ref::<Cause>() {
+                Some(passed_on) => passed_on.downcast_ref(),
+                None => given.error.downcast_ref(),
+            },
             _ => None,
         }
     }
@@ -133,7 +153,9 @@ impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Cause");
         match &self.0 {
-            Reason::Given(given) => debug.field("error", &given.error),
+            Reason::Given(given) if !given.error.is::<Cause>() => {
+                debug.field("error", &given.error)
+            }
             _ => debug.field("error", &format_args!("{self}")),
         };
         debug.field("origin", &self.origin().map(ToString::to_string)).finish()
@@ -153,49 +175,32 @@ impl Error for Cause {
 ///
 /// It reads like the [`ContextError`]; its [`source`](Error::source) is the [`Cause`].
 #[derive(Clone, Debug)]
-pub struct Cancelled(Outcome);
+pub struct Cancelled(Cause);
 
 impl Cancelled {
-    pub(super) fn new(outcome: &Outcome) -> Self {
-        Cancelled(outcome.clone())
+    pub(super) fn new(cause: &Cause) -> Self {
+        Cancelled(cause.clone())
     }
 
     /// Which end it came to.
     pub fn error(&self) -> ContextError {
-        self.0.error
+        self.0.end()
     }
 
     /// Why it ended.
     pub fn cause(&self) -> &Cause {
-        &self.0.cause
+        &self.0
     }
 }
 
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.error.fmt(f)
+        self.0.end().fmt(f)
     }
 }
 
 impl Error for Cancelled {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.0.cause)
-    }
-}
-
-/// Error and cause, which are always seen together.
-#[derive(Clone, Debug)]
-pub(super) struct Outcome {
-    pub(super) error: ContextError,
-    pub(super) cause: Cause,
-}
-
-impl Outcome {
-    pub(super) fn cancelled(cause: Cause) -> Self {
-        Outcome { error: ContextError::Cancelled, cause }
-    }
-
-    pub(super) fn deadline(cause: Cause) -> Self {
-        Outcome { error: ContextError::DeadlineExceeded, cause }
+        Some(&self.0)
     }
 }

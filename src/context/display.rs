@@ -1,8 +1,7 @@
 //! How a context looks to a person: names, never values, which may be secrets.
 
 use super::Context;
-use super::layer::{Branch, Kind, Line, Role};
-use super::values::Name;
+use super::layer::{Branch, Kind, Layer, Line};
 use crate::sync::{Link, Ref};
 use std::fmt;
 
@@ -16,8 +15,8 @@ impl fmt::Display for Context {
         let mut root = "background";
         let mut next = self.link().map(Link::as_ref);
         while let Some(layer) = next {
-            match layer.layer().role {
-                Role::Todo => root = "todo",
+            match layer.layer() {
+                Layer::Todo { .. } => root = "todo",
                 _ if shown.len() == MOST_SHOWN => hidden += 1,
                 _ => shown.push(layer),
             }
@@ -50,39 +49,36 @@ pub(super) struct Shown<'a>(pub(super) Ref<'a, Line>);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.layer().role {
-            Role::Todo => f.write_str("todo"),
-            Role::Detached => f.write_str("without_cancel"),
-            Role::Value { entry, .. } => match entry.name {
-                Name::Type(_) => write!(f, "value({})", short(self.0.value_type())),
-                Name::Static(_, name) => write!(f, "value({name})"),
+        match self.0.layer() {
+            Layer::Todo { .. } => f.write_str("todo"),
+            Layer::Detached { .. } => f.write_str("without_cancel"),
+            Layer::Value { entry, .. } => match entry.name {
+                None => write!(f, "value({})", short(self.0.value_type())),
+                Some(label) => write!(f, "value({})", label.name()),
             },
-            Role::Branch(branch) => match branch.kind {
+            Layer::Branch(branch) => match branch.kind {
                 Kind::Cancel => f.write_str("cancel"),
                 Kind::Linked => f.write_str("linked"),
-                Kind::Timeout(after) => write!(f, "timeout({after:?}{})", Left(", ", branch)),
-                Kind::Reserve(keep) => write!(f, "reserve({keep:?}{})", Left(", ", branch)),
-                Kind::Deadline => write!(f, "deadline({})", Left("", branch)),
+                Kind::Timeout => write!(f, "timeout({})", Limits(branch)),
+                Kind::Reserve => write!(f, "reserve({})", Limits(branch)),
+                Kind::Deadline => write!(f, "deadline({})", Limits(branch)),
             },
         }
     }
 }
 
-/// What is left of a branch's time.
-struct Left<'a>(&'static str, &'a Branch<'a>);
+/// What was asked for, and what is left of a branch's time.
+struct Limits<'a>(&'a Branch<'a>);
 
-impl fmt::Display for Left<'_> {
+impl fmt::Display for Limits<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Left(before, branch) = self;
-        let Some(deadline) = branch.bounding().and_then(|scope| scope.deadline.as_ref()) else {
-            return Ok(());
-        };
-        let left = deadline.at.saturating_duration_since(deadline.clock.now());
-        if left.is_zero() {
-            write!(f, "{before}passed")
-        } else {
-            write!(f, "{before}{left:.1?} left")
+        let Limits(branch) = self;
+        let Some(deadline) = branch.deadline() else { return f.write_str("no limit") };
+        if let Some(asked) = deadline.asked {
+            write!(f, "{asked:?}, ")?;
         }
+        let left = deadline.at.saturating_duration_since(deadline.clock.now());
+        if left.is_zero() { f.write_str("passed") } else { write!(f, "{left:.1?} left") }
     }
 }
 

@@ -37,7 +37,7 @@ impl Done {
         // Without a branch there is no end to wait for.
         let branch = self.ctx.branch()?;
         let error = match branch.open() {
-            Err(outcome) => outcome.error,
+            Err(cause) => cause.end(),
             Ok(scope) => {
                 if self.key.is_none() {
                     // Before the waker: a deadline that passes in between is seen below.
@@ -52,7 +52,7 @@ impl Done {
                         if self.key.is_none() {
                             branch.unwatch();
                         }
-                        branch.look().expect("a scope refuses once it has ended").error
+                        branch.look().expect("a scope refuses once it has ended").end()
                     }
                 }
             }

@@ -4,9 +4,9 @@ use super::after::AfterFunc;
 use super::canceller::Canceller;
 use super::cause::{BoxError, Cancelled, Cause, ContextError};
 use super::done::Done;
-use super::layer::{Branch, Kind, Layer, Line, Role, nearest_branch};
+use super::layer::{Branch, Kind, Layer, Line, nearest_branch};
 use super::run::Run;
-use super::scope::{Deadline, Scope};
+use super::scope::Deadline;
 use super::values::{self, Entry, Key, Name};
 use super::wait;
 use crate::rt::Clock;
@@ -53,13 +53,15 @@ impl Context {
     /// yet which context to use. It shows itself as `todo`, so it can be found.
     #[track_caller]
     pub fn todo() -> Context {
-        Context::background().derive(Location::caller(), false, (), |_| Role::Todo)
+        let made_at = Location::caller();
+        Context::background().derive(false, |_| (Layer::Todo { made_at }, ()))
     }
 
     /// A child that ends when its [`Canceller`] says so.
     #[track_caller]
     pub fn with_cancel(&self) -> (Context, Canceller) {
-        self.branch_off(Location::caller(), |parent| Branch::light(Kind::Cancel, parent))
+        let made_at = Location::caller();
+        self.branch_off(|parent| (Branch::new(made_at, Kind::Cancel, None, parent), ()))
     }
 
     /// A child that ends at `at`, unless it has ended before.
@@ -71,7 +73,7 @@ impl Context {
     /// [`rt::now`](crate::rt::now)), or to its parent's if that has one.
     #[track_caller]
     pub fn with_deadline(&self, at: impl Into<Instant>) -> (Context, Canceller) {
-        self.bounded(Location::caller(), Kind::Deadline, None, |_| Some(at.into()))
+        self.bounded(Location::caller(), (Kind::Deadline, None), None, |_| Some(at.into()))
     }
 
     /// [`with_deadline`](Context::with_deadline) with a cause of its own. Where
@@ -83,7 +85,7 @@ impl Context {
         cause: impl Into<BoxError>,
     ) -> (Context, Canceller) {
         let cause = Some(cause.into());
-        self.bounded(Location::caller(), Kind::Deadline, cause, |_| Some(at.into()))
+        self.bounded(Location::caller(), (Kind::Deadline, None), cause, |_| Some(at.into()))
     }
 
     /// A child that ends after this long, unless it has ended before.
@@ -98,7 +100,7 @@ impl Context {
     /// ```
     #[track_caller]
     pub fn with_timeout(&self, after: Duration) -> (Context, Canceller) {
-        let kind = Kind::Timeout(after);
+        let kind = (Kind::Timeout, Some(after));
         self.bounded(Location::caller(), kind, None, |clock| clock.now().checked_add(after))
     }
 
@@ -109,7 +111,7 @@ impl Context {
         after: Duration,
         cause: impl Into<BoxError>,
     ) -> (Context, Canceller) {
-        let kind = Kind::Timeout(after);
+        let kind = (Kind::Timeout, Some(after));
         let cause = Some(cause.into());
         self.bounded(Location::caller(), kind, cause, |clock| clock.now().checked_add(after))
     }
@@ -129,7 +131,7 @@ impl Context {
     #[track_caller]
     pub fn with_reserve(&self, keep: Duration) -> (Context, Canceller) {
         let parents = self.deadline();
-        self.bounded(Location::caller(), Kind::Reserve(keep), None, |clock| {
+        self.bounded(Location::caller(), (Kind::Reserve, Some(keep)), None, |clock| {
             // Before the beginning of the clock is long ago.
             parents.map(|at| at.checked_sub(keep).unwrap_or_else(|| clock.now().min(at)))
         })
@@ -150,23 +152,18 @@ impl Context {
     /// ```
     #[track_caller]
     pub fn linked(&self, others: &[&Context]) -> (Context, Canceller) {
-        let origin = Location::caller();
-        let bounding = |ctx: &Context| {
-            let scope = ctx.branch()?.bounding()?;
-            let deadline = scope.deadline.as_ref()?;
-            Some((deadline.at, deadline.clock.clone(), deadline.cause.clone()))
-        };
-        let own = bounding(self).map(|(at, ..)| at);
+        let made_at = Location::caller();
+        let own = self.deadline();
         let earliest = others
             .iter()
-            .filter_map(|other| bounding(other))
-            .min_by_key(|&(at, ..)| at)
-            .filter(|&(at, ..)| own.is_none_or(|own| at < own));
-        self.branch_off(origin, |parent| {
-            let deadline = earliest.map(|(at, clock, cause)| Deadline::new(at, clock, cause));
-            let mut branch = Branch::with_scope(Kind::Linked, parent, Scope::new(deadline));
-            branch.tie(others.iter().map(|&other| other.clone()).collect());
-            branch
+            .filter_map(|other| other.branch()?.deadline())
+            .min_by_key(|deadline| deadline.at)
+            .filter(|deadline| own.is_none_or(|own| deadline.at < own))
+            .map(|deadline| Box::new(deadline.clone()));
+        self.branch_off(|parent| {
+            let branch = Branch::new(made_at, Kind::Linked, earliest, parent);
+            let ties = branch.tie(others.iter().map(|&other| other.clone()).collect());
+            (branch, ties)
         })
     }
 
@@ -175,7 +172,10 @@ impl Context {
     /// when the request that caused it has ended.
     #[track_caller]
     pub fn without_cancel(&self) -> Context {
-        self.derive(Location::caller(), false, (), |_| Role::Detached)
+        let made_at = Location::caller();
+        self.derive(false, |parent| {
+            (Layer::Detached { made_at, values: parent.and_then(values::top) }, ())
+        })
     }
 
     /// A child that carries `value`. The type is the key: a type of one's own,
@@ -202,50 +202,37 @@ impl Context {
     /// ```
     #[track_caller]
     pub fn with_value<V: Send + Sync + 'static>(&self, value: V) -> Context {
-        self.with_named(Location::caller(), Name::of_type::<V>(), value)
+        self.with_named(None, value)
     }
 
     /// A child that carries `value` under a [`Key`].
     #[track_caller]
     pub fn with_entry<V: Send + Sync + 'static>(&self, key: &'static Key<V>, value: V) -> Context {
-        self.with_named(Location::caller(), Name::of_key(key), value)
+        self.with_named(Some(key.label()), value)
     }
 
-    fn with_named<V: Send + Sync + 'static>(
-        &self,
-        made_at: &'static Location<'static>,
-        name: Name,
-        value: V,
-    ) -> Context {
-        self.derive(made_at, false, value, |parent| Role::Value {
-            entry: Entry::new(name, parent.and_then(values::top)),
-            branch: parent.and_then(nearest_branch),
+    fn with_named<V: Send + Sync + 'static>(&self, name: Name, value: V) -> Context {
+        self.derive(false, |parent| {
+            let entry = Entry::new::<V>(name, parent.and_then(values::top));
+            (Layer::Value { entry, branch: parent.and_then(nearest_branch) }, value)
         })
     }
 
     fn derive<V: Send + Sync + 'static>(
         &self,
-        made_at: &'static Location<'static>,
         seated: bool,
-        value: V,
-        role: impl for<'p> FnOnce(Option<Ref<'p, Line>>) -> Role<'p>,
+        build: impl for<'p> FnOnce(Option<Ref<'p, Line>>) -> (Layer<'p>, V),
     ) -> Context {
-        let link = Link::new(self.link.clone(), seated, value, |parent| Layer {
-            made_at,
-            values: parent.and_then(values::top),
-            role: role(parent),
-        });
-        Context { link: Some(link) }
+        Context { link: Some(Link::new(self.link.clone(), seated, build)) }
     }
 
-    fn branch_off(
+    fn branch_off<V: Send + Sync + 'static>(
         &self,
-        made_at: &'static Location<'static>,
-        branch: impl for<'p> FnOnce(Option<&'p Branch<'p>>) -> Branch<'p>,
+        build: impl for<'p> FnOnce(Option<Ref<'p, Line>>) -> (Branch<'p>, V),
     ) -> (Context, Canceller) {
-        let child = self.derive(made_at, true, (), |parent| {
-            let parent = parent.and_then(nearest_branch);
-            Role::Branch(branch(parent.and_then(|layer| layer.layer().branch())))
+        let child = self.derive(true, |parent| {
+            let (branch, value) = build(parent);
+            (Layer::Branch(branch), value)
         });
         let (one, two) = child.link.expect("derived contexts are links").twin();
         (Context { link: Some(one) }, Canceller::new(two))
@@ -254,25 +241,21 @@ impl Context {
     fn bounded(
         &self,
         made_at: &'static Location<'static>,
-        kind: Kind,
+        (kind, asked): (Kind, Option<Duration>),
         cause: Option<BoxError>,
         at: impl FnOnce(&Clock) -> Option<Instant>,
     ) -> (Context, Canceller) {
-        let parents = self.branch().and_then(Branch::bounding);
-        let parents = parents.and_then(|scope| scope.deadline.as_ref());
+        let parents = self.branch().and_then(Branch::deadline);
         let clock = parents.map_or_else(Clock::ambient, |deadline| deadline.clock.clone());
         let at = at(&clock).filter(|&at| parents.is_none_or(|deadline| at <= deadline.at));
-        self.branch_off(made_at, |parent| match at {
-            None => Branch::light(kind, parent),
-            Some(at) => {
-                let cause = match cause {
-                    Some(error) => Cause::given(error, Some(made_at)),
-                    None => Cause::deadline(made_at),
-                };
-                let deadline = Deadline::new(at, clock, cause);
-                Branch::with_scope(kind, parent, Scope::new(Some(deadline)))
-            }
-        })
+        let own = at.map(|at| {
+            let cause = match cause {
+                Some(error) => Cause::given(ContextError::DeadlineExceeded, error, Some(made_at)),
+                None => Cause::deadline(made_at),
+            };
+            Box::new(Deadline { at, asked, clock, cause })
+        });
+        self.branch_off(|parent| (Branch::new(made_at, kind, own, parent), ()))
     }
 }
 
@@ -288,18 +271,18 @@ impl Context {
     /// Whether it has ended.
     #[inline]
     pub fn is_done(&self) -> bool {
-        self.branch().is_some_and(|branch| branch.look().is_some())
+        self.branch().is_some_and(Branch::is_done)
     }
 
     /// Which end it came to, if it has.
     #[inline]
     pub fn err(&self) -> Option<ContextError> {
-        Some(self.branch()?.look()?.error)
+        Some(self.branch()?.look()?.end())
     }
 
     /// Why it ended: `Some` exactly when [`err`](Context::err) is.
     pub fn cause(&self) -> Option<Cause> {
-        Some(self.branch()?.look()?.cause.clone())
+        Some(self.branch()?.look()?.clone())
     }
 
     /// `Err` once it has ended: a `ctx.check()?` now and then lets a long loop
@@ -326,19 +309,19 @@ impl Context {
     pub fn check(&self) -> Result<(), Cancelled> {
         match self.branch().and_then(Branch::look) {
             None => Ok(()),
-            Some(outcome) => Err(Cancelled::new(outcome)),
+            Some(cause) => Err(Cancelled::new(cause)),
         }
     }
 
     /// When it ends at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        Some(self.branch()?.bounding()?.deadline.as_ref()?.at)
+        Some(self.branch()?.deadline()?.at)
     }
 
     /// How long until its deadline: zero once that has passed, `None` where
     /// there is none.
     pub fn remaining(&self) -> Option<Duration> {
-        let deadline = self.branch()?.bounding()?.deadline.as_ref()?;
+        let deadline = self.branch()?.deadline()?;
         Some(deadline.at.saturating_duration_since(deadline.clock.now()))
     }
 
@@ -347,18 +330,18 @@ impl Context {
     /// Found in constant time, however deep the tree.
     #[inline]
     pub fn value<V: Send + Sync + 'static>(&self) -> Option<&V> {
-        self.named(Name::of_type::<V>())
+        self.named(None)
     }
 
     /// The value under this key, from the nearest context that carries one.
     #[inline]
     pub fn entry<V: Send + Sync + 'static>(&self, key: &'static Key<V>) -> Option<&V> {
-        self.named(Name::of_key(key))
+        self.named(Some(key.label()))
     }
 
     #[inline]
     fn named<V: 'static>(&self, name: Name) -> Option<&V> {
-        values::find(values::top(self.link.as_ref()?.as_ref()), name)?.value()
+        values::find(values::top(self.link.as_ref()?.as_ref())?, name)
     }
 
     /// Runs `future` until it is finished or this context has ended, whichever

@@ -8,42 +8,40 @@
 //! 3. A panic in one of them is caught and keeps no other from being told.
 
 use super::after::Func;
-use super::cause::Outcome;
-use super::scope::End;
-use slab::Slab;
+use super::cause::Cause;
+use super::scope::{End, Member};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 #[derive(Default)]
 pub(super) struct Harvest {
-    wakers: Vec<Slab<Waker>>,
-    funcs: Vec<Slab<Func>>,
+    wakers: Vec<Waker>,
+    funcs: Vec<Func>,
     /// Not needed any more; disarmed when the harvest goes.
     #[cfg(not(loom))]
-    pub(super) alarms: Vec<crate::rt::Alarm>,
+    pub(super) alarms: Vec<Box<crate::rt::Alarm>>,
     /// Ended by this sweep, each for a reason of its own.
-    ended: Vec<Outcome>,
+    ended: Vec<Cause>,
     /// An end that came too late: the error in it is the user's to drop.
     pub(super) late: Option<End>,
 }
 
 impl Harvest {
-    pub(super) fn take(&mut self, wakers: &mut Slab<Waker>, funcs: &mut Slab<Func>) {
-        if !wakers.is_empty() {
-            self.wakers.push(std::mem::take(wakers));
-        }
-        if !funcs.is_empty() {
-            self.funcs.push(std::mem::take(funcs));
+    pub(super) fn add(&mut self, member: Member) {
+        match member {
+            Member::Waiter(waker) => self.wakers.push(waker),
+            Member::Func(func) => self.funcs.push(func),
+            Member::Child(_) => unreachable!("children stay"),
         }
     }
 
-    pub(super) fn report(&mut self, ended: Outcome) {
+    pub(super) fn report(&mut self, ended: Cause) {
         if cfg!(feature = "tracing") {
             self.ended.push(ended);
         }
     }
 
-    pub(super) fn reporting(mut self, ended: Outcome) -> Self {
+    pub(super) fn reporting(mut self, ended: Cause) -> Self {
         self.report(ended);
         self
     }
@@ -61,19 +59,19 @@ impl Harvest {
         (!funcs.is_empty()).then(|| Box::new(move || run_all(funcs)) as crate::rt::Work)
     }
 
-    fn wake(self) -> Vec<Slab<Func>> {
-        for outcome in &self.ended {
-            super::trace::ended(outcome);
+    fn wake(self) -> Vec<Func> {
+        for cause in &self.ended {
+            super::trace::ended(cause);
         }
-        for waker in self.wakers.into_iter().flatten() {
-            quietly(|| waker.1.wake());
+        for waker in self.wakers {
+            quietly(|| waker.wake());
         }
         self.funcs
     }
 }
 
-fn run_all(funcs: Vec<Slab<Func>>) {
-    for (_, func) in funcs.into_iter().flatten() {
+fn run_all(funcs: Vec<Func>) {
+    for func in funcs {
         func.run();
     }
 }

@@ -10,81 +10,94 @@
 //!    scope, which then says how it ended. So a light branch that is being
 //!    cancelled and opened at once becomes one or the other.
 //! 3. A question to a branch is answered by its own fate, then by the scope
-//!    above, then by the clock of its nearest deadline. An answer other than
-//!    "live" is written down before it is given, so it never changes.
+//!    above, then by the clock of its nearest deadline. How it ended is written
+//!    down before it is said, so the answer never changes.
 
-use super::cause::Outcome;
-use super::scope::{End, Scope};
+use super::cause::Cause;
+use super::scope::{Deadline, End, Scope};
 use super::values::Entry;
 use super::{Context, trace};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Family, Latch, Link, Ref};
+use std::any::Any;
 use std::panic::Location;
-use std::time::Duration;
 
 /// The family of links that contexts are.
 pub(super) struct Line;
 
-/// What every derivation has.
-pub(super) struct Layer<'a> {
-    /// The `with_…` call.
-    pub(super) made_at: &'static Location<'static>,
-    /// The topmost value layer above this one.
-    pub(super) values: Option<Ref<'a, Line>>,
-    pub(super) role: Role<'a>,
-}
-
-pub(super) enum Role<'a> {
+/// What a derivation adds.
+pub(super) enum Layer<'a> {
     /// A root by another name.
-    Todo,
+    Todo { made_at: Place },
     /// Cut off from what is above but for the values.
-    Detached,
+    Detached { made_at: Place, values: Option<Ref<'a, Line>> },
+    /// A value, which is the link's.
     Value {
         entry: Entry<'a>,
         /// The branch that answers for this layer.
         branch: Option<Ref<'a, Line>>,
     },
+    /// A layer that can end by itself.
     Branch(Branch<'a>),
 }
 
-/// A layer that can end by itself.
+pub(super) type Place = &'static Location<'static>;
+
 pub(super) struct Branch<'a> {
-    pub(super) kind: Kind,
+    /// The `with_…` call.
+    pub(super) made_at: Place,
+    /// The topmost value layer above.
+    pub(super) values: Option<Ref<'a, Line>>,
     fate: Latch<Fate>,
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
-    /// The scope above with the nearest deadline, if this branch has none of its own.
-    bound: Option<&'a Arc<Scope>>,
-    /// Further parents, of a linked context.
-    ties: Option<Box<Ties>>,
-    cancellers: AtomicUsize,
+    bound: Bound<'a>,
+    cancellers: AtomicU32,
+    pub(super) kind: Kind,
+}
+
+/// The deadline that ends a branch.
+enum Bound<'a> {
+    None,
+    Own(Box<Deadline>),
+    /// That of a scope above.
+    Above(&'a Arc<Scope>),
 }
 
 enum Fate {
     /// It ended while it was light.
-    Ended(Outcome),
+    Ended(Cause),
     Open(Arc<Scope>),
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Cancel,
-    Timeout(Duration),
+    Timeout,
     Deadline,
-    Reserve(Duration),
+    Reserve,
     Linked,
 }
 
+/// The further parents of a linked context.
 pub(super) struct Ties {
     /// Kept alive, as parents are.
     others: Vec<Context>,
-    /// Their scopes, and this branch's key in each.
+    /// Their scopes, and the linked context's key in each.
     seats: Vec<(Arc<Scope>, usize)>,
 }
 
+impl Drop for Ties {
+    fn drop(&mut self) {
+        for (other, key) in &self.seats {
+            other.remove(*key, |_| true);
+        }
+    }
+}
+
 /// The bit in `cancellers` that says that dropping them does not cancel.
-const DISARMED: usize = 1 << (usize::BITS - 1);
+const DISARMED: u32 = 1 << 31;
 
 #[cfg(not(loom))]
 static ROSTER: crate::sync::lineage::roster::Roster<Line> =
@@ -97,12 +110,10 @@ impl Family for Line {
         layer
     }
 
-    fn take_links(layer: &mut Layer<'_>) -> Vec<Link<Line>> {
-        match &mut layer.role {
-            Role::Branch(Branch { ties: Some(ties), .. }) => {
-                ties.others.drain(..).filter_map(Context::into_link).collect()
-            }
-            _ => Vec::new(),
+    fn take_links(value: &mut dyn Any) -> Vec<Link<Line>> {
+        match value.downcast_mut::<Ties>() {
+            Some(ties) => ties.others.drain(..).filter_map(Context::into_link).collect(),
+            None => Vec::new(),
         }
     }
 
@@ -114,8 +125,8 @@ impl Family for Line {
 
 impl<'a> Layer<'a> {
     pub(super) fn branch(&self) -> Option<&Branch<'a>> {
-        match &self.role {
-            Role::Branch(branch) => Some(branch),
+        match self {
+            Layer::Branch(branch) => Some(branch),
             _ => None,
         }
     }
@@ -124,71 +135,62 @@ impl<'a> Layer<'a> {
 /// The branch that answers for `layer`: itself, or the nearest above.
 #[inline]
 pub(super) fn nearest_branch<'a>(layer: Ref<'a, Line>) -> Option<Ref<'a, Line>> {
-    match &layer.layer().role {
-        Role::Branch(_) => Some(layer),
-        Role::Value { branch, .. } => *branch,
-        Role::Todo | Role::Detached => None,
+    match layer.layer() {
+        Layer::Branch(_) => Some(layer),
+        Layer::Value { branch, .. } => *branch,
+        Layer::Todo { .. } | Layer::Detached { .. } => None,
     }
 }
 
 impl<'a> Branch<'a> {
-    /// A branch below `parent`, live and light, without a deadline of its own.
-    pub(super) fn light(kind: Kind, parent: Option<&'a Branch<'a>>) -> Self {
+    /// A light branch below `parent`, with or without a deadline of its own.
+    pub(super) fn new(
+        made_at: Place,
+        kind: Kind,
+        own: Option<Box<Deadline>>,
+        parent: Option<Ref<'a, Line>>,
+    ) -> Self {
+        let values = parent.and_then(super::values::top);
+        let parent = parent.and_then(nearest_branch).and_then(|layer| layer.layer().branch());
         let (up, fate) = match parent.map(Branch::open) {
             None => (None, Latch::new()),
             Some(Ok(scope)) => (Some(&**scope), Latch::new()),
-            Some(Err(outcome)) => (None, Latch::full(Fate::Ended(outcome.clone()))),
+            Some(Err(cause)) => (None, Latch::full(Fate::Ended(cause.clone()))),
         };
-        let bound = parent.and_then(Branch::bounding);
-        Branch { kind, fate, up, bound, ties: None, cancellers: AtomicUsize::new(1) }
-    }
-
-    /// A branch with a scope from the start: for a deadline, or for ties.
-    pub(super) fn with_scope(kind: Kind, parent: Option<&'a Branch<'a>>, scope: Scope) -> Self {
-        let mut branch = Self::light(kind, parent);
-        if branch.fate.get().is_some() {
-            return branch;
-        }
-        let scope = Arc::new(scope);
-        if let Some(up) = branch.up {
+        let bound = match own {
+            Some(own) => Bound::Own(own),
+            None => parent.and_then(Branch::bounding).map_or(Bound::None, Bound::Above),
+        };
+        let cancellers = AtomicU32::new(1);
+        let branch = Branch { made_at, values, fate, up, bound, cancellers, kind };
+        if let (Bound::Own(own), Some(up)) = (&branch.bound, up) {
             // A child that its parent does not list must be able to tell, later, whether
             // its own deadline came before the parent's end.
-            let listed = match &scope.deadline {
-                Some(deadline) => !up.note_time_by(&deadline.clock),
-                None => true,
-            };
-            if listed {
-                up.register(&scope);
+            if !up.note_time_by(&own.clock) {
+                let _ = branch.open();
             }
         }
-        branch.bound = None;
-        branch.fate = Latch::full(Fate::Open(scope));
         branch
     }
 
-    /// Ends with any of `others` too. Only for a branch made by `with_scope`.
-    pub(super) fn tie(&mut self, others: Vec<Context>) {
-        let Some(Fate::Open(scope)) = self.fate.get() else { return };
+    /// Makes a new branch end with any of `others` too.
+    pub(super) fn tie(&self, others: Vec<Context>) -> Ties {
         let mut seats = Vec::new();
         for other in others.iter().filter_map(Context::branch) {
-            match other.open() {
-                Ok(up) => match up.adopt(scope) {
-                    Some(key) => seats.push((Arc::clone(up), key)),
-                    None => {
-                        let end = up.end().expect("a scope refuses once it has ended");
-                        scope.inherit(end);
-                    }
+            // Asked for each anew: it may have ended with the one before.
+            let Ok(scope) = self.open() else { break };
+            let seat = other.open().map(|up| (up, up.adopt(scope)));
+            match seat {
+                Ok((up, Some(key))) => seats.push((Arc::clone(up), key)),
+                // It has ended, now or before.
+                Ok((_, None)) | Err(_) => match (other.scope_end(), other.look()) {
+                    (Some(end), _) => drop(scope.inherit(end)),
+                    (None, Some(cause)) => drop(scope.inherit(&End::foreign(cause.clone()))),
+                    (None, None) => unreachable!("a scope refuses once it has ended"),
                 },
-                Err(_) => {
-                    if let Some(end) = other.scope_end() {
-                        scope.inherit(end);
-                    } else if let Some(outcome) = other.look() {
-                        scope.inherit(&End::foreign(outcome.clone()));
-                    }
-                }
             }
         }
-        self.ties = Some(Box::new(Ties { others, seats }));
+        Ties { others, seats }
     }
 
     fn scope_end(&self) -> Option<&End> {
@@ -198,113 +200,148 @@ impl<'a> Branch<'a> {
         }
     }
 
+    /// Whether it has ended. Writes nothing down: an end that has been seen stays
+    /// an end, whichever of two it then turns out to be.
+    #[inline]
+    pub(super) fn is_done(&self) -> bool {
+        match self.fate.get() {
+            None => {}
+            Some(Fate::Open(scope)) if scope.end().is_none() => {}
+            Some(_) => return true,
+        }
+        self.up.is_some_and(|up| up.end().is_some())
+            || self.deadline().is_some_and(Deadline::has_passed)
+    }
+
+    /// The deadline that ends it.
+    #[inline]
+    pub(super) fn deadline(&self) -> Option<&Deadline> {
+        match &self.bound {
+            Bound::None => None,
+            Bound::Own(own) => Some(own),
+            Bound::Above(scope) => scope.deadline.as_ref(),
+        }
+    }
+
     /// How it ended, if it has: invariant 3. Tells nobody.
     #[inline]
-    pub(super) fn look(&self) -> Option<&Outcome> {
-        let scope = match self.fate.get() {
-            Some(Fate::Ended(outcome)) => return Some(outcome),
+    pub(super) fn look(&self) -> Option<&Cause> {
+        match self.fate.get() {
+            None => {}
             Some(Fate::Open(scope)) => {
                 if let Some(end) = scope.end() {
-                    return Some(&end.outcome);
+                    return Some(&end.cause);
                 }
-                Some(scope)
             }
-            None => None,
-        };
-        if let Some(end) = self.up.and_then(|up| up.end()) {
+            Some(Fate::Ended(cause)) => return Some(cause),
+        }
+        if let Some(end) = self.up.and_then(Scope::end) {
             return Some(self.inherit(end));
         }
-        match scope {
-            Some(scope) if scope.deadline.is_some() => self.look_at_clock(scope),
-            _ => self.bound.and_then(|bound| self.look_at_clock(bound)),
-        }
+        if self.deadline()?.has_passed() { Some(self.expire()) } else { None }
     }
 
-    /// Ends by the deadline of `bounding`, which is its own scope or one above,
-    /// if it has passed.
-    fn look_at_clock(&self, bounding: &Arc<Scope>) -> Option<&Outcome> {
-        let deadline = bounding.deadline.as_ref().filter(|deadline| deadline.has_passed())?;
-        let (end, ended_now) = bounding.settle_deadline(deadline);
-        if ended_now {
-            trace::ended(&end.outcome);
-        }
-        Some(self.inherit(end))
-    }
-
-    /// Ends with `parent`'s end (or its own scope's, which changes nothing),
-    /// unless it has ended before.
-    fn inherit(&self, parent: &End) -> &Outcome {
-        match self.settle_light(parent.outcome.clone()) {
-            Ok(outcome) => outcome,
-            Err((scope, _)) => {
-                let (end, ended_now) = scope.inherit(parent);
-                if ended_now {
-                    trace::ended(&end.outcome);
+    /// Ends by its deadline, which has passed, unless it has ended before.
+    #[cold]
+    fn expire(&self) -> &Cause {
+        let bounding = match (self.bounding(), &self.bound) {
+            (Some(bounding), _) => bounding,
+            (None, Bound::Own(own)) => match self.settle_light(own.cause.clone()) {
+                Ok((cause, first)) => {
+                    if first {
+                        trace::ended(cause);
+                    }
+                    return cause;
                 }
-                &end.outcome
+                Err((scope, _)) => scope,
+            },
+            (None, _) => unreachable!("only for a branch with a deadline"),
+        };
+        let deadline = bounding.deadline.as_ref().expect("that is why it is bounding");
+        let (end, first) = bounding.settle_deadline(deadline);
+        if first {
+            trace::ended(&end.cause);
+        }
+        self.inherit(end)
+    }
+
+    /// Ends with `parent`'s end, or by an own deadline that came before it,
+    /// unless it has ended before. (With its own scope's end it changes nothing.)
+    #[cold]
+    fn inherit(&self, parent: &End) -> &Cause {
+        let outran = match &self.bound {
+            Bound::Own(own) if parent.outran(own) => Some(own),
+            _ => None,
+        };
+        let cause = outran.map_or(&parent.cause, |own| &own.cause);
+        match self.settle_light(cause.clone()) {
+            Ok((cause, first)) => {
+                if first && outran.is_some() {
+                    trace::ended(cause);
+                }
+                cause
+            }
+            Err((scope, _)) => {
+                let (end, expired) = scope.inherit(parent);
+                if expired {
+                    trace::ended(&end.cause);
+                }
+                &end.cause
             }
         }
     }
 
-    /// Ends a light branch. `Err`: it has a scope, to which the outcome may be
-    /// given instead.
-    fn settle_light(&self, outcome: Outcome) -> Result<&Outcome, (&Arc<Scope>, Outcome)> {
+    /// Ends a light branch, unless it has ended before: how it ended, and whether
+    /// this call ended it. `Err`: it has a scope, to which the cause may go.
+    fn settle_light(&self, cause: Cause) -> Result<(&Cause, bool), (&Arc<Scope>, Cause)> {
         let refused = match self.fate.get() {
-            None => match self.fate.set(Fate::Ended(outcome)) {
-                Ok(Fate::Ended(outcome)) => return Ok(outcome),
+            None => match self.fate.set(Fate::Ended(cause)) {
+                Ok(Fate::Ended(cause)) => return Ok((cause, true)),
                 Err(Fate::Ended(refused)) => refused,
                 _ => unreachable!("what goes into a latch comes out of it"),
             },
-            Some(_) => outcome,
+            Some(_) => cause,
         };
         match self.fate.get() {
-            Some(Fate::Ended(first)) => Ok(first),
+            Some(Fate::Ended(before)) => Ok((before, false)),
             Some(Fate::Open(scope)) => Err((scope, refused)),
             None => unreachable!("a latch that refuses a value has one"),
         }
     }
 
-    /// Ends it for `outcome`, unless it has ended before. Everything below it is
+    /// Ends it for `cause`, unless it has ended before. Everything below it is
     /// marked when this returns; if this call ended it, everybody has been told.
-    pub(super) fn cancel(&self, outcome: Outcome) {
-        let light = !matches!(self.fate.get(), Some(Fate::Open(_)));
-        if self.look().is_some() && light {
-            return;
-        }
-        match self.settle_first(outcome) {
+    pub(super) fn cancel(&self, cause: Cause) {
+        match self.fate.get() {
+            // Nothing is below a light branch, and nobody has asked how it ended.
+            None if self.is_done() => return,
             None => {}
-            Some((scope, outcome)) => Scope::cancel(scope, outcome).run(),
-        }
-    }
-
-    fn settle_first(&self, outcome: Outcome) -> Option<(&Arc<Scope>, Outcome)> {
-        if let Some(Fate::Open(scope)) = self.fate.get() {
-            return Some((scope, outcome));
-        }
-        match self.fate.set(Fate::Ended(outcome)) {
-            Ok(Fate::Ended(outcome)) => {
-                trace::ended(outcome);
-                None
+            Some(_) => {
+                self.look();
             }
-            Err(Fate::Ended(outcome)) => match self.fate.get() {
-                Some(Fate::Open(scope)) => Some((scope, outcome)),
-                _ => None,
-            },
-            _ => unreachable!("what goes into a latch comes out of it"),
+        }
+        match self.settle_light(cause) {
+            Ok((cause, true)) => trace::ended(cause),
+            Ok((_, false)) => {}
+            Err((scope, cause)) => Scope::cancel(scope, cause).run(),
         }
     }
 
     /// Its scope, registered with the parent's; or how it ended.
-    pub(super) fn open(&self) -> Result<&Arc<Scope>, &Outcome> {
-        if let Some(outcome) = self.look() {
-            return Err(outcome);
+    pub(super) fn open(&self) -> Result<&Arc<Scope>, &Cause> {
+        if let Some(cause) = self.look() {
+            return Err(cause);
         }
         if self.fate.get().is_none() {
+            let own = match &self.bound {
+                Bound::Own(own) => Some(Deadline::clone(own)),
+                Bound::None | Bound::Above(_) => None,
+            };
             // Whoever comes first: the next line takes what is there.
-            let _ = self.fate.set(Fate::Open(Arc::new(Scope::new(None))));
+            let _ = self.fate.set(Fate::Open(Arc::new(Scope::new(own))));
         }
         match self.fate.get() {
-            Some(Fate::Ended(outcome)) => Err(outcome),
+            Some(Fate::Ended(cause)) => Err(cause),
             Some(Fate::Open(scope)) => {
                 if let Some(up) = self.up {
                     up.register(scope);
@@ -319,11 +356,13 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// The scope with the deadline that ends this branch.
+    /// The scope with the deadline that ends this branch. For an own deadline
+    /// that is its own scope, once it is open.
     pub(super) fn bounding(&self) -> Option<&Arc<Scope>> {
-        match self.fate.get() {
-            Some(Fate::Open(scope)) if scope.deadline.is_some() => Some(scope),
-            _ => self.bound,
+        match (&self.bound, self.fate.get()) {
+            (Bound::Own(_), Some(Fate::Open(scope))) => Some(scope),
+            (Bound::Above(scope), _) => Some(scope),
+            _ => None,
         }
     }
 
@@ -376,8 +415,8 @@ impl<'a> Branch<'a> {
     #[cfg(not(loom))]
     pub(super) fn has_ended(&self) -> bool {
         match self.fate.get() {
-            Some(Fate::Ended(_)) => true,
-            Some(Fate::Open(scope)) => scope.end().is_some(),
+            Some(Fate::Open(scope)) if scope.end().is_none() => false,
+            Some(_) => true,
             None => self.up.is_some_and(|up| up.end().is_some()),
         }
     }
@@ -390,9 +429,6 @@ impl Drop for Branch<'_> {
             scope.disarm();
             if let Some(up) = self.up {
                 up.dismiss(scope);
-            }
-            for (other, key) in self.ties.iter().flat_map(|ties| &ties.seats) {
-                other.dismiss_key(*key);
             }
         }
     }

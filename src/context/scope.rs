@@ -29,8 +29,9 @@
 //! A cancel that lost does not wait for a sweep that is under way: it marks its
 //! own subtree itself, which comes to the same.
 
+use super::ContextError;
 use super::after::Func;
-use super::cause::{Cause, Outcome};
+use super::cause::Cause;
 use super::harvest::Harvest;
 use crate::rt::Clock;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -38,14 +39,14 @@ use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, ArcGuard, Latch, Mutex, lock_arc};
 use slab::Slab;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) struct Scope {
     end: Latch<End>,
-    pub(super) deadline: Option<Deadline>,
     /// The clock by which to note the time when this ends, for the children
-    /// with deadlines that are not in the list: see [`End::outruns`].
-    note: Latch<Clock>,
+    /// with deadlines that are not in the list: see [`End::outran`].
+    note: Latch<Box<Clock>>,
+    pub(super) deadline: Option<Deadline>,
     /// Key in the parent's list plus one; zero: not registered. Written under
     /// the parent's lock.
     seat: AtomicUsize,
@@ -53,56 +54,67 @@ pub(super) struct Scope {
 }
 
 #[derive(Default)]
-pub(super) struct Members {
+struct Members {
     marked: bool,
     swept: bool,
-    children: Slab<Arc<Scope>>,
-    waiters: Slab<Waker>,
-    funcs: Slab<Func>,
+    /// How many wait for the deadline, here or below, and the alarm that is
+    /// armed while anybody does.
+    #[cfg(not(loom))]
+    watchers: u32,
+    #[cfg(not(loom))]
+    alarm: Option<Box<crate::rt::Alarm>>,
+    /// How many of them are children.
+    children: usize,
+    all: Slab<Member>,
+}
+
+/// Who is to be told of an end.
+pub(super) enum Member {
+    Child(Arc<Scope>),
+    Waiter(Waker),
+    Func(Func),
 }
 
 /// How a scope ended.
-#[derive(Clone)]
 pub(super) struct End {
-    pub(super) outcome: Outcome,
+    pub(super) cause: Cause,
     /// Identifies the scope in which it began: its address.
     by: usize,
     /// When, by which clock, if anybody wanted it noted.
-    when: Option<(Instant, Clock)>,
+    when: Option<Box<(Instant, Clock)>>,
 }
 
 /// A deadline of a context's own (one it shares with its parent is its parent's).
+#[derive(Clone)]
 pub(super) struct Deadline {
     pub(super) at: Instant,
+    /// How much time was asked for, where it was not asked for by the clock.
+    pub(super) asked: Option<Duration>,
     pub(super) clock: Clock,
     pub(super) cause: Cause,
-    /// How many wait for it, and the alarm that is armed while anybody does.
-    #[cfg(not(loom))]
-    watch: Mutex<(usize, Option<crate::rt::Alarm>)>,
 }
 
 impl Deadline {
-    pub(super) fn new(at: Instant, clock: Clock, cause: Cause) -> Self {
-        Deadline {
-            at,
-            clock,
-            cause,
-            #[cfg(not(loom))]
-            watch: Mutex::new((0, None)),
-        }
-    }
-
     pub(super) fn has_passed(&self) -> bool {
         self.clock.now() >= self.at
     }
 }
 
 impl End {
+    /// An end whose scope is not known: of a linked context that ended without one.
+    pub(super) fn foreign(cause: Cause) -> Self {
+        End { cause, by: 0, when: None }
+    }
+
+    fn is_deadline(&self) -> bool {
+        self.cause.end() == ContextError::DeadlineExceeded
+    }
+
     /// Whether a child with this deadline had already ended by it when this end
     /// came. Where the time was not noted, the child was made or came to be
     /// known while the parent was ending, with its deadline ahead.
-    fn outrun_by(&self, deadline: &Deadline) -> bool {
-        match &self.when {
+    pub(super) fn outran(&self, deadline: &Deadline) -> bool {
+        match self.when.as_deref() {
             Some((when, clock)) if clock.same(&deadline.clock) => deadline.at <= *when,
             Some(_) => deadline.has_passed(),
             None => false,
@@ -131,8 +143,8 @@ impl Scope {
     pub(super) fn new(deadline: Option<Deadline>) -> Self {
         Scope {
             end: Latch::new(),
-            deadline,
             note: Latch::new(),
+            deadline,
             seat: AtomicUsize::new(0),
             members: Mutex::new(Members::default()),
         }
@@ -156,11 +168,8 @@ impl Scope {
     /// Ends by its own deadline, unless it has ended before. True if this call
     /// ended it.
     pub(super) fn settle_deadline(&self, deadline: &Deadline) -> (&End, bool) {
-        let end = End {
-            outcome: Outcome::deadline(deadline.cause.clone()),
-            by: self.id(),
-            when: Some((deadline.at, deadline.clock.clone())),
-        };
+        let when = self.note.get().map(|_| Box::new((deadline.at, deadline.clock.clone())));
+        let end = End { cause: deadline.cause.clone(), by: self.id(), when };
         match self.settle(end) {
             Ok(end) => (end, true),
             Err(_late) => (self.end.get().expect(SETTLED), false),
@@ -173,14 +182,14 @@ impl Scope {
         if let Some(end) = self.end.get() {
             return (end, false);
         }
-        if let Some(deadline) = self.deadline.as_ref().filter(|own| parent.outrun_by(own)) {
+        if let Some(deadline) = self.deadline.as_ref().filter(|own| parent.outran(own)) {
             return self.settle_deadline(deadline);
         }
-        let when = self.note.get().map(|clock| match &parent.when {
-            Some((when, noted)) if noted.same(clock) => (*when, clock.clone()),
-            _ => (clock.now(), clock.clone()),
+        let when = self.note.get().map(|clock| match parent.when.as_deref() {
+            Some((when, noted)) if noted.same(clock) => Box::new((*when, Clock::clone(clock))),
+            _ => Box::new((clock.now(), Clock::clone(clock))),
         });
-        let end = End { outcome: parent.outcome.clone(), by: parent.by, when };
+        let end = End { cause: parent.cause.clone(), by: parent.by, when };
         match self.settle(end) {
             Ok(end) => (end, false),
             Err(_late) => (self.end.get().expect(SETTLED), false),
@@ -192,7 +201,7 @@ impl Scope {
     pub(super) fn note_time_by(&self, clock: &Clock) -> bool {
         match self.note.get() {
             Some(noted) => noted.same(clock),
-            None => match self.note.set(clock.clone()) {
+            None => match self.note.set(Box::new(clock.clone())) {
                 Ok(_) => true,
                 Err(_late) => self.note.get().expect(SETTLED).same(clock),
             },
@@ -206,11 +215,11 @@ impl Scope {
         if child.seat.load(Ordering::Relaxed) != 0 {
             return;
         }
-        let newcomer = Arc::clone(child);
+        let newcomer = Member::Child(Arc::clone(child));
         let mut members = self.members.lock();
         let refused = self.end.get().is_some() || child.seat.load(Ordering::Relaxed) != 0;
         if !refused {
-            let key = members.children.insert(newcomer);
+            let key = members.add(newcomer);
             child.seat.store(key + 1, Ordering::Relaxed);
             return;
         }
@@ -224,37 +233,29 @@ impl Scope {
         if self.end.get().is_some() && !skip(Break::AdoptedTooLate) {
             None
         } else {
-            Some(members.children.insert(Arc::clone(child)))
+            Some(members.add(Member::Child(Arc::clone(child))))
         }
     }
 
     /// Takes `child`, whose context is being dropped, out of this scope's list.
     pub(super) fn dismiss(&self, child: &Scope) {
-        // Relaxed: the context is being dropped, so nobody registers it any more.
         if skip(Break::DeadChildStays) {
             return;
         }
+        // Relaxed: the context is being dropped, so nobody registers it any more.
         if let Some(key) = child.seat.load(Ordering::Relaxed).checked_sub(1) {
-            self.dismiss_key(key);
+            self.remove(key, |_| true);
         }
-    }
-
-    pub(super) fn dismiss_key(&self, key: usize) {
-        let mut members = self.members.lock();
-        let gone = members.children.remove(key);
-        let memory = if_emptied(&mut members.children);
-        drop(members);
-        drop((gone, memory));
     }
 
     /// Adds a waker, or changes the one with this key. `None`: it has ended.
     pub(super) fn wait(&self, key: Option<usize>, waker: &Waker) -> Option<usize> {
         if let Some(key) = key {
-            let members = self.members.lock();
+            let mut members = self.members.lock();
             if self.end.get().is_some() {
                 return None;
             }
-            if members.waiters[key].will_wake(waker) {
+            if members.waker(key).will_wake(waker) {
                 return Some(key);
             }
         }
@@ -268,59 +269,57 @@ impl Scope {
         }
         match key {
             Some(key) => {
-                let place = &mut members.waiters[key];
                 let old = if skip(Break::WakerNotReplaced) {
                     waker
                 } else {
-                    std::mem::replace(place, waker)
+                    std::mem::replace(members.waker(key), waker)
                 };
                 drop(members);
                 drop(old);
                 Some(key)
             }
-            None => Some(members.waiters.insert(waker)),
+            None => Some(members.add(Member::Waiter(waker))),
         }
     }
 
     /// Takes back a waker that was added.
     pub(super) fn unwait(&self, key: usize) {
-        let mut members = self.members.lock();
-        let gone = (!members.swept).then(|| members.waiters.remove(key));
-        let memory = if_emptied(&mut members.waiters);
-        drop(members);
-        drop((gone, memory));
+        self.remove(key, |member| matches!(member, Member::Waiter(_)));
     }
 
     /// Adds a function; gives it back where the scope has ended.
     pub(super) fn add_func(&self, func: Func) -> Result<usize, Func> {
         let mut members = self.members.lock();
-        if self.end.get().is_some() { Err(func) } else { Ok(members.funcs.insert(func)) }
+        if self.end.get().is_some() { Err(func) } else { Ok(members.add(Member::Func(func))) }
     }
 
-    /// Takes out the function with this key, if it is still the one meant.
-    pub(super) fn remove_func(&self, key: usize, is_it: impl FnOnce(&Func) -> bool) {
+    /// Takes out the member with this key, if a sweep has not taken it and it is
+    /// still the one that is meant.
+    pub(super) fn remove(&self, key: usize, is_meant: impl FnOnce(&Member) -> bool) {
         let mut members = self.members.lock();
-        let gone = match members.funcs.get(key) {
-            Some(func) if is_it(func) => Some(members.funcs.remove(key)),
+        let gone = match members.all.get(key) {
+            Some(member) if is_meant(member) => members.take(key),
             _ => None,
         };
-        let memory = if_emptied(&mut members.funcs);
+        // A list that a crowd has left gives its memory back.
+        let crowd_left = members.all.is_empty() && members.all.capacity() > 64;
+        let memory = crowd_left.then(|| std::mem::take(&mut members.all));
         drop(members);
         drop((gone, memory));
     }
 
-    /// Ends for `outcome` if it has not ended; everything below it is marked
-    /// when this returns. What is to be told is in the harvest, if this call
-    /// was the one that ended it.
-    pub(super) fn cancel(this: &Arc<Self>, outcome: Outcome) -> Harvest {
+    /// Ends for `cause` if it has not ended; everything below it is marked when
+    /// this returns. What is to be told is in the harvest, if this call was the
+    /// one that ended it.
+    pub(super) fn cancel(this: &Arc<Self>, cause: Cause) -> Harvest {
         let members = lock_arc(Arc::clone(this), |scope| &scope.members);
         if members.swept {
             return Harvest::default();
         }
-        let when = this.note.get().map(|clock| (clock.now(), clock.clone()));
-        match this.settle(End { outcome, by: this.id(), when }) {
+        let when = this.note.get().map(|clock| Box::new((clock.now(), Clock::clone(clock))));
+        match this.settle(End { cause, by: this.id(), when }) {
             Ok(end) => {
-                let ended = end.outcome.clone();
+                let ended = end.cause.clone();
                 sweep(members, Mode::Harvest).reporting(ended)
             }
             // Somebody's look came first: whoever it was that ended it will harvest.
@@ -342,51 +341,45 @@ impl Scope {
         if members.swept || end.by != this.id() || !end.is_deadline() {
             return Harvest::default();
         }
-        let ended = ended_now.then(|| end.outcome.clone());
+        let ended = ended_now.then(|| end.cause.clone());
         let harvest = sweep(members, Mode::Harvest);
         match ended {
-            Some(outcome) => harvest.reporting(outcome),
+            Some(cause) => harvest.reporting(cause),
             None => harvest,
         }
     }
 
-    /// Somebody below waits for this scope's deadline: arms the alarm.
+    /// Somebody, here or below, waits for this scope's deadline: the first arms
+    /// the alarm.
     #[cfg(not(loom))]
     pub(super) fn watch(this: &Arc<Self>) {
         let Some(deadline) = &this.deadline else { return };
-        let mut watch = deadline.watch.lock();
-        watch.0 += 1;
-        if watch.0 == 1 && this.end.get().is_none() {
+        let mut members = this.members.lock();
+        members.watchers += 1;
+        if members.watchers == 1 && this.end.get().is_none() {
             let scope = Arc::clone(this);
-            watch.1 =
-                Some(deadline.clock.arm(
-                    deadline.at,
-                    Box::new(move || Scope::ring(&scope).wake_and_leave_the_rest()),
-                ));
+            let bell = Box::new(move || Scope::ring(&scope).wake_and_leave_the_rest());
+            members.alarm = Some(Box::new(deadline.clock.arm(deadline.at, bell)));
         }
     }
 
-    /// The opposite of `watch`.
+    /// The opposite of `watch`: the last one disarms.
     #[cfg(not(loom))]
     pub(super) fn unwatch(&self) {
-        let Some(deadline) = &self.deadline else { return };
-        let mut watch = deadline.watch.lock();
-        watch.0 -= 1;
-        let alarm = if watch.0 == 0 { watch.1.take() } else { None };
-        drop(watch);
-        drop(alarm);
-    }
-
-    #[cfg(loom)]
-    pub(super) fn children(&self) -> usize {
-        self.members.lock().children.len()
+        if self.deadline.is_some() {
+            let mut members = self.members.lock();
+            members.watchers -= 1;
+            let alarm = if members.watchers == 0 { members.alarm.take() } else { None };
+            drop(members);
+            drop(alarm);
+        }
     }
 
     /// Nobody waits any more: its context is being dropped.
     #[cfg(not(loom))]
     pub(super) fn disarm(&self) {
-        if let Some(deadline) = &self.deadline {
-            let alarm = deadline.watch.lock().1.take();
+        if self.deadline.is_some() {
+            let alarm = self.members.lock().alarm.take();
             drop(alarm);
         }
     }
@@ -396,75 +389,107 @@ impl Scope {
 
     #[cfg(loom)]
     pub(super) fn unwatch(&self) {}
-}
 
-impl End {
-    fn is_deadline(&self) -> bool {
-        self.outcome.error == super::ContextError::DeadlineExceeded
+    /// How many children are in the list: for the models.
+    #[cfg(loom)]
+    pub(super) fn children(&self) -> usize {
+        self.members.lock().children
     }
 }
 
-/// A list that a crowd has left gives its memory back.
-fn if_emptied<T>(list: &mut Slab<T>) -> Option<Slab<T>> {
-    (list.is_empty() && list.capacity() > 64).then(|| std::mem::take(list))
+impl Members {
+    fn add(&mut self, member: Member) -> usize {
+        if self.all.capacity() == 0 {
+            // One is the usual number.
+            self.all = Slab::with_capacity(1);
+        }
+        self.children += usize::from(matches!(member, Member::Child(_)));
+        self.all.insert(member)
+    }
+
+    fn take(&mut self, key: usize) -> Option<Member> {
+        let member = self.all.try_remove(key)?;
+        self.children -= usize::from(matches!(member, Member::Child(_)));
+        Some(member)
+    }
+
+    fn waker(&mut self, key: usize) -> &mut Waker {
+        match &mut self.all[key] {
+            Member::Waiter(waker) => waker,
+            Member::Child(_) | Member::Func(_) => unreachable!("the key is a waiter's"),
+        }
+    }
+
+    /// The first child whose key is not below `from`.
+    fn child(&self, from: usize) -> Option<(usize, &Arc<Scope>)> {
+        (from..self.all.capacity()).find_map(|key| match self.all.get(key) {
+            Some(Member::Child(child)) => Some((key, child)),
+            _ => None,
+        })
+    }
+
+    /// Marks, and takes everybody who is to be told.
+    fn visit(&mut self, mode: Mode, harvest: &mut Harvest) {
+        self.marked = true;
+        if mode == Mode::Mark {
+            return;
+        }
+        self.swept = true;
+        #[cfg(not(loom))]
+        harvest.alarms.extend(self.alarm.take());
+        if self.all.len() > self.children {
+            for key in 0..self.all.capacity() {
+                if let Some(Member::Waiter(_) | Member::Func(_)) = self.all.get(key) {
+                    harvest.add(self.all.remove(key));
+                }
+            }
+        }
+    }
+
+    /// Whether a sweep has nothing to do here any more.
+    fn is_past(&self, mode: Mode) -> bool {
+        self.swept || (mode == Mode::Mark && self.marked)
+    }
 }
 
 /// Goes down from a scope that has ended and whose lock is held (invariant 3).
-fn sweep(root: ArcGuard<Scope, Members>, mode: Mode) -> Harvest {
+fn sweep(mut root: ArcGuard<Scope, Members>, mode: Mode) -> Harvest {
     let mut harvest = Harvest::default();
-    let mut path = Vec::new();
-    enter(root, mode, &mut path, &mut harvest);
-    while let Some(frame) = path.last_mut() {
-        let children = &frame.members.children;
-        let rest = frame.next..children.capacity();
-        let Some((key, child)) = rest.filter_map(|key| Some((key, children.get(key)?))).next()
-        else {
+    root.visit(mode, &mut harvest);
+    if root.children == 0 {
+        return harvest;
+    }
+    let mut path = vec![Frame { members: root, mode, next: 0 }];
+    while let Some(Frame { members, mode, next }) = path.last_mut() {
+        let Some((key, child)) = members.child(*next) else {
             path.pop();
             continue;
         };
-        let end = frame.members.owner().end.get().expect("a sweep goes below what has ended");
-        let (child_end, ended_now) = child.inherit(end);
+        *next = key + 1;
+        let end = members.owner().end.get().expect("a sweep goes below what has ended");
+        let (childs, ended_now) = child.inherit(end);
         if ended_now {
-            harvest.report(child_end.outcome.clone());
+            harvest.report(childs.cause.clone());
         }
         // Invariant 4.
-        let theirs = !skip(Break::SweepTakesOthersWaiters)
-            && child_end.by != end.by
-            && !child_end.is_deadline();
-        let mode = if theirs { Mode::Mark } else { frame.mode };
-        let child = Arc::clone(child);
-        frame.next = key + 1;
-        let members = lock_arc(child, |scope| &scope.members);
-        if !members.swept && (mode == Mode::Harvest || !members.marked) {
-            enter(members, mode, &mut path, &mut harvest);
+        let theirs = childs.by != end.by && !childs.is_deadline();
+        let mode = if theirs && !skip(Break::SweepTakesOthersWaiters) { Mode::Mark } else { *mode };
+        let mut members = child.members.lock();
+        if members.is_past(mode) {
+            continue;
+        }
+        if members.children == 0 {
+            members.visit(mode, &mut harvest);
+            continue;
+        }
+        // The path keeps the guard, so the guard keeps the child. Nothing is added in
+        // between, for the child has ended; another sweep may come first.
+        drop(members);
+        let mut members = lock_arc(Arc::clone(child), |scope| &scope.members);
+        if !members.is_past(mode) {
+            members.visit(mode, &mut harvest);
+            path.push(Frame { members, mode, next: 0 });
         }
     }
     harvest
-}
-
-fn enter(
-    mut members: ArcGuard<Scope, Members>,
-    mode: Mode,
-    path: &mut Vec<Frame>,
-    harvest: &mut Harvest,
-) {
-    members.marked = true;
-    if mode == Mode::Harvest {
-        members.swept = true;
-        let Members { waiters, funcs, .. } = &mut *members;
-        harvest.take(waiters, funcs);
-        #[cfg(not(loom))]
-        if let Some(deadline) = &members.owner().deadline {
-            let alarm = deadline.watch.lock().1.take();
-            harvest.alarms.extend(alarm);
-        }
-    }
-    path.push(Frame { members, mode, next: 0 });
-}
-
-impl End {
-    /// An end whose scope is not known: of a linked context that ended without one.
-    pub(super) fn foreign(outcome: Outcome) -> Self {
-        End { outcome, by: 0, when: None }
-    }
 }

@@ -7,8 +7,8 @@
 //!    so a second signal ends the process however busy or stuck it is.
 //! 2. A context is in the list from [`interrupt`] until it ends.
 
-use super::cause::{Cause, Outcome};
-use super::{Canceller, Context};
+use super::cause::Cause;
+use super::{Canceller, Context, ContextError};
 use crate::sync::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, iterator::Signals};
@@ -134,8 +134,9 @@ impl Watch {
             waiting.iter().map(|(_, waiting)| (waiting.ctx.clone(), waiting.made_at)).collect()
         };
         for (ctx, made_at) in all {
-            let cause = Cause::given(Box::new(interrupted), Some(made_at));
-            ctx.branch().expect("made by with_cancel").cancel(Outcome::cancelled(cause));
+            let error = Box::new(interrupted);
+            let cause = Cause::given(ContextError::Cancelled, error, Some(made_at));
+            ctx.branch().expect("made by with_cancel").cancel(cause);
         }
     }
 }

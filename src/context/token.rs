@@ -12,7 +12,7 @@
 //!    a wake that comes meanwhile is noted, and it is polled again.
 
 use super::after::{Func, Job};
-use super::cause::{Cause, Outcome};
+use super::cause::Cause;
 use super::scope::Scope;
 use super::{Canceller, Context};
 use crate::sync::{Arc, Mutex};
@@ -143,7 +143,7 @@ impl Bridge {
             drop(crossing);
             if future.as_mut().poll(&mut cx) == Poll::Ready(()) {
                 if let Some(scope) = self.scope.upgrade() {
-                    Scope::cancel(&scope, Outcome::cancelled(Cause::cancelled(None))).run();
+                    Scope::cancel(&scope, Cause::cancelled(None)).run();
                 }
                 return;
             }

@@ -1,7 +1,7 @@
 //! The live subtree, for a person to read.
 
 use super::display::Shown;
-use super::layer::{Line, Role};
+use super::layer::{Branch, Layer, Line};
 use crate::sync::{Family, Ref};
 use std::collections::HashMap;
 use std::fmt;
@@ -50,16 +50,20 @@ impl Tree {
             children.entry(parent).or_default().push(Node {
                 address: layer.address(),
                 what: Shown(layer).to_string(),
-                made_at: layer.layer().made_at,
+                made_at: branch.made_at,
             });
         });
         let mut tree = Tree { lines: Vec::new() };
         let (text, address) = match root {
             None => ("background".to_string(), 0),
             Some(layer) => {
-                let ended = layer.layer().branch().and_then(|branch| branch.look());
-                let ended = ended.map_or(String::new(), |outcome| format!(", {}", outcome.error));
-                let made_at = layer.layer().made_at;
+                let made_at = match layer.layer() {
+                    Layer::Branch(branch) => branch.made_at,
+                    Layer::Todo { made_at } | Layer::Detached { made_at, .. } => made_at,
+                    Layer::Value { .. } => unreachable!("looked past, above"),
+                };
+                let ended = layer.layer().branch().and_then(Branch::look);
+                let ended = ended.map_or(String::new(), |cause| format!(", {}", cause.end()));
                 (format!("{}, made at {made_at}{ended}", Shown(layer)), layer.address())
             }
         };
@@ -112,7 +116,7 @@ fn sorted(nodes: Option<Vec<Node>>) -> Vec<Node> {
 
 /// The layer itself or the nearest above it that is more than a value.
 fn nearest_node<'a>(mut layer: Ref<'a, Line>) -> Option<Ref<'a, Line>> {
-    while let Role::Value { branch, .. } = &layer.layer().role {
+    while let Layer::Value { branch, .. } = layer.layer() {
         match branch {
             Some(branch) => return Some(*branch),
             None => layer = layer.parent()?,

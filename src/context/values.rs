@@ -8,14 +8,17 @@
 //!
 //! # Invariants
 //!
-//! 1. A key's hash is read two bits at a time, lowest first: digit `l` is bits
-//!    `2l` and `2l + 1`. `sibs[3l + x - 1]` of a layer is the root for the keys
-//!    whose digits below `l` are the layer's own and whose digit `l` is the
-//!    layer's own xor `x`, with `x` in `1..=3`.
-//! 2. A layer reached through level `l` is asked for its levels above `l` only.
-//! 3. Different keys of one hash (two of 2^64) lie in a list: `sibs[96]`.
+//! 1. A name's hash is read two bits at a time, lowest first: digit `l` is bits
+//!    `2l` and `2l + 1`. `first[d]` of a layer is the root for the names whose
+//!    digit 0 is `d`, the layer itself where that is its own digit.
+//! 2. In a layer reached through level `l - 1`, the sibling at level `l`,
+//!    difference `x` (1 to 3), is the root for the names that share the layer's
+//!    digits below `l` and whose digit `l` is the layer's own xor `x`.
+//! 3. The hash of a key is its address, turned about: no two keys share one.
+//!    Types of one hash (two of 2^64), or a type and a key, lie in a list:
+//!    `twin`. Which of them a layer is, its value's type tells.
 
-use super::layer::{Layer, Line, Role};
+use super::layer::{Layer, Line};
 use crate::sync::Ref;
 use std::any::TypeId;
 use std::fmt;
@@ -51,63 +54,61 @@ use std::sync::atomic::AtomicU8;
 /// # drop(ctx);
 /// ```
 pub struct Key<V> {
-    name: &'static str,
-    /// Never used: its interior mutability stops the compiler from promoting a
-    /// `&const` to a static that other constants might share.
-    _address: AtomicU8,
+    label: Label,
     _value: PhantomData<fn() -> V>,
 }
 
 impl<V> Key<V> {
     /// A key; the name is for people, in `Display` of a context.
     pub const fn new(name: &'static str) -> Self {
-        Key { name, _address: AtomicU8::new(0), _value: PhantomData }
+        Key { label: Label { name, _address: AtomicU8::new(0) }, _value: PhantomData }
     }
 
     /// Its name.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.label.name
+    }
+
+    pub(super) fn label(&'static self) -> &'static Label {
+        &self.label
     }
 }
 
 impl<V> fmt::Debug for Key<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Key").field(&self.name).finish()
+        f.debug_tuple("Key").field(&self.name()).finish()
     }
 }
 
-/// What a value is found by.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Name {
-    Type(TypeId),
-    /// The address of a `Key`, and what it is called.
-    Static(usize, &'static str),
+/// The part of a key that does not depend on its type; its address is the key.
+pub(super) struct Label {
+    name: &'static str,
+    /// Never used: its interior mutability stops the compiler from promoting a
+    /// `&const` to a static that other constants might share.
+    _address: AtomicU8,
 }
 
-impl Name {
-    pub(super) fn of_type<V: 'static>() -> Self {
-        Name::Type(TypeId::of::<V>())
+/// What a value is found by: its key, or (`None`) its type.
+pub(super) type Name = Option<&'static Label>;
+
+impl Label {
+    pub(super) fn name(&self) -> &'static str {
+        self.name
     }
 
-    pub(super) fn of_key<V>(key: &'static Key<V>) -> Self {
-        Name::Static(std::ptr::from_ref(key).addr(), key.name)
-    }
-
+    /// Addresses differ in their middle bits; the product spreads those over the
+    /// upper half, and digits are read from the lowest.
     #[inline]
-    fn hash(&self) -> u64 {
-        match self {
-            Name::Type(id) => {
-                let mut hasher = TakeFirst(0);
-                id.hash(&mut hasher);
-                hasher.0
-            }
-            Name::Static(address, _) => {
-                // Addresses differ in their middle bits; the product spreads those over
-                // the upper half, and digits are read from the lowest.
-                (*address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).swap_bytes()
-            }
-        }
+    fn hash(&'static self) -> u64 {
+        (std::ptr::from_ref(self).addr() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).swap_bytes()
     }
+}
+
+#[inline]
+fn hash_of_type<V: 'static>() -> u64 {
+    let mut hasher = TakeFirst(0);
+    TypeId::of::<V>().hash(&mut hasher);
+    hasher.0
 }
 
 /// A `TypeId` is a hash already.
@@ -129,33 +130,36 @@ impl Hasher for TakeFirst {
 
 /// The index part of a value layer.
 pub(super) struct Entry<'a> {
-    pub(super) name: Name,
     hash: u64,
-    sibs: Sibs<'a>,
+    pub(super) name: Name,
+    /// Level 0; nothing at the layer's own digit, for that is the layer.
+    first: [Sib<'a>; 4],
+    more: More<'a>,
 }
 
 type Sib<'a> = Option<Ref<'a, Line>>;
 
-const INLINE: usize = 3;
-const TWINS: usize = 96;
+/// The siblings at the levels from 1 on. Among a handful of names few have any.
+type More<'a> = Option<Box<Block<'a>>>;
 
-/// Pointers to elder layers: the first level in place, more in a box.
-struct Sibs<'a> {
-    first: [Sib<'a>; INLINE],
-    more: Box<[Sib<'a>]>,
+/// Four levels of siblings (by their difference, less one), and the next four.
+#[derive(Default)]
+struct Block<'a> {
+    levels: [[Sib<'a>; 3]; LEVELS],
+    next: More<'a>,
+    /// In the first block only.
+    twin: Sib<'a>,
 }
 
-impl<'a> Sibs<'a> {
-    #[inline]
-    fn get(&self, slot: usize) -> Sib<'a> {
-        match slot.checked_sub(INLINE) {
-            None => self.first[slot],
-            Some(slot) => self.more.get(slot).copied().flatten(),
-        }
-    }
+const LEVELS: usize = 4;
+
+/// The digit of `hash` at level 0.
+fn digit(hash: u64) -> usize {
+    hash as usize & 3
 }
 
-/// Where two different hashes part: the level, and the digits' difference there.
+/// Where two hashes part: the level, and the digits' difference there. `None`
+/// if they are one.
 #[inline]
 fn parting(hash: u64, other: u64) -> Option<(usize, usize)> {
     let differ = hash ^ other;
@@ -163,95 +167,112 @@ fn parting(hash: u64, other: u64) -> Option<(usize, usize)> {
         return None;
     }
     let level = (differ.trailing_zeros() / 2) as usize;
-    Some((level, (differ >> (2 * level)) as usize & 3))
-}
-
-fn slot(level: usize, difference: usize) -> usize {
-    3 * level + difference - 1
+    Some((level, digit(differ >> (2 * level))))
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn new(name: Name, top: Sib<'a>) -> Self {
-        Self::with_hash(name, name.hash(), top)
-    }
-
-    fn with_hash(name: Name, hash: u64, top: Sib<'a>) -> Self {
-        let mut path = Path { sibs: [None; TWINS + 1], used: 0 };
-        let mut next = top;
-        let mut level = 0;
+    /// The entry of a layer with a value of type `V`, above which `top` is seen.
+    pub(super) fn new<V: 'static>(name: Name, top: Sib<'a>) -> Self {
+        let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
+        let mut new = Entry { hash, name, first: [None; 4], more: None };
+        let Some(top) = top else { return new };
+        new.first = entry(top).first;
+        new.first[digit(entry(top).hash)] = Some(top);
+        // The names with this layer's first digit are below this layer from now on: its
+        // way through those of the root that they had before.
+        let mut next = new.first[digit(hash)].take();
+        let mut level = 1;
         while let Some(layer) = next {
             let elder = entry(layer);
-            match parting(hash, elder.hash) {
-                Some((parts, difference)) => {
-                    path.copy(elder, 3 * level..3 * parts);
-                    // At the parting, the elder's siblings seen from here: the elder itself
-                    // is one, and one of its own is where this layer's way goes on.
-                    path.put(slot(parts, difference), Some(layer));
-                    for other in (1..=3).filter(|&other| other != difference) {
-                        path.put(
-                            slot(parts, other ^ difference),
-                            elder.sibs.get(slot(parts, other)),
-                        );
-                    }
-                    next = elder.sibs.get(slot(parts, difference));
-                    level = parts + 1;
-                }
-                None => {
-                    path.copy(elder, 3 * level..TWINS);
-                    path.put(
-                        TWINS,
-                        if elder.name == name { elder.sibs.get(TWINS) } else { Some(layer) },
-                    );
-                    break;
-                }
+            let Some((parts, difference)) = parting(hash, elder.hash) else {
+                (level..32).for_each(|level| new.put(level, elder.level(level)));
+                let covered = is::<V>(layer, name);
+                new.put_twin(if covered { elder.twin() } else { Some(layer) });
+                break;
+            };
+            (level..parts).for_each(|level| new.put(level, elder.level(level)));
+            // Where they part, the elder is one of this layer's siblings, and one of the
+            // elder's is where this layer's way goes on.
+            let elders = elder.level(parts);
+            let mut sibs = [None; 3];
+            for other in 1..=3 {
+                let seen_from_here = if other == difference { other } else { other ^ difference };
+                sibs[seen_from_here - 1] =
+                    if other == difference { Some(layer) } else { elders[other - 1] };
+            }
+            new.put(parts, sibs);
+            next = elders[difference - 1];
+            level = parts + 1;
+        }
+        new
+    }
+
+    /// The siblings at a level from 1 on.
+    #[inline]
+    fn level(&self, level: usize) -> [Sib<'a>; 3] {
+        let mut block = &self.more;
+        for _ in 0..(level - 1) / LEVELS {
+            match block {
+                Some(filled) => block = &filled.next,
+                None => return [None; 3],
             }
         }
-        let first = [path.sibs[0], path.sibs[1], path.sibs[2]];
-        let more = path.sibs[INLINE..path.used.max(INLINE)].into();
-        Entry { name, hash, sibs: Sibs { first, more } }
+        block.as_ref().map_or([None; 3], |block| block.levels[(level - 1) % LEVELS])
     }
-}
 
-/// The pointers of a layer in the making.
-struct Path<'a> {
-    sibs: [Sib<'a>; TWINS + 1],
-    used: usize,
-}
-
-impl<'a> Path<'a> {
-    fn put(&mut self, slot: usize, sib: Sib<'a>) {
-        if sib.is_some() {
-            self.sibs[slot] = sib;
-            self.used = self.used.max(slot + 1);
+    fn put(&mut self, level: usize, sibs: [Sib<'a>; 3]) {
+        if sibs.iter().any(Option::is_some) {
+            let mut block = self.more.get_or_insert_default();
+            for _ in 0..(level - 1) / LEVELS {
+                block = block.next.get_or_insert_default();
+            }
+            block.levels[(level - 1) % LEVELS] = sibs;
         }
     }
 
-    fn copy(&mut self, elder: &Entry<'a>, slots: std::ops::Range<usize>) {
-        let end = slots.end.min(INLINE + elder.sibs.more.len());
-        for slot in slots.start..end {
-            self.put(slot, elder.sibs.get(slot));
+    fn twin(&self) -> Sib<'a> {
+        self.more.as_ref()?.twin
+    }
+
+    fn put_twin(&mut self, twin: Sib<'a>) {
+        if twin.is_some() {
+            self.more.get_or_insert_default().twin = twin;
         }
     }
 }
 
+#[inline]
 fn entry<'a>(layer: Ref<'a, Line>) -> &'a Entry<'a> {
-    match &layer.layer().role {
-        Role::Value { entry, .. } => entry,
+    match layer.layer() {
+        Layer::Value { entry, .. } => entry,
         _ => unreachable!("only value layers are in the trie"),
     }
 }
 
-/// The nearest layer with this name, from the topmost value layer down.
+/// Whether a layer has this name: the same key, or the same type and no key.
 #[inline]
-pub(super) fn find<'a>(top: Sib<'a>, name: Name) -> Sib<'a> {
-    let hash = name.hash();
-    let mut next = top;
+fn is<V: 'static>(layer: Ref<'_, Line>, name: Name) -> bool {
+    match (entry(layer).name, name) {
+        (Some(one), Some(two)) => std::ptr::eq(one, two),
+        (None, None) => layer.value::<V>().is_some(),
+        _ => false,
+    }
+}
+
+/// The value of the nearest layer with this name, from the topmost value layer
+/// down.
+#[inline]
+pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a V> {
+    let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
+    let root = entry(top);
+    let below = root.first[digit(hash)];
+    let mut next = if digit(hash) == digit(root.hash) { Some(top) } else { below };
     while let Some(layer) = next {
         let elder = entry(layer);
         next = match parting(hash, elder.hash) {
-            Some((level, difference)) => elder.sibs.get(slot(level, difference)),
-            None if elder.name == name => return Some(layer),
-            None => elder.sibs.get(TWINS),
+            Some((level, difference)) => elder.level(level)[difference - 1],
+            None if is::<V>(layer, name) => return layer.value(),
+            None => elder.twin(),
         };
     }
     None
@@ -260,6 +281,10 @@ pub(super) fn find<'a>(top: Sib<'a>, name: Name) -> Sib<'a> {
 /// The topmost value layer seen from `layer`, itself included.
 #[inline]
 pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
-    let Layer { role, values, .. } = layer.layer();
-    if let Role::Value { .. } = role { Some(layer) } else { *values }
+    match layer.layer() {
+        Layer::Value { .. } => Some(layer),
+        Layer::Branch(branch) => branch.values,
+        Layer::Detached { values, .. } => *values,
+        Layer::Todo { .. } => None,
+    }
 }

@@ -28,7 +28,7 @@
 
 use super::atomic::{AtomicUsize, Ordering};
 use super::planted::{Break, skip};
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
@@ -43,9 +43,9 @@ pub(crate) trait Family: Sized + 'static {
     /// takes is the proof that a layer for long is as good as one for short.
     fn shorten<'s, 'l: 's>(layer: &'s Self::Layer<'l>) -> &'s Self::Layer<'s>;
 
-    /// Takes out the links that a layer owns besides the one to its parent, so
-    /// that they are let go in a loop too.
-    fn take_links(layer: &mut Self::Layer<'_>) -> Vec<Link<Self>>;
+    /// Takes out the links that a value owns, so that they are let go in a loop
+    /// too, like the one to the parent.
+    fn take_links(value: &mut dyn Any) -> Vec<Link<Self>>;
 
     /// Where the seated links of this family sit.
     #[cfg(not(loom))]
@@ -114,15 +114,14 @@ unsafe impl<F: Family> Send for Ref<'_, F> {}
 unsafe impl<F: Family> Sync for Ref<'_, F> {}
 
 impl<F: Family> Link<F> {
-    /// A new link below `parent`, holding `value`. `seated` links are found by
-    /// the roster.
+    /// A new link below `parent`; `build` makes its layer and its value. `seated`
+    /// links are found by the roster.
     pub(crate) fn new<V: Send + Sync + 'static>(
         parent: Option<Link<F>>,
         seated: bool,
-        value: V,
-        build: impl for<'p> FnOnce(Option<Ref<'p, F>>) -> F::Layer<'p>,
+        build: impl for<'p> FnOnce(Option<Ref<'p, F>>) -> (F::Layer<'p>, V),
     ) -> Self {
-        let layer = build(parent.as_ref().map(Link::as_ref));
+        let (layer, value) = build(parent.as_ref().map(Link::as_ref));
         // SAFETY: only the lifetime changes. By invariant 3 every reference in the layer
         // lasts as long as the parent, and by invariant 2 the layer is gone before that.
         let layer = unsafe { lengthen::<F>(layer) };
@@ -145,7 +144,7 @@ impl<F: Family> Link<F> {
         let head = unsafe { NonNull::new_unchecked(head) };
         #[cfg(not(loom))]
         if seated {
-            F::roster().join(roster::Sitter(head), |seat| {
+            F::roster().join(head, |seat| {
                 // SAFETY: neither a link nor the sitter has been handed out yet.
                 unsafe { (&raw mut (*head.as_ptr()).seat).write(Some(seat)) };
             });
@@ -245,7 +244,7 @@ fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
 ///
 /// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, its count is
 /// spent, and it is not used afterwards.
-unsafe fn destroy<F: Family, V>(head: NonNull<Head<F>>, elders: &mut Elders<F>) {
+unsafe fn destroy<F: Family, V: 'static>(head: NonNull<Head<F>>, elders: &mut Elders<F>) {
     #[cfg(not(loom))]
     {
         // SAFETY: the head is alive until the box below is dropped.
@@ -257,7 +256,7 @@ unsafe fn destroy<F: Family, V>(head: NonNull<Head<F>>, elders: &mut Elders<F>) 
     let mut body = unsafe { Box::from_raw(head.cast::<Body<F, V>>().as_ptr()) };
     // Kept until layer and value are gone: invariant 2.
     elders.parent = body.head.parent.take();
-    elders.others.append(&mut F::take_links(&mut body.head.layer));
+    elders.others.append(&mut F::take_links(&mut body.value));
     // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
     unsafe { ManuallyDrop::drop(&mut body.head.layer) };
     drop(body);
@@ -334,11 +333,11 @@ impl<'a, F: Family> Deref for Ref<'a, F> {
 #[cfg(not(loom))]
 pub(crate) mod roster {
     use super::{Family, Head, Ref};
-    use crate::sync::Mutex;
-    use slab::Slab;
+    use crate::sync::BriefLock;
     use std::cell::Cell;
     use std::marker::PhantomData;
-    use std::ptr::NonNull;
+    use std::num::NonZero;
+    use std::ptr::{NonNull, without_provenance_mut};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const SHARDS: usize = 64;
@@ -347,17 +346,27 @@ pub(crate) mod roster {
 
     /// Two cache lines, so that neighbours do not share one.
     #[repr(align(128))]
-    struct Shard<F: Family>(Mutex<Slab<Sitter<F>>>);
+    struct Shard<F: Family>(BriefLock<Places<F>>);
 
-    pub(super) struct Sitter<F: Family>(pub(super) NonNull<Head<F>>);
+    /// Places of one word each: a sitter, or (odd, so not a pointer) twice the
+    /// number of the next free place plus one.
+    struct Places<F: Family> {
+        all: Vec<*mut Head<F>>,
+        /// The first free place; past the end if there is none.
+        free: usize,
+        taken: usize,
+    }
 
-    // SAFETY: a sitter is a shared reference to a head, valid while its shard is held.
-    unsafe impl<F: Family> Send for Sitter<F> {}
+    // SAFETY: a sitter is a shared reference to a head (which is `Sync`), valid while
+    // its shard is held.
+    unsafe impl<F: Family> Send for Places<F> {}
 
+    /// Shard and place in it, in one word with room for `None`.
     #[derive(Clone, Copy)]
     pub(super) struct Seat {
+        /// One more than the place.
+        place: NonZero<u32>,
         shard: u32,
-        index: u32,
     }
 
     thread_local! {
@@ -378,35 +387,61 @@ pub(crate) mod roster {
 
     impl<F: Family> Roster<F> {
         pub(crate) const fn new() -> Self {
-            Roster([const { Shard(Mutex::new(Slab::new())) }; SHARDS])
+            Roster([const { Shard(BriefLock::new(Places::NONE)) }; SHARDS])
         }
 
         /// Seats `sitter`, having told it where.
-        pub(super) fn join(&self, sitter: Sitter<F>, tell: impl FnOnce(Seat)) {
+        pub(super) fn join(&self, sitter: NonNull<Head<F>>, tell: impl FnOnce(Seat)) {
             let shard = own_shard();
-            let mut sitters = self.0[shard as usize].0.lock();
-            let place = sitters.vacant_entry();
-            let index = u32::try_from(place.key()).expect("fewer than 2^32 live contexts");
-            tell(Seat { shard, index });
-            place.insert(sitter);
+            let mut places = self.0[shard as usize].0.lock();
+            let number = u32::try_from(places.free + 1).ok().and_then(NonZero::new);
+            tell(Seat { shard, place: number.expect("fewer than 2^32 live contexts") });
+            places.take(sitter);
         }
 
         pub(super) fn leave(&self, seat: Seat) {
-            let mut sitters = self.0[seat.shard as usize].0.lock();
-            sitters.remove(seat.index as usize);
-            if sitters.is_empty() && sitters.capacity() > 1024 {
-                // A crowd has gone: its memory goes too.
-                *sitters = Slab::new();
-            }
+            let place = seat.place.get() as usize - 1;
+            self.0[seat.shard as usize].0.lock().leave(place);
         }
 
         /// Shows every seated link to `see`, which must not make or drop links.
         pub(crate) fn visit(&self, mut see: impl for<'a> FnMut(Ref<'a, F>)) {
             for Shard(shard) in &self.0 {
-                for (_, sitter) in shard.lock().iter() {
-                    // Alive while the shard is held: invariant 5.
-                    see(Ref(sitter.0, PhantomData));
+                for &place in &shard.lock().all {
+                    if place.addr() % 2 == 0 {
+                        // Alive while the shard is held: invariant 5.
+                        see(Ref(NonNull::new(place).expect("sitters are not null"), PhantomData));
+                    }
                 }
+            }
+        }
+    }
+
+    impl<F: Family> Places<F> {
+        const NONE: Self = Places { all: Vec::new(), free: 0, taken: 0 };
+
+        fn take(&mut self, sitter: NonNull<Head<F>>) {
+            let place = self.free;
+            self.taken += 1;
+            match self.all.get_mut(place) {
+                Some(free) => {
+                    self.free = free.addr() / 2;
+                    *free = sitter.as_ptr();
+                }
+                None => {
+                    self.all.push(sitter.as_ptr());
+                    self.free = self.all.len();
+                }
+            }
+        }
+
+        fn leave(&mut self, place: usize) {
+            self.all[place] = without_provenance_mut(2 * self.free + 1);
+            self.free = place;
+            self.taken -= 1;
+            if self.taken == 0 && self.all.len() > 1024 {
+                // A crowd has gone: its memory goes too.
+                *self = Self::NONE;
             }
         }
     }

@@ -8,16 +8,21 @@
 //! |---|---|
 //! | [`latch`] | a cell that is written once and read without a lock |
 //! | [`lineage`] | counted links to a parent, with free pointers to elder links |
+//! | `brief` | a lock for a handful of instructions |
 //! | [`guard`] | a lock guard that keeps its owner alive |
 //! | [`planted`] | bugs for the models to catch |
 //! | `watched` | loom's atomics, with the schedules that loom leaves out |
 
+#[cfg(not(loom))]
+pub(crate) mod brief;
 pub(crate) mod guard;
 pub(crate) mod latch;
 pub(crate) mod lineage;
 #[allow(unreachable_pub)]
 pub mod planted;
 
+#[cfg(not(loom))]
+pub(crate) use brief::BriefLock;
 pub(crate) use guard::{ArcGuard, lock_arc};
 pub(crate) use latch::Latch;
 pub(crate) use lineage::{Family, Link, Ref};
@@ -26,7 +31,7 @@ pub(crate) use lineage::{Family, Link, Ref};
 mod watched;
 #[cfg(loom)]
 pub(crate) mod atomic {
-    pub(crate) use super::watched::{AtomicU8, AtomicUsize};
+    pub(crate) use super::watched::{AtomicU8, AtomicU32, AtomicUsize};
     pub(crate) use std::sync::atomic::Ordering;
 }
 #[cfg(loom)]

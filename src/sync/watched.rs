@@ -70,5 +70,6 @@ macro_rules! watched {
 
 watched! {
     AtomicU8(u8);
+    AtomicU32(u32);
     AtomicUsize(usize);
 }

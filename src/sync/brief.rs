@@ -1,0 +1,87 @@
+//! A lock for a handful of instructions.
+//!
+//! Letting go of it is a plain store, where a mutex that threads may sleep on
+//! needs a second read-modify-write to find out whether one does. For the
+//! roster, which every context that is made or dropped goes through, and where
+//! threads hardly ever meet, that is half the cost. Nothing that can block, or
+//! is the user's, runs under it.
+//!
+//! # Invariants
+//!
+//! 1. Only the thread that took `held` from false to true, and has not put it
+//!    back, touches the value.
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(crate) struct BriefLock<T> {
+    held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock passes the value from thread to thread (`T: Send`), to one at a
+// time (so `T: Sync` is not needed).
+unsafe impl<T: Send> Sync for BriefLock<T> {}
+
+pub(crate) struct BriefGuard<'a, T>(&'a BriefLock<T>);
+
+impl<T> BriefLock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        BriefLock { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> BriefGuard<'_, T> {
+        // Acquire: partner of the Release in the guard's drop.
+        let free = self.held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        if free.is_err() {
+            self.wait();
+        }
+        BriefGuard(self)
+    }
+
+    #[cold]
+    fn wait(&self) {
+        let mut tries = 0_u32;
+        while self
+            .held
+            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            // Relaxed: only a hint when to try again.
+            while self.held.load(Ordering::Relaxed) {
+                tries += 1;
+                if tries < 100 {
+                    std::hint::spin_loop();
+                } else {
+                    // The holder may have been put to sleep: let it run.
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+}
+
+impl<T> Deref for BriefGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: invariant 1: this guard's thread holds the lock.
+        unsafe { &*self.0.value.get() }
+    }
+}
+
+impl<T> DerefMut for BriefGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: invariant 1, and the guard is borrowed mutably.
+        unsafe { &mut *self.0.value.get() }
+    }
+}
+
+impl<T> Drop for BriefGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: partner of the Acquire in `lock`.
+        self.0.held.store(false, Ordering::Release);
+    }
+}
