@@ -85,8 +85,7 @@ impl fmt::Display for Limits<'_> {
 /// `alloc::vec::Vec<app::UserId>` as `Vec<UserId>`.
 fn short(type_name: &str) -> String {
     let mut short = String::new();
-    for piece in type_name.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
-    {
+    for piece in type_name.split_inclusive(|c: char| !(c.is_alphanumeric() || "_:{}".contains(c))) {
         // The last character may be the one that was split at.
         let path_end = piece.rfind("::").map_or(0, |at| at + 2);
         short.push_str(&piece[path_end..]);
@@ -101,6 +100,7 @@ mod tests {
         assert_eq!(super::short("alloc::vec::Vec<app::UserId>"), "Vec<UserId>");
         assert_eq!(super::short("(u8, &'static core::ffi::CStr)"), "(u8, &'static CStr)");
         assert_eq!(super::short("[app::x::Y<a::B, c::D>; 3]"), "[Y<B, D>; 3]");
+        assert_eq!(super::short("app::main::{{closure}}::Local"), "Local");
         assert_eq!(super::short("u64"), "u64");
     }
 }

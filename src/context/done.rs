@@ -62,7 +62,8 @@ impl Done {
         Some(error)
     }
 
-    fn leave(&mut self) {
+    /// Takes the waker back: nobody waits any more.
+    pub(super) fn leave(&mut self) {
         if let (Some(key), Some(branch)) = (self.key.take(), self.ctx.branch()) {
             branch.unwait(key);
             branch.unwatch();

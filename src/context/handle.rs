@@ -153,16 +153,18 @@ impl Context {
     #[track_caller]
     pub fn linked(&self, others: &[&Context]) -> (Context, Canceller) {
         let made_at = Location::caller();
-        let own = self.deadline();
-        let earliest = others
-            .iter()
-            .filter_map(|other| other.branch()?.deadline())
-            .min_by_key(|deadline| deadline.at)
-            .filter(|deadline| own.is_none_or(|own| deadline.at < own))
-            .map(|deadline| Box::new(deadline.clone()));
+        let all = || std::iter::once(&self).chain(others).filter_map(|ctx| ctx.branch());
+        // The deadline is copied, the parent's own too: it must be this context's when one
+        // of the others ends after it has passed.
+        let earliest = all().filter_map(Branch::deadline).min_by_key(|deadline| deadline.at);
+        let earliest = earliest.map(|deadline| Box::new(deadline.clone()));
+        let ended = all().find_map(Branch::look).cloned();
         self.branch_off(|parent| {
-            let branch = Branch::new(made_at, Kind::Linked, earliest, parent);
-            let ties = branch.tie(others.iter().map(|&other| other.clone()).collect());
+            let mut branch = Branch::new(made_at, Kind::Linked, earliest, parent);
+            let ties = match ended {
+                Some(cause) => branch.end_at_once(cause),
+                None => branch.tie(others.iter().map(|&other| other.clone()).collect()),
+            };
             (branch, ties)
         })
     }

@@ -157,9 +157,15 @@ impl<'a> Branch<'a> {
             Some(Ok(scope)) => (Some(&**scope), Latch::new()),
             Some(Err(cause)) => (None, Latch::full(Fate::Ended(cause.clone()))),
         };
-        let bound = match own {
-            Some(own) => Bound::Own(own),
-            None => parent.and_then(Branch::bounding).map_or(Bound::None, Bound::Above),
+        let bound = match (own, parent) {
+            (Some(own), _) => Bound::Own(own),
+            (None, None) => Bound::None,
+            (None, Some(parent)) => match (parent.bounding(), parent.deadline()) {
+                (Some(above), _) => Bound::Above(above),
+                // It has ended, light: there is no scope to point at.
+                (None, Some(deadline)) => Bound::Own(Box::new(deadline.clone())),
+                (None, None) => Bound::None,
+            },
         };
         let cancellers = AtomicU32::new(1);
         let branch = Branch { made_at, values, fate, up, bound, cancellers, kind };
@@ -173,6 +179,12 @@ impl<'a> Branch<'a> {
         branch
     }
 
+    /// Ends a branch that nobody has seen yet.
+    pub(super) fn end_at_once(&mut self, cause: Cause) -> Ties {
+        self.fate = Latch::full(Fate::Ended(cause));
+        Ties { others: Vec::new(), seats: Vec::new() }
+    }
+
     /// Makes a new branch end with any of `others` too.
     pub(super) fn tie(&self, others: Vec<Context>) -> Ties {
         let mut seats = Vec::new();
@@ -180,6 +192,9 @@ impl<'a> Branch<'a> {
             // Asked for each anew: it may have ended with the one before.
             let Ok(scope) = self.open() else { break };
             let seat = other.open().map(|up| (up, up.adopt(scope)));
+            if let (Ok((up, _)), Bound::Own(own)) = (&seat, &self.bound) {
+                up.note_time_by(&own.clock);
+            }
             match seat {
                 Ok((up, Some(key))) => seats.push((Arc::clone(up), key)),
                 // It has ended, now or before.

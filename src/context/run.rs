@@ -51,6 +51,7 @@ impl<F: Future> Future for Run<F> {
                 },
             }
         };
+        this.done.leave();
         this.future.set(None);
         Poll::Ready(output)
     }

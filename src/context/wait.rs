@@ -1,10 +1,14 @@
 //! Waiting on a thread.
 
 use super::{Context, ContextError};
+use crate::rt::Clock;
 use crate::sync::{Condvar, Mutex};
 use std::sync::PoisonError;
 use std::task::{Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often a clock is asked that may jump.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A thread that can be woken.
 struct Sleeper {
@@ -32,8 +36,11 @@ pub(super) fn until(ctx: &Context, limit: Option<Instant>) -> Option<ContextErro
         if limit.is_some_and(|limit| limit <= now) {
             return None;
         }
-        // Its own time too: a deadline needs no timer to be looked at.
-        let deadline = ctx.remaining().and_then(|left| now.checked_add(left));
+        // Its own time too: a deadline needs no timer to be looked at. A clock that is
+        // moved by hand tells nobody, so it is asked now and then.
+        let clock = ctx.branch().and_then(|branch| branch.deadline()).map(|own| &own.clock);
+        let patience = if clock.is_some_and(Clock::may_jump) { ASK_AGAIN } else { Duration::MAX };
+        let deadline = ctx.remaining().and_then(|left| now.checked_add(left.min(patience)));
         let next = limit.into_iter().chain(deadline).min();
         let mut woken = sleeper.woken.lock();
         while !std::mem::take(&mut *woken) {

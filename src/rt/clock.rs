@@ -91,6 +91,14 @@ impl Clock {
         Instant::now()
     }
 
+    /// Whether it may be stopped and moved by hand.
+    pub(crate) fn may_jump(&self) -> bool {
+        #[cfg(all(feature = "tokio", not(loom)))]
+        return self.pausable().is_some();
+        #[cfg(not(all(feature = "tokio", not(loom))))]
+        false
+    }
+
     /// Whether two clocks always tell the same time.
     pub(crate) fn same(&self, other: &Clock) -> bool {
         #[cfg(all(feature = "tokio", not(loom)))]
