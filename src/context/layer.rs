@@ -191,10 +191,13 @@ impl<'a> Branch<'a> {
         for other in others.iter().filter_map(Context::branch) {
             // Asked for each anew: it may have ended with the one before.
             let Ok(scope) = self.open() else { break };
-            let seat = other.open().map(|up| (up, up.adopt(scope)));
-            if let (Ok((up, _)), Bound::Own(own)) = (&seat, &self.bound) {
-                up.note_time_by(&own.clock);
-            }
+            let seat = other.open().map(|up| {
+                // Before it can end with this context in its list.
+                if let Bound::Own(own) = &self.bound {
+                    up.note_time_by(&own.clock);
+                }
+                (up, up.adopt(scope))
+            });
             match seat {
                 Ok((up, Some(key))) => seats.push((Arc::clone(up), key)),
                 // It has ended, now or before.
@@ -424,16 +427,6 @@ impl<'a> Branch<'a> {
     pub(super) fn disarm(&self) {
         // Release: see `drop_canceller`.
         self.cancellers.fetch_or(DISARMED, Ordering::Release);
-    }
-
-    /// Whether it has been written down how it ended.
-    #[cfg(not(loom))]
-    pub(super) fn has_ended(&self) -> bool {
-        match self.fate.get() {
-            Some(Fate::Open(scope)) if scope.end().is_none() => false,
-            Some(_) => true,
-            None => self.up.is_some_and(|up| up.end().is_some()),
-        }
     }
 }
 

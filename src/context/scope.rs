@@ -139,6 +139,10 @@ struct Frame {
     next: usize,
 }
 
+// Everything in it is written once or under its lock, where nothing panics.
+impl std::panic::UnwindSafe for Scope {}
+impl std::panic::RefUnwindSafe for Scope {}
+
 impl Scope {
     pub(super) fn new(deadline: Option<Deadline>) -> Self {
         Scope {

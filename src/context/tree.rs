@@ -1,7 +1,7 @@
 //! The live subtree, for a person to read.
 
 use super::display::Shown;
-use super::layer::{Branch, Layer, Line};
+use super::layer::{Layer, Line};
 use crate::sync::{Family, Ref};
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +18,7 @@ use std::panic::Location;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Tree {
-    lines: Vec<Row>,
+    rows: Vec<Row>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,48 +38,39 @@ struct Node {
 }
 
 impl Tree {
-    pub(super) fn of(root: Option<Ref<'_, Line>>) -> Tree {
-        let root = root.and_then(nearest_node);
+    pub(super) fn of(mut root: Option<Ref<'_, Line>>) -> Tree {
+        // A value is no context of its own.
+        while let Some(layer) = root.filter(|root| matches!(root.layer(), Layer::Value { .. })) {
+            root = layer.parent();
+        }
+        let root_address = root.map_or(BACKGROUND, Ref::address);
         let mut children: HashMap<usize, Vec<Node>> = HashMap::new();
         Line::roster().visit(|layer| {
             let Some(branch) = layer.layer().branch() else { return };
-            if branch.has_ended() {
-                return;
+            if !branch.is_done() {
+                let (parent, cut_off) = parent_in_tree(layer, root_address);
+                let cut = if cut_off { "without_cancel → " } else { "" };
+                children.entry(parent).or_default().push(Node {
+                    address: layer.address(),
+                    what: format!("{cut}{}", Shown(layer)),
+                    made_at: branch.made_at,
+                });
             }
-            let parent = layer.parent().and_then(nearest_node).map_or(0, Ref::address);
-            children.entry(parent).or_default().push(Node {
-                address: layer.address(),
-                what: Shown(layer).to_string(),
-                made_at: branch.made_at,
-            });
         });
-        let mut tree = Tree { lines: Vec::new() };
-        let (text, address) = match root {
-            None => ("background".to_string(), 0),
-            Some(layer) => {
-                let made_at = match layer.layer() {
-                    Layer::Branch(branch) => branch.made_at,
-                    Layer::Todo { made_at } | Layer::Detached { made_at, .. } => made_at,
-                    Layer::Value { .. } => unreachable!("looked past, above"),
-                };
-                let ended = layer.layer().branch().and_then(Branch::look);
-                let ended = ended.map_or(String::new(), |cause| format!(", {}", cause.end()));
-                (format!("{}, made at {made_at}{ended}", Shown(layer)), layer.address())
-            }
-        };
-        tree.lines.push(Row { depth: 0, text, alike: 1 });
-        tree.draw(address, children);
+        let text = root.map_or_else(|| "background".to_string(), described);
+        let mut tree = Tree { rows: vec![Row { depth: 0, text, alike: 1 }] };
+        tree.draw(root_address, children);
         tree
     }
 
     /// How many contexts it shows, the one it was asked of not counted.
     pub fn len(&self) -> usize {
-        self.lines[1..].iter().map(|line| line.alike).sum()
+        self.rows[1..].iter().map(|line| line.alike).sum()
     }
 
     /// Whether nothing is alive below the context it was asked of.
     pub fn is_empty(&self) -> bool {
-        self.lines.len() == 1
+        self.rows.len() == 1
     }
 
     fn draw(&mut self, root: usize, mut children: HashMap<usize, Vec<Node>>) {
@@ -92,12 +83,12 @@ impl Tree {
             };
             let text = format!("{}, made at {}", node.what, node.made_at);
             let below = sorted(children.remove(&node.address));
-            let last = self.lines.last_mut().expect("the root is always there");
+            let last = self.rows.last_mut().expect("the root is always there");
             // Children that look the same and have none of their own share a line.
             if below.is_empty() && last.depth == depth && last.text == text {
                 last.alike += 1;
             } else {
-                self.lines.push(Row { depth, text, alike: 1 });
+                self.rows.push(Row { depth, text, alike: 1 });
             }
             open.push((depth + 1, below));
         }
@@ -114,21 +105,45 @@ fn sorted(nodes: Option<Vec<Node>>) -> Vec<Node> {
     nodes
 }
 
-/// The layer itself or the nearest above it that is more than a value.
-fn nearest_node<'a>(mut layer: Ref<'a, Line>) -> Option<Ref<'a, Line>> {
-    while let Layer::Value { branch, .. } = layer.layer() {
-        match branch {
-            Some(branch) => return Some(*branch),
-            None => layer = layer.parent()?,
+/// No layer's address.
+const BACKGROUND: usize = 0;
+
+/// Under which line `layer` is drawn: that of the nearest live branch above it,
+/// or the root's; and whether a `without_cancel` lies between.
+fn parent_in_tree(layer: Ref<'_, Line>, root: usize) -> (usize, bool) {
+    let mut cut_off = false;
+    let mut next = layer.parent();
+    while let Some(above) = next {
+        match above.layer() {
+            _ if above.address() == root => return (root, cut_off),
+            Layer::Branch(branch) if !branch.is_done() => return (above.address(), cut_off),
+            Layer::Detached { .. } => cut_off = true,
+            Layer::Branch(_) | Layer::Value { .. } | Layer::Todo { .. } => {}
         }
+        next = above.parent();
     }
-    Some(layer)
+    (BACKGROUND, cut_off)
+}
+
+/// The root's line.
+fn described(layer: Ref<'_, Line>) -> String {
+    let what = Shown(layer);
+    match layer.layer() {
+        Layer::Branch(branch) => {
+            let ended = branch.look().map_or(String::new(), |cause| format!(", {}", cause.end()));
+            format!("{what}, made at {}{ended}", branch.made_at)
+        }
+        Layer::Todo { made_at } | Layer::Detached { made_at, .. } => {
+            format!("{what}, made at {made_at}")
+        }
+        Layer::Value { .. } => unreachable!("looked past, above"),
+    }
 }
 
 impl fmt::Display for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut deeper = 0;
-        for (at, line) in self.lines.iter().enumerate() {
+        for (at, line) in self.rows.iter().enumerate() {
             if line.depth > DEEPEST {
                 deeper += line.alike;
                 continue;
@@ -137,7 +152,7 @@ impl fmt::Display for Tree {
                 f.write_str("\n")?;
             }
             // A bar runs beside a line at each depth where a sibling is still to come.
-            let rest = &self.lines[at + 1..];
+            let rest = &self.rows[at + 1..];
             let more_at = |depth: usize| {
                 rest.iter().find(|next| next.depth <= depth).is_some_and(|next| next.depth == depth)
             };

@@ -1,4 +1,9 @@
 //! Waiting on a thread.
+//!
+//! # Invariants
+//!
+//! 1. `woken` is set by a wake and cleared by the waiting thread before it looks
+//!    at the context again, so no wake between a look and a sleep is lost.
 
 use super::{Context, ContextError};
 use crate::rt::Clock;

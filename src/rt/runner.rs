@@ -3,6 +3,13 @@
 //! An after-function may block for as long as it likes; no deadline waits for
 //! it. A thread is started when there is none idle and goes when it has been
 //! idle for a while.
+//!
+//! # Invariants
+//!
+//! 1. A job that is queued is run: there is a thread for it, idle or just
+//!    started, or all the threads there may be are busy and come back to the
+//!    queue.
+//! 2. No lock is held while a job runs.
 
 use super::{Clock, Work};
 use crate::sync::{Condvar, Mutex};

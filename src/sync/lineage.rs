@@ -32,6 +32,7 @@ use std::any::{Any, TypeId};
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
 /// What the links of one kind of chain carry.
@@ -112,6 +113,10 @@ unsafe impl<F: Family> Sync for Link<F> {}
 unsafe impl<F: Family> Send for Ref<'_, F> {}
 // SAFETY: as above.
 unsafe impl<F: Family> Sync for Ref<'_, F> {}
+
+// Layers are written once or under locks: a panic elsewhere leaves them whole.
+impl<F: Family> UnwindSafe for Link<F> {}
+impl<F: Family> RefUnwindSafe for Link<F> {}
 
 impl<F: Family> Link<F> {
     /// A new link below `parent`; `build` makes its layer and its value. `seated`

@@ -10,6 +10,10 @@
 //! So every operation here first swaps nothing into a shadow of the atomic.
 //! Two swaps always depend on each other, so all orders are tried; and as the
 //! swap is relaxed it makes nothing visible that the operation itself would not.
+//!
+//! # Invariants
+//!
+//! 1. Every operation swaps into the shadow first, and nothing reads it.
 
 use super::atomic::Ordering;
 
