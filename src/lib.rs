@@ -1,6 +1,7 @@
 //! *quell* puts an end to things, quietly and completely.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 // The models reach the planted bugs; nobody else does.
 #[cfg(loom)]

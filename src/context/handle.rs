@@ -378,7 +378,7 @@ impl Context {
     /// then it returns `None`.
     pub fn wait_timeout(&self, limit: Duration) -> Option<ContextError> {
         // Beyond the clock is without a limit.
-        wait::until(self, Instant::now().checked_add(limit))
+        wait::until(self, Clock::system_now().checked_add(limit))
     }
 
     /// Has `f` run, once, when this context ends: on the thread that ends it,

@@ -19,7 +19,7 @@ pub(super) struct Harvest {
     funcs: Vec<Func>,
     /// Not needed any more; disarmed when the harvest goes.
     #[cfg(not(loom))]
-    pub(super) alarms: Vec<Box<crate::rt::Alarm>>,
+    pub(super) alarms: Vec<crate::rt::Alarm>,
     /// Ended by this sweep, each for a reason of its own.
     ended: Vec<Cause>,
     /// An end that came too late: the error in it is the user's to drop.
@@ -35,15 +35,10 @@ impl Harvest {
         }
     }
 
-    pub(super) fn report(&mut self, ended: Cause) {
+    pub(super) fn report(&mut self, ended: &Cause) {
         if cfg!(feature = "tracing") {
-            self.ended.push(ended);
+            self.ended.push(ended.clone());
         }
-    }
-
-    pub(super) fn reporting(mut self, ended: Cause) -> Self {
-        self.report(ended);
-        self
     }
 
     /// Tells everybody, on this thread.

@@ -316,41 +316,61 @@ impl Scope {
     /// this returns. What is to be told is in the harvest, if this call was the
     /// one that ended it.
     pub(super) fn cancel(this: &Arc<Self>, cause: Cause) -> Harvest {
-        let members = lock_arc(Arc::clone(this), |scope| &scope.members);
-        if members.swept {
-            return Harvest::default();
-        }
-        let when = this.note.get().map(|clock| Box::new((clock.now(), Clock::clone(clock))));
-        match this.settle(End { cause, by: this.id(), when }) {
-            Ok(end) => {
-                let ended = end.cause.clone();
-                sweep(members, Mode::Harvest).reporting(ended)
+        Scope::end_and_sweep(this, |harvest| {
+            let when = this.note.get().map(|clock| Box::new((clock.now(), Clock::clone(clock))));
+            match this.settle(End { cause, by: this.id(), when }) {
+                Ok(end) => {
+                    harvest.report(&end.cause);
+                    Some(Mode::Harvest)
+                }
+                // Somebody's look came first: whoever it was that ended it will harvest.
+                Err(late) => {
+                    harvest.late = Some(late);
+                    (!skip(Break::LoserReturnsAtOnce)).then_some(Mode::Mark)
+                }
             }
-            // Somebody's look came first: whoever it was that ended it will harvest.
-            Err(_) if skip(Break::LoserReturnsAtOnce) => Harvest::default(),
-            Err(late) => {
-                let mut harvest = sweep(members, Mode::Mark);
-                harvest.late = Some(late);
-                harvest
-            }
-        }
+        })
     }
 
     /// Ends by its own deadline, which has passed, and tells everybody.
     #[cfg(not(loom))]
     fn ring(this: &Arc<Self>) -> Harvest {
-        let members = lock_arc(Arc::clone(this), |scope| &scope.members);
         let deadline = this.deadline.as_ref().expect("only a deadline rings");
-        let (end, ended_now) = this.settle_deadline(deadline);
-        if members.swept || end.by != this.id() || !end.is_deadline() {
-            return Harvest::default();
+        Scope::end_and_sweep(this, |harvest| {
+            let (end, ended_now) = this.settle_deadline(deadline);
+            if ended_now {
+                harvest.report(&end.cause);
+            }
+            (end.by == this.id() && end.is_deadline()).then_some(Mode::Harvest)
+        })
+    }
+
+    /// Ends it with `settle` and sweeps as that says, both under its lock, unless
+    /// it has been swept before.
+    fn end_and_sweep(
+        this: &Arc<Self>,
+        settle: impl FnOnce(&mut Harvest) -> Option<Mode>,
+    ) -> Harvest {
+        let mut harvest = Harvest::default();
+        let mut members = this.members.lock();
+        if members.swept {
+            return harvest;
         }
-        let ended = ended_now.then(|| end.cause.clone());
-        let harvest = sweep(members, Mode::Harvest);
-        match ended {
-            Some(cause) => harvest.reporting(cause),
-            None => harvest,
+        if members.children == 0 {
+            if let Some(mode) = settle(&mut harvest) {
+                members.visit(mode, &mut harvest);
+            }
+            return harvest;
         }
+        drop(members);
+        let mut members = lock_arc(Arc::clone(this), |scope| &scope.members);
+        if !members.swept {
+            if let Some(mode) = settle(&mut harvest) {
+                members.visit(mode, &mut harvest);
+                sweep(members, mode, &mut harvest);
+            }
+        }
+        harvest
     }
 
     /// Somebody, here or below, waits for this scope's deadline: the first arms
@@ -440,7 +460,7 @@ impl Members {
         }
         self.swept = true;
         #[cfg(not(loom))]
-        harvest.alarms.extend(self.alarm.take());
+        harvest.alarms.extend(self.alarm.take().map(|alarm| *alarm));
         if self.all.len() > self.children {
             for key in 0..self.all.capacity() {
                 if let Some(Member::Waiter(_) | Member::Func(_)) = self.all.get(key) {
@@ -456,13 +476,9 @@ impl Members {
     }
 }
 
-/// Goes down from a scope that has ended and whose lock is held (invariant 3).
-fn sweep(mut root: ArcGuard<Scope, Members>, mode: Mode) -> Harvest {
-    let mut harvest = Harvest::default();
-    root.visit(mode, &mut harvest);
-    if root.children == 0 {
-        return harvest;
-    }
+/// Goes down from a scope that has been visited and whose lock is held
+/// (invariant 3).
+fn sweep(root: ArcGuard<Scope, Members>, mode: Mode, harvest: &mut Harvest) {
     let mut path = vec![Frame { members: root, mode, next: 0 }];
     while let Some(Frame { members, mode, next }) = path.last_mut() {
         let Some((key, child)) = members.child(*next) else {
@@ -473,7 +489,7 @@ fn sweep(mut root: ArcGuard<Scope, Members>, mode: Mode) -> Harvest {
         let end = members.owner().end.get().expect("a sweep goes below what has ended");
         let (childs, ended_now) = child.inherit(end);
         if ended_now {
-            harvest.report(childs.cause.clone());
+            harvest.report(&childs.cause);
         }
         // Invariant 4.
         let theirs = childs.by != end.by && !childs.is_deadline();
@@ -483,7 +499,7 @@ fn sweep(mut root: ArcGuard<Scope, Members>, mode: Mode) -> Harvest {
             continue;
         }
         if members.children == 0 {
-            members.visit(mode, &mut harvest);
+            members.visit(mode, harvest);
             continue;
         }
         // The path keeps the guard, so the guard keeps the child. Nothing is added in
@@ -491,9 +507,8 @@ fn sweep(mut root: ArcGuard<Scope, Members>, mode: Mode) -> Harvest {
         drop(members);
         let mut members = lock_arc(Arc::clone(child), |scope| &scope.members);
         if !members.is_past(mode) {
-            members.visit(mode, &mut harvest);
+            members.visit(mode, harvest);
             path.push(Frame { members, mode, next: 0 });
         }
     }
-    harvest
 }

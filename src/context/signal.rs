@@ -7,6 +7,8 @@
 //!    so a second signal ends the process however busy or stuck it is.
 //! 2. A context is in the list from [`interrupt`] until it ends.
 
+#![allow(clippy::disallowed_types, reason = "made once, for no model to see")]
+
 use super::cause::Cause;
 use super::{Canceller, Context, ContextError};
 use crate::sync::Mutex;

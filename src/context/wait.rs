@@ -37,7 +37,7 @@ pub(super) fn until(ctx: &Context, limit: Option<Instant>) -> Option<ContextErro
         if let Some(error) = done.poll_with(&waker) {
             return Some(error);
         }
-        let now = Instant::now();
+        let now = Clock::system_now();
         if limit.is_some_and(|limit| limit <= now) {
             return None;
         }
@@ -52,7 +52,7 @@ pub(super) fn until(ctx: &Context, limit: Option<Instant>) -> Option<ContextErro
             woken = match next {
                 None => crate::sync::wait(&sleeper.change, woken),
                 Some(next) => {
-                    let now = Instant::now();
+                    let now = Clock::system_now();
                     if next <= now {
                         break;
                     }

@@ -11,6 +11,8 @@
 //!    with the timer thread. A task that ends without ringing (its runtime was
 //!    shut down, or has no time driver) hands its bell to the timer thread.
 
+#![allow(clippy::disallowed_methods, reason = "the right door")]
+
 #[cfg(not(loom))]
 use super::timer;
 use std::time::Instant;
@@ -64,12 +66,17 @@ impl Clock {
         }
     }
 
+    /// The time by which a blocked thread waits, whatever runtime it is in.
+    pub(crate) fn system_now() -> Instant {
+        Instant::now()
+    }
+
     /// What `Clock::ambient().now()` would say.
     pub(crate) fn ambient_now() -> Instant {
         #[cfg(all(feature = "tokio", not(loom)))]
         return tokio::time::Instant::now().into_std();
         #[cfg(not(all(feature = "tokio", not(loom))))]
-        Instant::now()
+        Self::system_now()
     }
 
     /// The runtime that can pause this clock, if there is one.
@@ -88,7 +95,7 @@ impl Clock {
             let _inside = runtime.enter();
             return tokio::time::Instant::now().into_std();
         }
-        Instant::now()
+        Self::system_now()
     }
 
     /// Whether it may be stopped and moved by hand.
@@ -140,6 +147,7 @@ impl Clock {
 mod on_tokio {
     use super::{Bell, Clock, timer};
     use crate::sync::{Arc, Mutex};
+    use std::panic::catch_unwind;
     use std::time::Instant;
     use tokio::runtime::Handle;
     use tokio::task::AbortHandle;
@@ -179,10 +187,11 @@ mod on_tokio {
             let hook = Arc::new(Hook { clock, at, bell: Mutex::new(Place::WithTask(bell)) });
             let on_runtime = OnRuntime(Arc::clone(&hook));
             let task = runtime.spawn(async move {
-                on_runtime.until_due().await;
-                if let Place::WithTask(bell) = on_runtime.0.take() {
-                    if let Some(work) = bell() {
-                        work();
+                if on_runtime.until_due().await {
+                    if let Place::WithTask(bell) = on_runtime.0.take() {
+                        if let Some(work) = bell() {
+                            work();
+                        }
                     }
                 }
             });
@@ -207,10 +216,17 @@ mod on_tokio {
     struct OnRuntime(Arc<Hook>);
 
     impl OnRuntime {
-        async fn until_due(&self) {
+        /// Comes back when it is due. False: this runtime has no timers (tokio has
+        /// said so, and how to enable them).
+        async fn until_due(&self) -> bool {
             while tokio::time::Instant::now().into_std() < self.0.at {
-                tokio::time::sleep_until(self.0.at.into()).await;
+                let at = self.0.at.into();
+                let Ok(sleep) = catch_unwind(|| tokio::time::sleep_until(at)) else {
+                    return false;
+                };
+                sleep.await;
             }
+            true
         }
     }
 

@@ -12,6 +12,7 @@
 use super::{Bell, Clock, runner};
 use crate::sync::{Condvar, Mutex};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -97,7 +98,7 @@ impl Timer {
                 queue = crate::sync::wait(&self.sooner, queue);
                 continue;
             };
-            let now = Instant::now();
+            let now = Clock::system_now();
             if now < at {
                 queue = self
                     .sooner
@@ -114,7 +115,8 @@ impl Timer {
                 continue;
             }
             drop(queue);
-            if let Some(work) = (armed.bell)() {
+            // A waker may panic: that must not end the thread that all deadlines hang on.
+            if let Ok(Some(work)) = catch_unwind(AssertUnwindSafe(armed.bell)) {
                 runner::run(armed.clock, work);
             }
             queue = self.queue.lock();

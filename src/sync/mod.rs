@@ -13,6 +13,8 @@
 //! | [`planted`] | bugs for the models to catch |
 //! | `watched` | loom's atomics, with the schedules that loom leaves out |
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the right door")]
+
 #[cfg(not(loom))]
 pub(crate) mod brief;
 pub(crate) mod guard;
