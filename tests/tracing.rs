@@ -1,0 +1,97 @@
+//! The `tracing` feature: one event for each end that has a reason of its own.
+#![cfg(all(feature = "tracing", not(loom)))]
+
+use quell::Context;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+/// Writes every event of quell's down as a line.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "quell"
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        struct Fields(String);
+        impl Visit for Fields {
+            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                write!(self.0, "{field}={value:?}; ").unwrap();
+            }
+        }
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
+        // A subscriber is the user's code: it may use the tree, for no lock is held.
+        let (ctx, canceller) = Context::background().with_cancel();
+        drop(canceller.clone());
+        assert!(!ctx.is_done());
+        canceller.detach();
+        self.0.lock().unwrap().push(fields.0);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// What is written while `body` runs.
+fn lines(body: impl FnOnce()) -> Vec<String> {
+    let lines = Lines::default();
+    tracing::subscriber::with_default(lines.clone(), body);
+    let lines = lines.0.lock().unwrap();
+    lines.clone()
+}
+
+#[test]
+fn a_cancel_is_reported_with_its_cause_and_origin_once_for_the_whole_tree() {
+    let line = line!() + 4;
+    let lines = lines(|| {
+        let (ctx, canceller) = Context::background().with_cancel();
+        let below: Vec<_> = (0..3).map(|_| ctx.with_cancel()).collect();
+        canceller.cancel_with("bad status");
+        canceller.cancel();
+        assert!(below.iter().all(|(child, _)| child.is_done()));
+        drop(below);
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("context ended"), "{lines:?}");
+    assert!(lines[0].contains("error=context canceled; cause=bad status"), "{lines:?}");
+    assert!(lines[0].contains(&format!("{}:{line}:", file!())), "{lines:?}");
+}
+
+#[test]
+fn a_light_context_and_one_with_a_crowd_below_are_reported_alike() {
+    for crowd in [0, 1, 100] {
+        let lines = lines(|| {
+            let (ctx, canceller) = Context::background().with_cancel();
+            let below: Vec<_> = (0..crowd).map(|_| ctx.with_cancel()).collect();
+            drop(canceller);
+            drop(below);
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("was dropped"), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_deadline_is_reported_once_however_many_look() {
+    let lines = lines(|| {
+        let (ctx, _canceller) =
+            Context::background().with_timeout_cause(Duration::ZERO, "too slow");
+        let (child, _c) = ctx.with_cancel();
+        assert!(child.err().is_some());
+        assert!(ctx.err().is_some());
+        assert!(child.cause().is_some());
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let wanted = "error=context deadline exceeded; cause=too slow";
+    assert!(lines[0].contains(wanted), "{lines:?}");
+}
