@@ -419,7 +419,7 @@ impl Context {
     /// The branch that answers for this context; `None`: it cannot end.
     #[inline]
     pub(super) fn branch(&self) -> Option<&Branch<'_>> {
-        nearest_branch(self.link.as_ref()?.as_ref())?.layer().branch()
+        nearest_branch(self.link.as_ref()?.as_ref())
     }
 
     pub(super) fn link(&self) -> Option<&Link<Line>> {

@@ -36,7 +36,7 @@ pub(super) enum Layer<'a> {
     Value {
         entry: Entry<'a>,
         /// The branch that answers for this layer.
-        branch: Option<Ref<'a, Line>>,
+        branch: Option<&'a Branch<'a>>,
     },
     /// A layer that can end by itself.
     Branch(Branch<'a>),
@@ -134,9 +134,9 @@ impl<'a> Layer<'a> {
 
 /// The branch that answers for `layer`: itself, or the nearest above.
 #[inline]
-pub(super) fn nearest_branch<'a>(layer: Ref<'a, Line>) -> Option<Ref<'a, Line>> {
+pub(super) fn nearest_branch<'a>(layer: Ref<'a, Line>) -> Option<&'a Branch<'a>> {
     match layer.layer() {
-        Layer::Branch(_) => Some(layer),
+        Layer::Branch(branch) => Some(branch),
         Layer::Value { branch, .. } => *branch,
         Layer::Todo { .. } | Layer::Detached { .. } => None,
     }
@@ -151,7 +151,7 @@ impl<'a> Branch<'a> {
         parent: Option<Ref<'a, Line>>,
     ) -> Self {
         let values = parent.and_then(super::values::top);
-        let parent = parent.and_then(nearest_branch).and_then(|layer| layer.layer().branch());
+        let parent = parent.and_then(nearest_branch);
         let (up, fate) = match parent.map(Branch::open) {
             None => (None, Latch::new()),
             Some(Ok(scope)) => (Some(&**scope), Latch::new()),

@@ -208,16 +208,23 @@ impl<'a> Entry<'a> {
     }
 
     /// The siblings at a level from 1 on.
-    #[inline]
     fn level(&self, level: usize) -> [Sib<'a>; 3] {
-        let mut block = &self.more;
+        self.block(level).map_or([None; 3], |block| block.levels[(level - 1) % LEVELS])
+    }
+
+    /// One of them.
+    #[inline]
+    fn sib(&self, level: usize, difference: usize) -> Sib<'a> {
+        self.block(level)?.levels[(level - 1) % LEVELS][difference - 1]
+    }
+
+    #[inline]
+    fn block(&self, level: usize) -> Option<&Block<'a>> {
+        let mut block = self.more.as_deref()?;
         for _ in 0..(level - 1) / LEVELS {
-            match block {
-                Some(filled) => block = &filled.next,
-                None => return [None; 3],
-            }
+            block = block.next.as_deref()?;
         }
-        block.as_ref().map_or([None; 3], |block| block.levels[(level - 1) % LEVELS])
+        Some(block)
     }
 
     fn put(&mut self, level: usize, sibs: [Sib<'a>; 3]) {
@@ -270,7 +277,7 @@ pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a
     while let Some(layer) = next {
         let elder = entry(layer);
         next = match parting(hash, elder.hash) {
-            Some((level, difference)) => elder.level(level)[difference - 1],
+            Some((level, difference)) => elder.sib(level, difference),
             None if is::<V>(layer, name) => return layer.value(),
             None => elder.twin(),
         };
