@@ -21,7 +21,12 @@ use std::time::{Duration, Instant};
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 static TIMER: Timer = Timer {
-    queue: Mutex::new(Queue { due: BTreeMap::new(), next: 0, started: false }),
+    queue: Mutex::new(Queue {
+        due: BTreeMap::new(),
+        moved: BTreeMap::new(),
+        next: 0,
+        started: false,
+    }),
     sooner: Condvar::new(),
 };
 
@@ -33,6 +38,8 @@ struct Timer {
 
 struct Queue {
     due: BTreeMap<Key, Armed>,
+    /// Where the bells now are whose clocks lagged when they first came due.
+    moved: BTreeMap<u64, Key>,
     next: u64,
     started: bool,
 }
@@ -44,8 +51,6 @@ struct Armed {
     clock: Clock,
     at: Instant,
     bell: Bell,
-    /// The number that the entry knows it by; the key changes when a clock lags.
-    id: u64,
 }
 
 /// A bell in the queue; dropping it takes the bell out.
@@ -63,11 +68,8 @@ impl Drop for Entry {
 
 impl Queue {
     fn remove(&mut self, key: Key) -> Option<Armed> {
-        // Nearly always under its own key; elsewhere only after its clock lagged.
-        self.due.remove(&key).or_else(|| {
-            let moved = *self.due.iter().find(|(_, armed)| armed.id == key.1)?.0;
-            self.due.remove(&moved)
-        })
+        let key = self.moved.remove(&key.1).unwrap_or(key);
+        self.due.remove(&key)
     }
 }
 
@@ -77,7 +79,7 @@ pub(crate) fn arm(clock: Clock, at: Instant, bell: Bell) -> Entry {
     queue.next += 1;
     let key = (at, id);
     let first = queue.due.first_key_value().is_none_or(|(&first, _)| key < first);
-    queue.due.insert(key, Armed { clock, at, bell, id });
+    queue.due.insert(key, Armed { clock, at, bell });
     if !queue.started {
         queue.started = true;
         thread::Builder::new()
@@ -107,11 +109,12 @@ impl Timer {
                     .0;
                 continue;
             }
-            let armed = queue.due.remove(&(at, id)).expect("the queue was not unlocked");
+            let armed = queue.remove((at, id)).expect("the queue was not unlocked");
             let reads = armed.clock.now();
             if reads < armed.at {
                 let again = now + (armed.at - reads).max(ASK_AGAIN);
                 queue.due.insert((again, id), armed);
+                queue.moved.insert(id, (again, id));
                 continue;
             }
             drop(queue);
