@@ -111,7 +111,8 @@ impl Cause {
         }
     }
 
-    /// The error that was given, if it is an `E`.
+    /// The error that was given, if it is an `E`: what Go asks with `errors.Is` and
+    /// `errors.As`. The errors below that one are reached by its own `source`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         match &self.0 {
             Reason::Given(given) => match given.error.downcast_ref::<Cause>() {
@@ -171,7 +172,8 @@ impl Error for Cause {
     }
 }
 
-/// The context has ended: what `?` carries out of a function that was told to stop.
+/// The context has ended: what `?` carries out of a function that was told to stop,
+/// be it by a cancel or by a deadline; [`error`](Cancelled::error) says which.
 ///
 /// It reads like the [`ContextError`]; its [`source`](Error::source) is the [`Cause`].
 #[derive(Clone, Debug)]

@@ -181,7 +181,8 @@ impl Context {
     }
 
     /// A child that carries `value`. The type is the key: a type of one's own,
-    /// private to a module, can be read or covered only there.
+    /// private to a module, can be read or covered only there. Wrap what is not
+    /// one's own: everybody's `String` is the same key.
     ///
     /// ```
     /// use quell::Context;
@@ -366,7 +367,8 @@ impl Context {
     }
 
     /// Blocks this thread until the context ends. On one that cannot, such as
-    /// the background, for ever.
+    /// the background, for ever. In a task, await [`done`](Context::done) instead:
+    /// this would block the runtime's thread.
     ///
     /// It keeps its own time: deadlines need no runtime here. Where the deadline
     /// belongs to a paused clock, this returns when another thread moves it.
@@ -375,7 +377,8 @@ impl Context {
     }
 
     /// Blocks this thread until the context ends, or for this long at most:
-    /// then it returns `None`.
+    /// then it returns `None`. The limit is by the system's clock, whatever clock
+    /// the deadline is by.
     pub fn wait_timeout(&self, limit: Duration) -> Option<ContextError> {
         // Beyond the clock is without a limit.
         wait::until(self, Clock::system_now().checked_add(limit))
@@ -383,7 +386,8 @@ impl Context {
 
     /// Has `f` run, once, when this context ends: on the thread that ends it,
     /// or, for a deadline, on the runtime that kept the time or on a thread for
-    /// the purpose. Once it has ended: here and now.
+    /// the purpose. Once it has ended: here and now, before this returns, so hold
+    /// no lock that `f` takes.
     ///
     /// A panic in `f` is caught. `f` may do anything with any context. Until it
     /// has run or was stopped it keeps this context alive. On a context that

@@ -27,6 +27,7 @@ use std::panic::Location;
 pub(super) struct Line;
 
 /// What a derivation adds.
+#[cfg_attr(loom, allow(dead_code))] // only `tree` asks who made a cut or a root
 pub(super) enum Layer<'a> {
     /// A root by another name.
     Todo { made_at: Place },

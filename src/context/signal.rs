@@ -56,7 +56,7 @@ impl std::error::Error for Interrupted {}
 /// does by default, so that a shell sees 130 or 143.
 ///
 /// Once the context has ended otherwise, and no other one waits, signals act as
-/// by default again.
+/// by default again. Unix only.
 ///
 /// ```no_run
 /// use quell::{Context, signal};
