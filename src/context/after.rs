@@ -93,7 +93,7 @@ impl AfterFunc {
         }
         let mut state = self.job.state.lock();
         while let State::Running(by) = *state {
-            if by == thread::current().id() {
+            if by == thread::current().id() || skip(Break::StopDoesNotWait) {
                 break;
             }
             state = crate::sync::wait(&self.job.finished, state);

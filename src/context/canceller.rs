@@ -65,7 +65,9 @@ impl Canceller {
     }
 
     /// Ends the context for a reason. The first end wins: once it has ended,
-    /// error and cause stay as they are.
+    /// error and cause stay as they are. A [`Cause`](crate::Cause) or a
+    /// [`Cancelled`](crate::Cancelled) of another context is passed on with the
+    /// origin it has.
     ///
     /// ```
     /// # let (ctx, canceller) = quell::Context::background().with_cancel();

@@ -63,14 +63,14 @@ enum Reason {
     DeadlineExceeded(Origin),
     /// The last `Canceller` of the context made here was dropped.
     Dropped(&'static Location<'static>),
-    Given(Arc<Given>),
+    /// An error was given to a cancel, or for a deadline.
+    GivenToCancel(Arc<Given>),
+    GivenForDeadline(Arc<Given>),
 }
 
 type Origin = Option<&'static Location<'static>>;
 
 struct Given {
-    /// How the context ended for which it was given.
-    end: ContextError,
     error: BoxError,
     origin: Origin,
 }
@@ -88,39 +88,66 @@ impl Cause {
         Cause(Reason::Dropped(made_at))
     }
 
-    /// The user's error as the cause of this end. A boxed `Cause` is passed on
-    /// as it is; where it was that of another kind of end, it is looked through.
+    /// The user's error as the cause of this end. One that is a `Cause` already,
+    /// or carries one, is passed on with the origin it has.
     pub(super) fn given(end: ContextError, error: BoxError, origin: Origin) -> Self {
-        match error.downcast::<Cause>() {
-            Ok(cause) if cause.end() == end => *cause,
+        let given = match Cause::carried(error) {
+            Err(error) => Arc::new(Given { error, origin }),
+            Ok(cause) if cause.end() == end => return cause,
+            Ok(Cause(Reason::GivenToCancel(given) | Reason::GivenForDeadline(given))) => given,
+            // It reads as it did, though the end is another.
             Ok(cause) => {
                 let origin = cause.origin();
-                Cause(Reason::Given(Arc::new(Given { end, error: cause, origin })))
+                Arc::new(Given { error: Box::new(cause), origin })
             }
-            Err(error) => Cause(Reason::Given(Arc::new(Given { end, error, origin }))),
-        }
+        };
+        Cause(match end {
+            ContextError::Cancelled => Reason::GivenToCancel(given),
+            ContextError::DeadlineExceeded => Reason::GivenForDeadline(given),
+        })
+    }
+
+    /// The cause in an error that is one, boxed or not, or a [`Cancelled`].
+    fn carried(error: BoxError) -> Result<Cause, BoxError> {
+        let error = match error.downcast::<Cause>() {
+            Ok(cause) => return Ok(*cause),
+            Err(error) => error,
+        };
+        let error = match error.downcast::<Box<Cause>>() {
+            Ok(cause) => return Ok(**cause),
+            Err(error) => error,
+        };
+        let error = match error.downcast::<Cancelled>() {
+            Ok(cancelled) => return Ok(cancelled.0),
+            Err(error) => error,
+        };
+        error.downcast::<Box<Cancelled>>().map(|cancelled| cancelled.0)
     }
 
     /// The end that it is the cause of.
     #[inline]
     pub(super) fn end(&self) -> ContextError {
         match &self.0 {
-            Reason::Cancelled(_) | Reason::Dropped(_) => ContextError::Cancelled,
-            Reason::DeadlineExceeded(_) => ContextError::DeadlineExceeded,
-            Reason::Given(given) => given.end,
+            Reason::Cancelled(_) | Reason::Dropped(_) | Reason::GivenToCancel(_) => {
+                ContextError::Cancelled
+            }
+            Reason::DeadlineExceeded(_) | Reason::GivenForDeadline(_) => {
+                ContextError::DeadlineExceeded
+            }
+        }
+    }
+
+    fn error(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        match &self.0 {
+            Reason::GivenToCancel(given) | Reason::GivenForDeadline(given) => Some(&*given.error),
+            _ => None,
         }
     }
 
     /// The error that was given, if it is an `E`: what Go asks with `errors.Is` and
     /// `errors.As`. The errors below that one are reached by its own `source`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        match &self.0 {
-            Reason::Given(given) => match given.error.downcast_ref::<Cause>() {
-                Some(passed_on) => passed_on.downcast_ref(),
-                None => given.error.downcast_ref(),
-            },
-            _ => None,
-        }
+        self.error()?.downcast_ref()
     }
 
     /// Where it began: the call that cancelled; for a deadline or a dropped
@@ -130,7 +157,7 @@ impl Cause {
         match &self.0 {
             Reason::Cancelled(origin) | Reason::DeadlineExceeded(origin) => *origin,
             Reason::Dropped(made_at) => Some(made_at),
-            Reason::Given(given) => given.origin,
+            Reason::GivenToCancel(given) | Reason::GivenForDeadline(given) => given.origin,
         }
     }
 }
@@ -145,7 +172,7 @@ impl fmt::Display for Cause {
                 "context canceled: the last Canceller of the context made at {made_at} was \
                  dropped (bind it to a name to keep the context alive, or detach() it)",
             ),
-            Reason::Given(given) => given.error.fmt(f),
+            Reason::GivenToCancel(given) | Reason::GivenForDeadline(given) => given.error.fmt(f),
         }
     }
 }
@@ -153,11 +180,9 @@ impl fmt::Display for Cause {
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Cause");
-        match &self.0 {
-            Reason::Given(given) if !given.error.is::<Cause>() => {
-                debug.field("error", &given.error)
-            }
-            _ => debug.field("error", &format_args!("{self}")),
+        match self.error().filter(|error| !error.is::<Cause>()) {
+            Some(error) => debug.field("error", &error),
+            None => debug.field("error", &format_args!("{self}")),
         };
         debug.field("origin", &self.origin().map(ToString::to_string)).finish()
     }
@@ -165,10 +190,7 @@ impl fmt::Debug for Cause {
 
 impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.0 {
-            Reason::Given(given) => given.error.source(),
-            _ => None,
-        }
+        self.error()?.source()
     }
 }
 

@@ -74,7 +74,7 @@ impl fmt::Display for Limits<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Limits(branch) = self;
         let Some(deadline) = branch.deadline() else { return f.write_str("no limit") };
-        if let Some(asked) = deadline.asked {
+        if let Some(asked) = branch.asked() {
             write!(f, "{asked:?}, ")?;
         }
         let left = deadline.at.saturating_duration_since(deadline.clock.now());

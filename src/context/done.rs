@@ -36,27 +36,29 @@ impl Done {
     pub(super) fn poll_with(&mut self, waker: &Waker) -> Option<ContextError> {
         // Without a branch there is no end to wait for.
         let branch = self.ctx.branch()?;
-        let error = match branch.open() {
-            Err(cause) => cause.end(),
+        let cause = match branch.open() {
+            Err(cause) => cause,
             Ok(scope) => {
-                if self.key.is_none() {
-                    // Before the waker: a deadline that passes in between is seen below.
-                    branch.watch();
-                }
-                match scope.wait(self.key, waker) {
-                    Some(key) => {
-                        self.key = Some(key);
-                        return None;
-                    }
+                let waits = match self.key {
+                    Some(key) => scope.wait_with(key, waker),
                     None => {
+                        // Cloned before anything is counted: it is the user's code.
+                        let waker = waker.clone();
+                        branch.watch();
+                        self.key = scope.wait(waker);
                         if self.key.is_none() {
                             branch.unwatch();
                         }
-                        branch.look().expect("a scope refuses once it has ended").end()
+                        self.key.is_some()
                     }
+                };
+                if waits {
+                    return None;
                 }
+                branch.look().expect("a scope refuses once it has ended")
             }
         };
+        let error = cause.end();
         self.leave();
         self.answered = true;
         Some(error)

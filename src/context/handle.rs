@@ -142,6 +142,9 @@ impl Context {
     /// come from `self` only. Of several that are done already, `self` comes
     /// first, then `others` in order.
     ///
+    /// Where the deadlines are by different clocks, the earliest by the first of
+    /// those clocks is this context's; the others end it when they ring.
+    ///
     /// ```
     /// # use quell::Context;
     /// let (server, shutdown) = Context::background().with_cancel();
@@ -155,8 +158,13 @@ impl Context {
         let made_at = Location::caller();
         let all = || std::iter::once(&self).chain(others).filter_map(|ctx| ctx.branch());
         // The deadline is copied, the parent's own too: it must be this context's when one
-        // of the others ends after it has passed.
-        let earliest = all().filter_map(Branch::deadline).min_by_key(|deadline| deadline.at);
+        // of the others ends after it has passed. Times of one clock only can be compared;
+        // `tie` sees to the rest.
+        let deadlines = || all().filter_map(Branch::deadline);
+        let earliest = deadlines().next().and_then(|first| {
+            let by_that_clock = deadlines().filter(|deadline| deadline.clock.same(&first.clock));
+            by_that_clock.min_by_key(|deadline| deadline.at)
+        });
         let earliest = earliest.map(|deadline| Box::new(deadline.clone()));
         let ended = all().find_map(Branch::look).cloned();
         self.branch_off(|parent| {

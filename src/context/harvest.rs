@@ -3,8 +3,8 @@
 //! # Invariants
 //!
 //! 1. A harvest is run, or its pieces dropped, without any lock of quell's held.
-//! 2. Wakers come before functions: nobody waits to be woken for somebody
-//!    else's function.
+//! 2. Wakers come before events and functions: nobody waits to be woken for
+//!    somebody else's code.
 //! 3. A panic in one of them is caught and keeps no other from being told.
 
 use super::after::Func;
@@ -42,32 +42,34 @@ impl Harvest {
     }
 
     /// Tells everybody, on this thread.
-    pub(super) fn run(self) {
-        let funcs = self.wake();
-        run_all(funcs);
+    pub(super) fn run(mut self) {
+        run_all(self.wake());
     }
 
     /// Wakes everybody, and leaves the users' functions to another thread.
     #[cfg(not(loom))]
-    pub(super) fn wake_and_leave_the_rest(self) -> Option<crate::rt::Work> {
+    pub(super) fn wake_and_leave_the_rest(mut self) -> Option<crate::rt::Work> {
         let funcs = self.wake();
         (!funcs.is_empty()).then(|| Box::new(move || run_all(funcs)) as crate::rt::Work)
     }
 
-    fn wake(self) -> Vec<Func> {
-        for cause in &self.ended {
-            super::trace::ended(cause);
-        }
-        for waker in self.wakers {
+    fn wake(&mut self) -> Vec<Func> {
+        for waker in self.wakers.drain(..) {
             quietly(|| waker.wake());
         }
-        self.funcs
+        for cause in self.ended.drain(..) {
+            super::trace::ended(&cause);
+        }
+        let late = self.late.take();
+        quietly(|| drop(late));
+        std::mem::take(&mut self.funcs)
     }
 }
 
+/// Runs the functions, and drops what they kept.
 fn run_all(funcs: Vec<Func>) {
     for func in funcs {
-        func.run();
+        quietly(|| func.run());
     }
 }
 

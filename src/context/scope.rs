@@ -9,9 +9,11 @@
 //! # Invariants
 //!
 //! 1. `end` is set once. A scope that is set to end by a `cancel` or an alarm is
-//!    set, and swept, under its own lock without a break. A mere look (at a
-//!    parent that has ended, at a deadline that has passed) sets `end` without
-//!    the lock and tells nobody: whoever sweeps, later, does.
+//!    set, and swept, under its own lock without a break. A mere look sets `end`
+//!    without the lock and tells nobody. Where it looked at a parent that has
+//!    ended, the parent's sweep comes by. Where it looked at a deadline that has
+//!    passed, the alarm comes: it is armed while anybody waits below, also if
+//!    the first to wait comes after the look.
 //! 2. A scope is in its parent's `children` from its registration to the drop
 //!    of its context. Registration takes the parent's lock and is refused once
 //!    the parent has ended, so a sweep of the parent sees every child that did
@@ -252,38 +254,41 @@ impl Scope {
         }
     }
 
-    /// Adds a waker, or changes the one with this key. `None`: it has ended.
-    pub(super) fn wait(&self, key: Option<usize>, waker: &Waker) -> Option<usize> {
-        if let Some(key) = key {
-            let mut members = self.members.lock();
-            if self.end.get().is_some() {
-                return None;
-            }
-            if members.waker(key).will_wake(waker) {
-                return Some(key);
-            }
-        }
-        // Cloning and dropping a waker is the user's code: outside of the lock.
-        let waker = waker.clone();
+    /// Adds a waker. `None`: it has ended.
+    pub(super) fn wait(&self, waker: Waker) -> Option<usize> {
         let mut members = self.members.lock();
-        let unchecked = key.is_none() && skip(Break::WaiterNotChecked);
-        if self.end.get().is_some() && !unchecked {
+        if self.end.get().is_some() && !skip(Break::WaiterNotChecked) {
             drop(members);
+            // The waker is the user's to drop: after the lock.
+            drop(waker);
             return None;
         }
-        match key {
-            Some(key) => {
-                let old = if skip(Break::WakerNotReplaced) {
-                    waker
-                } else {
-                    std::mem::replace(members.waker(key), waker)
-                };
-                drop(members);
-                drop(old);
-                Some(key)
+        Some(members.add(Member::Waiter(waker)))
+    }
+
+    /// Changes the waker with this key. False: it has ended.
+    pub(super) fn wait_with(&self, key: usize, waker: &Waker) -> bool {
+        {
+            let mut members = self.members.lock();
+            if self.end.get().is_some() {
+                return false;
             }
-            None => Some(members.add(Member::Waiter(waker))),
+            if members.waker(key).will_wake(waker) || skip(Break::WakerNotReplaced) {
+                return true;
+            }
         }
+        // Cloning a waker and dropping one is the user's code: outside of the lock.
+        let new = waker.clone();
+        let mut members = self.members.lock();
+        if self.end.get().is_some() {
+            drop(members);
+            drop(new);
+            return false;
+        }
+        let old = std::mem::replace(members.waker(key), new);
+        drop(members);
+        drop(old);
+        true
     }
 
     /// Takes back a waker that was added.
@@ -294,7 +299,11 @@ impl Scope {
     /// Adds a function; gives it back where the scope has ended.
     pub(super) fn add_func(&self, func: Func) -> Result<usize, Func> {
         let mut members = self.members.lock();
-        if self.end.get().is_some() { Err(func) } else { Ok(members.add(Member::Func(func))) }
+        if self.end.get().is_some() && !skip(Break::FuncNotChecked) {
+            Err(func)
+        } else {
+            Ok(members.add(Member::Func(func)))
+        }
     }
 
     /// Takes out the member with this key, if a sweep has not taken it and it is
@@ -374,17 +383,32 @@ impl Scope {
     }
 
     /// Somebody, here or below, waits for this scope's deadline: the first arms
-    /// the alarm.
+    /// the alarm. It does so even where a look has found that the deadline has
+    /// passed: the alarm then rings at once, and sweeps, which the look did not.
     #[cfg(not(loom))]
     pub(super) fn watch(this: &Arc<Self>) {
         let Some(deadline) = &this.deadline else { return };
+        {
+            let mut members = this.members.lock();
+            if members.watchers > 0 || members.swept {
+                members.watchers += 1;
+                return;
+            }
+        }
+        // Outside of the lock: it may start a thread, or fail to.
+        let scope = Arc::clone(this);
+        let bell = Box::new(move || Scope::ring(&scope).wake_and_leave_the_rest());
+        let alarm = Box::new(deadline.clock.arm(deadline.at, bell));
         let mut members = this.members.lock();
         members.watchers += 1;
-        if members.watchers == 1 && this.end.get().is_none() {
-            let scope = Arc::clone(this);
-            let bell = Box::new(move || Scope::ring(&scope).wake_and_leave_the_rest());
-            members.alarm = Some(Box::new(deadline.clock.arm(deadline.at, bell)));
-        }
+        let needless = if members.swept || members.alarm.is_some() {
+            Some(alarm)
+        } else {
+            members.alarm = Some(alarm);
+            None
+        };
+        drop(members);
+        drop(needless);
     }
 
     /// The opposite of `watch`: the last one disarms.

@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_types, reason = "made once, for no model to see")]
 
 use super::cause::Cause;
+use super::harvest::quietly;
 use super::{Canceller, Context, ContextError};
 use crate::sync::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -138,7 +139,8 @@ impl Watch {
         for (ctx, made_at) in all {
             let error = Box::new(interrupted);
             let cause = Cause::given(ContextError::Cancelled, error, Some(made_at));
-            ctx.branch().expect("made by with_cancel").cancel(cause);
+            // What the context holds may be dropped here: the user's code.
+            quietly(move || ctx.branch().expect("made by with_cancel").cancel(cause));
         }
     }
 }

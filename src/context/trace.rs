@@ -6,15 +6,18 @@ use super::cause::Cause;
 /// passed. Contexts that end with it are not reported: one event a cause.
 #[inline]
 pub(super) fn ended(cause: &Cause) {
+    // Subscribers, and how a cause displays itself, are the user's.
     #[cfg(feature = "tracing")]
-    tracing::event!(
-        target: "quell",
-        tracing::Level::DEBUG,
-        error = %cause.end(),
-        cause = %cause,
-        origin = cause.origin().map(tracing::field::display),
-        "context ended"
-    );
+    super::harvest::quietly(|| {
+        tracing::event!(
+            target: "quell",
+            tracing::Level::DEBUG,
+            error = %cause.end(),
+            cause = %cause,
+            origin = cause.origin().map(tracing::field::display),
+            "context ended"
+        );
+    });
     #[cfg(not(feature = "tracing"))]
     let _ = cause;
 }

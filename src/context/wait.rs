@@ -7,6 +7,7 @@
 
 use super::{Context, ContextError};
 use crate::rt::Clock;
+use crate::sync::planted::{Break, skip};
 use crate::sync::{Condvar, Mutex};
 use std::sync::PoisonError;
 use std::task::{Wake, Waker};
@@ -24,7 +25,9 @@ struct Sleeper {
 impl Wake for Sleeper {
     fn wake(self: std::sync::Arc<Self>) {
         *self.woken.lock() = true;
-        self.change.notify_one();
+        if !skip(Break::SleeperNotTold) {
+            self.change.notify_one();
+        }
     }
 }
 

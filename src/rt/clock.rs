@@ -6,15 +6,16 @@
 //!    thread is in.
 //! 2. Only a current-thread tokio runtime can pause its clock. Every other
 //!    clock is the system's, read without asking anybody.
-//! 3. An armed bell is, until it has rung or its [`Alarm`] is dropped, in
-//!    exactly one place: with a task on the runtime whose clock it goes by, or
-//!    with the timer thread. A task that ends without ringing (its runtime was
-//!    shut down, or has no time driver) hands its bell to the timer thread.
+//! 3. An armed bell rings once, unless its [`Alarm`] is dropped before. The
+//!    timer thread always knows of it, so it rings though the runtime whose
+//!    clock it goes by is not driven, is busy, has shut down, or has no timers.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
 #[cfg(not(loom))]
 use super::timer;
+#[cfg(not(loom))]
+use std::time::Duration;
 use std::time::Instant;
 
 #[cfg(all(feature = "tokio", not(loom)))]
@@ -74,8 +75,9 @@ impl Clock {
     /// What `Clock::ambient().now()` would say.
     pub(crate) fn ambient_now() -> Instant {
         #[cfg(all(feature = "tokio", not(loom)))]
-        return tokio::time::Instant::now().into_std();
-        #[cfg(not(all(feature = "tokio", not(loom))))]
+        if Handle::try_current().is_ok() {
+            return tokio::time::Instant::now().into_std();
+        }
         Self::system_now()
     }
 
@@ -92,8 +94,17 @@ impl Clock {
     pub(crate) fn now(&self) -> Instant {
         #[cfg(all(feature = "tokio", not(loom)))]
         if let Some(runtime) = self.pausable() {
-            let _inside = runtime.enter();
-            return tokio::time::Instant::now().into_std();
+            match Handle::try_current() {
+                Ok(here) if here.id() == runtime.id() => {
+                    return tokio::time::Instant::now().into_std();
+                }
+                // In the last moments of a thread no runtime can be entered.
+                Err(error) if error.is_thread_local_destroyed() => {}
+                _ => {
+                    let _inside = runtime.enter();
+                    return tokio::time::Instant::now().into_std();
+                }
+            }
         }
         Self::system_now()
     }
@@ -129,7 +140,7 @@ impl Clock {
         if let Some(runtime) = self.pausable() {
             return Alarm::Task { _task: on_tokio::Task::spawn(runtime, self.clone(), at, bell) };
         }
-        Alarm::Timer { _entry: timer::arm(self.clone(), at, bell) }
+        Alarm::Timer { _entry: timer::arm(self.clone(), at, Duration::ZERO, bell) }
     }
 
     /// Runs `f` where `tokio::spawn` and the like find the runtime.
@@ -142,103 +153,88 @@ impl Clock {
 }
 
 /// Alarms on a runtime whose clock may be paused: a task there, because only
-/// the runtime's own timers make a paused clock move by itself.
+/// the runtime's own timers make a paused clock move by itself; and the timer
+/// thread a little later, because nobody may be driving the runtime.
 #[cfg(all(feature = "tokio", not(loom)))]
 mod on_tokio {
     use super::{Bell, Clock, timer};
     use crate::sync::{Arc, Mutex};
     use std::panic::catch_unwind;
-    use std::time::Instant;
-    use tokio::runtime::Handle;
+    use std::time::{Duration, Instant};
+    use tokio::runtime::{Handle, Id};
     use tokio::task::AbortHandle;
+
+    /// How long the timer thread leaves it to the runtime.
+    const GRACE: Duration = Duration::from_millis(10);
+
+    /// Runtimes that have turned out to have no timers.
+    static WITHOUT_TIMERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
 
     #[derive(Debug)]
     pub(crate) struct Task {
         hook: Arc<Hook>,
-        task: AbortHandle,
+        task: Option<AbortHandle>,
+        _backup: timer::Entry,
     }
 
-    /// Where the bell hangs (invariant 3).
-    #[derive(Debug)]
-    struct Hook {
-        clock: Clock,
-        at: Instant,
-        bell: Mutex<Place>,
-    }
+    /// Where the bell hangs until one of the two takes it.
+    struct Hook(Mutex<Option<Bell>>);
 
-    enum Place {
-        WithTask(Bell),
-        WithTimer { _entry: timer::Entry },
-        Nowhere,
-    }
-
-    impl std::fmt::Debug for Place {
+    impl std::fmt::Debug for Hook {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str(match self {
-                Place::WithTask(_) => "WithTask",
-                Place::WithTimer { .. } => "WithTimer",
-                Place::Nowhere => "Nowhere",
-            })
+            f.write_str(if self.0.lock().is_some() { "armed" } else { "over" })
+        }
+    }
+
+    impl Hook {
+        fn take(&self) -> Option<Bell> {
+            self.0.lock().take()
         }
     }
 
     impl Task {
         pub(super) fn spawn(runtime: &Handle, clock: Clock, at: Instant, bell: Bell) -> Self {
-            let hook = Arc::new(Hook { clock, at, bell: Mutex::new(Place::WithTask(bell)) });
-            let on_runtime = OnRuntime(Arc::clone(&hook));
-            let task = runtime.spawn(async move {
-                if on_runtime.until_due().await {
-                    if let Place::WithTask(bell) = on_runtime.0.take() {
-                        if let Some(work) = bell() {
+            let hook = Arc::new(Hook(Mutex::new(Some(bell))));
+            let backup = Arc::clone(&hook);
+            let backup = Box::new(move || backup.take().and_then(|bell| bell()));
+            let backup = timer::arm(clock, at, GRACE, backup);
+            let id = runtime.id();
+            let task = (!WITHOUT_TIMERS.lock().contains(&id)).then(|| {
+                let hook = Arc::clone(&hook);
+                let task = runtime.spawn(async move {
+                    if until(at).await {
+                        if let Some(work) = hook.take().and_then(|bell| bell()) {
                             work();
                         }
+                    } else {
+                        WITHOUT_TIMERS.lock().push(id);
                     }
-                }
+                });
+                task.abort_handle()
             });
-            Task { hook, task: task.abort_handle() }
+            Task { hook, task, _backup: backup }
         }
     }
 
     impl Drop for Task {
         fn drop(&mut self) {
             drop(self.hook.take());
-            self.task.abort();
-        }
-    }
-
-    impl Hook {
-        fn take(&self) -> Place {
-            std::mem::replace(&mut *self.bell.lock(), Place::Nowhere)
-        }
-    }
-
-    /// The task's end of the hook: dropped with the task, rung or not.
-    struct OnRuntime(Arc<Hook>);
-
-    impl OnRuntime {
-        /// Comes back when it is due. False: this runtime has no timers (tokio has
-        /// said so, and how to enable them).
-        async fn until_due(&self) -> bool {
-            while tokio::time::Instant::now().into_std() < self.0.at {
-                let at = self.0.at.into();
-                let Ok(sleep) = catch_unwind(|| tokio::time::sleep_until(at)) else {
-                    return false;
-                };
-                sleep.await;
-            }
-            true
-        }
-    }
-
-    impl Drop for OnRuntime {
-        fn drop(&mut self) {
-            let mut place = self.0.bell.lock();
-            if let Place::WithTask(_) = &*place {
-                if let Place::WithTask(bell) = std::mem::replace(&mut *place, Place::Nowhere) {
-                    let entry = timer::arm(self.0.clock.clone(), self.0.at, bell);
-                    *place = Place::WithTimer { _entry: entry };
-                }
+            if let Some(task) = &self.task {
+                task.abort();
             }
         }
+    }
+
+    /// Comes back at this time. False: this runtime has no timers. There is no
+    /// way to ask for them but to try; tokio then panics and says how to enable
+    /// them, which is caught here, once for each runtime.
+    async fn until(at: Instant) -> bool {
+        while tokio::time::Instant::now().into_std() < at {
+            let Ok(sleep) = catch_unwind(|| tokio::time::sleep_until(at.into())) else {
+                return false;
+            };
+            sleep.await;
+        }
+        true
     }
 }

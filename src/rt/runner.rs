@@ -14,6 +14,7 @@
 use super::{Clock, Work};
 use crate::sync::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
@@ -68,7 +69,8 @@ impl Runner {
         loop {
             if let Some((clock, work)) = crew.jobs.pop_front() {
                 drop(crew);
-                clock.inside(work);
+                // Whatever comes out of it, the thread stays.
+                let _ = catch_unwind(AssertUnwindSafe(|| clock.inside(work)));
                 crew = self.crew.lock();
                 continue;
             }

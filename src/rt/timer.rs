@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// How soon to ask again a clock that stands still, or goes slower than ours.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Such a clock is asked at least this often.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 static TIMER: Timer = Timer {
     queue: Mutex::new(Queue {
         due: BTreeMap::new(),
@@ -73,20 +76,34 @@ impl Queue {
     }
 }
 
-pub(crate) fn arm(clock: Clock, at: Instant, bell: Bell) -> Entry {
+/// Rings `bell` when `clock` reads `at`; for a clock that may jump, `late` after
+/// that, to leave it to others to be in time.
+///
+/// # Panics
+///
+/// When the thread cannot be started. The next call tries again.
+pub(crate) fn arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> Entry {
+    // By the system's clock, from which the other may be far away.
+    let due = if clock.may_jump() {
+        Clock::system_now() + at.saturating_duration_since(clock.now()).min(LONGEST) + late
+    } else {
+        at
+    };
     let mut queue = TIMER.queue.lock();
+    if !queue.started {
+        let started = thread::Builder::new().name("quell-timer".into()).spawn(|| TIMER.run());
+        if let Err(error) = started {
+            drop(queue);
+            panic!("quell could not start its timer thread, so no deadline can ring: {error}");
+        }
+        queue.started = true;
+    }
     let id = queue.next;
     queue.next += 1;
-    let key = (at, id);
+    let key = (due, id);
     let first = queue.due.first_key_value().is_none_or(|(&first, _)| key < first);
     queue.due.insert(key, Armed { clock, at, bell });
-    if !queue.started {
-        queue.started = true;
-        thread::Builder::new()
-            .name("quell-timer".into())
-            .spawn(|| TIMER.run())
-            .expect("quell could not start its timer thread, without which no deadline fires");
-    } else if first {
+    if first {
         TIMER.sooner.notify_one();
     }
     Entry { key }
@@ -112,7 +129,7 @@ impl Timer {
             let armed = queue.remove((at, id)).expect("the queue was not unlocked");
             let reads = armed.clock.now();
             if reads < armed.at {
-                let again = now + (armed.at - reads).max(ASK_AGAIN);
+                let again = now + (armed.at - reads).clamp(ASK_AGAIN, LONGEST);
                 queue.due.insert((again, id), armed);
                 queue.moved.insert(id, (again, id));
                 continue;

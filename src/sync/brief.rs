@@ -3,8 +3,9 @@
 //! Letting go of it is a plain store, where a mutex that threads may sleep on
 //! needs a second read-modify-write to find out whether one does. For the
 //! roster, which every context that is made or dropped goes through, and where
-//! threads hardly ever meet, that is half the cost. Nothing that can block, or
-//! is the user's, runs under it.
+//! threads hardly ever meet, that is half the cost. Nothing that is the user's runs
+//! under it. Only a look at the whole tree, for a person, holds one for longer,
+//! while it writes down what it sees; a thread that meets it yields.
 //!
 //! # Invariants
 //!

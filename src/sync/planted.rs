@@ -27,6 +27,16 @@ pub enum Break {
     StopTakesNothing,
     /// A clone of a canceller is not counted.
     CloneNotCounted,
+    /// A function is added without asking, under the lock, whether it is too late.
+    FuncNotChecked,
+    /// `stop_and_wait` does not wait.
+    StopDoesNotWait,
+    /// A thread that waits is woken but not told.
+    SleeperNotTold,
+    /// A light context that gets its first child while it is cancelled lives on.
+    LightCancelGivesUp,
+    /// How a context ended is said without being written down.
+    LookNotWrittenDown,
     /// A linked context is adopted by a parent that has ended.
     AdoptedTooLate,
 }

@@ -65,6 +65,17 @@ caught! {
     a_clone_that_is_not_counted_is_caught:
         CloneNotCounted by the_last_canceller_to_go_ends_the_context_and_no_other,
         "while a canceller was alive";
+    a_function_added_too_late_is_caught:
+        FuncNotChecked by a_function_registered_while_its_context_ends_runs_once, "left: 0";
+    a_stop_and_wait_that_does_not_wait_is_caught:
+        StopDoesNotWait by stop_and_wait_returns_after_the_function, "left: 0";
+    a_sleeper_that_is_not_told_is_caught:
+        SleeperNotTold by a_thread_that_waits_is_woken_whenever_the_cancel_comes, "deadlock";
+    a_light_cancel_that_gives_up_is_caught:
+        LightCancelGivesUp by
+        a_context_that_is_cancelled_while_it_gets_its_first_child_takes_it_along, "is_done";
+    a_look_that_is_not_written_down_is_caught:
+        LookNotWrittenDown by a_cause_once_seen_by_a_child_stays, "left: \"parent\"";
     a_link_to_what_has_ended_is_caught:
         AdoptedTooLate by a_context_linked_to_one_that_is_ending_ends, "deadlock";
 }
