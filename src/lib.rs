@@ -76,6 +76,17 @@ pub use context::{
 pub mod planted {
     pub use crate::sync::planted::{Break, plant};
 
+    /// Moves the models' clock by so many milliseconds, and rings what is due.
+    pub fn advance(millis: usize) {
+        crate::rt::by_hand::advance(millis);
+    }
+
+    /// Waits for what rings on a thread of its own: at the end of a model with a
+    /// deadline.
+    pub fn finish() {
+        crate::rt::by_hand::finish();
+    }
+
     /// How many children a context's scope lists.
     pub fn children(ctx: &crate::Context) -> usize {
         ctx.children()

@@ -18,7 +18,6 @@ pub(super) struct Harvest {
     wakers: Vec<Waker>,
     funcs: Vec<Func>,
     /// Not needed any more; disarmed when the harvest goes.
-    #[cfg(not(loom))]
     pub(super) alarms: Vec<crate::rt::Alarm>,
     /// Ended by this sweep, each for a reason of its own.
     ended: Vec<Cause>,
@@ -47,7 +46,6 @@ impl Harvest {
     }
 
     /// Wakes everybody, and leaves the users' functions to another thread.
-    #[cfg(not(loom))]
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<crate::rt::Work> {
         let funcs = self.wake();
         (!funcs.is_empty()).then(|| Box::new(move || run_all(funcs)) as crate::rt::Work)

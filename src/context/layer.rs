@@ -461,7 +461,6 @@ impl<'a> Branch<'a> {
 impl Drop for Branch<'_> {
     fn drop(&mut self) {
         if let Some(Fate::Open(scope)) = self.fate.get() {
-            #[cfg(not(loom))]
             scope.disarm();
             if let Some(up) = self.up {
                 up.dismiss(scope);

@@ -61,9 +61,7 @@ struct Members {
     swept: bool,
     /// How many wait for the deadline, here or below, and the alarm that is
     /// armed while anybody does.
-    #[cfg(not(loom))]
     watchers: u32,
-    #[cfg(not(loom))]
     alarm: Option<Box<crate::rt::Alarm>>,
     /// How many of them are children.
     children: usize,
@@ -342,7 +340,6 @@ impl Scope {
     }
 
     /// Ends by its own deadline, which has passed, and tells everybody.
-    #[cfg(not(loom))]
     fn ring(this: &Arc<Self>) -> Harvest {
         let deadline = this.deadline.as_ref().expect("only a deadline rings");
         Scope::end_and_sweep(this, |harvest| {
@@ -385,12 +382,12 @@ impl Scope {
     /// Somebody, here or below, waits for this scope's deadline: the first arms
     /// the alarm. It does so even where a look has found that the deadline has
     /// passed: the alarm then rings at once, and sweeps, which the look did not.
-    #[cfg(not(loom))]
     pub(super) fn watch(this: &Arc<Self>) {
         let Some(deadline) = &this.deadline else { return };
         {
             let mut members = this.members.lock();
-            if members.watchers > 0 || members.swept {
+            let trusts = skip(Break::WatchTrustsTheLook) && this.end.get().is_some();
+            if members.watchers > 0 || members.swept || trusts {
                 members.watchers += 1;
                 return;
             }
@@ -412,7 +409,6 @@ impl Scope {
     }
 
     /// The opposite of `watch`: the last one disarms.
-    #[cfg(not(loom))]
     pub(super) fn unwatch(&self) {
         if self.deadline.is_some() {
             let mut members = self.members.lock();
@@ -424,19 +420,12 @@ impl Scope {
     }
 
     /// Nobody waits any more: its context is being dropped.
-    #[cfg(not(loom))]
     pub(super) fn disarm(&self) {
         if self.deadline.is_some() {
             let alarm = self.members.lock().alarm.take();
             drop(alarm);
         }
     }
-
-    #[cfg(loom)]
-    pub(super) fn watch(_this: &Arc<Self>) {}
-
-    #[cfg(loom)]
-    pub(super) fn unwatch(&self) {}
 
     /// How many children are in the list: for the models.
     #[cfg(loom)]
@@ -483,7 +472,6 @@ impl Members {
             return;
         }
         self.swept = true;
-        #[cfg(not(loom))]
         harvest.alarms.extend(self.alarm.take().map(|alarm| *alarm));
         if self.all.len() > self.children {
             for key in 0..self.all.capacity() {

@@ -12,6 +12,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
+#[cfg(loom)]
+use super::by_hand;
 #[cfg(not(loom))]
 use super::timer;
 #[cfg(not(loom))]
@@ -32,24 +34,20 @@ pub(crate) struct Clock {
 
 /// What to do when the time has come. Gives back what is the user's to run, for
 /// a thread that may be kept busy.
-#[cfg(not(loom))]
 pub(crate) type Bell = Box<dyn FnOnce() -> Option<Work> + Send>;
 
 /// The user's functions.
-#[cfg(not(loom))]
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
 /// An armed bell; dropping it disarms.
-#[cfg(not(loom))]
 #[derive(Debug)]
 pub(crate) enum Alarm {
-    Timer {
-        _entry: timer::Entry,
-    },
-    #[cfg(feature = "tokio")]
-    Task {
-        _task: on_tokio::Task,
-    },
+    #[cfg(loom)]
+    ByHand { _entry: by_hand::Entry },
+    #[cfg(not(loom))]
+    Timer { _entry: timer::Entry },
+    #[cfg(all(feature = "tokio", not(loom)))]
+    Task { _task: on_tokio::Task },
 }
 
 impl Clock {
@@ -69,6 +67,9 @@ impl Clock {
 
     /// The time by which a blocked thread waits, whatever runtime it is in.
     pub(crate) fn system_now() -> Instant {
+        #[cfg(loom)]
+        return by_hand::now();
+        #[cfg(not(loom))]
         Instant::now()
     }
 
@@ -134,12 +135,14 @@ impl Clock {
 
     /// Rings `bell` when this clock reads `at` or later, unless the alarm is
     /// dropped before. Never rings on the calling thread.
-    #[cfg(not(loom))]
     pub(crate) fn arm(&self, at: Instant, bell: Bell) -> Alarm {
-        #[cfg(feature = "tokio")]
+        #[cfg(loom)]
+        return Alarm::ByHand { _entry: by_hand::arm(at, bell) };
+        #[cfg(all(feature = "tokio", not(loom)))]
         if let Some(runtime) = self.pausable() {
             return Alarm::Task { _task: on_tokio::Task::spawn(runtime, self.clone(), at, bell) };
         }
+        #[cfg(not(loom))]
         Alarm::Timer { _entry: timer::arm(self.clone(), at, Duration::ZERO, bell) }
     }
 

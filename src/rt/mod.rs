@@ -8,17 +8,20 @@
 //! |---|---|
 //! | `clock` | whose time it is, and alarms on it |
 //! | `timer` | the one thread that rings where no runtime does |
+//! | `by_hand` | the clock of the models |
 //! | `runner` | the threads that run users' functions for it |
 
+#[cfg(loom)]
+pub(crate) mod by_hand;
 mod clock;
 #[cfg(not(loom))]
 mod runner;
 #[cfg(not(loom))]
 mod timer;
 
-pub(crate) use clock::Clock;
 #[cfg(not(loom))]
-pub(crate) use clock::{Alarm, Bell, Work};
+pub(crate) use clock::Bell;
+pub(crate) use clock::{Alarm, Clock, Work};
 
 use std::time::Instant;
 

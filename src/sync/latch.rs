@@ -22,6 +22,10 @@ const SET: u8 = 2;
 pub(crate) struct Latch<T> {
     state: AtomicU8,
     value: Cell<MaybeUninit<T>>,
+    /// Under a model, those who wait for `BUSY` to pass sleep on this: several that
+    /// spin can be scheduled in turns for ever, and the one that is busy never.
+    #[cfg(loom)]
+    turn: super::Mutex<()>,
 }
 
 // SAFETY: a latch hands out `&T` to every thread that shares it (so `T: Sync`)
@@ -32,11 +36,21 @@ unsafe impl<T: Send> Send for Latch<T> {}
 
 impl<T> Latch<T> {
     pub(crate) fn new() -> Self {
-        Latch { state: AtomicU8::new(EMPTY), value: Cell::new(MaybeUninit::uninit()) }
+        Latch {
+            state: AtomicU8::new(EMPTY),
+            value: Cell::new(MaybeUninit::uninit()),
+            #[cfg(loom)]
+            turn: super::Mutex::new(()),
+        }
     }
 
     pub(crate) fn full(value: T) -> Self {
-        Latch { state: AtomicU8::new(SET), value: Cell::new(MaybeUninit::new(value)) }
+        Latch {
+            state: AtomicU8::new(SET),
+            value: Cell::new(MaybeUninit::new(value)),
+            #[cfg(loom)]
+            turn: super::Mutex::new(()),
+        }
     }
 
     /// The value, if it has been set.
@@ -49,6 +63,8 @@ impl<T> Latch<T> {
     /// Sets the value; gives it back where another was set before. Either way
     /// the latch is set when this returns.
     pub(crate) fn set(&self, value: T) -> Result<&T, T> {
+        #[cfg(loom)]
+        let _turn = self.turn.lock();
         // Acquire on failure: `SET` may be seen here, and the caller reads the value next.
         match self.state.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Acquire) {
             Ok(_) => {

@@ -27,6 +27,8 @@ pub enum Break {
     StopTakesNothing,
     /// A clone of a canceller is not counted.
     CloneNotCounted,
+    /// A waiter below a deadline that a look has found passed arms no alarm.
+    WatchTrustsTheLook,
     /// A function is added without asking, under the lock, whether it is too late.
     FuncNotChecked,
     /// `stop_and_wait` does not wait.

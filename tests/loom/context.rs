@@ -8,6 +8,7 @@ use loom::thread;
 use quell::{Context, ContextError};
 use std::pin::Pin;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 fn cause(ctx: &Context) -> String {
     ctx.cause().expect("it has ended").to_string()
@@ -25,10 +26,8 @@ fn a_child_derived_while_its_parent_is_cancelled_is_cancelled_too() {
         let (parent, canceller) = Context::background().with_cancel();
         let other = thread::spawn(move || canceller.cancel_with("stop"));
         let (child, _c) = parent.with_cancel();
-        let (grandchild, _c) = child.with_cancel();
         // Woken, or told at once; a lost wakeup is a deadlock here.
-        assert_eq!(block_on(grandchild.done()), ContextError::Cancelled);
-        assert_eq!(cause(&grandchild), "stop");
+        assert_eq!(block_on(child.done()), ContextError::Cancelled);
         other.join().unwrap();
         assert_eq!(cause(&child), "stop");
     });
@@ -338,5 +337,83 @@ fn a_value_is_seen_by_whoever_gets_the_context() {
         canceller.cancel();
         drop(ctx);
         assert_eq!(other.join().unwrap().as_deref(), Some("v"));
+    });
+}
+
+/// A context with a deadline in ten milliseconds of the models' clock.
+fn timed() -> (Context, quell::Canceller) {
+    Context::background().with_timeout(Duration::from_millis(10))
+}
+
+#[test]
+fn a_waiter_below_a_deadline_is_woken_whenever_the_time_comes() {
+    model(|| {
+        let (parent, _c) = timed();
+        let (child, _c) = parent.with_cancel();
+        let other = thread::spawn(|| quell::planted::advance(10));
+        assert_eq!(block_on(child.done()), ContextError::DeadlineExceeded);
+        other.join().unwrap();
+        quell::planted::finish();
+    });
+}
+
+#[test]
+fn a_waiter_below_a_deadline_is_woken_though_a_look_found_it_passed_before() {
+    model(|| {
+        let (parent, _c) = timed();
+        let (child, _c) = parent.with_cancel();
+        let other = {
+            let parent = parent.clone();
+            thread::spawn(move || {
+                quell::planted::advance(10);
+                assert_eq!(parent.err(), Some(ContextError::DeadlineExceeded));
+            })
+        };
+        assert_eq!(block_on(child.done()), ContextError::DeadlineExceeded);
+        other.join().unwrap();
+        quell::planted::finish();
+    });
+}
+
+#[test]
+fn a_function_below_a_deadline_runs_once_though_a_look_found_it_passed_before() {
+    model(|| {
+        let (parent, _c) = timed();
+        let (child, _c) = parent.with_cancel();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let other = {
+            let parent = parent.clone();
+            thread::spawn(move || {
+                quell::planted::advance(10);
+                parent.is_done();
+                parent.err()
+            })
+        };
+        let func = {
+            let runs = Arc::clone(&runs);
+            child.after_func(move || {
+                runs.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        other.join().unwrap();
+        quell::planted::finish();
+        assert!(!func.stop(), "it waits for an alarm that nobody has armed");
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn of_a_cancel_and_a_deadline_one_wins_and_everybody_agrees() {
+    model(|| {
+        let (ctx, canceller) = timed();
+        let (child, _c) = ctx.with_cancel();
+        let other = thread::spawn(|| quell::planted::advance(10));
+        let seen = child.err();
+        canceller.cancel_with("stop");
+        other.join().unwrap();
+        let error = ctx.err().unwrap();
+        assert!(seen.is_none_or(|seen| seen == error), "an error changed after it was seen");
+        assert_eq!(child.err(), Some(error));
+        assert_eq!(cause(&child), cause(&ctx));
     });
 }

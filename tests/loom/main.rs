@@ -21,5 +21,7 @@ fn model(body: impl Fn() + Send + Sync + 'static) {
         planted::plant(&line);
     }
     builder.preemption_bound = builder.preemption_bound.or(Some(BOUND));
+    // Each operation is two (see `src/sync/watched.rs`).
+    builder.max_branches = 5_000;
     builder.check(body);
 }

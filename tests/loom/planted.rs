@@ -65,6 +65,9 @@ caught! {
     a_clone_that_is_not_counted_is_caught:
         CloneNotCounted by the_last_canceller_to_go_ends_the_context_and_no_other,
         "while a canceller was alive";
+    a_watch_that_trusts_a_look_is_caught:
+        WatchTrustsTheLook by
+        a_waiter_below_a_deadline_is_woken_though_a_look_found_it_passed_before, "deadlock";
     a_function_added_too_late_is_caught:
         FuncNotChecked by a_function_registered_while_its_context_ends_runs_once, "left: 0";
     a_stop_and_wait_that_does_not_wait_is_caught:

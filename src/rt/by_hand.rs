@@ -1,0 +1,91 @@
+//! The models' clock: it stands still until a model moves it, which makes time a
+//! thing that threads race about, like any other.
+//!
+//! # Invariants
+//!
+//! 1. The time is changed, and a bell added or taken, under the lock of the
+//!    bells: a bell is due when it is added, or is found when the time comes.
+//! 2. Bells ring, and are dropped, without that lock.
+
+use super::clock::Bell;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, thread};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+struct Hand {
+    /// Milliseconds since the beginning.
+    now: AtomicUsize,
+    bells: Mutex<(usize, BTreeMap<usize, (Instant, Bell)>)>,
+    ringing: Mutex<Vec<loom::thread::JoinHandle<()>>>,
+}
+
+// One for each execution of a model.
+loom::lazy_static! {
+    static ref HAND: Hand = Hand {
+        now: AtomicUsize::new(0),
+        bells: Mutex::new((0, BTreeMap::new())),
+        ringing: Mutex::new(Vec::new()),
+    };
+}
+
+pub(crate) fn now() -> Instant {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    let beginning = *BEGINNING.get_or_init(Instant::now);
+    beginning + Duration::from_millis(HAND.now.load(Ordering::SeqCst) as u64)
+}
+
+/// Moves the clock, and rings what is due on this thread.
+pub(crate) fn advance(millis: usize) {
+    let due = {
+        let mut bells = HAND.bells.lock();
+        HAND.now.fetch_add(millis, Ordering::SeqCst);
+        let now = now();
+        let due: Vec<_> =
+            bells.1.iter().filter(|(_, (at, _))| *at <= now).map(|(&id, _)| id).collect();
+        due.into_iter().filter_map(|id| bells.1.remove(&id)).collect::<Vec<_>>()
+    };
+    due.into_iter().for_each(|(_, bell)| ring(bell));
+}
+
+/// Waits for every bell that rings on a thread of its own: the end of a model,
+/// whose clock goes with it.
+pub(crate) fn finish() {
+    loop {
+        let Some(ringing) = HAND.ringing.lock().pop() else { return };
+        ringing.join().unwrap();
+    }
+}
+
+fn ring(bell: Bell) {
+    if let Some(work) = bell() {
+        work();
+    }
+}
+
+/// A bell that has been armed; dropping it disarms.
+#[derive(Debug)]
+pub(crate) struct Entry(usize);
+
+pub(crate) fn arm(at: Instant, bell: Bell) -> Entry {
+    let mut bells = HAND.bells.lock();
+    bells.0 += 1;
+    let id = bells.0;
+    if at <= now() {
+        drop(bells);
+        // Not on the thread that arms, as nowhere else.
+        let ringing = thread::spawn(move || ring(bell));
+        HAND.ringing.lock().push(ringing);
+    } else {
+        bells.1.insert(id, (at, bell));
+    }
+    Entry(id)
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let gone = HAND.bells.lock().1.remove(&self.0);
+        drop(gone);
+    }
+}
