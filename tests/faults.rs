@@ -1,0 +1,228 @@
+//! Other people's faults: panics in their drops, displays and subscribers,
+//! runtimes that nobody drives, clocks that disagree. quell goes on.
+#![cfg(all(feature = "tokio", not(loom)))]
+
+use quell::{Cause, Context, ContextError};
+use std::error::Error;
+use std::fmt;
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn one_thread(paused: bool) -> Runtime {
+    Builder::new_current_thread().enable_all().start_paused(paused).build().unwrap()
+}
+
+/// A value whose drop panics.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a bomb in a value");
+        }
+    }
+}
+
+#[test]
+fn a_deadline_of_a_runtime_that_nobody_drives_rings_all_the_same() {
+    let runtime = one_thread(false);
+    let (ctx, _c) = runtime.block_on(async { Context::background().with_timeout(ms(5)) });
+    let (tell, told) = mpsc::channel();
+    ctx.after_func(move || tell.send(()).unwrap());
+    assert_eq!(futures::executor::block_on(ctx.done()), ContextError::DeadlineExceeded);
+    told.recv_timeout(LONG).unwrap();
+    drop(runtime);
+}
+
+#[test]
+fn a_deadline_by_a_clock_that_is_ahead_rings_in_time_when_its_runtime_is_gone() {
+    let runtime = one_thread(true);
+    let (ctx, _c) = runtime.block_on(async {
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        tokio::time::resume();
+        Context::background().with_timeout(ms(20))
+    });
+    let start = std::time::Instant::now();
+    let done = ctx.done();
+    drop(runtime);
+    assert_eq!(futures::executor::block_on(done), ContextError::DeadlineExceeded);
+    assert!(start.elapsed() < LONG, "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_linked_context_ends_with_deadlines_by_different_clocks() {
+    let paused = one_thread(true);
+    let (still, _s) = paused.block_on(async { Context::background().with_timeout(ms(5)) });
+    for self_stands_still in [true, false] {
+        let (moves, _m) = Context::background().with_timeout(ms(5));
+        let (linked, _l) =
+            if self_stands_still { still.linked(&[&moves]) } else { moves.linked(&[&still]) };
+        assert_eq!(linked.wait_timeout(LONG), Some(ContextError::DeadlineExceeded));
+        assert!(!still.is_done());
+    }
+}
+
+#[test]
+fn functions_after_one_whose_context_explodes_run_all_the_same() {
+    let (root, canceller) = Context::background().with_cancel();
+    let (tell, told) = mpsc::channel();
+    for number in 0..3 {
+        let (ctx, detached) = root.with_value(Bomb).with_cancel();
+        detached.detach();
+        let tell = tell.clone();
+        // The last handle of the context is the function's: it goes when that has run.
+        ctx.after_func(move || tell.send(number).unwrap());
+    }
+    canceller.cancel();
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn more_explosions_than_there_are_threads_leave_deadlines_their_functions() {
+    for _ in 0..600 {
+        let (ctx, detached) = Context::background().with_value(Bomb).with_timeout(ms(1));
+        detached.detach();
+        ctx.after_func(|| {});
+    }
+    let (ctx, _c) = Context::background().with_timeout(ms(2));
+    let (tell, told) = mpsc::channel();
+    ctx.after_func(move || tell.send(()).unwrap());
+    told.recv_timeout(LONG).unwrap();
+}
+
+#[test]
+fn a_context_that_outlives_its_thread_may_be_asked_to_the_last() {
+    struct Last(Context, mpsc::Sender<bool>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0.is_done() || self.0.err().is_some());
+        }
+    }
+    thread_local!(static KEPT: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) });
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        // First in, last out: the thread's place in the runtime goes before it.
+        KEPT.with(|kept| kept.borrow_mut().take());
+        let runtime = one_thread(false);
+        let (ctx, canceller) = runtime.block_on(async { Context::background().with_timeout(LONG) });
+        canceller.detach();
+        KEPT.with(|kept| *kept.borrow_mut() = Some(Last(ctx, tell)));
+    })
+    .join()
+    .unwrap();
+    assert!(!told.recv().unwrap());
+}
+
+#[test]
+fn a_cause_in_any_wrapping_is_passed_on_as_it_is() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    canceller.cancel_with("the true error");
+    let cause = ctx.cause().unwrap();
+    let cancelled = ctx.check().unwrap_err();
+    let wrapped: [Box<dyn Error + Send + Sync>; 5] = [
+        Box::new(cause.clone()),
+        Box::new(Box::new(cause.clone())),
+        Box::new(cancelled.clone()),
+        Box::new(Box::new(cancelled.clone())),
+        cancelled.into(),
+    ];
+    for error in wrapped {
+        let (next, canceller) = Context::background().with_cancel();
+        canceller.cancel_with(error);
+        let passed_on = next.cause().unwrap();
+        assert_eq!(passed_on.to_string(), "the true error");
+        assert_eq!(passed_on.origin(), cause.origin());
+    }
+    let (next, canceller) = Context::background().with_cancel();
+    canceller.cancel_with(Box::new(cause.clone()));
+    assert_eq!(next.cause().unwrap().origin(), cause.origin());
+}
+
+#[test]
+fn a_cause_handed_from_deadline_to_cancel_and_back_does_not_grow() {
+    #[derive(Debug)]
+    struct Mine;
+    impl fmt::Display for Mine {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("mine")
+        }
+    }
+    impl Error for Mine {}
+    let round = |cause: Cause| {
+        let (ctx, _c) = Context::background().with_timeout_cause(Duration::ZERO, cause);
+        assert_eq!(ctx.err(), Some(ContextError::DeadlineExceeded));
+        let (next, canceller) = Context::background().with_cancel();
+        canceller.cancel_with(ctx.cause().unwrap());
+        assert_eq!(next.err(), Some(ContextError::Cancelled));
+        next.cause().unwrap()
+    };
+    let (given, canceller) = Context::background().with_cancel();
+    canceller.cancel_with(Mine);
+    let (plain, canceller) = Context::background().with_cancel();
+    canceller.cancel();
+    for ctx in [given, plain] {
+        let first = ctx.cause().unwrap();
+        let mut cause = first.clone();
+        for _ in 0..200_000 {
+            cause = round(cause);
+        }
+        assert_eq!(cause.to_string(), first.to_string());
+        assert_eq!(cause.origin(), first.origin());
+        assert_eq!(cause.downcast_ref::<Mine>().is_some(), first.downcast_ref::<Mine>().is_some());
+    }
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn a_cause_that_panics_when_it_is_shown_keeps_nobody_from_being_told() {
+    use tracing::{Event, Metadata, Subscriber, field::Visit, span};
+
+    #[derive(Debug)]
+    struct Unspeakable;
+    impl fmt::Display for Unspeakable {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("not to be shown")
+        }
+    }
+    impl Error for Unspeakable {}
+
+    struct Shows;
+    impl Subscriber for Shows {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "quell"
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &Event<'_>) {
+            struct All;
+            impl Visit for All {
+                fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn fmt::Debug) {
+                    let _ = format!("{value:?}");
+                }
+            }
+            event.record(&mut All);
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    tracing::subscriber::with_default(Shows, || {
+        let (ctx, canceller) = Context::background().with_cancel();
+        let (tell, told) = mpsc::channel();
+        ctx.after_func(move || tell.send(()).unwrap());
+        canceller.cancel_with(Unspeakable);
+        told.try_recv().unwrap();
+        let (late, _l) = ctx.without_cancel().with_timeout_cause(Duration::ZERO, Unspeakable);
+        assert_eq!(late.err(), Some(ContextError::DeadlineExceeded));
+    });
+}
