@@ -185,7 +185,7 @@ impl<'a> Entry<'a> {
         while let Some(layer) = next {
             let elder = entry(layer);
             let Some((parts, difference)) = parting(hash, elder.hash) else {
-                (level..32).for_each(|level| new.put(level, elder.level(level)));
+                (level..=elder.levels()).for_each(|level| new.put(level, elder.level(level)));
                 let covered = is::<V>(layer, name);
                 new.put_twin(if covered { elder.twin() } else { Some(layer) });
                 break;
@@ -205,6 +205,12 @@ impl<'a> Entry<'a> {
             level = parts + 1;
         }
         new
+    }
+
+    /// Above this level there are no siblings.
+    fn levels(&self) -> usize {
+        let blocks = std::iter::successors(self.more.as_ref(), |block| block.next.as_ref());
+        LEVELS * blocks.count()
     }
 
     /// The siblings at a level from 1 on.
