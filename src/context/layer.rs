@@ -116,8 +116,8 @@ impl Family for Line {
         layer
     }
 
-    fn take_links(value: &mut dyn Any) -> Vec<Link<Line>> {
-        match value.downcast_mut::<Ties>() {
+    fn take_links<V: 'static>(value: &mut V) -> Vec<Link<Line>> {
+        match (value as &mut dyn Any).downcast_mut::<Ties>() {
             Some(ties) => ties.others.drain(..).filter_map(Context::into_link).collect(),
             None => Vec::new(),
         }
@@ -358,12 +358,13 @@ impl<'a> Branch<'a> {
     /// marked when this returns; if this call ended it, everybody has been told.
     pub(super) fn cancel(&self, cause: Cause) {
         match self.fate.get() {
+            Some(Fate::Ended(_)) => return,
+            Some(Fate::Open(_)) => {
+                self.look();
+            }
             // Nothing is below a light branch, and nobody has asked how it ended.
             None if self.is_done() => return,
             None => {}
-            Some(_) => {
-                self.look();
-            }
         }
         match self.settle_light(cause) {
             Ok((cause, true)) => trace::ended(cause),
@@ -374,10 +375,19 @@ impl<'a> Branch<'a> {
     }
 
     /// Its scope, registered with the parent's; or how it ended.
+    #[inline]
     pub(super) fn open(&self) -> Result<&Arc<Scope>, &Cause> {
         if let Some(cause) = self.look() {
             return Err(cause);
         }
+        match self.fate.get() {
+            Some(Fate::Open(scope)) if scope.is_listed() || self.up.is_none() => Ok(scope),
+            _ => self.open_first(),
+        }
+    }
+
+    /// Makes the scope, lists it, or both.
+    fn open_first(&self) -> Result<&Arc<Scope>, &Cause> {
         if self.fate.get().is_none() {
             let own = match &self.bound {
                 Bound::Own(own) => Some(Deadline::clone(own)),

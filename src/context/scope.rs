@@ -212,16 +212,20 @@ impl Scope {
         }
     }
 
+    /// Whether it is in its parent's list.
+    pub(super) fn is_listed(&self) -> bool {
+        // Relaxed: a stale "no" only leads to the parent's lock.
+        self.seat.load(Ordering::Relaxed) != 0
+    }
+
     /// Puts `child` into this scope's list, unless it is there or this has ended.
     pub(super) fn register(&self, child: &Arc<Scope>) {
-        // Relaxed: a stale zero only leads to the lock, under which it is asked again;
-        // and no decision but this one hangs on the seat.
-        if child.seat.load(Ordering::Relaxed) != 0 {
+        if child.is_listed() {
             return;
         }
         let newcomer = Member::Child(Arc::clone(child));
         let mut members = self.members.lock();
-        let refused = self.end.get().is_some() || child.seat.load(Ordering::Relaxed) != 0;
+        let refused = self.end.get().is_some() || child.is_listed();
         if !refused {
             let key = members.add(newcomer);
             child.seat.store(key + 1, Ordering::Relaxed);

@@ -28,7 +28,7 @@
 
 use super::atomic::{AtomicUsize, Ordering};
 use super::planted::{Break, skip};
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
@@ -46,7 +46,7 @@ pub(crate) trait Family: Sized + 'static {
 
     /// Takes out the links that a value owns, so that they are let go in a loop
     /// too, like the one to the parent.
-    fn take_links(value: &mut dyn Any) -> Vec<Link<Self>>;
+    fn take_links<V: 'static>(value: &mut V) -> Vec<Link<Self>>;
 
     /// Where the seated links of this family sit.
     #[cfg(not(loom))]
@@ -214,15 +214,14 @@ impl<F: Family> Link<F> {
     /// now this thread's to destroy. The link must not be used afterwards.
     #[inline]
     fn count_off(&self) -> bool {
-        // Acquire on the load: with a count of one all other links are gone, and what
-        // their threads did comes before the destruction (partner: Release below).
-        // With more than one, Release publishes what this thread did, and Acquire, for
-        // the thread that comes last, collects it.
+        // Release publishes what this thread did with the layer; Acquire, for the thread
+        // that comes last, collects what all others did. (Looking first, to save the
+        // swap where the count is one, was measured, and saves nothing.)
         let count = &self.head().count;
         if skip(Break::LinkDroppedUnordered) {
             return count.fetch_sub(1, Ordering::Relaxed) == 1;
         }
-        count.load(Ordering::Acquire) == 1 || count.fetch_sub(1, Ordering::AcqRel) == 1
+        count.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
 
@@ -261,7 +260,7 @@ unsafe fn destroy<F: Family, V: 'static>(head: NonNull<Head<F>>, elders: &mut El
     let mut body = unsafe { Box::from_raw(head.cast::<Body<F, V>>().as_ptr()) };
     // Kept until layer and value are gone: invariant 2.
     elders.parent = body.head.parent.take();
-    elders.others.append(&mut F::take_links(&mut body.value));
+    elders.others.extend(F::take_links(&mut body.value));
     // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
     unsafe { ManuallyDrop::drop(&mut body.head.layer) };
     drop(body);
