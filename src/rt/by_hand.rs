@@ -7,33 +7,41 @@
 //!    bells: a bell is due when it is added, or is found when the time comes.
 //! 2. Bells ring, and are dropped, without that lock.
 
+#![allow(clippy::disallowed_methods, reason = "the right door")]
+
 use super::clock::Bell;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, thread};
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 struct Hand {
-    /// Milliseconds since the beginning.
+    beginning: Instant,
+    /// Milliseconds since then.
     now: AtomicUsize,
-    bells: Mutex<(usize, BTreeMap<usize, (Instant, Bell)>)>,
+    bells: Mutex<Bells>,
     ringing: Mutex<Vec<loom::thread::JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Bells {
+    armed: BTreeMap<usize, (Instant, Bell)>,
+    /// How many there have been: each has a number of its own.
+    count: usize,
 }
 
 // One for each execution of a model.
 loom::lazy_static! {
     static ref HAND: Hand = Hand {
+        beginning: Instant::now(),
         now: AtomicUsize::new(0),
-        bells: Mutex::new((0, BTreeMap::new())),
+        bells: Mutex::new(Bells::default()),
         ringing: Mutex::new(Vec::new()),
     };
 }
 
 pub(crate) fn now() -> Instant {
-    static BEGINNING: OnceLock<Instant> = OnceLock::new();
-    let beginning = *BEGINNING.get_or_init(Instant::now);
-    beginning + Duration::from_millis(HAND.now.load(Ordering::SeqCst) as u64)
+    HAND.beginning + Duration::from_millis(HAND.now.load(Ordering::SeqCst) as u64)
 }
 
 /// Moves the clock, and rings what is due on this thread.
@@ -43,8 +51,8 @@ pub(crate) fn advance(millis: usize) {
         HAND.now.fetch_add(millis, Ordering::SeqCst);
         let now = now();
         let due: Vec<_> =
-            bells.1.iter().filter(|(_, (at, _))| *at <= now).map(|(&id, _)| id).collect();
-        due.into_iter().filter_map(|id| bells.1.remove(&id)).collect::<Vec<_>>()
+            bells.armed.iter().filter(|(_, (at, _))| *at <= now).map(|(&id, _)| id).collect();
+        due.into_iter().filter_map(|id| bells.armed.remove(&id)).collect::<Vec<_>>()
     };
     due.into_iter().for_each(|(_, bell)| ring(bell));
 }
@@ -70,22 +78,22 @@ pub(crate) struct Entry(usize);
 
 pub(crate) fn arm(at: Instant, bell: Bell) -> Entry {
     let mut bells = HAND.bells.lock();
-    bells.0 += 1;
-    let id = bells.0;
+    bells.count += 1;
+    let id = bells.count;
     if at <= now() {
         drop(bells);
         // Not on the thread that arms, as nowhere else.
         let ringing = thread::spawn(move || ring(bell));
         HAND.ringing.lock().push(ringing);
     } else {
-        bells.1.insert(id, (at, bell));
+        bells.armed.insert(id, (at, bell));
     }
     Entry(id)
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let gone = HAND.bells.lock().1.remove(&self.0);
+        let gone = HAND.bells.lock().armed.remove(&self.0);
         drop(gone);
     }
 }
