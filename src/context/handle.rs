@@ -70,7 +70,10 @@ impl Context {
     /// one gives the parent's. One in the past gives a context that is done.
     ///
     /// The deadline belongs to the clock that is ambient here (see
-    /// [`rt::now`](crate::rt::now)), or to its parent's if that has one.
+    /// [`rt::now`](crate::rt::now)), or to its parent's if that has one. It holds
+    /// whether or not anybody drives the runtime whose clock that is. A
+    /// current-thread tokio runtime should have been built with `enable_time`:
+    /// without, tokio says so once, in a panic that is caught here.
     #[track_caller]
     pub fn with_deadline(&self, at: impl Into<Instant>) -> (Context, Canceller) {
         self.bounded(Location::caller(), (Kind::Deadline, None), None, |_| Some(at.into()))
