@@ -53,7 +53,7 @@
 //! |---|---|
 //! | `context` | the tree: everything above |
 //! | [`rt`] | the runtime seam: whose clock it is, and who rings |
-//! | `sync` | `std` or `loom`; the only room with `unsafe` |
+//! | `sync` | `std` or `loom`, and all the code that carries a proof because the compiler cannot check it |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
