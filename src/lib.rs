@@ -20,6 +20,26 @@
 //! # });
 //! ```
 //!
+//! A [`Pipeline`] is stages of tasks, from a source to whoever reads the results.
+//! Whatever ends it ends every stage, and its [`Report`] says what became of every
+//! item. A [`Group`] owns tasks that are each different.
+//!
+//! ```
+//! use quell::{Context, Pipeline};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let mut squares = Pipeline::from_iter(&Context::background(), 1..)
+//!     .dispatch_ordered(4, |_ctx, n: u64| async move { n * n })
+//!     .run();
+//! assert_eq!(squares.next().await, Some(1));
+//! assert_eq!(squares.next().await, Some(4));
+//!
+//! let report = squares.finish().await; // no task is left of an endless source
+//! assert_eq!(report.outcome().to_string(), "the reader stopped");
+//! # }
+//! ```
+//!
 //! # Where to look
 //!
 //! | you want to | look at |
@@ -34,15 +54,50 @@
 //! | do something at the end | [`Context::after_func`] |
 //! | see what is still alive | [`Context::tree`] |
 //! | stop on Ctrl-C | [`signal::interrupt`] |
+//! | chain stages of tasks | [`Pipeline`], and the guide `docs/pipelines.md` |
+//! | keep to a rate | [`Pipeline::throttle`], [`Rate`] |
+//! | work on many items at once | [`dispatch`](Pipeline::dispatch), [`dispatch_ordered`](Pipeline::dispatch_ordered), [`try_dispatch`](Pipeline::try_dispatch) |
+//! | write a stage | [`Pipeline::stage`], [`channel::Receiver`], [`channel::Sender`] |
+//! | finish what has begun | [`OnCancel::Drain`] |
+//! | know what became of every item | [`Results::finish`], [`Report`] |
+//! | own tasks, a few at a time | [`Group`] |
+//! | spawn, sleep, limit a time | [`rt`] |
 //! | come from Go | the guide `docs/from-go.md` |
+//!
+//! # Checking that it stops
+//!
+//! With the feature `check`, `quell::check` runs an async body under every schedule within a few delays, cancels it
+//! at every point in turn, and shows what does not stop: which task, at which line, and how to see it again. It needs
+//! nothing of the body but that it takes a context. The guide is `docs/checker.md`.
+//!
+#![cfg_attr(all(feature = "check", not(loom)), doc = "```")]
+#![cfg_attr(not(all(feature = "check", not(loom))), doc = "```ignore")]
+//! use quell::check::Checker;
+//! use quell::{Context, rt};
+//!
+//! async fn my_code(ctx: Context) {
+//!     let worker = ctx.clone();
+//!     let worker = rt::spawn_named("worker", async move {
+//!         let _ = worker.run(rt::sleep(std::time::Duration::from_secs(5))).await;
+//!     });
+//!     worker.await.unwrap();
+//! }
+//!
+//! Checker::new().run(my_code).assert_clean();
+//! ```
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `tokio` (default) | deadlines go by the clock of the tokio runtime they were made in, paused or not |
+//! | `tokio` (default) | groups and pipelines run their tasks on tokio; deadlines go by the clock of the tokio runtime they were made in, paused or not |
 //! | `tokio-util` | [`Context::token`](Context#method.token) and [`Context::with_token`](Context#method.with_token), to and from `CancellationToken` |
 //! | `tracing` | an event, target `quell`, level debug, when a context ends for a reason of its own |
+//! | `check` | the checker |
+//! | `proptest` | random pipelines and schedules for it |
+//! | `http` | a context for each request, limits, a client, a server |
+//! | `tls` | HTTPS for `hit` |
+//! | `cli` | the programs `quell`, which runs the built-in checks, and `hit` |
 //! | `full` | all of these |
 //!
 //! Without any of them contexts work on plain threads and under every executor.
@@ -51,16 +106,37 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | `context` | the tree: everything above |
-//! | [`rt`] | the runtime seam: whose clock it is, and who rings |
+//! | `context` | the tree: everything that ends |
+//! | [`pipeline`] | sources, stages, throttle, workers, results, reports |
+//! | [`group`] | an owner for tasks |
+//! | [`channel`] | the bounded channel between stages |
+//! | [`rt`] | the runtime seam: who runs tasks, whose clock it is, and who rings |
+//! | `check` | the checker: a schedule, the search through them, what is told of it (feature `check`) |
+//! | `http` | contexts for HTTP: layers for tower and axum, a server, a client (feature `http`) |
+//! | `hit` | a load generator: requests through a pipeline, and what was measured of them (feature `http`) |
 //! | `sync` | `std` or `loom`, and all the code that carries a proof because the compiler cannot check it |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod channel;
+#[cfg(all(feature = "check", not(loom)))]
+pub mod check;
 mod context;
+pub mod group;
+#[cfg(all(feature = "http", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod hit;
+#[cfg(all(feature = "http", not(loom)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
+pub mod pipeline;
 pub mod rt;
 mod sync;
+
+pub use channel::{Receiver, SendError, Sender};
+pub use group::{Group, ShutdownReport, StillRunning, TaskPanicked, TrySpawnError};
+pub use pipeline::{OnCancel, Outcome, Pipeline, Rate, Report, Results, StageEnd, StageReport};
 
 #[cfg(not(loom))]
 pub use context::Tree;
@@ -69,6 +145,14 @@ pub use context::signal;
 pub use context::{
     AfterFunc, BoxError, Cancelled, Canceller, Cause, Context, ContextError, Done, Key, Run,
 };
+
+/// The checker's tests reach the planted bugs, where those are built in.
+#[cfg(all(quell_planted, not(loom)))]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod planted {
+    pub use crate::sync::planted::{Break, plant};
+}
 
 /// The models reach the planted bugs; nobody else does.
 #[cfg(loom)]
@@ -81,10 +165,39 @@ pub mod planted {
         crate::rt::by_hand::advance(millis);
     }
 
+    /// Runs a future, and all the tasks that it spawns, on this thread in turns; comes
+    /// back when all have ended.
+    pub fn on_one_thread<F: Future>(future: F) -> F::Output {
+        crate::rt::by_thread::on_one_thread(future)
+    }
+
     /// Waits for what rings on a thread of its own: at the end of a model with a
     /// deadline.
     pub fn finish() {
         crate::rt::by_hand::finish();
+    }
+
+    /// The channel between two stages: whoever receives offers room when it waits.
+    pub fn between<T>(capacity: usize) -> (crate::channel::Sender<T>, crate::channel::Receiver<T>) {
+        crate::channel::between(capacity, None)
+    }
+
+    /// One worker's end of a channel, without its stage.
+    #[allow(missing_debug_implementations)]
+    pub struct Taker<T>(crate::channel::Taker<T>);
+
+    impl<T> Taker<T> {
+        /// The first of at most `at_most`.
+        pub fn first(receiver: crate::channel::Receiver<T>, at_most: usize) -> Taker<T> {
+            Taker(crate::channel::Taker::first(receiver, at_most))
+        }
+
+        /// The next item, and the takers that it brought into being.
+        pub async fn take(&mut self) -> Option<(T, Vec<Taker<T>>)> {
+            let here = std::panic::Location::caller();
+            let item = std::future::poll_fn(|cx| self.0.poll_take(cx, here)).await?;
+            Some((item, std::iter::from_fn(|| self.0.hire()).map(Taker).collect()))
+        }
     }
 
     /// How many children a context's scope lists.
@@ -100,6 +213,20 @@ mod papers {
     struct Readme;
     #[doc = include_str!("../docs/design.md")]
     struct Design;
+    #[cfg(feature = "check")]
+    #[doc = include_str!("../docs/checker.md")]
+    struct Checker;
+    #[cfg(feature = "check")]
+    #[doc = include_str!("../docs/scale.md")]
+    struct Scale;
     #[doc = include_str!("../docs/from-go.md")]
     struct FromGo;
+    #[cfg(feature = "http")]
+    #[doc = include_str!("../docs/http.md")]
+    struct Http;
+    #[doc = include_str!("../docs/pipelines.md")]
+    struct Pipelines;
+    #[cfg(feature = "http")]
+    #[doc = include_str!("../docs/hit.md")]
+    struct Hit;
 }

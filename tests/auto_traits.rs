@@ -9,7 +9,16 @@
 
 #![cfg(not(loom))]
 
-use quell::{AfterFunc, Cancelled, Canceller, Cause, Context, ContextError, Done, Key, Run, Tree};
+#[cfg(feature = "http")]
+use quell::BoxError;
+use quell::channel::{self, Receiver, Recv, SendError, Sender};
+use quell::group::{ShutdownReport, Spawn, StillRunning, TaskPanicked, TrySpawnError};
+use quell::pipeline::{Next, StageEnd, StageReport};
+use quell::rt::{self, Interval, JoinError, JoinHandle, Sleep, Tick, Timeout, YieldNow};
+use quell::{
+    AfterFunc, Cancelled, Canceller, Cause, Context, ContextError, Done, Group, Key, OnCancel,
+    Outcome, Pipeline, Rate, Report, Results, Run, Tree,
+};
 use std::cell::Cell;
 use std::future::{Pending, Ready};
 use std::marker::{PhantomData, PhantomPinned};
@@ -88,6 +97,153 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         Run<&'static mut u8>: 1 1 1 0 1;
         Run<PhantomPinned>:   1 1 0 1 1;
         Run<Local>:           0 0 0 0 0;
+        // Tasks, and what waits.
+        JoinHandle<u8>:       1 1 1 1 1;
+        JoinHandle<Rc<u8>>:   0 0 1 1 1;
+        JoinHandle<PhantomPinned>: 1 1 1 1 1;
+        JoinError:            1 1 1 1 1;
+        Sleep:                1 1 0 1 1;
+        Timeout<Ready<u8>>:   1 1 0 1 1;
+        Timeout<Local>:       0 0 0 0 0;
+        rt::Elapsed:          1 1 1 1 1;
+        Interval:             1 1 1 1 1;
+        Tick<'static>:        1 1 0 0 1;
+        YieldNow:             1 1 1 1 1;
+        // A channel passes items on, and pins none. It is shared by threads where its
+        // items can be sent to them.
+        Sender<u8>:           1 1 1 0 0;
+        Sender<Cell<u8>>:     1 1 1 0 0;
+        Sender<Rc<u8>>:       0 0 1 0 0;
+        Sender<PhantomPinned>: 1 1 1 0 0;
+        Receiver<u8>:         1 1 1 0 0;
+        Receiver<Cell<u8>>:   1 0 1 0 0;
+        Receiver<Rc<u8>>:     0 0 1 0 0;
+        Receiver<PhantomPinned>: 1 1 1 0 0;
+        channel::Send<'static, u8>: 1 1 1 0 0;
+        channel::Send<'static, Cell<u8>>: 1 0 1 0 0;
+        channel::Send<'static, Rc<u8>>: 0 0 1 0 0;
+        channel::Send<'static, PhantomPinned>: 1 1 1 0 0;
+        Recv<'static, u8>:    1 1 1 0 0;
+        Recv<'static, Rc<u8>>: 0 0 1 0 0;
+        Recv<'static, PhantomPinned>: 1 1 1 0 0;
+        SendError<u8>:        1 1 1 1 1;
+        SendError<Rc<u8>>:    0 0 1 1 1;
+        // A group is what a context is; a spawn is what its task is.
+        Group:                1 1 1 1 1;
+        Spawn<'static, u8>:   1 1 1 1 1;
+        Spawn<'static, Cell<u8>>: 1 0 1 1 0;
+        Spawn<'static, Rc<u8>>: 0 0 1 1 1;
+        Spawn<'static, PhantomPinned>: 1 1 1 1 1;
+        TrySpawnError<u8>:    1 1 1 0 0; // It holds a cause.
+        TrySpawnError<Rc<u8>>: 0 0 1 0 0;
+        ShutdownReport:       1 1 1 1 1;
+        StillRunning:         1 1 1 1 1;
+        TaskPanicked:         1 1 1 1 1;
+        // A described pipeline holds closures; one that runs is read by one reader.
+        Pipeline<u8>:         1 0 1 0 0;
+        Pipeline<Rc<u8>>:     1 0 1 0 0;
+        Results<u8>:          1 0 1 0 0;
+        Results<Rc<u8>>:      0 0 1 0 0;
+        Results<PhantomPinned>: 1 0 1 0 0;
+        Next<'static, u8>:    1 0 1 0 0;
+        Rate:                 1 1 1 1 1;
+        OnCancel:             1 1 1 1 1;
+        Outcome:              1 1 1 0 0; // It holds a cause.
+        Report:               1 1 1 0 0;
+        StageReport:          1 1 1 1 1;
+        StageEnd:             1 1 1 1 1;
+    };
+    #[cfg(feature = "check")]
+    let table = {
+        use quell::check::{
+            Checker, Inject, Injections, Place, ReplayError, Report, Tracked, Violation,
+            ViolationKind,
+        };
+        let more = table! {
+            Checker:            1 1 1 1 1;
+            Inject:             1 1 1 1 1;
+            Injections:         1 1 1 1 1;
+            Place:              1 1 1 1 1;
+            ReplayError:        1 1 1 1 1;
+            Report:             1 1 1 1 1;
+            Tracked<u8>:        1 1 1 1 1;
+            Tracked<Rc<u8>>:    0 0 1 1 1;
+            Violation:          1 1 1 1 1;
+            ViolationKind:      1 1 1 1 1;
+        };
+        [table, more].concat()
+    };
+    let wrong: Vec<_> = table.iter().filter(|(_, said, are)| said != are).collect();
+    assert!(wrong.is_empty(), "said, and are: {wrong:#?}");
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn every_public_type_of_http_has_the_auto_traits_it_is_said_to_have_and_no_others() {
+    use quell::http::*;
+    type Request = http::Request<()>;
+    type Response = std::future::Ready<Result<http::Response<String>, BoxError>>;
+    /// A service whose future is ready.
+    struct Inner;
+    impl tower_service::Service<Request> for Inner {
+        type Response = http::Response<String>;
+        type Error = BoxError;
+        type Future = Response;
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), BoxError>> {
+            unreachable!("only its type is of interest")
+        }
+        fn call(&mut self, _: Request) -> Response {
+            unreachable!("only its type is of interest")
+        }
+    }
+    // Send, Sync, Unpin, UnwindSafe, RefUnwindSafe.
+    let table = table! {
+        RequestEnd:                 1 1 1 0 0; // It may hold a cause, which may hold any error.
+        ContextLayer:               1 1 1 1 1;
+        ContextService<Inner>:      1 1 1 1 1;
+        ContextFuture<Response>:    1 1 1 0 0;
+        ContextBody<String>:        1 1 1 1 1;
+        TimeoutLayer:               1 1 1 1 1;
+        TimeoutService<Inner>:      1 1 1 1 1;
+        TimeoutFuture<Response>:    1 1 1 0 0;
+        LimitLayer:                 1 1 1 1 1;
+        LimitService<Inner>:        1 1 1 1 1;
+        LimitFuture<Inner, ()>:     1 0 1 0 0; // It waits in a box.
+        PropagationLayer:           1 1 1 1 1;
+        PropagationService<Inner>:  1 1 1 1 1;
+        TrackingId:                 1 1 1 1 1;
+        InvalidHeader:              1 1 1 1 1;
+        Ctx:                        1 1 1 1 1;
+        PeerAddress:                1 1 1 1 1;
+        Client:                     1 1 1 0 0; // Its connections are hyper's.
+        Client<Inner>:              1 1 1 1 1;
+        Transport:                  1 1 1 0 0;
+        CallBody:                   1 1 1 0 0;
+        CallError:                  1 1 1 0 0;
+        Serve<Inner>:               1 1 1 1 1;
+        Served:                     1 1 1 1 1;
+        Serving:                    1 0 1 0 0;
+    };
+    let wrong: Vec<_> = table.iter().filter(|(_, said, are)| said != are).collect();
+    assert!(wrong.is_empty(), "said, and are: {wrong:#?}");
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn every_public_type_of_hit_has_the_auto_traits_it_is_said_to_have_and_no_others() {
+    use quell::hit::*;
+    // Send, Sync, Unpin, UnwindSafe, RefUnwindSafe.
+    let table = table! {
+        Options:        1 1 1 1 1;
+        Error:          1 1 1 1 1;
+        Hit:            1 1 1 1 1;
+        ErrorKind:      1 1 1 1 1;
+        Summary:        1 1 1 1 1;
+        Results:        1 0 1 0 0; // It is what a pipeline's results are.
+        Next<'static>:  1 0 1 0 0;
     };
     let wrong: Vec<_> = table.iter().filter(|(_, said, are)| said != are).collect();
     assert!(wrong.is_empty(), "said, and are: {wrong:#?}");
@@ -115,7 +271,7 @@ fn a_context_is_one_word_and_so_is_what_ends_it() {
     assert_eq!(size_of::<Option<ContextError>>(), 1);
     // The background is the empty word, so that an optional context takes two.
     assert!(size_of::<Option<Context>>() <= 2 * word);
-    assert!(size_of::<Done>() <= 4 * word);
+    assert!(size_of::<Done>() <= 5 * word);
     assert!(size_of::<Cause>() <= 2 * word);
 }
 
@@ -129,4 +285,24 @@ fn public_types_live_as_long_as_they_are_wanted() {
     owned::<Cancelled>();
     owned::<Done>();
     owned::<Tree>();
+    owned::<JoinHandle<u8>>();
+    owned::<Sleep>();
+    owned::<Sender<u8>>();
+    owned::<Receiver<u8>>();
+    owned::<Group>();
+    owned::<Pipeline<u8>>();
+    owned::<Results<u8>>();
+    owned::<Report>();
+}
+
+/// What of it is a future can be sent to another thread.
+#[test]
+fn the_futures_that_have_no_name_can_be_sent_to_other_threads() {
+    fn sent<T: Send>(_: &T) {}
+    let group = Group::new(&Context::background());
+    sent(&group.wait());
+    sent(&group.shutdown(std::time::Duration::ZERO));
+    let mut results = Pipeline::from_iter(&Context::background(), 0..1_u8).run();
+    sent(&results.next());
+    sent(&results.finish());
 }

@@ -1,11 +1,12 @@
 // Measures Go's context package: the same work as benches/targets.rs does, under
-// the same names. Prints a name, a tab and the nanoseconds (for memory: the
+// the same names; with the argument `pipelines`, that of benches/pipelines.rs. Prints a name, a tab and the nanoseconds (for memory: the
 // bytes) of one operation on each line.
 package main
 
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
 	"sort"
 	"sync"
@@ -21,6 +22,10 @@ var (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "pipelines" {
+		pipelines()
+		return
+	}
 	// First, while the heap is empty.
 	report("memory per live child (bytes)", memory(false))
 	report("memory per waited-for child (bytes)", memory(true))

@@ -54,6 +54,7 @@ impl AfterFunc {
             job.run();
             return AfterFunc { job, place: None };
         };
+        branch.got_func();
         branch.watch();
         let func = Func { job: Arc::clone(&job), context: Some(context.clone()) };
         match scope.add_func(func) {

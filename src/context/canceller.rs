@@ -82,6 +82,11 @@ impl Canceller {
         self.branch().cancel(Cause::given(ContextError::Cancelled, cause.into(), origin));
     }
 
+    /// Ends the context as something else has ended, or failed.
+    pub(crate) fn cancel_as(&self, cause: Cause) {
+        self.branch().cancel(cause);
+    }
+
     /// Lets go without cancelling: from now on no drop of this canceller or of
     /// any of its clones ends the context. It ends with its parent, by its
     /// deadline, or by an explicit [`cancel`](Canceller::cancel) of a clone.

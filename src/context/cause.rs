@@ -107,6 +107,11 @@ impl Cause {
         })
     }
 
+    /// What the failure of a task is the cause of.
+    pub(crate) fn failure(error: BoxError, place: &'static Location<'static>) -> Self {
+        Cause::given(ContextError::Cancelled, error, Some(place))
+    }
+
     /// The cause in an error that is one, boxed or not, or a [`Cancelled`].
     fn carried(error: BoxError) -> Result<Cause, BoxError> {
         let error = match error.downcast::<Cause>() {
@@ -202,7 +207,7 @@ impl Error for Cause {
 pub struct Cancelled(Cause);
 
 impl Cancelled {
-    pub(super) fn new(cause: &Cause) -> Self {
+    pub(crate) fn new(cause: &Cause) -> Self {
         Cancelled(cause.clone())
     }
 
@@ -227,4 +232,16 @@ impl Error for Cancelled {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.0)
     }
+}
+
+/// Whether an error only says that a context has ended.
+pub(crate) fn is_an_end(error: &(dyn Error + 'static)) -> bool {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>() {
+            return true;
+        }
+        error = this.source();
+    }
+    false
 }

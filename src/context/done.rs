@@ -7,8 +7,10 @@
 //!    back; a `Done` that is dropped leaves nothing behind.
 
 use super::{Context, ContextError};
+use crate::rt::probe::{self, Wait};
 use futures_core::future::FusedFuture;
 use std::fmt;
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Poll, Waker};
 
@@ -17,14 +19,16 @@ use std::task::{Poll, Waker};
 #[must_use = "futures do nothing unless polled"]
 pub struct Done {
     ctx: Context,
+    made_at: &'static Location<'static>,
     /// The key of this future's waker in the scope.
     key: Option<usize>,
     answered: bool,
 }
 
 impl Done {
+    #[track_caller]
     pub(super) fn new(ctx: Context) -> Self {
-        Done { ctx, key: None, answered: false }
+        Done { ctx, made_at: Location::caller(), key: None, answered: false }
     }
 
     pub(super) fn context(&self) -> &Context {
@@ -34,8 +38,13 @@ impl Done {
     /// Has `waker` woken at the end, in place of the last one. `Some`: it has
     /// ended, and nobody is woken.
     pub(super) fn poll_with(&mut self, waker: &Waker) -> Option<ContextError> {
+        let wait = Wait { what: "the end of a context", at: self.made_at, of: 0 };
         // Without a branch there is no end to wait for.
-        let branch = self.ctx.branch()?;
+        let Some(branch) = self.ctx.branch() else {
+            probe::waits(|| wait);
+            return None;
+        };
+        branch.stirred();
         let cause = match branch.open() {
             Err(cause) => cause,
             Ok(scope) => {
@@ -53,6 +62,8 @@ impl Done {
                     }
                 };
                 if waits {
+                    let of = std::ptr::from_ref(&**scope) as *const () as usize;
+                    probe::waits(|| Wait { of, ..wait });
                     return None;
                 }
                 branch.look().expect("a scope refuses once it has ended")

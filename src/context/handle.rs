@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 #[must_use = "a context does nothing unless somebody asks it"]
 pub struct Context {
     /// `None`: the background.
-    link: Option<Link<Line>>,
+    pub(super) link: Option<Link<Line>>,
 }
 
 /// Deriving.
@@ -172,6 +172,10 @@ impl Context {
         let ended = all().find_map(Branch::look).cloned();
         self.branch_off(|parent| {
             let mut branch = Branch::new(made_at, Kind::Linked, earliest, parent);
+            #[cfg(all(feature = "check", not(loom)))]
+            others.iter().filter_map(|other| other.branch()).for_each(|other| {
+                branch.watched_as(other.mark());
+            });
             let ties = match ended {
                 Some(cause) => branch.end_at_once(cause),
                 None => branch.tie(others.iter().map(|&other| other.clone()).collect()),
@@ -237,7 +241,9 @@ impl Context {
         seated: bool,
         build: impl for<'p> FnOnce(Option<Ref<'p, Line>>) -> (Layer<'p>, V),
     ) -> Context {
-        Context { link: Some(Link::new(self.link.clone(), seated, build)) }
+        let child = Context { link: Some(Link::new(self.link.clone(), seated, build)) };
+        child.looked();
+        child
     }
 
     fn branch_off<V: Send + Sync + 'static>(
@@ -279,24 +285,29 @@ impl Context {
     /// and keeps the context alive.
     #[track_caller]
     pub fn done(&self) -> Done {
+        self.looked();
         Done::new(self.clone())
     }
 
     /// Whether it has ended.
     #[inline]
     pub fn is_done(&self) -> bool {
-        self.branch().is_some_and(Branch::is_done)
+        self.branch().is_some_and(|branch| {
+            let done = branch.is_done();
+            branch.looked();
+            done
+        })
     }
 
     /// Which end it came to, if it has.
     #[inline]
     pub fn err(&self) -> Option<ContextError> {
-        Some(self.branch()?.look()?.end())
+        Some(self.branch()?.answer()?.end())
     }
 
     /// Why it ended: `Some` exactly when [`err`](Context::err) is.
     pub fn cause(&self) -> Option<Cause> {
-        Some(self.branch()?.look()?.clone())
+        Some(self.branch()?.answer()?.clone())
     }
 
     /// `Err` once it has ended: a `ctx.check()?` now and then lets a long loop
@@ -321,7 +332,7 @@ impl Context {
     /// When the context has ended, with its error and cause.
     #[inline]
     pub fn check(&self) -> Result<(), Cancelled> {
-        match self.branch().and_then(Branch::look) {
+        match self.branch().and_then(Branch::answer) {
             None => Ok(()),
             Some(cause) => Err(Cancelled::new(cause)),
         }
@@ -335,7 +346,9 @@ impl Context {
     /// How long until its deadline: zero once that has passed, `None` where
     /// there is none.
     pub fn remaining(&self) -> Option<Duration> {
-        let deadline = self.branch()?.deadline()?;
+        let branch = self.branch()?;
+        branch.looked();
+        let deadline = branch.deadline()?;
         Some(deadline.at.saturating_duration_since(deadline.clock.now()))
     }
 
@@ -374,6 +387,7 @@ impl Context {
     /// ```
     #[track_caller]
     pub fn run<F: Future>(&self, future: F) -> Run<F> {
+        self.looked();
         Run::new(self, future)
     }
 
@@ -414,6 +428,7 @@ impl Context {
     /// assert_eq!(told.recv().unwrap(), "closed");
     /// ```
     pub fn after_func(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
+        self.looked();
         AfterFunc::register(self, Box::new(f))
     }
 
@@ -431,6 +446,36 @@ impl Context {
 
 /// For the other files of this room.
 impl Context {
+    /// A root that a checker watches, and with it all that is derived from it.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn watched(
+        mark: u16,
+        made_at: &'static Location<'static>,
+        after: Option<Duration>,
+    ) -> (Context, Canceller) {
+        let own = after.and_then(|after| {
+            let clock = Clock::ambient();
+            let at = clock.now().checked_add(after)?;
+            let cause = Cause::deadline(made_at);
+            Some(Box::new(Deadline { at, asked: Some(after), clock, cause }))
+        });
+        let kind = if own.is_some() { Kind::Timeout } else { Kind::Cancel };
+        Context::background().branch_off(|parent| {
+            let mut branch = Branch::new(made_at, kind, own, parent);
+            branch.watched_as(mark);
+            (branch, ())
+        })
+    }
+
+    /// It has been asked: see [`Branch::looked`].
+    #[inline(always)]
+    fn looked(&self) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if let Some(branch) = self.branch() {
+            branch.looked();
+        }
+    }
+
     /// The branch that answers for this context; `None`: it cannot end.
     #[inline]
     pub(super) fn branch(&self) -> Option<&Branch<'_>> {

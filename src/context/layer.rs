@@ -17,6 +17,8 @@ use super::cause::Cause;
 use super::scope::{Deadline, End, Scope};
 use super::values::Entry;
 use super::{Context, trace};
+#[cfg(all(feature = "check", not(loom)))]
+use crate::rt::world::{self, Look};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Family, Latch, Link, Ref};
@@ -57,6 +59,9 @@ pub(super) struct Branch<'a> {
     bound: Bound<'a>,
     cancellers: AtomicU32,
     pub(super) kind: Kind,
+    /// Which checker watches it; zero: none. Its descendants inherit it.
+    #[cfg(all(feature = "check", not(loom)))]
+    mark: u16,
 }
 
 /// The deadline that ends a branch.
@@ -174,7 +179,23 @@ impl<'a> Branch<'a> {
             },
         };
         let cancellers = AtomicU32::new(1);
-        let branch = Branch { made_at, values, fate, up, bound, cancellers, kind };
+        #[cfg(all(feature = "check", not(loom)))]
+        let mark = parent.map_or(0, |parent| parent.mark);
+        let branch = Branch {
+            made_at,
+            values,
+            fate,
+            up,
+            bound,
+            cancellers,
+            kind,
+            #[cfg(all(feature = "check", not(loom)))]
+            mark,
+        };
+        #[cfg(all(feature = "check", not(loom)))]
+        if mark != 0 {
+            world::tell(|onlooker| onlooker.made(mark, made_at));
+        }
         if let (Bound::Own(own), Some(up)) = (&branch.bound, up) {
             // A child that its parent does not list must be able to tell, later, whether
             // its own deadline came before the parent's end.
@@ -183,6 +204,49 @@ impl<'a> Branch<'a> {
             }
         }
         branch
+    }
+
+    /// Has a new branch watched, and with it all that will be derived from it.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn watched_as(&mut self, mark: u16) {
+        if self.mark == 0 && mark != 0 {
+            self.mark = mark;
+            world::tell(|onlooker| onlooker.made(mark, self.made_at));
+        }
+    }
+
+    /// Which checker watches it.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn mark(&self) -> u16 {
+        self.mark
+    }
+
+    /// It has been asked. Nothing at all, but for a context that a checker watches:
+    /// then this is where it may end, right after the answer.
+    #[inline(always)]
+    pub(super) fn looked(&self) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if self.mark != 0 {
+            looked(Look::Asked);
+        }
+    }
+
+    /// It is being waited for or ended: no question, but it matters which is first.
+    #[inline(always)]
+    pub(super) fn stirred(&self) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if self.mark != 0 {
+            looked(Look::Stirred);
+        }
+    }
+
+    /// Somebody has left a function to be run at its end.
+    #[inline(always)]
+    pub(super) fn got_func(&self) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if self.mark != 0 {
+            looked(Look::AfterFunc);
+        }
     }
 
     /// Ends a branch that nobody has seen yet.
@@ -286,6 +350,14 @@ impl<'a> Branch<'a> {
         if self.deadline()?.has_passed() { Some(self.expire()) } else { None }
     }
 
+    /// [`look`](Branch::look), by somebody who goes on by the answer.
+    #[inline]
+    pub(super) fn answer(&self) -> Option<&Cause> {
+        let cause = self.look();
+        self.looked();
+        cause
+    }
+
     /// Ends by its deadline, which has passed, unless it has ended before.
     #[cold]
     fn expire(&self) -> &Cause {
@@ -303,6 +375,9 @@ impl<'a> Branch<'a> {
             (None, _) => unreachable!("only for a branch with a deadline"),
         };
         let deadline = bounding.deadline.as_ref().expect("that is why it is bounding");
+        if skip(Break::ExpiryNotWrittenDown) {
+            return &deadline.cause;
+        }
         let (end, first) = bounding.settle_deadline(deadline);
         if first {
             trace::ended(&end.cause);
@@ -357,6 +432,7 @@ impl<'a> Branch<'a> {
     /// Ends it for `cause`, unless it has ended before. Everything below it is
     /// marked when this returns; if this call ended it, everybody has been told.
     pub(super) fn cancel(&self, cause: Cause) {
+        self.stirred();
         match self.fate.get() {
             Some(Fate::Ended(_)) => return,
             Some(Fate::Open(_)) => {
@@ -468,8 +544,23 @@ impl<'a> Branch<'a> {
     }
 }
 
+/// Out of line: the one who looks on may end contexts, and run the user's code.
+#[cfg(all(feature = "check", not(loom)))]
+#[cold]
+fn looked(look: Look) {
+    if world::looked(look) {
+        if let Some(onlooker) = world::onlooker() {
+            onlooker.strikes();
+        }
+    }
+}
+
 impl Drop for Branch<'_> {
     fn drop(&mut self) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if self.mark != 0 {
+            world::tell(|onlooker| onlooker.gone(self.mark, self.made_at));
+        }
         if let Some(Fate::Open(scope)) = self.fate.get() {
             scope.disarm();
             if let Some(up) = self.up {

@@ -13,6 +13,7 @@
 //! | `done`, `run`, `wait` | three ways to wait for it |
 //! | `display`, `tree` | how it looks to a person |
 //! | `signal`, `token` | ends that come from outside |
+//! | `purse` | clones for workers |
 //! | `trace` | the event of the `tracing` feature |
 
 mod after;
@@ -23,6 +24,7 @@ mod done;
 mod handle;
 mod harvest;
 mod layer;
+mod purse;
 mod run;
 mod scope;
 #[cfg(all(unix, not(loom)))]
@@ -37,9 +39,11 @@ mod wait;
 
 pub use after::AfterFunc;
 pub use canceller::Canceller;
+pub(crate) use cause::is_an_end;
 pub use cause::{BoxError, Cancelled, Cause, ContextError};
 pub use done::Done;
 pub use handle::Context;
+pub(crate) use purse::Contexts;
 pub use run::Run;
 #[cfg(not(loom))]
 pub use tree::Tree;

@@ -18,6 +18,7 @@ pin_project! {
 }
 
 impl<F> Run<F> {
+    #[track_caller]
     pub(super) fn new(ctx: &Context, future: F) -> Self {
         Run { done: Done::new(ctx.clone()), future: Some(future) }
     }

@@ -313,6 +313,7 @@ impl Scope {
     pub(super) fn remove(&self, key: usize, is_meant: impl FnOnce(&Member) -> bool) {
         let mut members = self.members.lock();
         let gone = match members.all.get(key) {
+            _ if skip(Break::SweptIsTakenBack) => Some(members.all.remove(key)),
             Some(member) if is_meant(member) => members.take(key),
             _ => None,
         };

@@ -33,6 +33,7 @@ impl Wake for Sleeper {
 
 /// Waits until `ctx` has ended or the system's clock reads `limit`.
 pub(super) fn until(ctx: &Context, limit: Option<Instant>) -> Option<ContextError> {
+    crate::rt::probe::blocks("`Context::wait`", "await `Context::done` instead");
     let sleeper = std::sync::Arc::new(Sleeper { woken: Mutex::new(false), change: Condvar::new() });
     let waker = Waker::from(std::sync::Arc::clone(&sleeper));
     let mut done = ctx.done();

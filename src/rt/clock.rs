@@ -20,6 +20,10 @@ use super::timer;
 use std::time::Duration;
 use std::time::Instant;
 
+#[cfg(all(feature = "check", not(loom)))]
+use super::world::{self, Armed, World};
+#[cfg(all(feature = "check", not(loom)))]
+use crate::sync::Arc;
 #[cfg(all(feature = "tokio", not(loom)))]
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -30,6 +34,9 @@ pub(crate) struct Clock {
     /// after-functions may spawn.
     #[cfg(all(feature = "tokio", not(loom)))]
     runtime: Option<Handle>,
+    /// The checker whose time it is.
+    #[cfg(all(feature = "check", not(loom)))]
+    world: Option<Arc<dyn World>>,
 }
 
 /// What to do when the time has come. Gives back what is the user's to run, for
@@ -48,6 +55,8 @@ pub(crate) enum Alarm {
     Timer { _entry: timer::Entry },
     #[cfg(all(feature = "tokio", not(loom)))]
     Task { _task: on_tokio::Task },
+    #[cfg(all(feature = "check", not(loom)))]
+    World { _armed: Box<dyn Armed> },
 }
 
 impl Clock {
@@ -62,6 +71,8 @@ impl Clock {
         Clock {
             #[cfg(feature = "tokio")]
             runtime: Handle::try_current().ok(),
+            #[cfg(feature = "check")]
+            world: world::current(),
         }
     }
 
@@ -75,11 +86,26 @@ impl Clock {
 
     /// What `Clock::ambient().now()` would say.
     pub(crate) fn ambient_now() -> Instant {
+        #[cfg(all(feature = "check", not(loom)))]
+        if let Some(now) = world::ask(|world| world.now()) {
+            return now;
+        }
+        // In a task there is a runtime; asking for its handle would count it up and down.
         #[cfg(all(feature = "tokio", not(loom)))]
-        if Handle::try_current().is_ok() {
+        if tokio::task::try_id().is_some() || Handle::try_current().is_ok() {
             return tokio::time::Instant::now().into_std();
         }
         Self::system_now()
+    }
+
+    /// Whether a timer of tokio's would go by the clock that is ambient here.
+    #[cfg(all(feature = "tokio", not(loom)))]
+    pub(crate) fn ambient_is_tokios() -> bool {
+        #[cfg(feature = "check")]
+        if world::ask(|_| ()).is_some() {
+            return false;
+        }
+        Handle::try_current().is_ok()
     }
 
     /// The runtime that can pause this clock, if there is one.
@@ -93,6 +119,10 @@ impl Clock {
 
     #[inline]
     pub(crate) fn now(&self) -> Instant {
+        #[cfg(all(feature = "check", not(loom)))]
+        if let Some(world) = &self.world {
+            return world.now();
+        }
         #[cfg(all(feature = "tokio", not(loom)))]
         if let Some(runtime) = self.pausable() {
             match Handle::try_current() {
@@ -112,6 +142,10 @@ impl Clock {
 
     /// Whether it may be stopped and moved by hand.
     pub(crate) fn may_jump(&self) -> bool {
+        #[cfg(all(feature = "check", not(loom)))]
+        if self.world.is_some() {
+            return true;
+        }
         #[cfg(all(feature = "tokio", not(loom)))]
         return self.pausable().is_some();
         #[cfg(not(all(feature = "tokio", not(loom))))]
@@ -120,6 +154,12 @@ impl Clock {
 
     /// Whether two clocks always tell the same time.
     pub(crate) fn same(&self, other: &Clock) -> bool {
+        #[cfg(all(feature = "check", not(loom)))]
+        match (&self.world, &other.world) {
+            (Some(one), Some(two)) => return Arc::ptr_eq(one, two),
+            (None, None) => {}
+            _ => return false,
+        }
         #[cfg(all(feature = "tokio", not(loom)))]
         return match (self.pausable(), other.pausable()) {
             (None, None) => true,
@@ -136,6 +176,10 @@ impl Clock {
     /// Rings `bell` when this clock reads `at` or later, unless the alarm is
     /// dropped before. Never rings on the calling thread.
     pub(crate) fn arm(&self, at: Instant, bell: Bell) -> Alarm {
+        #[cfg(all(feature = "check", not(loom)))]
+        if let Some(world) = &self.world {
+            return Alarm::World { _armed: world.arm(at, bell) };
+        }
         #[cfg(loom)]
         return Alarm::ByHand { _entry: by_hand::arm(at, bell) };
         #[cfg(all(feature = "tokio", not(loom)))]

@@ -1,32 +1,81 @@
-//! The runtime seam: whose clock tells the time, and who rings when it is time.
+//! The runtime seam: who runs tasks, whose clock it is, and who rings when it is
+//! time.
+//!
+//! The same source runs in three worlds: on tokio, under loom, and under a
+//! checker that takes the runtime's place. Nothing outside this room names tokio,
+//! a clock or a timer; what is written with the functions here runs in all three.
 //!
 //! Contexts need no runtime. Where there is one they keep its time; where there
-//! is none they keep the system's. Nothing outside this room names tokio, a
-//! clock or a timer.
+//! is none they keep the system's. So do [`sleep`], [`timeout`] and [`interval`].
+//! Only [`spawn`] needs somebody who runs tasks.
+//!
+//! ```
+//! use quell::rt;
+//! use std::time::Duration;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let answer = rt::spawn_named("answer", async {
+//!     rt::sleep(Duration::from_millis(1)).await;
+//!     42
+//! });
+//! assert_eq!(answer.await.unwrap(), 42);
+//! # }
+//! ```
+//!
+//! Every future here is a type with a name, and remembers the line that made it:
+//! a checker that finds a task waiting for ever names that line.
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `task` | spawning, joining, aborting |
+//! | `aside` | what may block, on a thread of its own |
+//! | `sleep` | waiting for a time |
+//! | `turn` | letting others go first, and leaving a choice to others |
+//! | `probe` | what a task that is waiting waits for |
+//! | `world` | how a checker takes the runtime's place |
 //! | `clock` | whose time it is, and alarms on it |
 //! | `timer` | the one thread that rings where no runtime does |
-//! | `by_hand` | the clock of the models |
 //! | `runner` | the threads that run users' functions for it |
+//! | `by_hand` | the clock of the models |
+//! | `by_thread` | the tasks of the models |
 
+mod aside;
 #[cfg(loom)]
 pub(crate) mod by_hand;
+#[cfg(loom)]
+pub(crate) mod by_thread;
 mod clock;
+pub(crate) mod probe;
 #[cfg(not(loom))]
 mod runner;
+mod sleep;
+mod task;
 #[cfg(not(loom))]
 mod timer;
+mod turn;
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) mod world;
 
 #[cfg(not(loom))]
 pub(crate) use clock::Bell;
 pub(crate) use clock::{Alarm, Clock, Work};
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) use task::{Abort, Unstarted};
+
+pub(crate) use aside::block_aside;
+pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) use task::panic_message;
+pub use task::{JoinError, JoinHandle, spawn, spawn_named};
+pub(crate) use task::{Nudge, panic_words, require, spawn_at};
+pub(crate) use turn::Turn;
+pub use turn::{YieldNow, choose, yield_now};
 
 use std::time::Instant;
 
 /// The time, by the clock that is ambient here: that of the tokio runtime this
-/// is called in (paused or not), else the system's.
+/// is called in (paused or not), else the system's. Under a checker, its own.
 ///
 /// Every [`Instant`] that quell takes or gives is one of these.
 pub fn now() -> Instant {

@@ -13,7 +13,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `count` is the number of `Link`s to a head. A head is destroyed by the
+//! 1. `count` is the number of `Link`s to a head, and of those that a `Purse` has
+//!    paid for; a purse has a link too. A head is destroyed by the
 //!    thread that takes the count from one to zero, and by no other.
 //! 2. A head owns one `Link` to its parent until it is destroyed; layer and
 //!    value are dropped before that link is let go. So everything that a layer
@@ -28,6 +29,8 @@
 
 use super::atomic::{AtomicUsize, Ordering};
 use super::planted::{Break, skip};
+#[cfg(not(loom))]
+use super::purse;
 use std::any::TypeId;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
@@ -203,9 +206,43 @@ impl<F: Family> Clone for Link<F> {
 impl<F: Family> Drop for Link<F> {
     #[inline]
     fn drop(&mut self) {
+        #[cfg(not(loom))]
+        if purse::takes_back(self.0.cast()) {
+            return;
+        }
         if self.count_off() {
             destroy_all(self.0);
         }
+    }
+}
+
+/// For [`Purse`](super::Purse).
+#[cfg(not(loom))]
+impl<F: Family> Link<F> {
+    /// Counts `n` links that there are not yet.
+    pub(super) fn prepay(&self, n: usize) {
+        // Relaxed, and the check, as in `clone`.
+        let old = self.head().count.fetch_add(n, Ordering::Relaxed);
+        if old > isize::MAX as usize {
+            std::process::abort();
+        }
+    }
+
+    /// A clone that `prepay` has counted.
+    #[inline]
+    pub(super) fn paid_clone(&self) -> Link<F> {
+        Link(self.0)
+    }
+
+    /// Counts off `n` links that were paid for, or have come back.
+    pub(super) fn refund(&self, n: usize) {
+        // Release: what this thread did with the links that came back comes before the
+        // destruction, by the Acquire in `count_off`. This link is still counted.
+        self.head().count.fetch_sub(n, Ordering::Release);
+    }
+
+    pub(super) fn address(&self) -> NonNull<()> {
+        self.0.cast()
     }
 }
 

@@ -8,9 +8,11 @@
 //! |---|---|
 //! | [`latch`] | a cell that is written once and read without a lock |
 //! | [`lineage`] | counted links to a parent, with free pointers to elder links |
+//! | `purse` | clones of one link, paid for in advance |
 //! | `brief` | a lock for a handful of instructions |
 //! | [`guard`] | a lock guard that keeps its owner alive |
 //! | [`planted`] | bugs for the models to catch |
+//! | `traced` | a waker that tells when it is cloned, for the checker |
 //! | `watched` | loom's atomics, with the schedules that loom leaves out |
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the right door")]
@@ -22,12 +24,18 @@ pub(crate) mod latch;
 pub(crate) mod lineage;
 #[allow(unreachable_pub)]
 pub mod planted;
+#[cfg(not(loom))]
+pub(crate) mod purse;
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) mod traced;
 
 #[cfg(not(loom))]
-pub(crate) use brief::BriefLock;
+pub(crate) use brief::{BriefGuard, BriefLock};
 pub(crate) use guard::{ArcGuard, lock_arc};
 pub(crate) use latch::Latch;
 pub(crate) use lineage::{Family, Link, Ref};
+#[cfg(not(loom))]
+pub(crate) use purse::Purse;
 
 #[cfg(loom)]
 mod watched;
@@ -67,10 +75,20 @@ impl<T> Mutex<T> {
         Mutex(loom::sync::Mutex::new(value))
     }
 
+    pub(crate) fn into_inner(self) -> T {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Under a model every lock is one that loom sees.
+#[cfg(loom)]
+pub(crate) type BriefLock<T> = Mutex<T>;
+#[cfg(loom)]
+pub(crate) type BriefGuard<'a, T> = MutexGuard<'a, T>;
 
 /// Waits on `condvar`, poison ignored as in [`Mutex::lock`].
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {

@@ -1,9 +1,10 @@
 //! Planted bugs: each breaks one line that a model guards, to show that the
-//! model would notice. They exist under `--cfg loom` only; everywhere else
-//! [`skip`] is a constant `false`, and the line stands as it is written.
+//! model would notice. They exist under `--cfg loom`, and for the checker
+//! under `--cfg quell_planted`; everywhere else [`skip`] is a constant `false`, and
+//! the line stands as it is written.
 
 /// A line that can be broken on purpose. The name says what is then wrong.
-#[cfg_attr(not(loom), allow(unreachable_pub))]
+#[cfg_attr(not(any(loom, quell_planted)), allow(unreachable_pub))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Break {
@@ -41,20 +42,66 @@ pub enum Break {
     LookNotWrittenDown,
     /// A linked context is adopted by a parent that has ended.
     AdoptedTooLate,
+    /// Room that came back is not offered to a sender that waits.
+    RoomNotOffered,
+    /// A sender that goes away keeps the room that was promised to it.
+    PromiseNotPassedOn,
+    /// An item is put in and its reader is not woken.
+    ReaderNotWoken,
+    /// The last sender leaves without telling the reader.
+    LastSenderSilent,
+    /// Who closes a channel forgets those who wait to send.
+    CloseForgetsWriters,
+    /// A receiver does not look again before it waits.
+    ReaderTrustsFirstLook,
+    /// A taker that goes idle does not ask to be called.
+    IdleTakerNotNoted,
+    /// What a task returns because its group ended is taken for its first failure.
+    EchoTakenForFailure,
+    /// A task that ends gives its place to nobody.
+    PlaceNotOffered,
+    /// A spawn that goes away keeps the place that was promised to it.
+    PlaceNotPassedOn,
+    /// A spawn that waits for room does not look at its group's context.
+    SpawnIgnoresTheEnd,
+    /// A pipeline that ends leaves its tasks to themselves.
+    StagesNotStopped,
+    /// A reader may see the end of a stage before how it ended is known.
+    EndBeforeEnding,
+    /// Whoever passes a result on does not wake the holder of the next.
+    TurnNotPassedOn,
+    /// A pause of any length is made up in full.
+    PauseEarnsAll,
+    /// A taker that was called and goes away does not pass the call on.
+    CallNotPassedOn,
+    /// A taker that goes away keeps the room of what it used.
+    LeaverKeepsRoom,
+    /// What a channel drops when it is closed is not counted.
+    LeftNotCounted,
+    /// A task that fails second ends the group for its own error.
+    SecondFailureIsTheCause,
+    /// A throttle that does not look at its context.
+    ThrottleNotStopped,
+    /// Workers that do not look at theirs.
+    WorkersNotStopped,
+    /// A look that finds a deadline passed does not write it down.
+    ExpiryNotWrittenDown,
+    /// Who takes something back does not ask whether a sweep has it.
+    SweptIsTakenBack,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, quell_planted)))]
 #[inline(always)]
 pub(crate) const fn skip(_line: Break) -> bool {
     false
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, quell_planted))]
 pub use on::plant;
-#[cfg(loom)]
+#[cfg(any(loom, quell_planted))]
 pub(crate) use on::skip;
 
-#[cfg(loom)]
+#[cfg(any(loom, quell_planted))]
 mod on {
     use super::Break;
     use std::cell::Cell;

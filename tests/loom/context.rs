@@ -328,15 +328,27 @@ fn a_context_linked_to_one_that_is_ending_ends() {
     });
 }
 
+/// A value whose drop must come after every look at it; loom sees whether it does.
+struct Watched(AtomicUsize);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.with_mut(|value| *value = 0);
+    }
+}
+
 #[test]
 fn a_value_is_seen_by_whoever_gets_the_context() {
     model(|| {
-        let (ctx, canceller) = Context::background().with_value(String::from("v")).with_cancel();
+        let value = Watched(AtomicUsize::new(7));
+        let (ctx, canceller) = Context::background().with_value(value).with_cancel();
         let deep = ctx.with_value(1_u8);
-        let other = thread::spawn(move || deep.value::<String>().cloned());
+        let other = thread::spawn(move || {
+            deep.value::<Watched>().map(|value| value.0.load(Ordering::Relaxed))
+        });
         canceller.cancel();
-        drop(ctx);
-        assert_eq!(other.join().unwrap().as_deref(), Some("v"));
+        drop((ctx, canceller));
+        assert_eq!(other.join().unwrap(), Some(7));
     });
 }
 

@@ -1,27 +1,96 @@
 //! Every memory-level interleaving of two or three threads, one race a model.
 //!
 //! Run with `cargo loom`. Each model explores every schedule with at most
-//! [`BOUND`] preemptions (`LOOM_MAX_PREEMPTIONS` sets another bound), and loom
-//! itself adds: no deadlock, no leaked allocation, no unsynchronised access.
+//! [`BOUND`] preemptions, or as many as it says itself (`LOOM_MAX_PREEMPTIONS`
+//! sets another bound), and loom itself adds: no deadlock, no leaked allocation,
+//! no unsynchronised access. With `-- --nocapture` each says how many schedules
+//! there were.
 //!
 //! `planted.rs` runs the same models with one line of quell broken, and fails
 //! if a model does not notice.
 #![cfg(loom)]
 
+mod channel;
 mod context;
+mod group;
 mod loom_itself;
+mod pipeline;
 mod planted;
 
-/// Preemptions in one schedule, where the environment does not say otherwise.
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+/// Preemptions in one schedule, where neither the model nor the environment says
+/// otherwise.
 const BOUND: usize = 3;
 
+/// Runs a model within [`BOUND`].
 fn model(body: impl Fn() + Send + Sync + 'static) {
+    model_within(BOUND, body);
+}
+
+/// Runs a model with at most so many preemptions in a schedule; for one with too
+/// many threads or steps for [`BOUND`].
+fn model_within(bound: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     if let Ok(line) = std::env::var(planted::ENV) {
         planted::plant(&line);
     }
-    builder.preemption_bound = builder.preemption_bound.or(Some(BOUND));
+    let bound = *builder.preemption_bound.get_or_insert(bound);
     // Each operation is two (see `src/sync/watched.rs`).
     builder.max_branches = 5_000;
-    builder.check(body);
+    let schedules = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&schedules);
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        body();
+    });
+    println!("{} schedules of at most {bound} preemptions", schedules.load(Ordering::Relaxed));
+}
+
+/// Polls a future once, with a waker that wakes nobody.
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Things that are counted: no schedule may drop one twice or leave one behind.
+/// The count is no part of the model, so counting adds no schedules.
+#[derive(Clone, Default)]
+struct Things {
+    made: Arc<AtomicUsize>,
+    dropped: Arc<AtomicUsize>,
+}
+
+/// One of them.
+struct Thing {
+    number: usize,
+    of: Things,
+}
+
+impl Things {
+    fn make(&self, number: usize) -> Thing {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        Thing { number, of: self.clone() }
+    }
+
+    /// So many of them, made as they are asked for.
+    fn some(&self, n: usize) -> impl Iterator<Item = Thing> + Send + 'static {
+        let of = self.clone();
+        (0..n).map(move |number| of.make(number))
+    }
+
+    /// That each has been dropped, once.
+    fn are_gone(&self) {
+        let (made, dropped) =
+            (self.made.load(Ordering::Relaxed), self.dropped.load(Ordering::Relaxed));
+        assert_eq!(made, dropped, "of {made} things {dropped} were dropped");
+    }
+}
+
+impl Drop for Thing {
+    fn drop(&mut self) {
+        self.of.dropped.fetch_add(1, Ordering::Relaxed);
+    }
 }

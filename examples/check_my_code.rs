@@ -1,0 +1,37 @@
+//! A test file to copy: checks that one's own code stops, whenever it is told to.
+//!
+//! `cargo run --features check --example check_my_code`, or copy the body of `main`
+//! into a `#[test]`.
+
+use quell::check::{Checker, Inject};
+use quell::{Context, rt};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// What is to be checked: anything that is given a context and stops when that ends.
+async fn service(ctx: Context) {
+    let (jobs, mut queue) = mpsc::channel(2);
+    let worker = ctx.clone();
+    let worker = rt::spawn_named("worker", async move {
+        // `run` ends the wait when the context ends. Take it away, and see.
+        while let Ok(Some(job)) = worker.run(queue.recv()).await {
+            rt::sleep(Duration::from_millis(job)).await;
+        }
+    });
+    for job in [10, 20, 30] {
+        if ctx.run(jobs.send(job)).await.is_err() {
+            break;
+        }
+    }
+    drop(jobs);
+    worker.await.unwrap();
+}
+
+fn main() {
+    let report = Checker::new()
+        .inject([Inject::Cancel, Inject::Drop, Inject::Deadline])
+        .stop_within(Duration::from_secs(1))
+        .run(service);
+    println!("{report}");
+    report.assert_clean();
+}

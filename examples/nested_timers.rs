@@ -1,0 +1,16 @@
+//! A child never outlives its parent: it asks for three seconds, its parent has
+//! two.
+//!
+//! `cargo run --example nested_timers`
+
+use quell::{Context, rt};
+use std::time::Duration;
+
+fn main() {
+    let (parent, _parent) = Context::background().with_timeout(Duration::from_secs(2));
+    let (child, _child) = parent.with_timeout(Duration::from_secs(3));
+
+    let began = rt::now();
+    let end = child.wait();
+    println!("{}s: {end}", began.elapsed().as_secs());
+}

@@ -1,0 +1,105 @@
+//! A slow fetch from a store, which is told to give up when nobody wants its result
+//! any more, and is not told when it finished first.
+//!
+//! `cargo run --features http --example store_server`
+//!
+//! `-- --listen 127.0.0.1:3000` serves for curl instead: `curl -m 0.05 127.0.0.1:3000`.
+
+use axum::{Router, extract::State, routing::get};
+use quell::http::{Client, Ctx, RequestExt, serve};
+use quell::{Cancelled, Context, signal};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+/// Something slow that other slow things depend on; all of them get the context.
+#[derive(Clone)]
+struct Store {
+    takes: Duration,
+    log: mpsc::UnboundedSender<String>,
+}
+
+impl Store {
+    async fn fetch(self, ctx: Context) -> Result<String, Cancelled> {
+        let letters = async {
+            let mut fetched = String::new();
+            for letter in "hello".chars() {
+                tokio::time::sleep(self.takes / 5).await;
+                fetched.push(letter);
+            }
+            fetched
+        };
+        let result = ctx.run(letters).await;
+        let _ = self.log.send(match &result {
+            Ok(fetched) => format!("the store finished: {fetched}"),
+            Err(cancelled) => format!("the store was told to give up: {}", cancelled.cause()),
+        });
+        result
+    }
+}
+
+/// The server does not cancel the store: it passes the context on, and the store sees
+/// to the rest. The fetch is a task of its own, as a fetch might well be.
+async fn handler(Ctx(ctx): Ctx, State(store): State<Store>) -> String {
+    match tokio::spawn(store.fetch(ctx)).await.expect("a store that does not panic") {
+        Ok(fetched) => fetched,
+        Err(cancelled) => format!("nothing: {cancelled}"),
+    }
+}
+
+/// The same, for a request whose context ends 5 ms later.
+async fn in_a_hurry(
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    let (ctx, canceller) = request.context().with_cancel();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        canceller.cancel_with("5 ms are over");
+    });
+    next.run(request.with_context(ctx)).await
+}
+
+#[tokio::main]
+async fn main() {
+    let (log, mut said) = mpsc::unbounded_channel();
+    let store = |millis| Store { takes: Duration::from_millis(millis), log: log.clone() };
+    let hurry = axum::middleware::from_fn(in_a_hurry);
+    let app = Router::new()
+        .route("/", get(handler).with_state(store(100)))
+        .route("/hurry", get(handler).with_state(store(60_000)).layer(hurry))
+        .route("/slow", get(handler).with_state(store(60_000)));
+
+    let listen = std::env::args().skip_while(|argument| argument != "--listen").nth(1);
+    let (server, stop) = signal::interrupt(&Context::background());
+    let address = listen.as_deref().unwrap_or("127.0.0.1:0");
+    let listener = TcpListener::bind(address).await.expect("an address that is free");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    let served = tokio::spawn(serve(&server, listener, app).into_future());
+    if listen.is_some() {
+        println!("listening on {base}");
+        while let Ok(Some(line)) = server.run(said.recv()).await {
+            println!("{line}");
+        }
+        println!("{}", served.await.expect("a server that does not panic"));
+        return;
+    }
+
+    let client = Client::new();
+    for (who, path, patience) in [
+        ("a patient client", "/", Duration::MAX),
+        ("one that hangs up", "/slow", Duration::from_millis(50)),
+        ("a request that is cancelled", "/hurry", Duration::MAX),
+    ] {
+        let (ctx, _canceller) = Context::background().with_timeout(patience);
+        let answer =
+            async { client.get(&ctx, format!("{base}{path}")).await?.into_body().text(1000).await };
+        match answer.await {
+            Ok(text) => println!("{who} got: {text}"),
+            Err(error) => println!("{who} got nothing: {}", error.cancelled().expect("its limit")),
+        }
+        println!("  {}", said.recv().await.expect("the store tells"));
+    }
+    stop.cancel_with("the example is over");
+    println!("{}", served.await.expect("a server that does not panic"));
+}

@@ -1,0 +1,199 @@
+//! What was asked for.
+
+use bytes::Bytes;
+use clap::Parser;
+use clap::error::ErrorKind;
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use quell::hit::Options;
+use std::time::Duration;
+
+/// Sends requests to a server, and says how it did.
+#[derive(Parser)]
+#[command(name = "hit", version, max_term_width = 100)]
+struct Cli {
+    /// Where to: http://… or https://…
+    url: String,
+    /// How many requests [default: 200, or as many as come with --duration]
+    #[arg(short, value_name = "COUNT", allow_negative_numbers = true)]
+    n: Option<i64>,
+    /// How many at once, each over a connection of its own [default: 50, or n]
+    #[arg(short, value_name = "COUNT", allow_negative_numbers = true)]
+    c: Option<i64>,
+    /// At most so many requests a second [default: as many as come back]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    rps: Option<i64>,
+    /// For so long: 10s, 500ms, 2m
+    #[arg(short, long, value_name = "TIME", allow_hyphen_values = true)]
+    duration: Option<String>,
+    /// How long one request may take [default: 30s]
+    #[arg(short, long, value_name = "TIME", allow_hyphen_values = true)]
+    timeout: Option<String>,
+    /// The method [default: GET, or POST with a body]
+    #[arg(short, long, value_name = "METHOD")]
+    method: Option<String>,
+    /// A header; may be given more than once
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// The body, or @FILE with it
+    #[arg(short, long, value_name = "BODY")]
+    body: Option<String>,
+    /// HTTP/2, over TLS and without
+    #[arg(long)]
+    http2: bool,
+    /// A connection for each request
+    #[arg(long)]
+    no_keepalive: bool,
+    /// Take any certificate
+    #[arg(short = 'k', long)]
+    insecure: bool,
+    /// The summary as JSON (docs/hit.md has its schema)
+    #[arg(long)]
+    json: bool,
+    /// With --rps: count from when a request was due, not from when it was sent
+    #[arg(long)]
+    latency_correction: bool,
+    /// End with 1 unless every request got a response below 400
+    #[arg(long)]
+    fail_on_error: bool,
+}
+
+/// What was asked for, and can be done.
+pub(crate) struct Args {
+    pub(crate) url: String,
+    pub(crate) request: Request<Bytes>,
+    /// `None`: until the time is up.
+    pub(crate) n: Option<usize>,
+    pub(crate) concurrency: usize,
+    pub(crate) rps: Option<u32>,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) options: Options,
+    pub(crate) json: bool,
+    pub(crate) fail_on_error: bool,
+}
+
+/// Why there is nothing to do.
+pub(crate) enum Instead {
+    Help(String),
+    Usage(String),
+}
+
+impl Args {
+    pub(crate) fn parse() -> Result<Args, Instead> {
+        match Cli::try_parse() {
+            Ok(cli) => cli.check().map_err(Instead::Usage),
+            Err(error) if !error.use_stderr() => Err(Instead::Help(error.to_string())),
+            Err(error) => Err(Instead::Usage(one_line(&error))),
+        }
+    }
+}
+
+/// What clap says in a paragraph, without its advice.
+fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return "where to? the URL is missing".into();
+    }
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = paragraph.split_whitespace().collect();
+    words.join(" ").trim_start_matches("error: ").to_string()
+}
+
+impl Cli {
+    fn check(self) -> Result<Args, String> {
+        let n = self.n.map(|n| positive("n", n)).transpose()?;
+        let c = self.c.map(|c| positive("c", c)).transpose()?;
+        let rps = self.rps.map(|rps| positive("rps", rps)).transpose()?;
+        let rps = rps.map(|rps| u32::try_from(rps).map_err(|_| format!("rps is too high: {rps}")));
+        let rps = rps.transpose()?;
+        let duration = self.duration.map(|text| time("duration", &text)).transpose()?;
+        let timeout = self.timeout.map(|text| time("timeout", &text)).transpose()?;
+        let n = n.or(if duration.is_none() { Some(200) } else { None });
+        if let (Some(n), Some(c)) = (n, c) {
+            if n < c {
+                return Err(format!("n must not be smaller than c: got {n} and {c}"));
+            }
+        }
+        let concurrency = c.unwrap_or(50).min(n.unwrap_or(usize::MAX));
+
+        let body = self.body.map(read).transpose()?;
+        let method = self.method.unwrap_or(if body.is_some() { "POST" } else { "GET" }.into());
+        let mut request = Request::new(body.unwrap_or_default());
+        *request.method_mut() = Method::from_bytes(method.as_bytes())
+            .map_err(|_| format!("not a method: {method:?}"))?;
+        let no_url = |error| format!("not a URL: {:?} ({error})", self.url);
+        *request.uri_mut() = self.url.parse::<Uri>().map_err(no_url)?;
+        for text in &self.headers {
+            let (name, value) = header(text)?;
+            request.headers_mut().append(name, value);
+        }
+
+        let mut options = Options::new()
+            .concurrency(concurrency)
+            .keepalive(!self.no_keepalive)
+            .http2(self.http2)
+            .insecure(self.insecure)
+            .latency_correction(self.latency_correction);
+        if let Some(rps) = rps {
+            options = options.rps(rps);
+        }
+        if let Some(timeout) = timeout {
+            options = options.timeout(timeout);
+        }
+        Ok(Args {
+            url: self.url,
+            request,
+            n,
+            concurrency,
+            rps,
+            duration,
+            options,
+            json: self.json,
+            fail_on_error: self.fail_on_error,
+        })
+    }
+}
+
+fn positive(name: &str, number: i64) -> Result<usize, String> {
+    match usize::try_from(number) {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err(format!("{name} must be positive: got {number}")),
+    }
+}
+
+/// `10s`, `1.5s`, `500ms`, `2m`, `1h`; seconds, if nothing is said.
+fn time(name: &str, text: &str) -> Result<Duration, String> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
+    let number = &text[..text.len() - unit.len()];
+    let seconds = match unit {
+        "" | "s" => 1.0,
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{name} is no time: {text:?}; 10s, 500ms, 2m are")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("{name} is no time: {text:?}; 10s, 500ms, 2m are"))?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        Ok(_) | Err(_) => Err(format!("{name} must be positive, and not for ever: got {text}")),
+    }
+}
+
+fn read(body: String) -> Result<Bytes, String> {
+    match body.strip_prefix('@') {
+        None => Ok(body.into()),
+        Some(path) => match std::fs::read(path) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) => Err(format!("the body cannot be read from {path}: {error}")),
+        },
+    }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let no_header = || format!("not a header: {text:?}; \"name: value\" is");
+    let (name, value) = text.split_once(':').ok_or_else(no_header)?;
+    let name = name.trim().parse().map_err(|_| no_header())?;
+    let value = value.trim().parse().map_err(|_| no_header())?;
+    Ok((name, value))
+}

@@ -1,0 +1,56 @@
+//! `hit`: requests to a server, and what was measured of them.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `args` | what was asked for |
+//! | `run` | threads that send, and one that waits for them |
+//! | `progress` | a line that a terminal shows meanwhile |
+//! | `text`, `json` | the summary, for people and for programs |
+//!
+//! It ends with 0 when it has sent what it was to send; with 1 where that was to be
+//! without errors, and was not; with 2 when it was asked for what it cannot do; and
+//! with 128 and the number of the signal when it was interrupted.
+
+mod args;
+mod json;
+mod progress;
+mod run;
+mod text;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = match args::Args::parse() {
+        Ok(args) => args,
+        Err(args::Instead::Help(help)) => {
+            print(&help);
+            return ExitCode::SUCCESS;
+        }
+        Err(args::Instead::Usage(problem)) => return usage(&problem),
+    };
+    let done = match run::run(&args) {
+        Ok(done) => done,
+        Err(problem) => return usage(&problem),
+    };
+    print(&if args.json { json::of(&args, &done) } else { text::of(&args, &done) });
+    let failed = done.summary.successes() < done.summary.requests();
+    // Not by returning: a name that is still being looked up holds up nobody.
+    std::process::exit(match done.interrupted {
+        Some(status) => status,
+        None if args.fail_on_error && (failed || done.summary.requests() == 0) => 1,
+        None => 0,
+    })
+}
+
+fn usage(problem: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "hit: {problem}");
+    ExitCode::from(2)
+}
+
+/// Nobody may be reading any more.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}

@@ -1,0 +1,200 @@
+//! `quell check` runs the built-in scenarios under the checker; `quell list` names
+//! them.
+//!
+//! | exit status | means |
+//! |---|---|
+//! | 0 | every scenario is as it should be |
+//! | 1 | one is not; or a replayed schedule shows a violation |
+//! | 2 | the command could not be understood or carried out |
+
+mod print;
+mod scenarios;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use quell::check::{Checker, ReplayError};
+use scenarios::{SCENARIOS, Scenario};
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Nobody reads on: that is no error of ours.
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let done = match matches.subcommand() {
+        Some(("list", _)) => {
+            print::list(SCENARIOS);
+            Ok(true)
+        }
+        Some(("check", matches)) => check(matches),
+        // With nothing more, everything.
+        _ => check(
+            &command().get_matches_from(["quell", "check"]).subcommand().expect("given").1.clone(),
+        ),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(complaint) => {
+            eprintln!("quell: {complaint}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn command() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let number = |text: &str| text.parse::<u64>().map_err(|_| "not a number".to_string());
+    Command::new("quell")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Puts an end to things, quietly and completely; and checks that it does.")
+        .subcommand(
+            Command::new("check")
+                .about("Checks the built-in scenarios: all, or those named")
+                .arg(Arg::new("name").value_name("NAME").num_args(0..).help("A scenario"))
+                .arg(
+                    option("strategy", "STRATEGY", "How to choose schedules")
+                        .value_parser(["usual", "exhaustive", "random", "pct"])
+                        .default_value("usual"),
+                )
+                .arg(option("seed", "N", "For random and pct").value_parser(number))
+                .arg(option("schedules", "N", "The most for each scenario").value_parser(number))
+                .arg(option("shard", "I/N", "Part I of N of the schedules").value_parser(shard))
+                .arg(option("replay", "TOKEN", "Only the schedule of a token"))
+                .arg(option("html", "FILE", "Write what was found as a page"))
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .action(ArgAction::SetTrue)
+                        .help("Print a line of JSON for each scenario instead of a table"),
+                ),
+        )
+        .subcommand(Command::new("list").about("Names the built-in scenarios"))
+}
+
+fn shard(text: &str) -> Result<(u64, u64), String> {
+    let parts = text.split_once('/');
+    let parts = parts.and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    match parts {
+        Some((part, of)) if part >= 1 && part <= of => Ok((part, of)),
+        Some((part, of)) => Err(format!("there is no part {part} of {of}: I/N wants 1 ≤ I ≤ N")),
+        None => Err("write it as I/N, such as 2/8".to_string()),
+    }
+}
+
+/// `Ok(false)`: something is not as it should be.
+fn check(matches: &ArgMatches) -> Result<bool, String> {
+    let chosen = chosen(matches)?;
+    let html = matches.get_one::<String>("html");
+    if let Some(token) = matches.get_one::<String>("replay") {
+        return replay(token, &chosen, html);
+    }
+    let json = matches.get_flag("json");
+    let progress = !json && std::io::stderr().is_terminal();
+    let mut all_well = true;
+    let mut pages = Vec::new();
+    let mut shown = None;
+    if !json {
+        print::head();
+    }
+    for (nth, scenario) in chosen.iter().enumerate() {
+        if progress {
+            print::progress(nth, chosen.len(), scenario.name);
+        }
+        let report = (scenario.run)(&checker(matches, scenario));
+        if progress {
+            print::clear();
+        }
+        let well = scenario.is_as_expected(&report);
+        all_well &= well;
+        if json {
+            print::json(scenario, &report, well);
+        } else {
+            print::row(scenario, &report, well);
+        }
+        if !report.violations().is_empty() {
+            pages.push(report.to_html());
+            if !well || shown.is_none() {
+                shown = Some((scenario, report, well));
+            }
+        } else if !report.is_clean() && !well {
+            shown = Some((scenario, report, well));
+        }
+    }
+    if !json {
+        print::foot(
+            shown.as_ref().map(|(scenario, report, well)| (**scenario, report, *well)),
+            all_well,
+        );
+    }
+    // Told before anything can go wrong with the file.
+    if let Some(file) = html {
+        let page = pages.first().cloned().unwrap_or_else(|| {
+            "<!doctype html><title>quell: clean</title><h1>Clean</h1>".to_string()
+        });
+        write(file, &page)?;
+    }
+    Ok(all_well)
+}
+
+fn chosen(matches: &ArgMatches) -> Result<Vec<&'static Scenario>, String> {
+    let names: Vec<&String> = matches.get_many("name").into_iter().flatten().collect();
+    if names.is_empty() {
+        return Ok(SCENARIOS.iter().collect());
+    }
+    names
+        .into_iter()
+        .map(|name| {
+            let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
+            found.ok_or_else(|| format!("there is no scenario `{name}`; `quell list` names them"))
+        })
+        .collect()
+}
+
+fn checker(matches: &ArgMatches, scenario: &Scenario) -> Checker {
+    let seed = matches.get_one("seed").copied().unwrap_or(1);
+    let schedules = matches.get_one("schedules").copied();
+    let most = schedules.unwrap_or(20_000);
+    let checker = match matches.get_one::<String>("strategy").map(String::as_str) {
+        Some("exhaustive") => Checker::exhaustive().max_schedules(most),
+        Some("random") => Checker::random(seed, most),
+        Some("pct") => Checker::pct(seed, 3, most),
+        _ => Checker::new().max_schedules(most),
+    };
+    let checker = checker.inject(scenario.inject);
+    match matches.get_one::<(u64, u64)>("shard") {
+        Some(&(part, of)) => checker.shard(part, of),
+        None => checker,
+    }
+}
+
+fn replay(
+    token: &str,
+    chosen: &[&'static Scenario],
+    html: Option<&String>,
+) -> Result<bool, String> {
+    for scenario in chosen {
+        match (scenario.replay)(token) {
+            Err(ReplayError::Body) => {}
+            Err(error) => return Err(error.to_string()),
+            Ok(report) => {
+                println!("{}: {report}", scenario.name);
+                if let Some(file) = html {
+                    write(file, &report.to_html())?;
+                }
+                return Ok(report.is_clean());
+            }
+        }
+    }
+    Err(ReplayError::Body.to_string())
+}
+
+fn write(file: &str, page: &str) -> Result<(), String> {
+    std::fs::write(file, page).map_err(|error| format!("could not write {file}: {error}"))
+}

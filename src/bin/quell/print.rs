@@ -1,0 +1,143 @@
+//! What a person, or a program, reads.
+
+use super::scenarios::{Expectation, Scenario};
+use quell::check::Report;
+use std::io::Write as _;
+
+/// Says it, or, where nobody reads any more, does not.
+macro_rules! say {
+    ($($text:tt)*) => {
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    };
+}
+
+pub(crate) fn list(scenarios: &[Scenario]) {
+    for scenario in scenarios {
+        let expects = match scenario.expect {
+            Expectation::Clean => "clean",
+            Expectation::Finds(_) => "finds",
+        };
+        say!("{:<20} {expects:<6} {}", scenario.name, scenario.about);
+    }
+}
+
+pub(crate) fn head() {
+    say!("{:<20} {:>10} {:>7} {:>8}  verdict", "scenario", "schedules", "points", "time");
+}
+
+pub(crate) fn row(scenario: &Scenario, report: &Report, well: bool) {
+    let took = format!("{:.2}s", report.took().as_secs_f64());
+    say!(
+        "{:<20} {:>10} {:>7} {took:>8}  {}",
+        scenario.name,
+        report.schedules(),
+        report.points(),
+        verdict(scenario, report, well)
+    );
+}
+
+fn verdict(scenario: &Scenario, report: &Report, well: bool) -> String {
+    let found: Vec<_> = report
+        .violations()
+        .iter()
+        .map(|found| match found.task() {
+            Some(task) => format!("{} of `{task}`", found.kind()),
+            None => found.kind().to_string(),
+        })
+        .take(3)
+        .collect();
+    match (well, found.is_empty(), scenario.expect) {
+        (true, true, _) => "clean".to_string(),
+        (true, false, _) => format!("found, as it should be: {}", found.join(", ")),
+        (false, true, Expectation::Finds(_)) => "NOT FOUND, though the bug is there".to_string(),
+        (false, true, Expectation::Clean) => "NOT COMPLETE".to_string(),
+        (false, false, _) => format!("VIOLATION: {}", found.join(", ")),
+    }
+}
+
+/// The story of one violation: of the one that should not be, else of one that should.
+pub(crate) fn foot(shown: Option<(&Scenario, &Report, bool)>, all_well: bool) {
+    let Some((scenario, report, well)) = shown else { return };
+    if well {
+        say!(
+            "\nWhat a violation looks like, here that of `{}` ({}):\n",
+            scenario.name,
+            scenario.about
+        );
+    } else {
+        say!("\n`{}`:\n", scenario.name);
+    }
+    // That which is met most often is the one to know.
+    match report.violations().iter().max_by_key(|violation| violation.count()) {
+        Some(violation) => {
+            say!("{violation}");
+            say!("See it again: quell check {} --replay {}", scenario.name, violation.replay());
+        }
+        None => {
+            say!("{report}");
+        }
+    }
+    if all_well {
+        say!("\nAll is as it should be.");
+    }
+}
+
+pub(crate) fn json(scenario: &Scenario, report: &Report, well: bool) {
+    let violations: Vec<_> = report
+        .violations()
+        .iter()
+        .map(|found| {
+            let place = |place: Option<&quell::check::Place>| {
+                place.map_or("null".to_string(), |place| quoted(&place.to_string()))
+            };
+            format!(
+                "{{\"kind\":{},\"task\":{},\"spawned_at\":{},\"waiting_at\":{},\"waiting_for\":{},\
+                 \"count\":{},\"replay\":{}}}",
+                quoted(&found.kind().to_string()),
+                found.task().map_or("null".to_string(), quoted),
+                place(found.spawned_at()),
+                place(found.waiting_at()),
+                found.waiting_for().map_or("null".to_string(), quoted),
+                found.count(),
+                quoted(found.replay()),
+            )
+        })
+        .collect();
+    say!(
+        "{{\"scenario\":{},\"as_expected\":{well},\"clean\":{},\"complete\":{},\"schedules\":{},\
+         \"points\":{},\"seconds\":{:.3},\"violations\":[{}]}}",
+        quoted(scenario.name),
+        report.is_clean(),
+        report.complete(),
+        report.schedules(),
+        report.points(),
+        report.took().as_secs_f64(),
+        violations.join(",")
+    );
+}
+
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// On a terminal only.
+pub(crate) fn progress(done: usize, of: usize, name: &str) {
+    const WIDTH: usize = 24;
+    let full = done * WIDTH / of;
+    let bar: String = (0..WIDTH).map(|at| if at < full { '#' } else { '.' }).collect();
+    eprint!("\r\x1b[2K[{bar}] {done}/{of} {name}");
+}
+
+pub(crate) fn clear() {
+    eprint!("\r\x1b[2K");
+}

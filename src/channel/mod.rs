@@ -1,0 +1,76 @@
+//! The bounded channel between stages.
+//!
+//! It is quell's own for two reasons: a model has to see inside it, and the room
+//! between two stages is where a pipeline spends its time. The receiving side
+//! takes all that is there at once, so a lock is met once for many items. Nobody
+//! can tell: whatever has not been handed out yet still counts towards the bound,
+//! what has been does not, and where several take, the rest can be taken by any of
+//! them.
+//!
+//! ```
+//! # futures::executor::block_on(async {
+//! let (sender, mut receiver) = quell::channel::bounded(2);
+//! sender.send("one").await.unwrap();
+//! sender.send("two").await.unwrap();
+//! drop(sender);
+//! assert_eq!(receiver.recv().await, Some("one"));
+//! assert_eq!(receiver.recv().await, Some("two"));
+//! assert_eq!(receiver.recv().await, None);
+//! # });
+//! ```
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `link` | the state both sides share: items, room, who waits |
+//! | `sender` | putting items in |
+//! | `receiver` | taking them out, one receiver |
+//! | `takers` | taking them out, many workers |
+
+mod link;
+mod receiver;
+mod sender;
+mod takers;
+
+pub(crate) use link::{Counts, Gauge};
+pub use receiver::{Receiver, Recv};
+pub use sender::{Send, SendError, Sender};
+pub(crate) use takers::Taker;
+
+use crate::sync::Arc;
+use link::Link;
+
+/// A channel that holds at most `capacity` items, those included that the
+/// receiver has fetched and not handed out.
+///
+/// # Panics
+///
+/// When `capacity` is zero.
+#[track_caller]
+pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    assert!(capacity > 0, "quell: a channel of capacity zero lets nothing through; pass 1 or more");
+    pair(Link::new(capacity, 1, None))
+}
+
+/// The channel between two stages, whose task offers room when it waits (see
+/// [`Gauge::settle`]), and after as many items as the channel holds.
+pub(crate) fn between<T>(
+    capacity: usize,
+    weigh: Option<fn(&T) -> usize>,
+) -> (Sender<T>, Receiver<T>) {
+    // The models' channels are small, and as lazy as any.
+    let quantum = if cfg!(loom) { 32 } else { capacity };
+    pair(Link::new(capacity, quantum, weigh))
+}
+
+/// The channel behind the last stage: nobody knows when its reader waits.
+pub(crate) fn behind<T>(
+    capacity: usize,
+    weigh: Option<fn(&T) -> usize>,
+) -> (Sender<T>, Receiver<T>) {
+    pair(Link::new(capacity, 1, weigh))
+}
+
+fn pair<T>(link: Link<T>) -> (Sender<T>, Receiver<T>) {
+    let link = Arc::new(link);
+    (Sender::new(Arc::clone(&link)), Receiver::new(link))
+}

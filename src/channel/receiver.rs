@@ -1,0 +1,204 @@
+//! Taking items out, one receiver.
+//!
+//! # Invariants
+//!
+//! 1. `batch` is what was fetched and not handed out.
+//! 2. Before the receiver waits for an item, the room of all that it handed out has
+//!    been offered to those who wait for some.
+
+use super::link::Link;
+use crate::rt::probe::{self, Wait};
+use crate::sync::Arc;
+use crate::sync::planted::{Break, skip};
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// So many times it may find items waiting before it lets other tasks go first.
+const PATIENCE: u32 = 16;
+
+/// The end of a channel that items are taken from. When it is dropped, senders
+/// get their values back.
+pub struct Receiver<T> {
+    link: Arc<Link<T>>,
+    /// Fetched, and not handed out.
+    batch: VecDeque<T>,
+    /// Handed out, and its room not offered.
+    unsettled: usize,
+    /// When it began to wait.
+    since: Option<Instant>,
+    fetched: u32,
+    /// Whether the link ends with it.
+    closes: bool,
+}
+
+// Items in it are never pinned.
+impl<T> Unpin for Receiver<T> {}
+
+impl<T> Receiver<T> {
+    pub(super) fn new(link: Arc<Link<T>>) -> Self {
+        Receiver {
+            link,
+            batch: VecDeque::new(),
+            unsettled: 0,
+            since: None,
+            fetched: 0,
+            closes: true,
+        }
+    }
+
+    /// The next item; `None` when all senders are gone and nothing is left.
+    ///
+    /// In a pipeline it also ends when the pipeline does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, nothing has been taken.
+    #[track_caller]
+    #[inline]
+    pub fn recv(&mut self) -> Recv<'_, T> {
+        Recv { receiver: self, made_at: Location::caller() }
+    }
+
+    #[inline]
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        made_at: &'static Location<'static>,
+    ) -> Poll<Option<T>> {
+        if self.link.is_shut() {
+            let held = std::mem::take(&mut self.batch);
+            if !held.is_empty() {
+                self.link.leave(held);
+            }
+        }
+        match self.batch.pop_front() {
+            Some(item) => Poll::Ready(Some(self.hand_out(item))),
+            None => self.fetch(cx, made_at),
+        }
+    }
+
+    #[inline]
+    fn hand_out(&mut self, item: T) -> T {
+        self.link.hand_out(&item);
+        self.unsettled += 1;
+        if self.unsettled >= self.link.quantum {
+            self.settle();
+        }
+        item
+    }
+
+    fn settle(&mut self) {
+        self.unsettled = 0;
+        let mut state = self.link.state.lock();
+        let calls = self.link.give_back(&mut state);
+        drop(state);
+        calls.make();
+    }
+
+    #[inline(never)]
+    fn fetch(
+        &mut self,
+        cx: &mut Context<'_>,
+        made_at: &'static Location<'static>,
+    ) -> Poll<Option<T>> {
+        self.unsettled = 0;
+        let mut waker = None;
+        loop {
+            let mut state = self.link.state.lock();
+            let calls = self.link.give_back(&mut state);
+            std::mem::swap(&mut state.queue, &mut self.batch);
+            state.out += self.batch.len();
+            let over = state.is_over();
+            if !self.batch.is_empty() || over {
+                let before = state.reader.take();
+                drop(state);
+                calls.make();
+                drop(before);
+                break;
+            }
+            // Invariant 3 of the link: the waker goes in under the lock of the look that
+            // found nothing. Cloning it is the user's code, and takes a second look.
+            if let Some(waker) = waker.take() {
+                let before = state.reader.replace(waker);
+                drop(state);
+                calls.make();
+                drop(before);
+                self.fetched = 0;
+                self.since.get_or_insert_with(crate::rt::now);
+                probe::waits(|| Wait { what: "an item", at: made_at, of: self.address() });
+                return Poll::Pending;
+            }
+            drop(state);
+            calls.make();
+            waker = Some(cx.waker().clone());
+            if skip(Break::ReaderTrustsFirstLook) {
+                self.link.state.lock().reader = waker;
+                return Poll::Pending;
+            }
+        }
+        self.fetched += 1;
+        if self.fetched > PATIENCE && !self.batch.is_empty() {
+            self.fetched = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.tell_wait();
+        let next = self.batch.pop_front();
+        Poll::Ready(next.map(|item| self.hand_out(item)))
+    }
+
+    fn tell_wait(&mut self) {
+        if let Some(since) = self.since.take() {
+            let waited = crate::rt::now().saturating_duration_since(since);
+            self.link.state.lock().waited_for_items(waited);
+        }
+    }
+
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.link) as *const () as usize
+    }
+
+    /// The link, for those who take together; nothing has been received yet.
+    pub(super) fn into_link(mut self) -> Arc<Link<T>> {
+        debug_assert!(self.batch.is_empty());
+        self.closes = false;
+        Arc::clone(&self.link)
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        if self.closes {
+            self.tell_wait();
+            self.link.abandon(std::mem::take(&mut self.batch));
+        }
+    }
+}
+
+impl<T> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("fetched", &self.batch.len()).finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Receiver::recv`].
+#[must_use = "futures do nothing unless polled"]
+#[derive(Debug)]
+pub struct Recv<'a, T> {
+    receiver: &'a mut Receiver<T>,
+    made_at: &'static Location<'static>,
+}
+
+impl<T> Future for Recv<'_, T> {
+    type Output = Option<T>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let made_at = self.made_at;
+        self.receiver.poll_recv(cx, made_at)
+    }
+}

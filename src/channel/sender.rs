@@ -1,0 +1,259 @@
+//! Putting items in.
+//!
+//! # Invariants
+//!
+//! 1. A [`Send`] that waits has a ticket; it gives it back when it is dropped, and
+//!    with it any room that was promised to it.
+
+use super::link::{Gauge, Link, State};
+use crate::rt::probe::{self, Wait};
+use crate::sync::Arc;
+use crate::sync::BriefGuard;
+use crate::sync::planted::{Break, skip};
+use std::fmt;
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+/// The end of a channel that items are put into. When the last clone has been
+/// dropped, the receiver gets what is left and then `None`.
+pub struct Sender<T> {
+    link: Arc<Link<T>>,
+}
+
+impl<T> Sender<T> {
+    pub(super) fn new(link: Arc<Link<T>>) -> Self {
+        Sender { link }
+    }
+
+    /// Puts `value` in, as soon as there is room.
+    ///
+    /// In a pipeline it also ends, with an error, when the pipeline does.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with the value, when nobody will ever receive it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, the value was not sent, and is dropped with it.
+    #[track_caller]
+    pub fn send(&self, value: T) -> Send<'_, T> {
+        Send {
+            link: &self.link,
+            value: Some(value),
+            ticket: None,
+            since: None,
+            made_at: Location::caller(),
+        }
+    }
+
+    /// Whether nobody will ever receive what is sent.
+    pub fn is_closed(&self) -> bool {
+        self.link.state.lock().closed
+    }
+}
+
+impl<T: std::marker::Send + 'static> Sender<T> {
+    /// What a pipeline keeps of this channel.
+    pub(crate) fn gauge(&self) -> std::sync::Arc<dyn Gauge> {
+        std::sync::Arc::new(Arc::clone(&self.link))
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.link.state.lock().senders += 1;
+        Sender { link: Arc::clone(&self.link) }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        let mut state = self.link.state.lock();
+        state.senders -= 1;
+        if state.senders > 0 || skip(Break::LastSenderSilent) {
+            return;
+        }
+        let reader = state.reader.take();
+        drop(state);
+        probe::touches("closed", || Arc::as_ptr(&self.link) as *const () as usize);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        self.link.call_all();
+    }
+}
+
+impl<T> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Sender::send`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Send<'a, T> {
+    link: &'a Link<T>,
+    /// `None` once it has been sent or given back.
+    value: Option<T>,
+    ticket: Option<usize>,
+    /// When it began to wait.
+    since: Option<Instant>,
+    made_at: &'static Location<'static>,
+}
+
+// Nothing in it is ever pinned.
+impl<T> Unpin for Send<'_, T> {}
+
+impl<T> Future for Send<'_, T> {
+    type Output = Result<(), SendError<T>>;
+
+    /// # Panics
+    ///
+    /// When polled again after it was ready.
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.ticket.is_none() {
+            let state = this.link.state.lock();
+            if !state.closed && state.has_room(this.link.capacity) {
+                this.put(state);
+                return Poll::Ready(Ok(()));
+            }
+        }
+        this.poll_slowly(cx)
+    }
+}
+
+impl<T> Send<'_, T> {
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self.link) as *const () as usize
+    }
+
+    /// Puts the value in, for which there is room.
+    #[inline]
+    fn put(&mut self, mut state: BriefGuard<'_, State<T>>) {
+        let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
+        state.queue.push_back(value);
+        let reader = state.reader.take();
+        let call = std::mem::take(&mut state.call);
+        drop(state);
+        if let Some(reader) = reader {
+            self.tell(reader);
+        }
+        if call {
+            self.link.call_one();
+        }
+    }
+
+    #[cold]
+    fn tell(&self, reader: Waker) {
+        probe::touches("sent", || self.address());
+        if !skip(Break::ReaderNotWoken) {
+            reader.wake();
+        }
+    }
+
+    /// There was no room, or there is a ticket.
+    fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<T>>> {
+        let waker = cx.waker().clone();
+        let mut state = self.link.state.lock();
+        if state.closed {
+            drop(state);
+            self.ticket = None;
+            let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
+            return Poll::Ready(Err(SendError(value)));
+        }
+        let before = match self.ticket {
+            None if self.link.has_room(&mut state) => {
+                self.put(state);
+                return Poll::Ready(Ok(()));
+            }
+            None => {
+                self.ticket = Some(state.wait_to_write(waker));
+                None
+            }
+            Some(ticket) => match state.writer(ticket) {
+                Some(place) => Some(std::mem::replace(place, waker)),
+                // The room that was promised is used.
+                None => {
+                    self.ticket = None;
+                    state.reserved -= 1;
+                    if let Some(since) = self.since.take() {
+                        state.waited_for_room(crate::rt::now().saturating_duration_since(since));
+                    }
+                    self.put(state);
+                    return Poll::Ready(Ok(()));
+                }
+            },
+        };
+        drop(state);
+        drop(before);
+        if self.since.is_none() {
+            self.since = Some(crate::rt::now());
+        }
+        probe::waits(|| Wait { what: "room in a channel", at: self.made_at, of: self.address() });
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Send<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.link.leave_line(ticket, self.since);
+        }
+    }
+}
+
+impl<T> Link<T> {
+    /// A sender that waits goes away: what was promised to it is another's.
+    fn leave_line(&self, ticket: usize, since: Option<Instant>) {
+        let waited = since.map(|since| crate::rt::now().saturating_duration_since(since));
+        let mut state = self.state.lock();
+        state.waited_for_room(waited.unwrap_or_default());
+        let waker = state.forget_writer(ticket);
+        let calls = if waker.is_none() && !state.closed && !skip(Break::PromiseNotPassedOn) {
+            state.reserved -= 1;
+            self.call_writers(&mut state)
+        } else {
+            Default::default()
+        };
+        drop(state);
+        calls.make();
+        drop(waker);
+    }
+}
+
+impl<T> fmt::Debug for Send<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Send").field("waits", &self.ticket.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Nobody will ever receive this.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SendError<T>(T);
+
+impl<T> SendError<T> {
+    /// What was not sent.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> fmt::Debug for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SendError(..)")
+    }
+}
+
+impl<T> fmt::Display for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody receives any more: the receiver or its pipeline has ended")
+    }
+}
+
+impl<T> std::error::Error for SendError<T> {}

@@ -1,0 +1,356 @@
+//! Taking items out, many workers.
+//!
+//! The workers of a stage share what has been fetched: an item that one of them
+//! has not begun can be taken by any other. Whoever takes one and leaves more
+//! behind sees to it that somebody comes for the rest, before it begins its own.
+//!
+//! # Invariants
+//!
+//! 1. `arriving` counts takers that have been called (or are new) and have not
+//!    looked since. While it is above zero nobody else is called: the one that
+//!    comes takes an item, and calls the next if there are more.
+//! 2. While items are left, nobody is idle, or one is arriving, or an item is
+//!    being put in by somebody who calls next.
+//! 3. `link.state.call` is false only if nobody is idle, or one is arriving, or is
+//!    just being called. (True too often is harmless.)
+//! 4. A taker that was called and goes away calls another in its place.
+//! 5. `front` is locked before `state`.
+//! 6. Unless there are as many takers as there may be, one is idle or arriving: a
+//!    taker that finds itself the last hires another before it begins its item.
+
+use super::link::{Calls, Link};
+use super::receiver::Receiver;
+use crate::rt::probe::{self, Wait};
+use crate::sync::Arc;
+use crate::sync::planted::{Break, skip};
+use std::collections::VecDeque;
+use std::panic::Location;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// So many times a taker may find items waiting before it lets other tasks go first.
+const PATIENCE: u32 = 16;
+
+/// What the takers of a link share.
+pub(super) struct Front<T> {
+    /// Fetched, and taken by nobody.
+    batch: VecDeque<T>,
+    /// Taken, and its room not offered.
+    unsettled: usize,
+    /// How many items have been taken.
+    taken: usize,
+    /// How long takers have been idle, all together.
+    waited: Duration,
+    idle: Vec<(usize, Waker)>,
+    arriving: usize,
+    takers: usize,
+    /// How many takers there have been: each has a number.
+    count: usize,
+    at_most: usize,
+}
+
+impl<T> Front<T> {
+    pub(super) fn new() -> Self {
+        Front {
+            batch: VecDeque::new(),
+            unsettled: 0,
+            taken: 0,
+            waited: Duration::ZERO,
+            idle: Vec::new(),
+            arriving: 0,
+            takers: 0,
+            count: 0,
+            at_most: 0,
+        }
+    }
+
+    /// Calls one of those that are idle, if nobody is coming: invariant 1. To be woken
+    /// when the lock is gone.
+    fn call(&mut self) -> Option<Waker> {
+        let (_, waker) = if self.arriving == 0 { self.idle.pop()? } else { return None };
+        self.arriving += 1;
+        Some(waker)
+    }
+
+    /// Whether an item that comes should call somebody: invariant 3.
+    fn wants_call(&self) -> bool {
+        !self.idle.is_empty() && self.arriving == 0
+    }
+}
+
+impl<T> Link<T> {
+    /// Counts an item that is being taken; how many were before it.
+    #[inline]
+    fn take(&self, front: &mut Front<T>, item: &T) -> usize {
+        self.hand_out(item);
+        front.unsettled += 1;
+        front.taken += 1;
+        front.taken - 1
+    }
+
+    /// An item has come, and somebody is idle.
+    #[cold]
+    pub(super) fn call_one(&self) {
+        probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
+        let called = self.front.lock().call();
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nothing more will come.
+    pub(super) fn call_all(&self) {
+        let mut front = self.front.lock();
+        let idle = std::mem::take(&mut front.idle);
+        front.arriving += idle.len();
+        drop(front);
+        idle.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+/// One worker's end of a channel.
+pub(crate) struct Taker<T> {
+    link: Arc<Link<T>>,
+    seat: Seat,
+}
+
+/// What one taker knows of itself.
+struct Seat {
+    number: usize,
+    state: State,
+    /// When it became idle.
+    since: Option<Instant>,
+    fetched: u32,
+    /// How many items had been taken before its last.
+    before: usize,
+    /// How many colleagues it should start: one at most.
+    hire: usize,
+    /// Whether it woke somebody when it took its last item.
+    woke: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has looked and found something, or that nothing will come.
+    Busy,
+    /// It is idle, or it was called: the front knows which.
+    Waiting,
+    /// It has been called into being, and not looked yet.
+    New,
+}
+
+impl<T> Taker<T> {
+    /// The first of at most `at_most` takers.
+    pub(crate) fn first(receiver: Receiver<T>, at_most: usize) -> Taker<T> {
+        let link = receiver.into_link();
+        let mut front = link.front.lock();
+        front.at_most = at_most;
+        front.takers = 1;
+        front.arriving = 1;
+        drop(front);
+        Taker::new(link)
+    }
+
+    /// How many items had been taken, by anybody, before its last.
+    pub(crate) fn before(&self) -> usize {
+        self.seat.before
+    }
+
+    /// Whether it woke or hired anybody when it took its last item: they should not
+    /// have to wait for what it does with that.
+    #[inline]
+    pub(crate) fn woke(&mut self) -> bool {
+        std::mem::take(&mut self.seat.woke)
+    }
+
+    /// Nobody is left to come for the next item: a further taker, which is to be set
+    /// to work before this one begins. At most one for each item.
+    #[inline]
+    pub(crate) fn hire(&mut self) -> Option<Taker<T>> {
+        if self.seat.hire == 0 {
+            return None;
+        }
+        self.seat.hire -= 1;
+        Some(Taker::new(Arc::clone(&self.link)))
+    }
+
+    fn new(link: Arc<Link<T>>) -> Taker<T> {
+        let mut front = link.front.lock();
+        front.count += 1;
+        let number = front.count;
+        drop(front);
+        let state = State::New;
+        let seat = Seat { number, state, since: None, fetched: 0, before: 0, hire: 0, woke: false };
+        Taker { link, seat }
+    }
+
+    /// The next item that nobody has taken; `None`: no more will come.
+    #[inline]
+    pub(crate) fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        made_at: &'static Location<'static>,
+    ) -> Poll<Option<T>> {
+        if self.seat.state == State::Busy {
+            let mut front = self.link.front.lock();
+            let nobody_to_call = front.arriving > 0
+                || (front.idle.is_empty() && front.takers == front.at_most)
+                || (front.batch.len() == 1 && !front.idle.is_empty());
+            if nobody_to_call && front.unsettled + 1 < self.link.quantum {
+                if let Some(item) = front.batch.pop_front() {
+                    self.seat.before = self.link.take(&mut front, &item);
+                    return Poll::Ready(Some(item));
+                }
+            }
+        }
+        self.look(cx, made_at)
+    }
+
+    fn look(
+        &mut self,
+        cx: &mut Context<'_>,
+        made_at: &'static Location<'static>,
+    ) -> Poll<Option<T>> {
+        let Taker { link, seat } = self;
+        let address = Arc::as_ptr(link) as *const () as usize;
+        let mut waker = None;
+        loop {
+            let mut front = link.front.lock();
+            let came = seat.arrive(&mut front);
+            let mut calls = Calls::default();
+            let mut over = false;
+            if front.batch.is_empty() {
+                front.unsettled = 0;
+                let mut state = link.state.lock();
+                calls = link.give_back(&mut state);
+                std::mem::swap(&mut state.queue, &mut front.batch);
+                state.out += front.batch.len();
+                seat.fetched += 1;
+                over = state.is_over();
+            }
+            if !front.batch.is_empty() && seat.fetched > PATIENCE {
+                // Busy, not idle: it comes back for what is there.
+                seat.fetched = 0;
+                let called = front.call();
+                drop(front);
+                drop(came);
+                calls.make();
+                called.into_iter().for_each(Waker::wake);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if let Some(item) = front.batch.pop_front() {
+                seat.before = link.take(&mut front, &item);
+                let mut called = None;
+                if !front.batch.is_empty() {
+                    called = front.call();
+                }
+                let mut state = link.state.lock();
+                if front.unsettled >= link.quantum {
+                    front.unsettled = 0;
+                    calls.add(link.give_back(&mut state));
+                }
+                if front.wants_call() && !state.queue.is_empty() {
+                    called = front.call();
+                }
+                state.call = front.wants_call();
+                drop(state);
+                if front.idle.is_empty() && front.arriving == 0 {
+                    seat.hire = usize::from(front.takers < front.at_most);
+                    front.takers += seat.hire;
+                    front.arriving += seat.hire;
+                }
+                seat.woke = seat.hire > 0 || called.is_some() || !calls.is_empty();
+                drop(front);
+                drop(came);
+                calls.make();
+                called.into_iter().for_each(Waker::wake);
+                return Poll::Ready(Some(item));
+            }
+            if over {
+                drop(front);
+                drop(came);
+                calls.make();
+                return Poll::Ready(None);
+            }
+            if let Some(waker) = waker.take() {
+                front.idle.push((seat.number, waker));
+                seat.state = State::Waiting;
+                seat.since.get_or_insert_with(crate::rt::now);
+                let mut state = link.state.lock();
+                // Somebody may have come while only the front was locked.
+                let nothing = state.queue.is_empty() && !state.is_over();
+                state.call = front.wants_call() && !skip(Break::IdleTakerNotNoted);
+                drop(state);
+                drop(front);
+                drop(came);
+                calls.make();
+                if nothing {
+                    seat.fetched = 0;
+                    probe::waits(|| Wait { what: "an item", at: made_at, of: address });
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            drop(front);
+            drop(came);
+            calls.make();
+            waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+impl Seat {
+    /// It looks: no longer idle, no longer on its way. Its old waker, if there is one.
+    fn arrive<T>(&mut self, front: &mut Front<T>) -> Option<Waker> {
+        let before = match self.state {
+            State::Busy => return None,
+            State::New => {
+                front.arriving -= 1;
+                None
+            }
+            State::Waiting => {
+                let at = front.idle.iter().position(|(number, _)| *number == self.number);
+                if at.is_none() {
+                    front.arriving -= 1;
+                }
+                at.map(|at| front.idle.swap_remove(at).1)
+            }
+        };
+        self.state = State::Busy;
+        if let Some(since) = self.since.take() {
+            front.waited += crate::rt::now().saturating_duration_since(since);
+        }
+        before
+    }
+}
+
+impl<T> Drop for Taker<T> {
+    fn drop(&mut self) {
+        let mut front = self.link.front.lock();
+        let was_called = self.seat.state != State::Busy;
+        let before = self.seat.arrive(&mut front);
+        // With those it was to start, if it was dropped before it could.
+        front.takers -= 1 + self.seat.hire;
+        front.arriving -= self.seat.hire;
+        if front.takers == 0 {
+            let held = std::mem::take(&mut front.batch);
+            let waited = front.waited;
+            drop(front);
+            drop(before);
+            self.link.state.lock().waited_for_items(waited);
+            self.link.abandon(held);
+            return;
+        }
+        // Invariant 4.
+        let called = if was_called && !skip(Break::CallNotPassedOn) { front.call() } else { None };
+        // The others may be idle, and would never come for what is waiting for this room.
+        let calls = if skip(Break::LeaverKeepsRoom) {
+            Calls::default()
+        } else {
+            self.link.give_back(&mut self.link.state.lock())
+        };
+        drop(front);
+        drop(before);
+        calls.make();
+        called.into_iter().for_each(Waker::wake);
+    }
+}

@@ -1,0 +1,309 @@
+//! How to check: which schedules, which injections, how much of it.
+
+use super::engine::Limits;
+use super::exploration::{self, Plan};
+use super::inject::{Inject, Injections};
+use super::report::Report;
+use super::strategy::{Both, Bytes, Exhaustive, Pct, Random, Share, Strategy};
+use super::token::{ReplayError, Token};
+use crate::context::Context;
+use std::panic::Location;
+use std::time::Duration;
+
+/// What is usual.
+pub(super) const USUAL: Limits =
+    Limits { steps: 10_000, points: 1_000, stop_within: 1_000_000_000 };
+
+const SEED: u64 = 0x5EED;
+const SCHEDULES: u64 = 100_000;
+
+/// Runs a body again and again, each time under another schedule, with an injection
+/// at another point.
+#[derive(Clone, Debug)]
+#[must_use = "a checker checks nothing until it is run"]
+pub struct Checker {
+    how: How,
+    injections: Vec<Inject>,
+    delays: u32,
+    schedules: Option<u64>,
+    pub(super) limits: Limits,
+    stop_at_first: bool,
+    must_be_complete: bool,
+    shard: (u64, u64),
+    patience: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum How {
+    Usual,
+    Exhaustive,
+    Random {
+        seed: u64,
+        schedules: u64,
+    },
+    Pct {
+        seed: u64,
+        depth: u32,
+        schedules: u64,
+    },
+    Bytes(Vec<u8>),
+    Replay(Result<Token, ReplayError>),
+    #[cfg(feature = "tokio")]
+    Tokio,
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        Checker::new()
+    }
+}
+
+/// Which schedules.
+impl Checker {
+    /// Every schedule within two delays, then some at random.
+    pub fn new() -> Checker {
+        Checker::of(How::Usual)
+    }
+
+    /// Every schedule within two delays, or as many as
+    /// [`max_delays`](Checker::max_delays) says.
+    pub fn exhaustive() -> Checker {
+        Checker::of(How::Exhaustive)
+    }
+
+    /// So many schedules at random. The same seed gives the same schedules.
+    pub fn random(seed: u64, schedules: u64) -> Checker {
+        Checker::of(How::Random { seed, schedules })
+    }
+
+    /// So many schedules by random priorities that change `depth - 1` times: good at
+    /// bugs that need a few things in one order, among many tasks.
+    pub fn pct(seed: u64, depth: u32, schedules: u64) -> Checker {
+        Checker::of(How::Pct { seed, depth, schedules })
+    }
+
+    /// The one schedule that these bytes make: for a fuzzer.
+    pub fn bytes(bytes: &[u8]) -> Checker {
+        Checker::of(How::Bytes(bytes.to_vec()))
+    }
+
+    /// The one schedule of a token that a violation has shown. A token that does not fit
+    /// panics when it is run: [`try_replay`](Checker::try_replay) does not.
+    pub fn replay(token: &str) -> Checker {
+        Checker::of(How::Replay(Token::parse(token)))
+    }
+
+    /// The one schedule of a real tokio runtime, of one thread and with a paused clock; the
+    /// body may use all of tokio. The injection comes at each look at the context and at
+    /// each poll of the body's own future. What is left is what the runtime counts.
+    #[cfg(feature = "tokio")]
+    pub fn tokio() -> Checker {
+        Checker::of(How::Tokio)
+    }
+
+    fn of(how: How) -> Checker {
+        Checker {
+            how,
+            injections: vec![Inject::Cancel],
+            delays: 2,
+            schedules: None,
+            limits: USUAL,
+            stop_at_first: false,
+            must_be_complete: false,
+            shard: (1, 1),
+            patience: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How much.
+impl Checker {
+    /// What befalls the body: [`Inject::Cancel`], unless this is called. Of several, each
+    /// has its own schedules.
+    ///
+    /// # Panics
+    ///
+    /// When there are none.
+    #[track_caller]
+    pub fn inject(mut self, injections: impl Into<Injections>) -> Checker {
+        self.injections = injections.into().0;
+        assert!(
+            !self.injections.is_empty(),
+            "quell: `inject` of no injection checks nothing; pass `Inject::None` for schedules alone"
+        );
+        self
+    }
+
+    /// How many delays an exhaustive search may spend: two, unless this is called.
+    pub fn max_delays(mut self, delays: u32) -> Checker {
+        self.delays = delays;
+        self
+    }
+
+    /// The most schedules, over all injections: 100,000, unless this is called.
+    pub fn max_schedules(mut self, schedules: u64) -> Checker {
+        self.schedules = Some(schedules);
+        self
+    }
+
+    /// The most polls in a schedule, before the injection and again after it: 10,000.
+    pub fn max_steps(mut self, steps: u32) -> Checker {
+        self.limits.steps = steps;
+        self
+    }
+
+    /// The most points at which the injection is tried: 1,000.
+    pub fn max_points(mut self, points: u32) -> Checker {
+        self.limits.points = points;
+        self
+    }
+
+    /// How much virtual time everything has to stop: one second. It counts from the
+    /// injection; where none comes, and for a panic, from the end of the body.
+    pub fn stop_within(mut self, time: Duration) -> Checker {
+        self.limits.stop_within = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Ends with the first violation.
+    pub fn stop_at_first(mut self) -> Checker {
+        self.stop_at_first = true;
+        self
+    }
+
+    /// A report that was cut short by a maximum is not clean.
+    pub fn require_complete(mut self) -> Checker {
+        self.must_be_complete = true;
+        self
+    }
+
+    /// Only this part of all the schedules there are: `part` from 1 to `of`. The parts are
+    /// disjoint, and together they are the whole.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such part.
+    #[track_caller]
+    pub fn shard(mut self, part: u64, of: u64) -> Checker {
+        assert!(
+            part >= 1 && part <= of,
+            "quell: there is no part {part} of {of}; `shard(i, n)` wants 1 ≤ i ≤ n"
+        );
+        self.shard = (part, of);
+        self
+    }
+
+    /// How long, by the system's clock, one poll of a task may take before the process is
+    /// ended with a message that names the task: ten seconds.
+    pub fn patience(mut self, patience: Duration) -> Checker {
+        self.patience = patience;
+        self
+    }
+}
+
+/// To the work.
+impl Checker {
+    /// Checks `body`: calls it once for each schedule, with a context of its own, and runs
+    /// what it returns.
+    ///
+    /// The body must make the same choices whenever it sees the same things. Its own
+    /// future need not be `Send`.
+    ///
+    /// # Panics
+    ///
+    /// When a token that is to be replayed does not fit: see [`ReplayError`].
+    #[track_caller]
+    pub fn run<F, Fut>(&self, body: F) -> Report
+    where
+        F: Fn(Context) -> Fut,
+        Fut: Future,
+    {
+        match self.attempt(&body, Location::caller()) {
+            Ok(report) => report,
+            Err(error) => panic!("quell: {error}"),
+        }
+    }
+
+    /// Replays the schedule of a token with `body`.
+    ///
+    /// # Errors
+    ///
+    /// When it is no token, or not one of this body or version.
+    #[track_caller]
+    pub fn try_replay<F, Fut>(token: &str, body: F) -> Result<Report, ReplayError>
+    where
+        F: Fn(Context) -> Fut,
+        Fut: Future,
+    {
+        Checker::of(How::Replay(Ok(Token::parse(token)?))).attempt(&body, Location::caller())
+    }
+
+    fn attempt<F, Fut>(
+        &self,
+        body: &F,
+        asked_at: &'static Location<'static>,
+    ) -> Result<Report, ReplayError>
+    where
+        F: Fn(Context) -> Fut,
+        Fut: Future,
+    {
+        let mut plan = Plan {
+            limits: self.limits,
+            stop_at_first: self.stop_at_first,
+            must_be_complete: self.must_be_complete,
+            shard: self.shard,
+            patience: self.patience,
+            asked_at,
+            single: false,
+        };
+        match &self.how {
+            #[cfg(feature = "tokio")]
+            How::Tokio => {
+                let most = self.schedules.unwrap_or(SCHEDULES);
+                Ok(super::on_tokio::explore(&plan, &self.injections, most, body))
+            }
+            How::Replay(Err(error)) => Err(error.clone()),
+            How::Replay(Ok(token)) => {
+                plan.limits = token.limits(self.limits);
+                exploration::replay(&plan, token, body)
+            }
+            How::Bytes(bytes) => {
+                plan.single = true;
+                let kinds = &self.injections;
+                // One schedule: the first byte says of which injection, where there are several.
+                let (kind, bytes) = match (kinds.len(), bytes.split_first()) {
+                    (1, _) | (_, None) => (kinds[0], &bytes[..]),
+                    (n, Some((first, rest))) => (kinds[usize::from(*first) % n], rest),
+                };
+                let strategy = |_, _| Box::new(Bytes::new(bytes)) as Box<dyn Strategy>;
+                Ok(exploration::explore(&plan, &[kind], strategy, body))
+            }
+            how => {
+                let strategy = |kind: Inject, nth: u64| self.strategy(how, kind, nth);
+                Ok(exploration::explore(&plan, &self.injections, strategy, body))
+            }
+        }
+    }
+
+    /// The `nth` injection's share of the schedules.
+    fn strategy(&self, how: &How, kind: Inject, nth: u64) -> Box<dyn Strategy> {
+        let several = self.injections.len() as u64;
+        let of = |all: u64| all / several + u64::from(nth < all % several);
+        let share =
+            |limit: u64| Share { part: self.shard.0 - 1, of: self.shard.1, limit: of(limit) };
+        let all = share(self.schedules.unwrap_or(SCHEDULES));
+        let most = self.schedules.unwrap_or(u64::MAX);
+        match *how {
+            How::Random { seed, schedules } => {
+                let share = share(schedules.min(most));
+                Box::new(Random::new(seed, share, most < schedules))
+            }
+            How::Pct { seed, depth, schedules } => {
+                let share = share(schedules.min(most));
+                Box::new(Pct::new(seed, depth.max(1), share, most < schedules))
+            }
+            How::Exhaustive => Box::new(Exhaustive::new(self.delays, kind.strikes(), all)),
+            _ => Box::new(Both::new(self.delays, kind.strikes(), SEED, all)),
+        }
+    }
+}

@@ -1,0 +1,640 @@
+//! The state of the schedule that is running on this thread.
+//!
+//! One thread runs a body and all its tasks, so the state needs no lock: it lies in
+//! a thread-local, and wakers, timers and watched contexts find it there. Whoever
+//! finds none is on another thread, which no checker can control.
+//!
+//! # Invariants
+//!
+//! 1. No code of the user's runs while the engine is borrowed: futures, wakers,
+//!    bells, contexts and names that go are moved out first and dropped after.
+//! 2. A task is in `ready` once if it is `Queued`, else not at all.
+//! 3. What is decided depends on what was decided before and on nothing else: no
+//!    address, no time of the system's, no order of a hash table. So the same
+//!    deviations give the same schedule.
+//! 4. Decisions are numbered by `at` whatever the strategy says of them.
+
+use super::clock::Clock;
+use super::inject::Inject;
+use super::label::Labels;
+use super::log::{Log, What};
+use super::pulse::Pulse;
+use super::signal::Seat;
+use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
+use crate::context::Canceller;
+use crate::rt::probe::Wait;
+use crate::rt::world::Look;
+use crate::sync::Arc;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::Waker;
+
+/// How a wait for a task to end is called.
+pub(super) const JOIN: &str = "the end of a task";
+/// The body is a task like the others, the first.
+pub(super) const BODY: u32 = 0;
+/// Nobody is being polled.
+pub(super) const NOBODY: u32 = u32::MAX;
+
+pub(super) type Future = Pin<Box<dyn std::future::Future<Output = ()> + Send>>;
+
+thread_local! {
+    static ENGINE: RefCell<Option<Box<Engine>>> = const { RefCell::new(None) };
+}
+
+/// Puts an engine in its place; gives back the one that was there.
+pub(super) fn install(engine: Option<Box<Engine>>) -> Option<Box<Engine>> {
+    ENGINE.with(|current| current.replace(engine))
+}
+
+/// The engine of this thread, if there is one. `f` runs no code of the user's.
+#[inline]
+pub(super) fn with<R>(f: impl FnOnce(&mut Engine) -> R) -> Option<R> {
+    ENGINE.try_with(|engine| engine.borrow_mut().as_deref_mut().map(f)).ok().flatten()
+}
+
+/// [`with`], for what may be dropped while the engine is borrowed.
+pub(super) fn try_with(f: impl FnOnce(&mut Engine)) {
+    let _ = ENGINE.try_with(|engine| {
+        if let Ok(mut engine) = engine.try_borrow_mut() {
+            engine.as_deref_mut().map(f);
+        }
+    });
+}
+
+/// The engine of a thread that has one.
+#[inline]
+pub(super) fn here<R>(f: impl FnOnce(&mut Engine) -> R) -> R {
+    ENGINE.with(|engine| f(engine.borrow_mut().as_deref_mut().expect("a schedule is running")))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum State {
+    Idle,
+    Queued,
+    /// Being polled; `true`: woken meanwhile.
+    Running(bool),
+    Ended,
+}
+
+/// What is known of a task while it runs.
+pub(super) struct Task {
+    /// `None`: the body's, which is elsewhere; or being polled; or ended.
+    pub(super) future: Option<Future>,
+    pub(super) state: State,
+    pub(super) aborted: bool,
+    pub(super) label: u32,
+    /// Joining it is waiting for this address.
+    pub(super) address: usize,
+    /// The most telling of the waits of its last poll.
+    pub(super) wait: Option<Wait>,
+    pub(super) polls: u32,
+}
+
+/// How far an injection has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Landed {
+    /// Which point it was; `None`: at none, it came because nothing else could.
+    pub(super) point: Option<u32>,
+    pub(super) time: u64,
+}
+
+/// What went wrong while a schedule ran, before it was over.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    Panicked {
+        task: u32,
+        message: String,
+        place: Option<super::place::Place>,
+    },
+    Lost {
+        task: u32,
+        what: String,
+        made_at: &'static Location<'static>,
+    },
+    /// Somebody looks at a context again and again and lets nobody else run.
+    Spins {
+        task: u32,
+    },
+    /// A thread that is not the checker's has woken a task.
+    Threads {
+        task: u32,
+    },
+}
+
+/// What there is to do next.
+pub(super) enum Step {
+    Poll {
+        task: u32,
+        future: Option<Future>,
+        waker: Waker,
+    },
+    /// The task was aborted.
+    Drop(Option<Future>),
+    Strike,
+    Tick,
+    /// Everything has ended.
+    Quiet,
+    /// Nothing can go on.
+    Stuck,
+    /// It goes on and on.
+    Busy,
+}
+
+/// What does not change from schedule to schedule.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) steps: u32,
+    pub(super) points: u32,
+    /// In nanoseconds.
+    pub(super) stop_within: u64,
+}
+
+pub(super) struct Engine {
+    pub(super) run: u64,
+    pub(super) kind: Inject,
+    pub(super) limits: Limits,
+    pub(super) strategy: Box<dyn Strategy>,
+    pub(super) tasks: Vec<Task>,
+    pub(super) labels: Labels,
+    pub(super) seats: Vec<Seat>,
+    /// Not ended, the body included.
+    pub(super) alive: u32,
+    ready: VecDeque<u32>,
+    pub(super) current: u32,
+    pub(super) clock: Clock,
+    /// Time does not move beyond this.
+    pub(super) until: Option<u64>,
+    pub(super) canceller: Option<Canceller>,
+    at: u32,
+    pub(super) hash: u64,
+    pub(super) points: u32,
+    turns: u32,
+    pub(super) steps: u32,
+    steps_left: u32,
+    looks_left: u32,
+    pub(super) looked: bool,
+    /// Something has been done since the last point that would have gone otherwise
+    /// had the context ended before.
+    stirred: bool,
+    /// Functions that run when the context ends may do anything.
+    funcs: bool,
+    pub(super) body_ended: bool,
+    pub(super) landed: Option<Landed>,
+    /// The injection came at a maximum.
+    pub(super) cut: bool,
+    pub(super) taken: Vec<Deviation>,
+    pub(super) contexts: i64,
+    pub(super) trouble: Option<Trouble>,
+    /// The first item that was lost; the schedule goes on.
+    pub(super) lost: Option<Trouble>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) sometimes: Vec<(&'static str, bool)>,
+    /// The schedule is over, and what is left is being dropped.
+    pub(super) closing: bool,
+    pub(super) log: Option<Box<Log>>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        kind: Inject,
+        limits: Limits,
+        labels: Labels,
+        strategy: Box<dyn Strategy>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
+        Engine {
+            run: 0,
+            kind,
+            limits,
+            strategy,
+            tasks: Vec::new(),
+            labels,
+            seats: Vec::new(),
+            alive: 0,
+            ready: VecDeque::new(),
+            current: NOBODY,
+            clock: Clock::default(),
+            until: None,
+            canceller: None,
+            at: 0,
+            hash: 0,
+            points: 0,
+            turns: 0,
+            steps: 0,
+            steps_left: 0,
+            looks_left: 0,
+            looked: false,
+            stirred: false,
+            funcs: false,
+            body_ended: false,
+            landed: None,
+            cut: false,
+            taken: Vec::new(),
+            contexts: 0,
+            trouble: None,
+            lost: None,
+            pulse,
+            sometimes: Vec::new(),
+            closing: false,
+            log: None,
+        }
+    }
+
+    /// For a new schedule. What the last one left has been taken out.
+    pub(super) fn reset(&mut self, run: u64) {
+        self.run = run;
+        self.alive = 0;
+        self.ready.clear();
+        self.current = NOBODY;
+        self.until = None;
+        (self.at, self.points, self.turns, self.steps) = (0, 0, 0, 0);
+        self.hash = 0;
+        self.steps_left = self.limits.steps;
+        self.looks_left = self.limits.steps;
+        (self.stirred, self.funcs, self.body_ended) = (true, false, false);
+        (self.landed, self.cut, self.closing) = (None, false, false);
+        self.taken.clear();
+        self.contexts = 0;
+        (self.trouble, self.lost) = (None, None);
+    }
+
+    /// What a watched context carries.
+    pub(super) fn mark(&self) -> u16 {
+        (self.run % u64::from(u16::MAX)) as u16 + 1
+    }
+
+    #[inline]
+    pub(super) fn mix(&mut self, with: u64) {
+        self.hash = (self.hash.rotate_left(5) ^ with).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    #[inline]
+    fn short_hash(&self) -> u32 {
+        (self.hash >> 32) as u32
+    }
+
+    #[inline]
+    pub(super) fn note(&mut self, task: u32, what: impl FnOnce() -> What) {
+        if let Some(log) = &mut self.log {
+            log.add(self.clock.now, task, what());
+        }
+    }
+
+    // ------------------------------------------------------------------ tasks
+
+    pub(super) fn add(&mut self, future: Option<Future>, label: u32, address: usize) -> u32 {
+        let task = self.tasks.len() as u32;
+        self.tasks.push(Task {
+            future,
+            state: State::Queued,
+            aborted: false,
+            label,
+            address,
+            wait: None,
+            polls: 0,
+        });
+        if self.seats.len() == task as usize {
+            self.seats.push(Seat::new(task));
+        }
+        self.seats[task as usize].take(self.run);
+        self.alive += 1;
+        // A crowd is not busy because it is large; one that never stops growing is.
+        if (500..100_000).contains(&task) {
+            self.steps_left += 20;
+        }
+        self.ready.push_back(task);
+        self.mix(u64::from(self.labels.hash(label)));
+        let by = self.current;
+        self.note(by, || What::Spawned { task });
+        task
+    }
+
+    /// From a waker.
+    pub(super) fn wake(&mut self, run: u64, task: u32) {
+        if run != self.run || self.closing {
+            return;
+        }
+        let Some(woken) = self.tasks.get_mut(task as usize) else { return };
+        match woken.state {
+            State::Idle => {
+                woken.state = State::Queued;
+                self.ready.push_back(task);
+            }
+            State::Running(false) => woken.state = State::Running(true),
+            State::Queued | State::Running(true) | State::Ended => return,
+        }
+        let by = self.current;
+        self.note(task, || What::Woken { by });
+    }
+
+    /// Has a task dropped when its turn comes: aborting is not done at once anywhere.
+    pub(super) fn abort(&mut self, run: u64, task: u32) {
+        if run != self.run {
+            return;
+        }
+        if let Some(aborted) = self.tasks.get_mut(task as usize) {
+            if aborted.state != State::Ended {
+                aborted.aborted = true;
+                let by = self.current;
+                self.note(task, || What::Aborted { by });
+                self.wake(run, task);
+            }
+        }
+    }
+
+    /// A task was polled and goes on.
+    #[inline]
+    pub(super) fn pending(&mut self, task: u32, future: Option<Future>, waker: Waker) {
+        self.current = NOBODY;
+        let polled = &mut self.tasks[task as usize];
+        polled.future = future;
+        let again = polled.state == State::Running(true) || polled.aborted;
+        polled.state = if again { State::Queued } else { State::Idle };
+        if again {
+            self.ready.push_back(task);
+        }
+        self.seats[task as usize].waker = Some(waker);
+        self.note(task, || What::Waits);
+    }
+
+    /// A task has ended.
+    pub(super) fn ended(&mut self, task: u32, waker: Option<Waker>) {
+        self.current = NOBODY;
+        let before = std::mem::replace(&mut self.tasks[task as usize].state, State::Ended);
+        if before == State::Queued {
+            // The body was dropped: nobody else ends but in its own turn.
+            self.ready.retain(|&queued| queued != task);
+        }
+        if let Some(waker) = waker {
+            self.seats[task as usize].waker = Some(waker);
+        }
+        self.alive -= 1;
+        self.mix(u64::from(task) << 8 | 1);
+        self.note(task, || What::Ended);
+    }
+
+    // -------------------------------------------------------------- decisions
+
+    /// What to do next.
+    pub(super) fn next(&mut self) -> Step {
+        if self.trouble.is_some() {
+            return Step::Stuck;
+        }
+        // A bell that was armed for a time gone by, or that a jump has passed.
+        if self.clock.next().is_some_and(|due| due <= self.clock.now) {
+            return Step::Tick;
+        }
+        if self.alive == 0 {
+            return Step::Quiet;
+        }
+        if self.ready.is_empty() {
+            return self.idle();
+        }
+        if self.steps_left == 0 {
+            return if self.may_come_by_itself() {
+                self.cut = true;
+                Step::Strike
+            } else {
+                Step::Busy
+            };
+        }
+        if self.point(self.kind != Inject::Panic) {
+            return Step::Strike;
+        }
+        let time = self.clock.next().is_some_and(|due| self.may_move_to(due));
+        if self.ready.len() > 1 || time {
+            let passed_over = self.turn(time);
+            if passed_over == self.ready.len() {
+                return if self.jumps_next() { Step::Strike } else { Step::Tick };
+            }
+            self.ready.rotate_left(passed_over);
+        }
+        let task = self.ready.pop_front().expect("not empty");
+        self.steps += 1;
+        self.steps_left -= 1;
+        self.looks_left = self.limits.steps;
+        self.mix(u64::from(task) << 8 | 2);
+        let polled = &mut self.tasks[task as usize];
+        if polled.aborted {
+            let future = polled.future.take();
+            self.current = task;
+            return Step::Drop(future);
+        }
+        polled.state = State::Running(false);
+        polled.wait = None;
+        polled.polls += 1;
+        let (future, label) = (polled.future.take(), polled.label);
+        self.current = task;
+        self.pulse.learn(&self.labels);
+        self.pulse.beats(label);
+        let waker = match &mut self.log {
+            None => self.seats[task as usize].waker.take().expect("lent once"),
+            Some(log) => {
+                log.add(self.clock.now, task, What::Polled);
+                log.waker(self.run, task)
+            }
+        };
+        Step::Poll { task, future, waker }
+    }
+
+    /// Nobody is ready.
+    fn idle(&mut self) -> Step {
+        let Some(due) = self.clock.next() else {
+            return if self.may_come_by_itself() { Step::Strike } else { Step::Stuck };
+        };
+        if self.until.is_some_and(|until| due > until) {
+            return Step::Stuck;
+        }
+        if self.jumps_next() || self.point(self.kind != Inject::Panic) {
+            return Step::Strike;
+        }
+        Step::Tick
+    }
+
+    fn may_move_to(&self, due: u64) -> bool {
+        self.until.is_none_or(|until| due <= until)
+    }
+
+    fn may_come_by_itself(&self) -> bool {
+        self.kind.comes_by_itself() && self.landed.is_none() && !self.body_ended
+    }
+
+    /// Whether time, moving on, comes to the deadline of the root.
+    fn jumps_next(&self) -> bool {
+        self.kind == Inject::Deadline
+            && self.landed.is_none()
+            && !self.body_ended
+            && self.clock.next().is_some_and(|due| due >= super::DEADLINE)
+    }
+
+    /// Which of the ready tasks: how many are passed over, all of them for the time.
+    fn turn(&mut self, time: bool) -> usize {
+        let at = self.at;
+        self.at += 1;
+        self.turns += 1;
+        let turn = Turn { at, hash: self.short_hash(), ready: &self.ready, time };
+        let options = turn.options();
+        let value = self.strategy.turn(&turn);
+        if value == 0 || value >= options {
+            return 0;
+        }
+        self.taken.push(Deviation { at, value });
+        self.mix(u64::from(value) << 8 | 3);
+        if self.log.is_some() {
+            self.note_passed_over(value);
+        }
+        value as usize
+    }
+
+    fn note_passed_over(&mut self, value: u32) {
+        if value as usize == self.ready.len() {
+            return self.note(NOBODY, || What::TimeFirst);
+        }
+        let passed: Vec<_> = self.ready.iter().take(value as usize).copied().collect();
+        for task in passed {
+            self.note(task, || What::PassedOver);
+        }
+    }
+
+    /// `rt::choose`.
+    pub(super) fn choose(&mut self, of: usize) -> usize {
+        if self.closing {
+            return 0;
+        }
+        let of = u32::try_from(of).unwrap_or(u32::MAX - 1);
+        let at = self.at;
+        self.at += 1;
+        let value = self.strategy.choose(at, self.short_hash(), of);
+        let value = if value < of { value } else { 0 };
+        if value > 0 {
+            self.taken.push(Deviation { at, value });
+        }
+        self.mix(u64::from(value) << 8 | 4);
+        let by = self.current;
+        self.note(by, || What::Chose { value, of });
+        value as usize
+    }
+
+    /// A point: whether the injection comes here. `counts`: whether it may.
+    pub(super) fn point(&mut self, counts: bool) -> bool {
+        if !counts || self.landed.is_some() || self.body_ended || !self.kind.strikes() {
+            return false;
+        }
+        let at = self.at;
+        self.at += 1;
+        let number = self.points;
+        self.points += 1;
+        // See docs/checker.md: a cancel that comes before something commutes with it
+        // unless that stirs a context, or a function runs at the end, which may do anything.
+        let distinct = self.kind != Inject::Cancel || self.stirred || self.funcs;
+        self.stirred = false;
+        let point = Point { at, hash: self.short_hash(), number, distinct };
+        if self.strategy.strikes(&point) {
+            self.taken.push(Deviation { at, value: STRIKE });
+            self.landed = Some(Landed { point: Some(number), time: self.clock.now });
+            return true;
+        }
+        if self.points >= self.limits.points && self.kind.comes_by_itself() {
+            self.cut = true;
+            return true;
+        }
+        false
+    }
+
+    /// The injection comes now: writes down that it does.
+    pub(super) fn lands(&mut self) {
+        let mut landed = self.landed.unwrap_or(Landed { point: None, time: self.clock.now });
+        if self.kind == Inject::Deadline {
+            landed.time = landed.time.max(super::DEADLINE);
+        }
+        self.landed = Some(landed);
+        // A panic is no order to stop: whoever is left goes on.
+        if self.kind != Inject::Panic {
+            self.until = Some(landed.time.saturating_add(self.limits.stop_within));
+        }
+        let crowd = self.tasks.len().clamp(500, 100_000) as u32 - 500;
+        self.steps_left = self.limits.steps.saturating_add(20 * crowd);
+        self.looks_left = self.limits.steps;
+        self.mix(5);
+        let (task, kind, point) = (self.current, self.kind, landed.point);
+        self.note(task, || What::Injected { kind, point });
+    }
+
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    /// A watched context is looked at. True: the injection comes here.
+    pub(super) fn look(&mut self, look: Look) -> bool {
+        self.stirred = true;
+        match look {
+            Look::Stirred => return false,
+            Look::AfterFunc => self.funcs = true,
+            Look::Asked => {}
+        }
+        if self.closing || self.current == NOBODY || self.trouble.is_some() {
+            return false;
+        }
+        self.looked = true;
+        self.mix(6);
+        if self.looks_left == 0 {
+            if self.may_come_by_itself() && self.kind != Inject::Drop {
+                self.cut = true;
+                return true;
+            }
+            // Out of the loop with it: see `strikes`.
+            self.trouble = Some(Trouble::Spins { task: self.current });
+            return true;
+        }
+        self.looks_left -= 1;
+        let by = self.current;
+        self.note(by, || What::Looked);
+        // A future cannot be dropped while it is being polled.
+        self.point(matches!(self.kind, Inject::Cancel | Inject::Deadline))
+    }
+
+    /// Time moves to the next bell. Those of that moment are rung one by one, with the
+    /// engine let go in between; `None`: no more.
+    pub(super) fn tick(&mut self) -> Option<u64> {
+        let due = self.clock.next()?;
+        self.stirred = true;
+        self.mix(due << 8 | 7);
+        self.current = NOBODY;
+        if self.log.is_some() {
+            self.clock.now = self.clock.now.max(due);
+            self.note(NOBODY, || What::Time);
+        }
+        Some(due)
+    }
+
+    pub(super) fn waits(&mut self, wait: Wait) {
+        let task = self.current;
+        if task == NOBODY {
+            return;
+        }
+        let before = &mut self.tasks[task as usize].wait;
+        if before.is_none_or(|before| rank(&before) < rank(&wait)) {
+            *before = Some(wait);
+        }
+        if let Some(log) = &mut self.log {
+            log.waits(self.clock.now, task, wait);
+        }
+    }
+
+    pub(super) fn length(&self) -> Length {
+        Length { points: self.points, turns: self.turns }
+    }
+}
+
+/// How much a wait says about why a task hangs: in a `select!`, the end of the context
+/// is what everybody waits for.
+pub(super) fn rank(wait: &Wait) -> u8 {
+    match wait.what {
+        "the end of a context" => 0,
+        "a time" => 1,
+        _ => 2,
+    }
+}

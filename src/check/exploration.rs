@@ -1,0 +1,503 @@
+//! Going through the schedules of a body, and telling what is found.
+//!
+//! A violation is told once for each kind, task and line. Telling means: the schedule
+//! is run again to see that it is the same each time, made as simple as it will get,
+//! and run once more with a log and stack traces. All that costs nothing while nothing
+//! is found.
+//!
+//! # Invariants
+//!
+//! 1. The engine lies in this thread's place from `Session::begin` to the drop of the
+//!    session, between schedules too; the one that was there before, of a checker in
+//!    whose body this one runs, is put back.
+
+use super::checker::USUAL;
+use super::engine::{self, Engine, Limits, here};
+use super::explorer::{self, Explorer};
+use super::inject::Inject;
+use super::label::{self, Labels};
+use super::log::Log;
+use super::place::Place;
+use super::pulse::{self, Pulse};
+use super::quiet;
+use super::report::{Covered, Report};
+use super::shrink::{Shown, shrink};
+use super::story::Story;
+use super::strategy::{Deviation, Length, Next, Replay, Strategy};
+use super::token::{ReplayError, Token};
+use super::verdict::{Finding, Key};
+use super::violation::{Violation, ViolationKind};
+use crate::context::Context;
+use crate::rt::{Clock, world};
+use crate::sync::Arc;
+use std::panic::Location;
+use std::time::Duration;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) limits: Limits,
+    pub(super) stop_at_first: bool,
+    pub(super) must_be_complete: bool,
+    pub(super) shard: (u64, u64),
+    pub(super) patience: Duration,
+    pub(super) asked_at: &'static Location<'static>,
+    /// There is but one schedule: it proves nothing about what never happens.
+    pub(super) single: bool,
+}
+
+/// One schedule in so many is run twice, to see that it is the same each time.
+const AGAIN: u64 = 512;
+
+/// A body in its world.
+struct Session<'a, F> {
+    body: &'a F,
+    plan: &'a Plan,
+    kind: Inject,
+    label: u32,
+    fingerprint: u32,
+    pulse: Arc<Pulse>,
+    before: Option<Box<Engine>>,
+    _inside: (world::Inside, world::Looking, quiet::Quiet),
+}
+
+/// What one schedule came to.
+struct Outcome {
+    finding: Option<Finding>,
+    taken: Vec<Deviation>,
+    hash: u64,
+    landed: bool,
+    looked: bool,
+    cut: bool,
+    steps: u32,
+    length: Length,
+}
+
+impl Outcome {
+    fn key(&self) -> Option<Key> {
+        self.finding.as_ref().map(Finding::key)
+    }
+
+    fn shown(&self) -> Shown {
+        Shown { deviations: self.taken.clone(), steps: self.steps }
+    }
+
+    fn same_as(&self, other: &Outcome) -> bool {
+        self.hash == other.hash && self.key() == other.key()
+    }
+}
+
+impl<F> Drop for Session<'_, F> {
+    fn drop(&mut self) {
+        drop(engine::install(self.before.take()));
+    }
+}
+
+impl<'a, F, Fut> Session<'a, F>
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future,
+{
+    fn begin(
+        plan: &'a Plan,
+        kind: Inject,
+        strategy: Box<dyn Strategy>,
+        body: &'a F,
+        pulse: Arc<Pulse>,
+    ) -> Self {
+        let mut labels = Labels::default();
+        let label = labels.of(0, "body".into(), plan.asked_at);
+        let engine = Engine::new(kind, plan.limits, labels, strategy, Arc::clone(&pulse));
+        let before = engine::install(Some(Box::new(engine)));
+        let explorer = Arc::new(Explorer { began: Clock::system_now() });
+        let inside = world::enter(Arc::clone(&explorer) as _);
+        let looking = world::look_on(explorer);
+        let quiet = quiet::keep_quiet();
+        Session {
+            body,
+            plan,
+            kind,
+            label,
+            fingerprint: 0,
+            pulse,
+            before,
+            _inside: (inside, looking, quiet),
+        }
+    }
+
+    /// The schedule that the strategy is ready for.
+    fn schedule(&self) -> Outcome {
+        here(|engine| engine.looked = false);
+        let finding = explorer::schedule(self.body, self.label, self.plan.asked_at);
+        here(|engine| {
+            let length = engine.length();
+            engine.strategy.over(length);
+            Outcome {
+                finding,
+                taken: if engine.taken.is_empty() { Vec::new() } else { engine.taken.clone() },
+                hash: engine.hash,
+                landed: engine.landed.is_some(),
+                looked: engine.looked,
+                cut: engine.cut,
+                steps: engine.steps,
+                length,
+            }
+        })
+    }
+
+    /// The schedule of these deviations; whether all of them came up.
+    fn replay(&self, deviations: &[Deviation]) -> (Outcome, bool) {
+        let replay = Box::new(Replay::new(deviations.to_vec()));
+        let before = here(|engine| std::mem::replace(&mut engine.strategy, replay));
+        let outcome = self.schedule();
+        let replay = here(|engine| std::mem::replace(&mut engine.strategy, before));
+        (outcome, replay.diverged().is_none())
+    }
+
+    fn replay_with_log(&self, deviations: &[Deviation]) -> (Outcome, Log) {
+        here(|engine| engine.log = Some(Box::default()));
+        let (outcome, _) = self.replay(deviations);
+        let log = here(|engine| engine.log.take());
+        (outcome, *log.expect("put there above"))
+    }
+
+    /// Sees what the body is like: runs it without any deviation, twice.
+    fn take_fingerprint(&mut self) -> Result<Outcome, Box<Violation>> {
+        let (first, _) = self.replay(&[]);
+        let (second, _) = self.replay(&[]);
+        let name = label::hash(std::any::type_name::<F>());
+        self.fingerprint = name ^ (first.hash >> 32) as u32 ^ first.hash as u32;
+        if first.same_as(&second) { Ok(first) } else { Err(Box::new(self.diverged(&[]))) }
+    }
+
+    fn token(&self, deviations: &[Deviation]) -> String {
+        let limits = self.plan.limits;
+        Token::new(self.kind, self.fingerprint, limits, USUAL, deviations.to_vec()).to_string()
+    }
+
+    /// The whole of a violation that this schedule has shown.
+    fn tell(&self, outcome: &Outcome) -> Violation {
+        let key = outcome.key();
+        let (again, _) = self.replay(&outcome.taken);
+        if !again.same_as(outcome) {
+            return self.diverged(&outcome.taken);
+        }
+        let best = shrink(outcome.shown(), |candidate| {
+            let (tried, _) = self.replay(candidate);
+            (tried.key() == key).then(|| tried.shown())
+        });
+        let (told, log) = self.replay_with_log(&best);
+        let Some(finding) = told.finding.clone() else { return self.diverged(&best) };
+        self.violation(&finding, &told, log)
+    }
+
+    fn violation(&self, finding: &Finding, outcome: &Outcome, log: Log) -> Violation {
+        let root = finding.task.and_then(|task| log.lanes.get(task as usize)).cloned();
+        // The last that was made keeps those above it alive.
+        let context = log.contexts.last().map(|&at| Place::from(at));
+        let leaked = finding.kind == ViolationKind::LeakedContext;
+        let place = match finding.kind {
+            ViolationKind::LeakedContext => context,
+            ViolationKind::LeakedTask | ViolationKind::BlockedStage => {
+                root.as_ref().and_then(|lane| lane.place.clone())
+            }
+            _ => finding.place.clone(),
+        };
+        let what = match &finding.message {
+            Some(message) => Some(message.clone()),
+            None => root.as_ref().and_then(|lane| lane.what.clone()),
+        };
+        let task = root.as_ref().map(|lane| lane.name.clone()).filter(|_| !leaked);
+        let story = Story::new(headline(finding, task.as_deref()), self.kind, finding, log);
+        Violation {
+            kind: finding.kind,
+            spawned_at: root.filter(|_| !leaked).map(|lane| lane.spawned_at),
+            task,
+            waiting_at: place,
+            waiting_for: what,
+            count: 1,
+            replay: self.token(&outcome.taken),
+            story: Box::new(story),
+        }
+    }
+
+    /// The same choices have led elsewhere: finds out where, if it happens again.
+    fn diverged(&self, deviations: &[Deviation]) -> Violation {
+        const TRIES: usize = 20;
+        let (outcome, first) = self.replay_with_log(deviations);
+        let mut difference = None;
+        for _ in 0..TRIES {
+            let (_, other) = self.replay_with_log(deviations);
+            difference = first_difference(&first, &other);
+            if difference.is_some() {
+                break;
+            }
+        }
+        let difference = difference.unwrap_or_else(|| {
+            format!("it was the same again when it was tried {TRIES} times more")
+        });
+        let mut finding = Finding::new(ViolationKind::Nondeterministic);
+        finding.message = Some(format!(
+            "{difference}; the usual causes: a `select!` that is not `biased` (or goes by \
+             `rt::choose`), the order of a HashMap, a clock of the system's, random numbers, threads, \
+             state that outlives the body"
+        ));
+        self.violation(&finding, &outcome, first)
+    }
+}
+
+fn headline(finding: &Finding, task: Option<&str>) -> String {
+    let who = match task {
+        Some("body") => "the body".to_string(),
+        Some(task) => format!("the task `{task}`"),
+        None => "somebody".to_string(),
+    };
+    match finding.kind {
+        ViolationKind::LeakedTask if finding.busy => {
+            format!("{who} is busy and comes to no end, while time stands still")
+        }
+        ViolationKind::LeakedTask => format!("{who} goes on after it was told to stop"),
+        ViolationKind::BlockedStage => format!("{who} waits for what will never come"),
+        ViolationKind::Panicked => format!("{who} has panicked"),
+        ViolationKind::LostItem => "an item was dropped that nobody had settled".to_string(),
+        ViolationKind::LeakedContext => {
+            "everything has ended, but not everything is gone".to_string()
+        }
+        ViolationKind::Nondeterministic => "the same choices led to another schedule".to_string(),
+        ViolationKind::Vacuous => "this check has checked nothing".to_string(),
+    }
+}
+
+/// What two runs of one schedule did differently.
+fn first_difference(one: &Log, other: &Log) -> Option<String> {
+    let name = |log: &Log, task: u32| match log.lanes.get(task as usize) {
+        Some(lane) => lane.name.clone(),
+        None => "the checker".to_string(),
+    };
+    let story = |log: &Log, at: usize| {
+        let Some(note) = log.notes.get(at) else { return "it was over".to_string() };
+        let finding = Finding::new(ViolationKind::Nondeterministic);
+        let mut shown = Log::default();
+        shown.lanes = log.lanes.clone();
+        let story = Story::new(String::new(), Inject::None, &finding, shown);
+        let line = story.line(note).unwrap_or_else(|| "goes on later".to_string());
+        format!("`{}` {line}", name(log, note.task))
+    };
+    let longest = one.notes.len().max(other.notes.len());
+    let at = (0..longest).find(|&at| one.notes.get(at) != other.notes.get(at))?;
+    Some(format!(
+        "event {} was once: {}, and another time: {}",
+        at + 1,
+        story(one, at),
+        story(other, at)
+    ))
+}
+
+/// What has been found so far.
+#[derive(Default)]
+struct Findings {
+    violations: Vec<Violation>,
+    /// Findings whose violation is known.
+    known: Vec<(Inject, Key, usize)>,
+    /// Findings of the fast kind that turned out to be a known violation.
+    aliases: u32,
+}
+
+impl Findings {
+    fn add<F, Fut>(&mut self, session: &Session<'_, F>, outcome: &Outcome)
+    where
+        F: Fn(Context) -> Fut,
+        Fut: Future,
+    {
+        let Some(key) = outcome.key() else { return };
+        let known = self.known.iter().find(|(_, known, _)| *known == key).map(|known| known.2);
+        // Where the await can be told from others only by a stack trace, there is an end
+        // to looking.
+        let known = known.or_else(|| {
+            let alike = |violation: &&Violation| {
+                violation.kind == key.0 && self.aliases > 50 && key.2.is_none()
+            };
+            self.violations.iter().position(|violation| alike(&violation))
+        });
+        if let Some(known) = known {
+            self.violations[known].count += 1;
+            return;
+        }
+        let violation = session.tell(outcome);
+        let place = self.add_told(violation, &session.pulse);
+        self.known.push((session.kind, key, place));
+    }
+
+    /// Adds a violation, or counts one that is equal; where it is.
+    fn add_told(&mut self, violation: Violation, pulse: &Pulse) -> usize {
+        let equal = |known: &Violation| {
+            known.kind == violation.kind
+                && known.task == violation.task
+                && known.waiting_at == violation.waiting_at
+                && (known.waiting_at.is_some() || known.waiting_for == violation.waiting_for)
+        };
+        if let Some(place) = self.violations.iter().position(equal) {
+            self.violations[place].count += violation.count;
+            self.aliases += 1;
+            return place;
+        }
+        pulse.found(violation.to_string());
+        self.violations.push(violation);
+        self.violations.len() - 1
+    }
+}
+
+/// Goes through all the schedules that `strategy` makes for each injection.
+pub(super) fn explore<F, Fut>(
+    plan: &Plan,
+    kinds: &[Inject],
+    mut strategy: impl FnMut(Inject, u64) -> Box<dyn Strategy>,
+    body: &F,
+) -> Report
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future,
+{
+    let began = Clock::system_now();
+    let pulse = Arc::new(Pulse::new());
+    let _watch = pulse::watch(&pulse, plan.patience);
+    let mut findings = Findings::default();
+    let mut report = Report::new(plan);
+    let mut looked = false;
+    for (nth, &kind) in kinds.iter().enumerate() {
+        let strategy = strategy(kind, nth as u64);
+        let mut session = Session::begin(plan, kind, strategy, body, Arc::clone(&pulse));
+        let mut covered = Covered { kind, points: 0, schedules: 0, how: String::new(), cut: false };
+        let mut landed = false;
+        match session.take_fingerprint() {
+            Ok(outcome) => (looked, landed) = (looked | outcome.looked, outcome.landed),
+            Err(violation) => {
+                findings.add_told(*violation, &session.pulse);
+            }
+        }
+        let mut runs = 0_u64;
+        while let Next::Run { counts } = here(|engine| engine.strategy.next()) {
+            let outcome = session.schedule();
+            runs += 1;
+            landed |= outcome.landed;
+            looked |= outcome.looked;
+            covered.points = covered.points.max(outcome.length.points);
+            covered.cut |= outcome.cut;
+            if let Some(_decision) = here(|engine| engine.strategy.diverged()) {
+                let violation = session.diverged(&outcome.taken);
+                findings.add_told(violation, &session.pulse);
+                break;
+            }
+            if counts {
+                covered.schedules += 1;
+                findings.add(&session, &outcome);
+            }
+            if plan.stop_at_first && !findings.violations.is_empty() {
+                break;
+            }
+            if runs % AGAIN == 0 {
+                let (again, _) = session.replay(&outcome.taken);
+                if !again.same_as(&outcome) {
+                    let violation = session.diverged(&outcome.taken);
+                    findings.add_told(violation, &session.pulse);
+                    break;
+                }
+            }
+        }
+        here(|engine| {
+            covered.how = engine.strategy.covered();
+            covered.cut |= engine.strategy.was_cut();
+            report.merge(&engine.sometimes);
+        });
+        drop(session);
+        if kind.strikes() && !landed && !plan.single {
+            let why = match kind {
+                Inject::Panic => {
+                    "no injection landed: the body has come to no `check::fault` point"
+                }
+                _ => "no injection landed",
+            };
+            findings.add_told(vacuous(kind, why.to_string()), &pulse);
+        }
+        report.covered.push(covered);
+        if plan.stop_at_first && !findings.violations.is_empty() {
+            break;
+        }
+    }
+    // Where something was found, something was checked.
+    let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
+    if !looked && asks && findings.violations.is_empty() && !plan.single {
+        let why = "no schedule ever looked at the context or one derived from it, so its end \
+                   cannot have made a difference";
+        findings.add_told(vacuous(Inject::Cancel, why.to_string()), &pulse);
+    }
+    if plan.shard.1 == 1 && !plan.single {
+        for (name, reached) in &report.sometimes {
+            if !reached {
+                let why = format!("in no schedule was it ever so: `{name}`");
+                findings.add_told(vacuous(Inject::None, why), &pulse);
+            }
+        }
+    }
+    report.finish(findings.violations);
+    report.took = Clock::system_now() - began;
+    report
+}
+
+fn vacuous(kind: Inject, why: String) -> Violation {
+    let headline = "this check has checked nothing".to_string();
+    Violation {
+        kind: ViolationKind::Vacuous,
+        task: None,
+        spawned_at: None,
+        waiting_at: None,
+        waiting_for: Some(why),
+        count: 1,
+        replay: String::new(),
+        story: Box::new(Story::without_a_schedule(headline, kind)),
+    }
+}
+
+/// Runs the schedule of a token.
+pub(super) fn replay<F, Fut>(plan: &Plan, token: &Token, body: &F) -> Result<Report, ReplayError>
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future,
+{
+    let began = Clock::system_now();
+    let pulse = Arc::new(Pulse::new());
+    let _watch = pulse::watch(&pulse, plan.patience);
+    let idle = Box::new(Replay::new(Vec::new()));
+    let mut session = Session::begin(plan, token.kind, idle, body, Arc::clone(&pulse));
+    let mut findings = Findings::default();
+    let base = session.take_fingerprint();
+    if session.fingerprint != token.fingerprint && base.is_ok() {
+        return Err(ReplayError::Body);
+    }
+    let (outcome, all_came_up) = session.replay(&token.deviations);
+    if base.is_err() {
+        findings.add_told(session.diverged(&token.deviations), &pulse);
+    } else if !all_came_up {
+        return Err(ReplayError::Diverged);
+    } else if outcome.finding.is_some() {
+        let (told, log) = session.replay_with_log(&token.deviations);
+        let violation = match &told.finding {
+            Some(finding) if told.same_as(&outcome) => session.violation(finding, &told, log),
+            _ => session.diverged(&token.deviations),
+        };
+        findings.add_told(violation, &pulse);
+    }
+    let mut report = Report::new(plan);
+    here(|engine| report.merge(&engine.sometimes));
+    drop(session);
+    report.covered.push(Covered {
+        kind: token.kind,
+        points: outcome.length.points,
+        schedules: 1,
+        how: "the schedule of a token".to_string(),
+        cut: false,
+    });
+    report.finish(findings.violations);
+    report.took = Clock::system_now() - began;
+    Ok(report)
+}

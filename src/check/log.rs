@@ -1,0 +1,221 @@
+//! What happens in a schedule, step by step: kept only while a schedule that is to be
+//! told is run again.
+
+use super::engine;
+use super::inject::Inject;
+use super::place::{self, Seen};
+use super::signal;
+use crate::rt::probe::Wait;
+use crate::sync::Arc;
+use crate::sync::traced::{self, Traced};
+use std::backtrace::Backtrace;
+use std::panic::Location;
+use std::task::Waker;
+
+/// More is not told.
+const MOST: usize = 4_000;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum What {
+    Spawned {
+        task: u32,
+    },
+    /// Its turn.
+    Polled,
+    /// It waits for this.
+    WaitsFor {
+        what: &'static str,
+        at: &'static Location<'static>,
+    },
+    /// The end of a turn after which it goes on.
+    Waits,
+    Ended,
+    Woken {
+        by: u32,
+    },
+    Aborted {
+        by: u32,
+    },
+    PassedOver,
+    /// Time was let go first.
+    TimeFirst,
+    Chose {
+        value: u32,
+        of: u32,
+    },
+    Time,
+    Looked,
+    Touched {
+        what: &'static str,
+    },
+    Injected {
+        kind: Inject,
+        point: Option<u32>,
+    },
+    Panicked {
+        message: String,
+    },
+    Lost {
+        what: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Note {
+    pub(super) time: u64,
+    /// `NOBODY`: nobody's.
+    pub(super) task: u32,
+    pub(super) what: What,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    pub(super) notes: Vec<Note>,
+    pub(super) left_out: usize,
+    /// By task: the waits of its last poll.
+    hangs: Vec<Vec<Hang>>,
+    clones: u64,
+    /// Which things were touched, by whom, how; the last is the latest.
+    touches: Vec<(usize, u32, &'static str)>,
+    /// Contexts that are alive, in the order of their making.
+    pub(super) contexts: Vec<&'static Location<'static>>,
+    /// What became of the tasks, once it is over.
+    pub(super) lanes: Vec<super::story::Lane>,
+    pub(super) landed: Option<engine::Landed>,
+}
+
+/// One wait of a poll.
+#[derive(Debug)]
+struct Hang {
+    /// Which clone of the waker; zero: none is known.
+    clone: u64,
+    wait: Option<Wait>,
+    trace: Option<Backtrace>,
+}
+
+/// Where and for what a task hangs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hung {
+    pub(super) place: Option<super::Place>,
+    pub(super) what: Option<String>,
+    /// Who touched it last, and how.
+    pub(super) touched: Option<(u32, &'static str)>,
+    pub(super) no_lines: bool,
+}
+
+impl Log {
+    pub(super) fn add(&mut self, time: u64, task: u32, what: What) {
+        if self.notes.len() < MOST {
+            self.notes.push(Note { time, task, what });
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// A waker for a poll of this task: a new one each time, so that whoever waits
+    /// clones it anew.
+    pub(super) fn waker(&mut self, run: u64, task: u32) -> Waker {
+        self.hangs(task).clear();
+        traced::waker(Arc::new(Tracer { run, task, clone: 0 }))
+    }
+
+    fn hangs(&mut self, task: u32) -> &mut Vec<Hang> {
+        let task = task as usize;
+        if self.hangs.len() <= task {
+            self.hangs.resize_with(task + 1, Vec::new);
+        }
+        &mut self.hangs[task]
+    }
+
+    pub(super) fn waits(&mut self, time: u64, task: u32, wait: Wait) {
+        self.add(time, task, What::WaitsFor { what: wait.what, at: wait.at });
+        let hangs = self.hangs(task);
+        match hangs.last_mut() {
+            Some(last) if last.wait.is_none() => last.wait = Some(wait),
+            _ => hangs.push(Hang { clone: 0, wait: Some(wait), trace: None }),
+        }
+    }
+
+    pub(super) fn touched(&mut self, time: u64, task: u32, what: &'static str, of: usize) {
+        self.add(time, task, What::Touched { what });
+        self.touches.push((of, task, what));
+    }
+
+    /// What a task that has not ended hangs in.
+    pub(super) fn hung(&self, task: u32) -> Hung {
+        let none = Vec::new();
+        let hangs = self.hangs.get(task as usize).unwrap_or(&none);
+        let known = |rank: u8| {
+            hangs
+                .iter()
+                .rev()
+                .find(|hang| hang.wait.is_some_and(|wait| engine::rank(&wait) == rank))
+        };
+        let foreign = || hangs.iter().rev().find(|hang| hang.wait.is_none());
+        let hang = known(2).or_else(foreign).or_else(|| known(1)).or_else(|| known(0));
+        let Some(hang) = hang else {
+            let nowhere = "nothing: it has left its waker nowhere, so nobody can wake it";
+            return Hung { what: Some(nowhere.to_string()), ..Hung::default() };
+        };
+        let seen = hang.trace.as_ref().map(place::users_line);
+        let Some(wait) = hang.wait else {
+            let seen = seen.unwrap_or(Seen { place: None, called: None, no_lines: false });
+            let what = seen.called;
+            return Hung { place: seen.place, what, touched: None, no_lines: seen.no_lines };
+        };
+        // A handle knows where its task was spawned, not where it is awaited.
+        let place = match seen {
+            Some(Seen { place: Some(place), .. }) if wait.what == engine::JOIN => place,
+            _ => wait.at.into(),
+        };
+        let same = |(of, _, _): &&(usize, u32, &str)| wait.of != 0 && *of == wait.of;
+        let touched = self.touches.iter().rev().find(same).map(|&(_, task, what)| (task, what));
+        Hung { place: Some(place), what: Some(wait.what.to_string()), touched, no_lines: false }
+    }
+
+    fn cloned(&mut self, task: u32, trace: Backtrace) -> u64 {
+        self.clones += 1;
+        let clone = self.clones;
+        self.hangs(task).push(Hang { clone, wait: None, trace: Some(trace) });
+        clone
+    }
+
+    /// That clone is no more: nobody waits with it.
+    fn dropped(&mut self, task: u32, clone: u64) {
+        self.hangs(task).retain(|hang| hang.clone != clone);
+    }
+}
+
+/// Stands behind a waker of a schedule that is told.
+struct Tracer {
+    run: u64,
+    task: u32,
+    clone: u64,
+}
+
+impl Traced for Tracer {
+    fn wake(&self) {
+        signal::wake(self.run, self.task);
+    }
+
+    fn cloned(&self) -> Arc<Self> {
+        let trace = Backtrace::force_capture();
+        let clone = engine::with(|engine| {
+            let own = engine.current == self.task;
+            own.then_some(engine.log.as_mut()?).map(|log| log.cloned(self.task, trace))
+        });
+        Arc::new(Tracer { run: self.run, task: self.task, clone: clone.flatten().unwrap_or(0) })
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        if self.clone != 0 {
+            engine::try_with(|engine| {
+                if let Some(log) = &mut engine.log {
+                    log.dropped(self.task, self.clone);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A checker: it shows, or refutes, that a body of async code stops when it is told
+//! to, with no task leaked and no stage blocked, under any schedule, whenever the end
+//! comes.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `checker` | how to check: which schedules, which injections, how much of it |
+//! | `engine`, `clock` | the state of the schedule that runs, and its time |
+//! | `explorer` | the run of one schedule |
+//! | `exploration` | going through all of them |
+//! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
+//! | `inject` | what befalls a body while it runs |
+//! | `on_tokio` | a tokio program as it is |
+//! | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics kept and not printed |
+//! | `label`, `place`, `log` | names of tasks, lines of code, what happened step by step |
+//! | `verdict`, `violation`, `tracked` | what is wrong with a schedule; items that must not be lost |
+//! | `shrink`, `token` | a simpler schedule that shows the same, and a schedule as a word |
+//! | `report`, `story`, `html` | how it is told |
+
+mod checker;
+mod clock;
+mod engine;
+mod exploration;
+mod explorer;
+mod html;
+mod inject;
+mod label;
+mod log;
+#[cfg(feature = "tokio")]
+mod on_tokio;
+mod place;
+mod pulse;
+mod quiet;
+mod report;
+mod shrink;
+mod signal;
+mod story;
+#[cfg(feature = "proptest")]
+pub mod strategies;
+mod strategy;
+mod token;
+mod tracked;
+mod verdict;
+mod violation;
+
+pub use checker::Checker;
+pub use inject::{Inject, Injections};
+pub use place::Place;
+pub use report::Report;
+pub use token::ReplayError;
+pub use tracked::Tracked;
+pub use violation::{Violation, ViolationKind};
+
+/// Where the deadline of a root is, in nanoseconds: one virtual hour away.
+const DEADLINE: u64 = 3_600_000_000_000;
+
+/// A point at which a body may be made to panic, by [`Inject::Panic`]. Nothing at
+/// all, anywhere else.
+pub fn fault(name: &'static str) {
+    if let Some(onlooker) = crate::rt::world::onlooker() {
+        onlooker.fault(name);
+    }
+}
+
+/// Says that `condition` must hold here in some schedule: a check in which it never
+/// did has not tried what it should, and is a violation.
+///
+/// Nothing at all outside of a checker.
+pub fn sometimes(name: &'static str, condition: bool) {
+    crate::rt::world::tell(|onlooker| onlooker.sometimes(name, condition));
+}

@@ -1,0 +1,166 @@
+//! The watchdog: a thread that notices when a body keeps the checker's own thread.
+//!
+//! A task that blocks the thread, or loops without an await, cannot be stopped from
+//! outside; but it can be named, and the process ended, instead of hanging for ever.
+//! What was found before is told first.
+//!
+//! # Invariants
+//!
+//! 1. `beat` changes with each poll. If it has not changed for the whole of the
+//!    patience while its exploration is in the list, somebody keeps the thread.
+//! 2. The list's lock is never held while an exploration runs: only to enter the list
+//!    and to leave it.
+
+use super::label::{Label, Labels};
+use crate::rt::Clock;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// What the watchdog sees of an exploration.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    beat: AtomicU64,
+    label: AtomicU32,
+    known: AtomicU32,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    labels: Vec<Label>,
+    /// The violations that were found so far.
+    stories: Vec<String>,
+}
+
+impl Pulse {
+    pub(super) fn new() -> Self {
+        Pulse {
+            beat: AtomicU64::new(0),
+            label: AtomicU32::new(0),
+            known: AtomicU32::new(0),
+            told: Mutex::new(Told::default()),
+        }
+    }
+
+    /// A task with this label is about to be polled.
+    #[inline]
+    pub(super) fn beats(&self, label: u32) {
+        // Relaxed: the watchdog looks on from afar. One thread writes, so no swap.
+        self.beat.store(self.beat.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.label.store(label, Ordering::Relaxed);
+    }
+
+    /// Takes over the names that are new.
+    pub(super) fn learn(&self, labels: &Labels) {
+        if labels.len() as u32 != self.known.load(Ordering::Relaxed) {
+            let mut told = self.told.lock();
+            let from = told.labels.len();
+            told.labels.extend((from..labels.len()).map(|n| labels.get(n as u32).clone()));
+            self.known.store(labels.len() as u32, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn found(&self, story: String) {
+        self.told.lock().stories.push(story);
+    }
+
+    fn complain(&self, patience: Duration) {
+        let told = self.told.lock();
+        for story in &told.stories {
+            eprintln!("{story}\n");
+        }
+        let label = self.label.load(Ordering::Relaxed);
+        let who = match told.labels.get(label as usize) {
+            Some(label) if label.name.is_empty() => {
+                format!("the task spawned at {}", label.place)
+            }
+            Some(label) => format!("the task `{}`, spawned at {}", label.name, label.place),
+            None => "a task that was just spawned".to_string(),
+        };
+        eprintln!(
+            "quell: {who}, has kept the thread for {patience:?} without coming back from its poll.\n\
+             It blocks (on a lock, a channel of std's, a sleep of std's, the network), or loops \
+             without an await.\n\
+             A checker has one thread, and cannot go on: await instead, or model what blocks.\n\
+             Work that only takes long needs more: `Checker::patience`."
+        );
+    }
+}
+
+/// The one thread that watches over all explorations of the process.
+static DOG: Dog = Dog {
+    watched: Mutex::new(Watched { all: Vec::new(), started: false }),
+    change: Condvar::new(),
+};
+
+struct Dog {
+    watched: Mutex<Watched>,
+    change: Condvar,
+}
+
+struct Watched {
+    all: Vec<One>,
+    started: bool,
+}
+
+struct One {
+    pulse: Arc<Pulse>,
+    patience: Duration,
+    beat: u64,
+    /// Since when it has been this beat.
+    since: Instant,
+}
+
+/// Ends the watch when it is dropped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pulse: Arc<Pulse>,
+}
+
+/// Watches over an exploration until the answer is dropped.
+pub(super) fn watch(pulse: &Arc<Pulse>, patience: Duration) -> Watch {
+    let one = One { pulse: Arc::clone(pulse), patience, beat: 0, since: Clock::system_now() };
+    let mut watched = DOG.watched.lock();
+    watched.all.push(one);
+    if !watched.started {
+        // Without a thread there is no watchdog; the checks are as good.
+        let thread = std::thread::Builder::new().name("quell-watchdog".into());
+        watched.started = thread.spawn(|| DOG.watch()).is_ok();
+    }
+    if watched.all.len() == 1 {
+        DOG.change.notify_all();
+    }
+    Watch { pulse: Arc::clone(pulse) }
+}
+
+impl Dog {
+    fn watch(&self) {
+        let mut watched = self.watched.lock();
+        loop {
+            let Some(shortest) = watched.all.iter().map(|one| one.patience).min() else {
+                watched = crate::sync::wait(&self.change, watched);
+                continue;
+            };
+            let nap = (shortest / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
+            let waited = self.change.wait_timeout(watched, nap);
+            watched = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            let now = Clock::system_now();
+            for one in &mut watched.all {
+                let beat = one.pulse.beat.load(Ordering::Relaxed);
+                if beat != one.beat {
+                    (one.beat, one.since) = (beat, now);
+                } else if now - one.since >= one.patience {
+                    one.pulse.complain(one.patience);
+                    std::process::exit(101);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        DOG.watched.lock().all.retain(|one| !Arc::ptr_eq(&one.pulse, &self.pulse));
+    }
+}

@@ -1,0 +1,178 @@
+//! What a checker has to say.
+
+use super::exploration::Plan;
+use super::inject::Inject;
+use super::violation::Violation;
+use std::fmt;
+use std::time::Duration;
+
+/// What was checked, and what was found.
+#[derive(Clone, Debug)]
+#[must_use = "a report says nothing unless it is asked: `assert_clean`"]
+pub struct Report {
+    pub(super) violations: Vec<Violation>,
+    pub(super) schedules: u64,
+    pub(super) points: u32,
+    pub(super) complete: bool,
+    pub(super) must_be_complete: bool,
+    /// What each injection's schedules were, in words.
+    pub(super) covered: Vec<Covered>,
+    pub(super) shard: (u64, u64),
+    pub(super) took: Duration,
+    /// All that should be reached, and what was.
+    pub(super) sometimes: Vec<(&'static str, bool)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Covered {
+    pub(super) kind: Inject,
+    pub(super) points: u32,
+    pub(super) schedules: u64,
+    pub(super) how: String,
+    pub(super) cut: bool,
+}
+
+impl Report {
+    pub(super) fn new(plan: &Plan) -> Report {
+        Report {
+            violations: Vec::new(),
+            schedules: 0,
+            points: 0,
+            complete: true,
+            must_be_complete: plan.must_be_complete,
+            covered: Vec::new(),
+            shard: plan.shard,
+            took: Duration::ZERO,
+            sometimes: Vec::new(),
+        }
+    }
+
+    /// Takes over what the schedules of one injection have reached.
+    pub(super) fn merge(&mut self, sometimes: &[(&'static str, bool)]) {
+        for &(name, reached) in sometimes {
+            match self.sometimes.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, before)) => *before |= reached,
+                None => self.sometimes.push((name, reached)),
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, violations: Vec<Violation>) {
+        self.violations = violations;
+        self.schedules = self.covered.iter().map(|covered| covered.schedules).sum();
+        self.points = self.covered.iter().map(|covered| covered.points).max().unwrap_or(0);
+        self.complete = !self.covered.iter().any(|covered| covered.cut);
+    }
+}
+
+impl Report {
+    /// Whether nothing was found; and, where that was required, nothing was cut.
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty() && (self.complete || !self.must_be_complete)
+    }
+
+    /// What was found: one for each kind, task and line.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// How many schedules were run.
+    pub fn schedules(&self) -> u64 {
+        self.schedules
+    }
+
+    /// At how many points the injection could come: those of the schedule that had the
+    /// most, of each injection.
+    pub fn points(&self) -> u64 {
+        u64::from(self.points)
+    }
+
+    /// Whether every schedule that was asked for was run: no maximum has cut anything.
+    pub fn complete(&self) -> bool {
+        self.complete
+    }
+
+    /// A report that is not clean where something was cut.
+    pub fn require_complete(mut self) -> Report {
+        self.must_be_complete = true;
+        self
+    }
+
+    /// What [`sometimes`](crate::check::sometimes) was told of in any schedule, and
+    /// whether it was ever reached.
+    pub fn sometimes(&self) -> &[(&'static str, bool)] {
+        &self.sometimes
+    }
+
+    /// How long it took, by the system's clock.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// What was covered, in one line.
+    pub fn covered(&self) -> String {
+        let lines: Vec<_> = self.covered.iter().map(Covered::to_string).collect();
+        lines.join("; ")
+    }
+
+    /// # Panics
+    ///
+    /// When it is not clean, with the whole story.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        assert!(self.is_clean(), "\n{self}");
+    }
+
+    /// One page that shows each violation as a timeline, a lane for each task. It needs
+    /// no network and no other file.
+    pub fn to_html(&self) -> String {
+        super::html::page(self)
+    }
+}
+
+impl fmt::Display for Covered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.how)?;
+        match self.kind {
+            Inject::None => {}
+            kind => write!(f, ", {kind} at each of {} points", grouped(self.points.into()))?,
+        }
+        write!(f, ": {} schedules", grouped(self.schedules))?;
+        if self.cut { f.write_str(" (cut short by a maximum)") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.violations.len() {
+            0 if self.is_clean() => write!(f, "clean: ")?,
+            0 => write!(f, "not complete: ")?,
+            1 => write!(f, "1 violation: ")?,
+            n => write!(f, "{n} violations: ")?,
+        }
+        f.write_str(&self.covered())?;
+        if self.shard.1 > 1 {
+            write!(f, " (part {} of {})", self.shard.0, self.shard.1)?;
+        }
+        if !self.complete && self.must_be_complete {
+            f.write_str("\na maximum has cut it short, and it was required to be complete")?;
+        }
+        for violation in &self.violations {
+            write!(f, "\n\n{violation}")?;
+        }
+        Ok(())
+    }
+}
+
+/// 18,201.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}

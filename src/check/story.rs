@@ -1,0 +1,235 @@
+//! A violation as a story: who was spawned where, what happened in which order, and
+//! where everybody stands at the end.
+
+use super::engine::{BODY, Engine, Landed, NOBODY, State};
+use super::inject::Inject;
+use super::log::{Log, Note, What};
+use super::place::Place;
+use super::verdict::Finding;
+use super::violation::Violation;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+/// What became of one task.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    pub(super) name: String,
+    pub(super) spawned_at: Place,
+    pub(super) ended: bool,
+    /// Where it hangs, if it has not ended.
+    pub(super) place: Option<Place>,
+    pub(super) what: Option<String>,
+    pub(super) touched: Option<(u32, &'static str)>,
+    pub(super) no_lines: bool,
+}
+
+/// A schedule that went wrong, ready to be told.
+#[derive(Clone, Debug)]
+pub(super) struct Story {
+    pub(super) headline: String,
+    pub(super) kind: Inject,
+    pub(super) landed: Option<Landed>,
+    pub(super) root: Option<u32>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) notes: Vec<Note>,
+    pub(super) left_out: usize,
+}
+
+/// Notes what became of everybody, before it is all dropped.
+pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
+    let Some(mut log) = engine.log.take() else { return };
+    log.landed = engine.landed;
+    let blamed = finding.and_then(|finding| finding.task);
+    log.lanes = (0..engine.tasks.len() as u32)
+        .map(|number| {
+            let task = &engine.tasks[number as usize];
+            let label = engine.labels.get(task.label);
+            let ended = task.state == State::Ended;
+            let tell = !ended || blamed == Some(number);
+            let hung = if tell { log.hung(number) } else { super::log::Hung::default() };
+            Lane {
+                name: name(number, &label.name),
+                spawned_at: label.place.into(),
+                ended,
+                place: hung.place,
+                what: hung.what,
+                touched: hung.touched,
+                no_lines: hung.no_lines,
+            }
+        })
+        .collect();
+    engine.log = Some(log);
+}
+
+/// What a task is called.
+pub(super) fn name(number: u32, label: &str) -> String {
+    match (number, label) {
+        (BODY, _) => "body".to_string(),
+        (number, "") => format!("task {number}"),
+        (_, label) => label.to_string(),
+    }
+}
+
+impl Story {
+    pub(super) fn new(headline: String, kind: Inject, finding: &Finding, log: Log) -> Self {
+        Story {
+            headline,
+            kind,
+            landed: log.landed,
+            root: finding.task,
+            lanes: log.lanes,
+            notes: log.notes,
+            left_out: log.left_out,
+        }
+    }
+
+    /// Of something that no single schedule shows.
+    pub(super) fn without_a_schedule(headline: String, kind: Inject) -> Self {
+        Story {
+            headline,
+            kind,
+            landed: None,
+            root: None,
+            lanes: Vec::new(),
+            notes: Vec::new(),
+            left_out: 0,
+        }
+    }
+
+    pub(super) fn name(&self, task: u32) -> &str {
+        match self.lanes.get(task as usize) {
+            Some(lane) => &lane.name,
+            None => "the checker",
+        }
+    }
+
+    /// When and how the injection came.
+    pub(super) fn injection(&self) -> String {
+        let Some(landed) = self.landed else {
+            return match self.kind {
+                Inject::None => "none".to_string(),
+                kind => format!("{kind}, which had not come yet"),
+            };
+        };
+        let when = time(landed.time);
+        match landed.point {
+            Some(point) => format!("{} at point {point}, at {when}", self.kind),
+            None => format!("{} at {when}, when nothing else could happen", self.kind),
+        }
+    }
+
+    /// One line for each thing that happened.
+    pub(super) fn line(&self, note: &Note) -> Option<String> {
+        let by = |by: u32| {
+            if by == NOBODY { String::new() } else { format!(" by `{}`", self.name(by)) }
+        };
+        Some(match &note.what {
+            What::Spawned { task } => format!("spawns `{}`", self.name(*task)),
+            What::Polled => "runs".to_string(),
+            What::WaitsFor { what, at } => format!("waits for {what} at {}", Place::from(*at)),
+            What::Waits => return None,
+            What::Ended => "has ended".to_string(),
+            What::Woken { by: who } => format!("is woken{}", by(*who)),
+            What::Aborted { by: who } => format!("is aborted{}", by(*who)),
+            What::PassedOver => "is passed over, though it is its turn (a delay)".to_string(),
+            What::TimeFirst => "time moves, though tasks are ready (a delay)".to_string(),
+            What::Chose { value, of } => format!("is told {value} by `choose({of})`"),
+            What::Time => format!("time moves to {}", time(note.time)),
+            What::Looked => "looks at its context".to_string(),
+            What::Touched { what } => format!("touches: {what}"),
+            What::Injected { kind, .. } => format!("*** {kind} ***"),
+            What::Panicked { message } => format!("panics: {message}"),
+            What::Lost { what } => format!("drops an item that nobody has settled: {what}"),
+        })
+    }
+
+    pub(super) fn tell(&self, violation: &Violation, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", violation.kind, self.headline)?;
+        let mut fact = |what: &str, text: String| writeln!(f, "  {what:<13}{text}");
+        if let Some(task) = &violation.task {
+            let place = violation.spawned_at.as_ref();
+            let place = place.map_or(String::new(), |place| {
+                let did = if task == "body" { "run" } else { "spawned" };
+                format!(", {did} at {place}")
+            });
+            fact("task", format!("`{task}`{place}"))?;
+        }
+        if let Some(place) = &violation.waiting_at {
+            fact("at", place.to_string())?;
+        }
+        if let Some(what) = &violation.waiting_for {
+            fact("for", what.clone())?;
+        }
+        let root = self.root.and_then(|root| self.lanes.get(root as usize));
+        if let Some((who, what)) = root.and_then(|lane| lane.touched) {
+            fact("last touched", format!("by `{}`: {what}", self.name(who)))?;
+        }
+        if root.is_some_and(|lane| lane.no_lines) {
+            fact(
+                "",
+                "no line is known: build with `debug = \"line-tables-only\"` in the profile"
+                    .to_string(),
+            )?;
+        }
+        if !self.lanes.is_empty() {
+            fact("injection", self.injection())?;
+        }
+        for (number, lane) in self.others() {
+            let mut text = format!("`{}`", lane.name);
+            if let Some(place) = &lane.place {
+                let _ = write!(text, " at {place}");
+            }
+            if let Some(what) = &lane.what {
+                let _ = write!(text, ", for {what}");
+            }
+            fact(if number { "left too" } else { "" }, text)?;
+        }
+        if violation.count > 1 {
+            fact("seen", format!("in {} schedules", super::report::grouped(violation.count)))?;
+        }
+        if !violation.replay.is_empty() {
+            fact("replay", violation.replay.clone())?;
+        }
+        if self.notes.is_empty() {
+            return Ok(());
+        }
+        self.tell_all(f)
+    }
+
+    /// The others that are left, the first of them marked.
+    fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
+        let root = self.root;
+        let left = self.lanes.iter().enumerate();
+        let left = left.filter(move |(at, lane)| !lane.ended && Some(*at as u32) != root);
+        left.take(20).enumerate().map(|(nth, (_, lane))| (nth == 0, lane))
+    }
+
+    fn tell_all(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// So many lines are read; the rest is in the HTML page.
+        const MOST: usize = 60;
+        writeln!(f, "  what happened")?;
+        let width = self.lanes.iter().map(|lane| lane.name.len()).max().unwrap_or(4).min(24);
+        let lines: Vec<_> =
+            self.notes.iter().filter_map(|note| Some((note, self.line(note)?))).collect();
+        let skipped = lines.len().saturating_sub(MOST);
+        for (at, (note, line)) in lines.iter().enumerate() {
+            if skipped > 0 && at == MOST / 2 {
+                writeln!(f, "    … {skipped} more …")?;
+            }
+            if skipped > 0 && at >= MOST / 2 && at < MOST / 2 + skipped {
+                continue;
+            }
+            let who = if note.task == NOBODY { "" } else { self.name(note.task) };
+            writeln!(f, "    {:>9}  {who:<width$}  {line}", time(note.time))?;
+        }
+        if self.left_out > 0 {
+            writeln!(f, "    … and {} more", self.left_out)?;
+        }
+        Ok(())
+    }
+}
+
+/// `1.5s` after the beginning.
+pub(super) fn time(nanos: u64) -> String {
+    format!("{:?}", Duration::from_nanos(nanos))
+}

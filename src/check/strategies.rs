@@ -1,0 +1,154 @@
+//! Random pipelines under random schedules, for proptest: shapes and schedules shrink
+//! both, each by itself.
+//!
+//! ```
+//! use proptest::prelude::*;
+//! use quell::check::strategies::{schedules, shapes};
+//!
+//! proptest!(ProptestConfig::with_cases(16), |(shape in shapes(), schedule in schedules())| {
+//!     let report = schedule.checker().run(|ctx| {
+//!         let shape = shape.clone();
+//!         async move {
+//!             let mut results = shape.pipeline(&ctx).run();
+//!             while results.next().await.is_some() {}
+//!             prop_assert!(results.finish().await.conserved());
+//!             Ok(())
+//!         }
+//!     });
+//!     prop_assert!(report.is_clean(), "{}", report);
+//! });
+//! ```
+
+use super::{Checker, Inject};
+use crate::context::Context;
+use crate::pipeline::{Pipeline, Rate};
+use crate::rt;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::fmt;
+use std::time::Duration;
+
+/// A pipeline: how many items, and through which stages they go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shape {
+    /// How many items the source has.
+    pub items: u32,
+    /// In the order from source to reader.
+    pub stages: Vec<Stage>,
+}
+
+/// One stage of a [`Shape`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Changes each item.
+    Map,
+    /// Lets every other item through.
+    Filter,
+    /// So many workers, each of whom sleeps for some milliseconds.
+    Dispatch {
+        /// How many.
+        workers: usize,
+        /// How long one takes.
+        millis: u8,
+    },
+    /// The same, with the results in order.
+    Ordered {
+        /// How many.
+        workers: usize,
+        /// How long one takes.
+        millis: u8,
+    },
+    /// So many items a second.
+    Throttle(u32),
+    /// Merged with a source of so many items.
+    Merge(u32),
+    /// Room for so many items behind the stage before.
+    Buffer(usize),
+}
+
+impl Shape {
+    /// The pipeline of this shape, below `ctx`.
+    #[track_caller]
+    pub fn pipeline(&self, ctx: &Context) -> Pipeline<u64> {
+        let source = Pipeline::from_iter(ctx, (0..self.items).map(u64::from));
+        self.stages.iter().fold(source, |pipeline, stage| match *stage {
+            Stage::Map => pipeline.map(|n| n + 1),
+            Stage::Filter => pipeline.filter_map(|n| (n % 2 == 0).then_some(n)),
+            Stage::Dispatch { workers, millis } => {
+                pipeline.dispatch(workers, move |_, n| work(n, millis))
+            }
+            Stage::Ordered { workers, millis } => {
+                pipeline.dispatch_ordered(workers, move |_, n| work(n, millis))
+            }
+            Stage::Throttle(rate) => pipeline.throttle(Rate::per_second(rate)),
+            Stage::Merge(items) => {
+                pipeline.merge(Pipeline::from_iter(ctx, (0..items).map(u64::from)))
+            }
+            Stage::Buffer(room) => pipeline.buffer(room),
+        })
+    }
+}
+
+async fn work(n: u64, millis: u8) -> u64 {
+    match millis {
+        0 => rt::yield_now().await,
+        millis => rt::sleep(Duration::from_millis(u64::from(millis))).await,
+    }
+    n
+}
+
+/// Pipelines of up to eight items and five stages.
+pub fn shapes() -> impl Strategy<Value = Shape> {
+    let workers = || (1..4_usize, 0..20_u8);
+    let stage = prop_oneof![
+        Just(Stage::Map),
+        Just(Stage::Filter),
+        workers().prop_map(|(workers, millis)| Stage::Dispatch { workers, millis }),
+        workers().prop_map(|(workers, millis)| Stage::Ordered { workers, millis }),
+        (1..100_u32).prop_map(Stage::Throttle),
+        (0..4_u32).prop_map(Stage::Merge),
+        (1..5_usize).prop_map(Stage::Buffer),
+    ];
+    (0..8_u32, vec(stage, 0..5)).prop_map(|(items, stages)| Shape { items, stages })
+}
+
+/// A schedule, and where the injection comes: see [`Checker::bytes`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct Schedule {
+    point: u16,
+    choices: Vec<u8>,
+    inject: Inject,
+}
+
+impl Schedule {
+    /// The checker that runs this one.
+    pub fn checker(&self) -> Checker {
+        let mut bytes = self.point.to_be_bytes().to_vec();
+        bytes.extend(&self.choices);
+        Checker::bytes(&bytes).inject(self.inject)
+    }
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at point {}, choices {:?}", self.inject, self.point, self.choices)
+    }
+}
+
+/// Schedules with an injection of any kind among the first hundred points. They shrink
+/// towards what a plain executor would do, and an early cancel.
+pub fn schedules() -> impl Strategy<Value = Schedule> {
+    let inject = prop_oneof![
+        Just(Inject::Cancel),
+        Just(Inject::Drop),
+        Just(Inject::Deadline),
+        Just(Inject::None),
+    ];
+    (0..100_u16, vec(0..6_u8, 0..64), inject).prop_map(|(point, choices, inject)| Schedule {
+        point,
+        choices,
+        inject,
+    })
+}

@@ -1,0 +1,157 @@
+//! Who makes the choices.
+//!
+//! A schedule is a run of decisions, each with a number: which ready task goes
+//! next, what `rt::choose` says, and at each point whether the injection comes.
+//! Zero is always what a plain executor would do: the task that has waited
+//! longest, the first alternative, no injection. So a schedule is told by its
+//! *deviations*, those decisions that were not zero; a token holds nothing else.
+//!
+//! | file | what it tries |
+//! |---|---|
+//! | `exhaustive` | every schedule within a number of delays |
+//! | `random` | any, by a seed |
+//! | `pct` | priorities that change a few times |
+//! | `bytes` | what the bytes say: for fuzzing |
+//! | `replay` | one that is known |
+//! | `both` | one strategy, then another |
+
+mod both;
+mod bytes;
+mod exhaustive;
+mod pct;
+mod random;
+mod replay;
+
+pub(super) use both::Both;
+pub(super) use bytes::Bytes;
+pub(super) use exhaustive::Exhaustive;
+pub(super) use pct::Pct;
+pub(super) use random::Random;
+pub(super) use replay::Replay;
+
+use std::collections::VecDeque;
+use std::fmt;
+
+/// A decision that was not zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deviation {
+    /// The number of the decision in its schedule.
+    pub(super) at: u32,
+    pub(super) value: u32,
+}
+
+/// The value of a deviation that is the injection.
+pub(super) const STRIKE: u32 = u32::MAX;
+
+/// Which task goes next: of `ready`, in the order in which they have waited; or,
+/// where `time` is set, the time.
+pub(super) struct Turn<'a> {
+    pub(super) at: u32,
+    /// What happened up to here, in short.
+    pub(super) hash: u32,
+    pub(super) ready: &'a VecDeque<u32>,
+    pub(super) time: bool,
+}
+
+impl Turn<'_> {
+    /// How many answers there are.
+    pub(super) fn options(&self) -> u32 {
+        self.ready.len() as u32 + u32::from(self.time)
+    }
+}
+
+/// A place where the injection may come.
+pub(super) struct Point {
+    pub(super) at: u32,
+    pub(super) hash: u32,
+    /// Which one it is, of this schedule.
+    pub(super) number: u32,
+    /// Whether the code under test could tell it from the one before.
+    pub(super) distinct: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Next {
+    /// Run a schedule; whether it is one that was not run before.
+    Run { counts: bool },
+    /// There is none left.
+    Over,
+}
+
+/// How long a schedule was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Length {
+    pub(super) points: u32,
+    pub(super) turns: u32,
+}
+
+/// A way to go through the schedules of a body.
+pub(super) trait Strategy: fmt::Debug {
+    /// Prepares the next schedule.
+    fn next(&mut self) -> Next;
+
+    /// How many ready tasks to pass over; their number, to have time move instead.
+    fn turn(&mut self, turn: &Turn<'_>) -> u32;
+
+    /// One of so many.
+    fn choose(&mut self, at: u32, hash: u32, of: u32) -> u32;
+
+    /// Whether the injection comes here.
+    fn strikes(&mut self, point: &Point) -> bool;
+
+    /// The schedule has come to its end.
+    fn over(&mut self, _length: Length) {}
+
+    /// What it has gone through, in words.
+    fn covered(&self) -> String;
+
+    /// Whether a maximum has cut it short.
+    fn was_cut(&self) -> bool {
+        false
+    }
+
+    /// The decision at which the body was not what it had been, if there was one.
+    fn diverged(&self) -> Option<u32> {
+        None
+    }
+}
+
+/// Which of all schedules are this run's to do: those whose number, counted by `of`,
+/// is `part`; and none beyond the `limit`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub(super) part: u64,
+    pub(super) of: u64,
+    pub(super) limit: u64,
+}
+
+impl Share {
+    pub(super) fn has(&self, number: u64) -> bool {
+        number % self.of == self.part
+    }
+}
+
+/// splitmix64: fair enough, and the same everywhere.
+#[derive(Clone, Debug)]
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64, round: u64) -> Self {
+        let mut dice = Dice(seed ^ round.wrapping_mul(0xD1B5_4A32_D192_ED03));
+        dice.roll();
+        dice
+    }
+
+    pub(super) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// One of `n`.
+    pub(super) fn below(&mut self, n: u32) -> u32 {
+        (((self.roll() >> 32) * u64::from(n)) >> 32) as u32
+    }
+}

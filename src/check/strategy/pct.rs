@@ -1,0 +1,146 @@
+//! Priorities that change a few times: the tasks get priorities at random, the
+//! highest that is ready goes next, and at a few turns chosen beforehand whoever is
+//! on top falls to the bottom.
+//!
+//! It finds a bug that needs an order among `depth` events with a probability that
+//! has a bound, however many tasks there are (Burckhardt and others, 2010).
+
+use super::{Dice, Length, Next, Point, Share, Strategy, Turn};
+
+#[derive(Debug)]
+pub(crate) struct Pct {
+    seed: u64,
+    depth: u32,
+    share: Share,
+    round: u64,
+    dice: Dice,
+    /// By task; the last word is on time.
+    priorities: Vec<u64>,
+    time: u64,
+    /// The turns at which whoever is on top falls.
+    falls: Vec<u32>,
+    fallen: u64,
+    turns: u32,
+    target: u32,
+    longest: Length,
+    begun: bool,
+    cut: bool,
+}
+
+impl Pct {
+    /// `cut`: more schedules were asked for.
+    pub(crate) fn new(seed: u64, depth: u32, share: Share, cut: bool) -> Self {
+        Pct {
+            seed,
+            depth,
+            share,
+            round: 0,
+            dice: Dice::new(seed, 0),
+            priorities: Vec::new(),
+            time: 0,
+            falls: Vec::new(),
+            fallen: 0,
+            turns: 0,
+            target: 0,
+            longest: Length { points: 0, turns: 0 },
+            begun: false,
+            cut,
+        }
+    }
+
+    /// Above all that have fallen.
+    fn fresh(&mut self) -> u64 {
+        self.dice.roll() | 1 << 63
+    }
+
+    fn highest(&mut self, turn: &Turn<'_>) -> (u32, Option<u32>) {
+        let mut best = (0, None, 0);
+        for (place, &task) in turn.ready.iter().enumerate() {
+            while self.priorities.len() <= task as usize {
+                let fresh = self.fresh();
+                self.priorities.push(fresh);
+            }
+            let priority = self.priorities[task as usize];
+            if priority > best.2 || place == 0 {
+                best = (place as u32, Some(task), priority);
+            }
+        }
+        if turn.time && self.time > best.2 {
+            return (turn.ready.len() as u32, None);
+        }
+        (best.0, best.1)
+    }
+}
+
+impl Strategy for Pct {
+    fn next(&mut self) -> Next {
+        if !self.begun {
+            self.begun = true;
+            self.target = u32::MAX;
+            return Next::Run { counts: false };
+        }
+        while self.round < self.share.limit && !self.share.has(self.round) {
+            self.round += 1;
+        }
+        if self.round >= self.share.limit {
+            return Next::Over;
+        }
+        self.dice = Dice::new(self.seed, self.round);
+        self.priorities.clear();
+        self.time = self.fresh() >> 1;
+        self.falls.clear();
+        for _ in 1..self.depth {
+            let fall = self.dice.below(self.longest.turns + 1);
+            self.falls.push(fall);
+        }
+        (self.fallen, self.turns) = (1 << 32, 0);
+        self.target = self.dice.below(self.longest.points + self.longest.points / 8 + 1);
+        self.round += 1;
+        Next::Run { counts: true }
+    }
+
+    fn turn(&mut self, turn: &Turn<'_>) -> u32 {
+        if self.target == u32::MAX {
+            return 0;
+        }
+        let (mut place, task) = self.highest(turn);
+        if self.falls.contains(&self.turns) {
+            self.fallen -= 1;
+            match task {
+                Some(task) => self.priorities[task as usize] = self.fallen,
+                None => self.time = self.fallen,
+            }
+            place = self.highest(turn).0;
+        }
+        if place as usize == turn.ready.len() {
+            // Else it would move on and on.
+            self.time = self.fresh() >> 1;
+        }
+        self.turns += 1;
+        place
+    }
+
+    fn choose(&mut self, _at: u32, _hash: u32, of: u32) -> u32 {
+        if self.target == u32::MAX { 0 } else { self.dice.below(of) }
+    }
+
+    fn strikes(&mut self, point: &Point) -> bool {
+        point.number == self.target
+    }
+
+    fn over(&mut self, length: Length) {
+        if self.longest.turns == 0 && self.longest.points == 0 {
+            self.longest = length;
+        }
+    }
+
+    fn was_cut(&self) -> bool {
+        self.cut
+    }
+
+    fn covered(&self) -> String {
+        let (depth, seed) = (self.depth, self.seed);
+        let schedules = crate::check::report::grouped(self.share.limit);
+        format!("{schedules} schedules by priorities, depth {depth}, seed {seed}")
+    }
+}

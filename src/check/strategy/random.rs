@@ -1,0 +1,88 @@
+//! Any schedule, by a seed.
+//!
+//! Half of the schedules take a task at random at each turn; the other half keep to
+//! the order of waiting and leave it now and then, which comes nearer to how a real
+//! executor goes wrong. The injection comes at a point chosen beforehand, among as
+//! many as the longest schedule so far has had.
+
+use super::{Dice, Length, Next, Point, Share, Strategy, Turn};
+
+#[derive(Debug)]
+pub(crate) struct Random {
+    seed: u64,
+    share: Share,
+    round: u64,
+    dice: Dice,
+    /// One turn in so many leaves the order.
+    rarely: u32,
+    target: u32,
+    points: u32,
+    begun: bool,
+    cut: bool,
+}
+
+impl Random {
+    /// `cut`: more schedules were asked for.
+    pub(crate) fn new(seed: u64, share: Share, cut: bool) -> Self {
+        let dice = Dice::new(seed, 0);
+        Random { seed, share, round: 0, dice, rarely: 1, target: 0, points: 0, begun: false, cut }
+    }
+}
+
+impl Strategy for Random {
+    fn next(&mut self) -> Next {
+        if self.points == 0 && !self.begun {
+            // How many points there are: a schedule that is not one of those asked for.
+            self.begun = true;
+            (self.rarely, self.target) = (u32::MAX, u32::MAX);
+            return Next::Run { counts: false };
+        }
+        while self.round < self.share.limit && !self.share.has(self.round) {
+            self.round += 1;
+        }
+        if self.round >= self.share.limit {
+            return Next::Over;
+        }
+        self.dice = Dice::new(self.seed, self.round);
+        self.rarely = [1, 1, 4, 16][self.dice.below(4) as usize];
+        // All shards must choose alike, so the number is that of the first schedule, and
+        // a little more for those that are longer.
+        self.target = self.dice.below(self.points + self.points / 8 + 1);
+        self.round += 1;
+        Next::Run { counts: true }
+    }
+
+    fn turn(&mut self, turn: &Turn<'_>) -> u32 {
+        if self.rarely != 1 && self.dice.below(self.rarely) != 0 {
+            return 0;
+        }
+        // Time is no task like the others: it moves by itself when it is its turn.
+        if turn.time && self.dice.below(8) == 0 {
+            return turn.ready.len() as u32;
+        }
+        self.dice.below(turn.ready.len() as u32)
+    }
+
+    fn choose(&mut self, _at: u32, _hash: u32, of: u32) -> u32 {
+        if self.rarely == u32::MAX { 0 } else { self.dice.below(of) }
+    }
+
+    fn strikes(&mut self, point: &Point) -> bool {
+        point.number == self.target
+    }
+
+    fn over(&mut self, length: Length) {
+        if self.points == 0 {
+            self.points = length.points;
+        }
+    }
+
+    fn was_cut(&self) -> bool {
+        self.cut
+    }
+
+    fn covered(&self) -> String {
+        let schedules = crate::check::report::grouped(self.share.limit);
+        format!("{schedules} schedules at random, seed {}", self.seed)
+    }
+}

@@ -1,0 +1,210 @@
+//! A schedule as a word.
+//!
+//! `q1c-1f2e3d4c-s500.i17.20x2`: the version of the format and the injection (see
+//! `Inject::letter`), the body's fingerprint, then what is not as usual: the limits
+//! (`s` steps, `p` points, `w` microseconds to stop within), where the injection comes
+//! (`i`, by the number of the decision) and every other deviation (number `x` value).
+
+use super::engine::Limits;
+use super::inject::Inject;
+use super::strategy::{Deviation, STRIKE};
+use std::fmt;
+
+/// Of the format, and of the order in which decisions are numbered.
+const VERSION: &str = "q1";
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Token {
+    pub(super) kind: Inject,
+    pub(super) fingerprint: u32,
+    /// Only those that are not as usual.
+    pub(super) steps: Option<u32>,
+    pub(super) points: Option<u32>,
+    pub(super) micros: Option<u64>,
+    pub(super) deviations: Vec<Deviation>,
+}
+
+/// Why a schedule was not replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// It is not a token.
+    Malformed {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Another version of quell has made it.
+    Version {
+        /// How the token begins.
+        found: String,
+    },
+    /// It is of another body, or of this one before it was changed.
+    Body,
+    /// The body no longer makes the decisions that the token is about.
+    Diverged,
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReplayError::Malformed { why } => write!(
+                f,
+                "this is no replay token: {why}; copy the whole word that a violation shows \
+                 after `replay`"
+            ),
+            ReplayError::Version { found } => write!(
+                f,
+                "this replay token is of version `{found}`, and this quell reads `{VERSION}`: run \
+                 the check again for a new one"
+            ),
+            ReplayError::Body => f.write_str(
+                "this replay token is of another body, or of this one before it was changed: run \
+                 the check again for a new one",
+            ),
+            ReplayError::Diverged => f.write_str(
+                "the body does not make the choices that this replay token is about: it has \
+                 changed, or is not deterministic; run the check again",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ReplayError {}
+
+impl Token {
+    pub(super) fn new(
+        kind: Inject,
+        fingerprint: u32,
+        limits: Limits,
+        usual: Limits,
+        deviations: Vec<Deviation>,
+    ) -> Self {
+        let differs = |one: u32, other: u32| (one != other).then_some(one);
+        Token {
+            kind,
+            fingerprint,
+            steps: differs(limits.steps, usual.steps),
+            points: differs(limits.points, usual.points),
+            micros: (limits.stop_within != usual.stop_within).then_some(limits.stop_within / 1_000),
+            deviations,
+        }
+    }
+
+    pub(super) fn limits(&self, usual: Limits) -> Limits {
+        Limits {
+            steps: self.steps.unwrap_or(usual.steps),
+            points: self.points.unwrap_or(usual.points),
+            stop_within: self.micros.map_or(usual.stop_within, |micros| micros * 1_000),
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Token, ReplayError> {
+        let malformed = |why: &str| ReplayError::Malformed { why: why.to_string() };
+        let text = text.trim();
+        let mut parts = text.split('-');
+        let head = parts.next().unwrap_or("");
+        let Some((version, letter)) = head.char_indices().last().map(|(at, _)| head.split_at(at))
+        else {
+            return Err(malformed("it is empty"));
+        };
+        if version != VERSION {
+            let is_version = version.strip_prefix('q').is_some_and(|n| n.parse::<u32>().is_ok());
+            return Err(if is_version {
+                ReplayError::Version { found: version.to_string() }
+            } else {
+                malformed("it does not begin with a version")
+            });
+        }
+        let kind = Inject::of_letter(letter).ok_or_else(|| malformed("no such injection"))?;
+        let fingerprint = parts.next().filter(|hex| hex.len() == 8);
+        let fingerprint = fingerprint.and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let fingerprint = fingerprint.ok_or_else(|| malformed("it has no fingerprint"))?;
+        let rest = parts.next().ok_or_else(|| malformed("it is cut off"))?;
+        if parts.next().is_some() {
+            return Err(malformed("it goes on after its end"));
+        }
+        let mut token = Token {
+            kind,
+            fingerprint,
+            steps: None,
+            points: None,
+            micros: None,
+            deviations: Vec::new(),
+        };
+        for word in rest.split('.').filter(|word| !word.is_empty()) {
+            token.add(word).ok_or_else(|| malformed(&format!("`{word}` says nothing")))?;
+        }
+        let in_order = token.deviations.windows(2).all(|pair| pair[0].at < pair[1].at);
+        if in_order { Ok(token) } else { Err(malformed("its decisions are not in order")) }
+    }
+
+    fn add(&mut self, word: &str) -> Option<()> {
+        if let Some((at, value)) = word.split_once('x') {
+            let (at, value) = (at.parse().ok()?, value.parse().ok()?);
+            self.deviations.push(Deviation { at, value });
+            return (value > 0 && value != STRIKE).then_some(());
+        }
+        let (letter, number) = word.split_at_checked(1)?;
+        match letter {
+            "s" => self.steps = Some(number.parse().ok()?),
+            "p" => self.points = Some(number.parse().ok()?),
+            "w" => self.micros = Some(number.parse().ok().filter(|&n: &u64| n < 1 << 50)?),
+            "i" => self.deviations.push(Deviation { at: number.parse().ok()?, value: STRIKE }),
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{VERSION}{}-{:08x}-", self.kind.letter(), self.fingerprint)?;
+        let limits = [
+            self.steps.map(|n| format!("s{n}")),
+            self.points.map(|n| format!("p{n}")),
+            self.micros.map(|n| format!("w{n}")),
+        ];
+        let deviations = self.deviations.iter().map(|deviation| match deviation.value {
+            STRIKE => format!("i{}", deviation.at),
+            value => format!("{}x{value}", deviation.at),
+        });
+        let words: Vec<_> = limits.into_iter().flatten().chain(deviations).collect();
+        f.write_str(&words.join("."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: Limits = Limits { steps: 10, points: 10, stop_within: 5_000 };
+
+    #[test]
+    fn a_token_comes_back_as_it_was() {
+        let deviations = vec![Deviation { at: 3, value: 2 }, Deviation { at: 17, value: STRIKE }];
+        for limits in [USUAL, Limits { steps: 7, points: 8, stop_within: 9_000 }] {
+            let token = Token::new(Inject::Cancel, 0xBEEF, limits, USUAL, deviations.clone());
+            let back = Token::parse(&token.to_string()).unwrap();
+            assert_eq!(back, token);
+            assert_eq!(back.limits(USUAL).steps, limits.steps);
+            assert_eq!(back.limits(USUAL).stop_within, limits.stop_within);
+        }
+        let plain = Token::new(Inject::None, 1, USUAL, USUAL, Vec::new());
+        assert_eq!(Token::parse(&plain.to_string()).unwrap(), plain);
+    }
+
+    #[test]
+    fn what_is_no_token_says_why() {
+        let why = |text: &str| Token::parse(text).unwrap_err().to_string();
+        assert!(why("").contains("empty"));
+        assert!(why("hello").contains("version"));
+        assert!(why("q9c-00000001-").contains("`q9`"));
+        assert!(why("q1z-00000001-").contains("injection"));
+        assert!(why("q1c-1-").contains("fingerprint"));
+        assert!(why("q1c-00000001").contains("cut off"));
+        assert!(why("q1c-00000001-5x").contains("says nothing"));
+        assert!(why("q1c-00000001-5x0").contains("says nothing"));
+        assert!(why("q1c-00000001-i7.5x1").contains("order"));
+        assert!(why("q1c-00000001-i7-").contains("after its end"));
+    }
+}

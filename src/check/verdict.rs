@@ -1,0 +1,169 @@
+//! What is wrong with a schedule that is over.
+//!
+//! Everything that was alive when the injection came has had its time to stop. A
+//! task that has not ended then is *leaked* if it could still run (it is ready, or
+//! a timer of its own is pending) and *blocked* if nothing will ever wake it.
+//!
+//! One violation a schedule: that of its root. Whoever waits for the end of a task
+//! that is still alive is not to blame; of the others a leaked one comes before a
+//! blocked one, a task before the body, and the first spawned before the rest.
+
+use super::engine::{BODY, Engine, JOIN, State, Trouble};
+use super::place::Place;
+use super::violation::ViolationKind;
+use std::panic::Location;
+
+/// How a schedule came to its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum End {
+    /// All tasks have ended.
+    Quiet,
+    /// Nothing can go on, or nothing may any more.
+    Stuck,
+    /// There is no end to it.
+    Busy,
+}
+
+/// A violation, before it is told.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    pub(super) kind: ViolationKind,
+    /// The number of the task in its schedule.
+    pub(super) task: Option<u32>,
+    pub(super) label: Option<u32>,
+    /// Where it waits, as far as is known without a stack trace.
+    pub(super) at: Option<&'static Location<'static>>,
+    /// Or where it went wrong.
+    pub(super) place: Option<Place>,
+    pub(super) message: Option<String>,
+    pub(super) polls: u32,
+    /// All that have not ended.
+    pub(super) alive: Vec<u32>,
+    pub(super) busy: bool,
+}
+
+/// What makes two findings the same, before they are told.
+pub(super) type Key = (ViolationKind, Option<u32>, Option<(usize, u32)>, u32, Option<String>);
+
+impl Finding {
+    pub(super) fn new(kind: ViolationKind) -> Self {
+        Finding {
+            kind,
+            task: None,
+            label: None,
+            at: None,
+            place: None,
+            message: None,
+            polls: 0,
+            alive: Vec::new(),
+            busy: false,
+        }
+    }
+
+    fn of(mut self, engine: &Engine, task: u32) -> Self {
+        if let Some(known) = engine.tasks.get(task as usize) {
+            self.task = Some(task);
+            self.label = Some(known.label);
+        }
+        self
+    }
+
+    /// Kind, task and line; where the line is not known yet, how often the task was
+    /// polled tells its awaits apart.
+    pub(super) fn key(&self) -> Key {
+        let line = match (self.at, &self.place) {
+            (Some(at), _) => Some((at.file().len(), at.line() << 8 | at.column())),
+            (None, Some(place)) => Some((place.file().len(), place.line() << 8)),
+            (None, None) => None,
+        };
+        let polls = if line.is_none() { self.polls.min(8) } else { 0 };
+        let message = if line.is_none() { self.message.clone() } else { None };
+        (self.kind, self.label, line, polls, message)
+    }
+}
+
+pub(super) fn judge(engine: &Engine, end: End) -> Option<Finding> {
+    if let Some(trouble) = &engine.trouble {
+        return Some(of_trouble(engine, trouble));
+    }
+    if end != End::Quiet {
+        return Some(of_the_living(engine, end));
+    }
+    if let Some(lost) = &engine.lost {
+        return Some(of_trouble(engine, lost));
+    }
+    if engine.contexts > 0 || !engine.clock.is_empty() {
+        let mut finding = Finding::new(ViolationKind::LeakedContext);
+        finding.message = Some(if engine.contexts > 0 {
+            "nobody is left to use it, and it is still alive".to_string()
+        } else {
+            "a timer is pending, and nobody is left to wait for it".to_string()
+        });
+        return Some(finding);
+    }
+    None
+}
+
+fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
+    match trouble {
+        Trouble::Panicked { task, message, place } => {
+            let mut finding = Finding::new(ViolationKind::Panicked).of(engine, *task);
+            (finding.message, finding.place) = (Some(message.clone()), place.clone());
+            finding
+        }
+        Trouble::Lost { task, what, made_at } => {
+            let mut finding = Finding::new(ViolationKind::LostItem).of(engine, *task);
+            finding.message = Some(what.clone());
+            finding.place = Some((*made_at).into());
+            finding
+        }
+        Trouble::Spins { task } => {
+            let mut finding = Finding::new(ViolationKind::LeakedTask).of(engine, *task);
+            finding.message = Some(
+                "it looks at its context again and again, and never lets others run".to_string(),
+            );
+            finding.busy = true;
+            finding
+        }
+        Trouble::Threads { task } => {
+            let mut finding = Finding::new(ViolationKind::Nondeterministic).of(engine, *task);
+            finding.message = Some(
+                "it was woken by another thread of the system, whose time a checker cannot choose; \
+                 what such a thread does must be a task here"
+                    .to_string(),
+            );
+            finding
+        }
+    }
+}
+
+fn of_the_living(engine: &Engine, end: End) -> Finding {
+    let alive: Vec<u32> = (0..engine.tasks.len() as u32)
+        .filter(|&task| engine.tasks[task as usize].state != State::Ended)
+        .collect();
+    let mut addresses: Vec<usize> =
+        alive.iter().map(|&task| engine.tasks[task as usize].address).collect();
+    addresses.sort_unstable();
+    let joins = |task: u32| {
+        engine.tasks[task as usize].wait.is_some_and(|wait| {
+            wait.what == JOIN && wait.of != 0 && addresses.binary_search(&wait.of).is_ok()
+        })
+    };
+    let leaked = |task: u32| {
+        let queued = engine.tasks[task as usize].state == State::Queued;
+        (queued && end == End::Busy) || engine.clock.has_one_of(task)
+    };
+    let root = alive
+        .iter()
+        .copied()
+        .filter(|&task| !joins(task))
+        .min_by_key(|&task| (!leaked(task), task == BODY, task))
+        .unwrap_or(alive[0]);
+    let kind = if leaked(root) { ViolationKind::LeakedTask } else { ViolationKind::BlockedStage };
+    let mut finding = Finding::new(kind).of(engine, root);
+    finding.at = engine.tasks[root as usize].wait.filter(|wait| wait.what != JOIN).map(|w| w.at);
+    finding.polls = engine.tasks[root as usize].polls;
+    finding.busy = end == End::Busy;
+    finding.alive = alive;
+    finding
+}

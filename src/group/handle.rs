@@ -1,0 +1,349 @@
+//! What users hold.
+//!
+//! # Invariants
+//!
+//! 1. `running + reserved <= limit`, unless the limit was lowered since; `reserved`
+//!    is what those have been promised who waited and were called.
+//! 2. Those who wait are called in their order, whenever there is room.
+//! 3. `first` is set once. What tasks return because the group ended never is it.
+//! 4. A task's failure is noted, and has ended the group, before the task counts
+//!    as ended.
+
+use super::report::{GroupDropped, ShutdownReport, StillRunning, TaskPanicked};
+use super::spawn::{Spawn, TrySpawnError};
+use super::tasks::{Ending, Tasks};
+use crate::context::{BoxError, Cancelled, Canceller, Cause, Context, is_an_end};
+use crate::rt;
+use crate::sync::planted::{Break, skip};
+use crate::sync::{Arc, Mutex};
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::Location;
+use std::task::Waker;
+use std::time::Duration;
+
+/// An owner for tasks that work on one thing together.
+///
+/// The first task that fails or panics ends the group's context, and with it
+/// every other task that looks at it; [`wait`](Group::wait) then says what that
+/// first failure was. A clone is another handle of the same group. When the
+/// last handle is dropped, the group's context is cancelled; tasks are not
+/// aborted by that, they are told.
+#[derive(Clone)]
+pub struct Group {
+    handle: Arc<Handle>,
+}
+
+/// All handles together.
+struct Handle {
+    shared: Arc<Shared>,
+    made_at: &'static Location<'static>,
+}
+
+/// What handles and tasks share.
+pub(super) struct Shared {
+    pub(super) ctx: Context,
+    canceller: Canceller,
+    tasks: Arc<Tasks>,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    limit: usize,
+    running: usize,
+    pub(super) reserved: usize,
+    waiting: VecDeque<(usize, Waker)>,
+    tickets: usize,
+    first: Option<Cause>,
+    /// A task returned an error because the group had ended.
+    echoed: bool,
+    /// The group ended by itself: shut down, or dropped.
+    ended_itself: bool,
+}
+
+impl Group {
+    /// A group whose context is derived from `parent`.
+    #[track_caller]
+    pub fn new(parent: &Context) -> Group {
+        let (ctx, canceller) = parent.with_cancel();
+        let state = State {
+            limit: usize::MAX,
+            running: 0,
+            reserved: 0,
+            waiting: VecDeque::new(),
+            tickets: 0,
+            first: None,
+            echoed: false,
+            ended_itself: false,
+        };
+        let tasks = Tasks::new();
+        let shared = Arc::new(Shared { ctx, canceller, tasks, state: Mutex::new(state) });
+        Group { handle: Arc::new(Handle { shared, made_at: Location::caller() }) }
+    }
+
+    /// The context of its tasks.
+    pub fn ctx(&self) -> &Context {
+        &self.handle.shared.ctx
+    }
+
+    /// At most `n` tasks at once, from now on. Those that run already go on.
+    ///
+    /// # Panics
+    ///
+    /// When `n` is zero.
+    #[track_caller]
+    pub fn limit(&self, n: usize) {
+        assert!(n > 0, "quell: a group with a limit of zero never runs a task; pass 1 or more");
+        let shared = &self.handle.shared;
+        let mut state = shared.state.lock();
+        state.limit = n;
+        let called = state.call();
+        drop(state);
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    /// How many tasks have not ended.
+    pub fn running(&self) -> usize {
+        self.handle.shared.tasks.live()
+    }
+
+    /// Runs a task, as soon as there are fewer than the [`limit`](Group::limit).
+    ///
+    /// The task gets the group's context. If it returns an error or panics, that
+    /// is the group's end, and the error its cause.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended, also while this waits: then `task` is not called.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, no task runs, and the next in line takes the
+    /// place.
+    ///
+    /// # Panics
+    ///
+    /// Where nobody runs tasks, as [`rt::spawn`](crate::rt::spawn) does.
+    #[track_caller]
+    pub fn spawn<F, Fut, E>(&self, name: impl Into<Cow<'static, str>>, task: F) -> Spawn<'_, F>
+    where
+        F: FnOnce(Context) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        Spawn::new(&self.handle.shared, name.into(), Location::caller(), task)
+    }
+
+    /// [`spawn`](Group::spawn), which never waits.
+    ///
+    /// # Errors
+    ///
+    /// When the group has ended, or has as many tasks as it may. The error gives
+    /// `task` back.
+    ///
+    /// # Panics
+    ///
+    /// Where nobody runs tasks.
+    #[track_caller]
+    pub fn try_spawn<F, Fut, E>(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        task: F,
+    ) -> Result<(), TrySpawnError<F>>
+    where
+        F: FnOnce(Context) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        let shared = &self.handle.shared;
+        if let Err(cancelled) = shared.ctx.check() {
+            return Err(TrySpawnError::Ended(cancelled, task));
+        }
+        if !shared.state.lock().enter() {
+            return Err(TrySpawnError::Full(task));
+        }
+        Shared::start(shared, name.into(), Location::caller(), task);
+        Ok(())
+    }
+
+    /// Waits until every task has ended, those too that are spawned meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The first task's error, or its panic as a [`TaskPanicked`]; what tasks
+    /// return because the group ended never takes its place. Else, if the group's
+    /// parent ended and a task returned an error for it, the parent's cause.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it changes nothing.
+    pub async fn wait(&self) -> Result<(), Cancelled> {
+        let shared = &self.handle.shared;
+        shared.tasks.over().await;
+        let state = shared.state.lock();
+        match &state.first {
+            Some(cause) => Err(Cancelled::new(cause)),
+            None if state.echoed && !state.ended_itself => {
+                drop(state);
+                shared.ctx.check()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the group: cancels its context, gives its tasks `grace` to end, and
+    /// aborts those that have not. Comes back when all have ended, and says which
+    /// had to be aborted.
+    ///
+    /// A task that blocks its thread cannot be aborted before it awaits again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, the group is cancelled, and nothing is aborted.
+    #[track_caller]
+    pub fn shutdown(
+        &self,
+        grace: Duration,
+    ) -> impl Future<Output = ShutdownReport> + Send + use<'_> {
+        let place = Location::caller();
+        async move {
+            let shared = &self.handle.shared;
+            shared.end("the group was shut down".into(), place);
+            let mut aborted = Vec::new();
+            if rt::timeout(grace, shared.tasks.over()).await.is_err() {
+                let names = shared.tasks.names().into_iter();
+                aborted = names.map(|(name, place)| StillRunning::new(name, place)).collect();
+                shared.tasks.stop();
+                shared.tasks.over().await;
+            }
+            ShutdownReport::new(aborted)
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let dropped = GroupDropped { made_at: self.made_at };
+        self.shared.end(Box::new(dropped), self.made_at);
+    }
+}
+
+impl Shared {
+    /// The group's own end, unless it has ended before.
+    fn end(&self, why: BoxError, place: &'static Location<'static>) {
+        if !self.ctx.is_done() {
+            self.state.lock().ended_itself = true;
+        }
+        self.canceller.cancel_as(Cause::failure(why, place));
+        // Those that wait for room see the end of the context by themselves.
+    }
+
+    /// Runs a task that has its place already.
+    #[track_caller]
+    pub(super) fn start<F, Fut, E>(
+        this: &Arc<Self>,
+        name: Cow<'static, str>,
+        place: &'static Location<'static>,
+        task: F,
+    ) where
+        F: FnOnce(Context) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        let ctx = this.ctx.clone();
+        let shared = Arc::clone(this);
+        let whose = name.clone();
+        let future = async move { task(ctx).await.map_err(Into::into) };
+        Tasks::spawn(&this.tasks, name, place, future, move |ending| {
+            match ending {
+                Ending::Returned(Err(error)) => shared.failed(error, place),
+                Ending::Panicked(message) => {
+                    shared.failed(Box::new(TaskPanicked::new(whose, message)), place);
+                }
+                Ending::Returned(Ok(())) | Ending::Aborted => {}
+            }
+            shared.leave();
+        });
+    }
+
+    /// Invariants 3 and 4.
+    fn failed(&self, error: BoxError, place: &'static Location<'static>) {
+        let echo = self.ctx.is_done() && is_an_end(&*error);
+        let failure = Cause::failure(error, place);
+        // Two that fail at once must not end the group for one error and report the other.
+        let first = {
+            let mut state = self.state.lock();
+            if echo && !skip(Break::EchoTakenForFailure) {
+                state.echoed = true;
+                return;
+            }
+            state.first.get_or_insert_with(|| failure.clone()).clone()
+        };
+        let cause = if skip(Break::SecondFailureIsTheCause) { failure } else { first };
+        self.canceller.cancel_as(cause);
+    }
+
+    /// A task has ended.
+    fn leave(&self) {
+        let mut state = self.state.lock();
+        state.running -= 1;
+        let called = if skip(Break::PlaceNotOffered) { Vec::new() } else { state.call() };
+        drop(state);
+        called.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl State {
+    /// Takes a place that nobody has been promised.
+    pub(super) fn enter(&mut self) -> bool {
+        let room = self.running + self.reserved < self.limit;
+        if room {
+            self.running += 1;
+        }
+        room
+    }
+
+    /// Takes the place that was promised.
+    pub(super) fn enter_reserved(&mut self) {
+        self.reserved -= 1;
+        self.running += 1;
+    }
+
+    /// Invariant 2.
+    pub(super) fn call(&mut self) -> Vec<Waker> {
+        let mut called = Vec::new();
+        while self.running + self.reserved < self.limit {
+            let Some((_, waker)) = self.waiting.pop_front() else { break };
+            self.reserved += 1;
+            called.push(waker);
+        }
+        called
+    }
+
+    pub(super) fn wait(&mut self, waker: Waker) -> usize {
+        self.tickets += 1;
+        self.waiting.push_back((self.tickets, waker));
+        self.tickets
+    }
+
+    /// The place in the line of one that has not been called.
+    pub(super) fn waiter(&mut self, ticket: usize) -> Option<&mut Waker> {
+        let found = self.waiting.iter_mut().find(|(number, _)| *number == ticket);
+        found.map(|(_, waker)| waker)
+    }
+
+    pub(super) fn forget(&mut self, ticket: usize) -> Option<Waker> {
+        let at = self.waiting.iter().position(|(number, _)| *number == ticket)?;
+        self.waiting.remove(at).map(|(_, waker)| waker)
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("made_at", &format_args!("{}", self.handle.made_at))
+            .field("running", &self.running())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,267 @@
+//! The tasks of one owner: a group, or a pipeline.
+//!
+//! # Invariants
+//!
+//! 1. A task is listed from before it is spawned until after its future has been
+//!    dropped and its ending told. So when the list is empty, nothing of any task
+//!    is left.
+//! 2. Once stopped, a task that is spawned is aborted at once.
+//! 3. Users' code runs without the lock: futures, their drops, wakers.
+
+use crate::rt::{self, JoinHandle};
+use crate::sync::{Arc, Mutex};
+use pin_project_lite::pin_project;
+use slab::Slab;
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+pub(crate) struct Tasks {
+    state: Mutex<State>,
+}
+
+struct State {
+    live: Slab<Entry>,
+    stopped: bool,
+    /// How many are at work that is no task.
+    busy: usize,
+    /// Who waits for the list to be empty.
+    waiting: Vec<(usize, Waker)>,
+    /// How many tasks and tickets there have been: each has a number of its own.
+    count: usize,
+}
+
+struct Entry {
+    /// A key is used again; this is not.
+    number: usize,
+    name: Cow<'static, str>,
+    place: &'static Location<'static>,
+    /// `None` before it is spawned, and after it was aborted.
+    handle: Option<JoinHandle<()>>,
+}
+
+/// How a task came to its end.
+pub(crate) enum Ending<T> {
+    Returned(T),
+    /// With these words.
+    Panicked(String),
+    Aborted,
+}
+
+impl Tasks {
+    pub(crate) fn new() -> Arc<Self> {
+        let state =
+            State { live: Slab::new(), stopped: false, busy: 0, waiting: Vec::new(), count: 0 };
+        Arc::new(Tasks { state: Mutex::new(state) })
+    }
+
+    /// Runs `future` as a task of its own. `ended` is told how it ended, once, after
+    /// it was dropped; on whatever thread that is.
+    ///
+    /// # Panics
+    ///
+    /// Where nobody runs tasks.
+    #[track_caller]
+    pub(crate) fn spawn<F, E>(
+        this: &Arc<Self>,
+        name: Cow<'static, str>,
+        place: &'static Location<'static>,
+        future: F,
+        ended: E,
+    ) where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+        E: FnOnce(Ending<F::Output>) + Send + 'static,
+    {
+        let (number, key) = {
+            let mut state = this.state.lock();
+            let number = state.number();
+            let entry = Entry { number, name: name.clone(), place, handle: None };
+            (number, state.live.insert(entry))
+        };
+        // If nobody runs tasks, this unwinds, and the entry goes with the future.
+        let owned =
+            Owned { future: Some(future), ended: Some(ended), tasks: Arc::clone(this), key };
+        let handle = rt::spawn_at(name, place, owned);
+        let mut state = this.state.lock();
+        let stopped = state.stopped;
+        let handle = match state.live.get_mut(key) {
+            Some(entry) if !stopped && entry.number == number => {
+                entry.handle = Some(handle);
+                None
+            }
+            _ => Some(handle),
+        };
+        drop(state);
+        if let Some(handle) = handle.filter(|_| stopped) {
+            handle.abort();
+        }
+    }
+
+    /// Aborts every task, those too that are still to come.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state.lock();
+        state.stopped = true;
+        let handles: Vec<_> =
+            state.live.iter_mut().filter_map(|(_, entry)| entry.handle.take()).collect();
+        drop(state);
+        for handle in handles {
+            handle.abort();
+            drop(handle);
+        }
+    }
+
+    /// How many have not ended.
+    pub(crate) fn live(&self) -> usize {
+        self.state.lock().live.len()
+    }
+
+    /// Those that have not ended.
+    pub(crate) fn names(&self) -> Vec<(Cow<'static, str>, &'static Location<'static>)> {
+        let state = self.state.lock();
+        state.live.iter().map(|(_, entry)| (entry.name.clone(), entry.place)).collect()
+    }
+
+    /// Ready when all have ended.
+    pub(crate) fn over(&self) -> Over<'_> {
+        Over { tasks: self, ticket: None }
+    }
+
+    fn remove(&self, key: usize) {
+        let mut state = self.state.lock();
+        let entry = state.live.remove(key);
+        let waiting = state.waiting_for_this();
+        drop(state);
+        drop(entry);
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Until the guard is dropped, it is not over.
+    pub(crate) fn busy(&self) -> Busy<'_> {
+        self.state.lock().busy += 1;
+        Busy(self)
+    }
+}
+
+/// Work that is no task.
+pub(crate) struct Busy<'a>(&'a Tasks);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.busy -= 1;
+        let waiting = state.waiting_for_this();
+        drop(state);
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.live.is_empty() && self.busy == 0
+    }
+
+    /// Those to be woken, if it is over now.
+    fn waiting_for_this(&mut self) -> Vec<(usize, Waker)> {
+        if self.is_over() { std::mem::take(&mut self.waiting) } else { Vec::new() }
+    }
+
+    fn number(&mut self) -> usize {
+        self.count += 1;
+        self.count
+    }
+
+    fn waiting(&mut self, ticket: Option<usize>) -> Option<usize> {
+        self.waiting.iter().position(|(number, _)| Some(*number) == ticket)
+    }
+}
+
+pin_project! {
+    struct Owned<F: Future, E: FnOnce(Ending<F::Output>)> {
+        // `None` once it has ended.
+        #[pin]
+        future: Option<F>,
+        ended: Option<E>,
+        tasks: Arc<Tasks>,
+        key: usize,
+    }
+
+    impl<F: Future, E: FnOnce(Ending<F::Output>)> PinnedDrop for Owned<F, E> {
+        fn drop(this: Pin<&mut Self>) {
+            this.finish(Ending::Aborted);
+        }
+    }
+}
+
+impl<F: Future, E: FnOnce(Ending<F::Output>)> Owned<F, E> {
+    fn finish(self: Pin<&mut Self>, ending: Ending<F::Output>) {
+        let mut this = self.project();
+        let Some(ended) = this.ended.take() else { return };
+        let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+        let ending = match dropped {
+            Ok(()) => ending,
+            Err(payload) => Ending::Panicked(rt::panic_words(payload)),
+        };
+        // Its own panic would be one in a drop, perhaps in the middle of another.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| ended(ending))) {
+            drop(rt::panic_words(payload));
+        }
+        this.tasks.remove(*this.key);
+    }
+}
+
+impl<F: Future, E: FnOnce(Ending<F::Output>)> Future for Owned<F, E> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.as_mut().project();
+        let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(()) };
+        let ending = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(value)) => Ending::Returned(value),
+            Err(payload) => Ending::Panicked(rt::panic_words(payload)),
+        };
+        self.finish(ending);
+        Poll::Ready(())
+    }
+}
+
+/// The future of [`Tasks::over`].
+pub(crate) struct Over<'a> {
+    tasks: &'a Tasks,
+    ticket: Option<usize>,
+}
+
+impl Future for Over<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let waker = cx.waker().clone();
+        let mut state = self.tasks.state.lock();
+        if state.is_over() {
+            return Poll::Ready(());
+        }
+        let before = match state.waiting(self.ticket) {
+            Some(at) => Some(std::mem::replace(&mut state.waiting[at].1, waker)),
+            None => {
+                let ticket = state.number();
+                state.waiting.push((ticket, waker));
+                self.ticket = Some(ticket);
+                None
+            }
+        };
+        drop(state);
+        drop(before);
+        Poll::Pending
+    }
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        let mut state = self.tasks.state.lock();
+        let waker = state.waiting(self.ticket).map(|at| state.waiting.swap_remove(at));
+        drop(state);
+        drop(waker);
+    }
+}

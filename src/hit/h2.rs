@@ -1,0 +1,127 @@
+//! A request and its response over HTTP/2, by hyper.
+
+use super::ErrorKind;
+use super::connect::Stream;
+use super::h1::Answer;
+use super::job::Job;
+use crate::rt;
+use ::http::Request;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll};
+
+/// A connection, and the task that drives it, which ends with it.
+pub(super) struct Connection {
+    sender: SendRequest<Once>,
+    driver: rt::JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(stream: Stream) -> Result<Connection, ErrorKind> {
+        let agreed = Builder::new(Tasks).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = agreed.map_err(|error| kind(&error))?;
+        let driver = rt::spawn(async move {
+            // What goes wrong is told to whoever waits for a response.
+            let _ = connection.await;
+        });
+        Ok(Connection { sender, driver })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    pub(super) async fn exchange(&mut self, job: &Job) -> Result<Answer, ErrorKind> {
+        let parts = job.parts.as_deref().expect("asked for HTTP/2").clone();
+        let body = Once((!job.body.is_empty()).then(|| job.body.clone()));
+        self.sender.ready().await.map_err(|error| kind(&error))?;
+        let response = self.sender.send_request(Request::from_parts(parts, body)).await;
+        let (head, mut body) = response.map_err(|error| kind(&error))?.into_parts();
+        let mut bytes = 0;
+        while let Some(frame) = poll_fn(|task| Pin::new(&mut body).poll_frame(task)).await {
+            let frame = frame.map_err(|error| kind(&error))?;
+            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        Ok(Answer { status: head.status.as_u16(), bytes, keep: true })
+    }
+}
+
+/// What an error of hyper's comes from.
+fn kind(error: &hyper::Error) -> ErrorKind {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return ErrorKind::of_io(error);
+        }
+        cause = error.source();
+    }
+    if error.is_closed() || error.is_canceled() || error.is_incomplete_message() {
+        ErrorKind::Closed
+    } else if said(error, "stream error") {
+        ErrorKind::Reset
+    } else {
+        ErrorKind::Protocol
+    }
+}
+
+/// Whether one of its sources says this.
+fn said(error: &hyper::Error, words: &str) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.to_string().starts_with(words) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Spawns where everything else is spawned.
+#[derive(Clone)]
+struct Tasks;
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        drop(rt::spawn(future));
+    }
+}
+
+/// A body of one piece, or of none.
+struct Once(Option<Bytes>);
+
+impl Body for Once {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}

@@ -1,0 +1,179 @@
+//! A histogram that takes the same memory for ten requests and for ten billion.
+//!
+//! Durations up to [`EXACT`] nanoseconds have a bucket each; above that every
+//! doubling is divided into [`HALF`] buckets of the same width. So a duration that
+//! is read out is off by less than one part in `HALF`, however long it is.
+
+use std::fmt;
+use std::time::Duration;
+
+const BITS: u32 = 11;
+const EXACT: u64 = 1 << BITS;
+const HALF: usize = 1 << (BITS - 1);
+/// Up to 2^42 ns, which is more than an hour; what is longer counts as that.
+const LONGEST: u64 = (1 << 42) - 1;
+const BUCKETS: usize = index(LONGEST) + 1;
+
+/// Which bucket a number of nanoseconds falls into.
+const fn index(nanos: u64) -> usize {
+    if nanos < EXACT {
+        return nanos as usize;
+    }
+    let shift = 63 - nanos.leading_zeros() - (BITS - 1);
+    shift as usize * HALF + (nanos >> shift) as usize
+}
+
+/// The least that falls into a bucket.
+const fn least(index: usize) -> u64 {
+    if index < EXACT as usize {
+        return index as u64;
+    }
+    let shift = index / HALF - 1;
+    ((index - shift * HALF) as u64) << shift
+}
+
+/// How often each duration was seen.
+#[derive(Clone)]
+pub(super) struct Histogram {
+    buckets: Box<[u64]>,
+    count: u64,
+    sum: u128,
+    fastest: u64,
+    slowest: u64,
+}
+
+impl Histogram {
+    pub(super) fn new() -> Histogram {
+        let buckets = vec![0; BUCKETS].into_boxed_slice();
+        Histogram { buckets, count: 0, sum: 0, fastest: u64::MAX, slowest: 0 }
+    }
+
+    pub(super) fn record(&mut self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[index(nanos.min(LONGEST))] += 1;
+        self.count += 1;
+        self.sum += u128::from(nanos);
+        self.fastest = self.fastest.min(nanos);
+        self.slowest = self.slowest.max(nanos);
+    }
+
+    pub(super) fn merge(&mut self, other: &Histogram) {
+        for (bucket, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *bucket += more;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+        self.fastest = self.fastest.min(other.fastest);
+        self.slowest = self.slowest.max(other.slowest);
+    }
+
+    pub(super) fn fastest(&self) -> Option<Duration> {
+        (self.count > 0).then(|| Duration::from_nanos(self.fastest))
+    }
+
+    pub(super) fn slowest(&self) -> Option<Duration> {
+        (self.count > 0).then(|| Duration::from_nanos(self.slowest))
+    }
+
+    pub(super) fn mean(&self) -> Option<Duration> {
+        let mean = self.sum.checked_div(u128::from(self.count))?;
+        Some(Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX)))
+    }
+
+    /// The duration that this part of all did not exceed, in hundredths.
+    pub(super) fn percentile(&self, percent: f64) -> Option<Duration> {
+        if self.count == 0 {
+            return None;
+        }
+        let wanted = (percent.clamp(0.0, 100.0) / 100.0 * self.count as f64).ceil().max(1.0) as u64;
+        if wanted >= self.count {
+            return self.slowest();
+        }
+        let mut seen = 0;
+        for (at, &count) in self.buckets.iter().enumerate() {
+            seen += count;
+            if seen >= wanted && count > 0 {
+                // The middle of the bucket, but nothing that was not there.
+                let middle = least(at) + (least(at + 1) - least(at)) / 2;
+                return Some(Duration::from_nanos(middle.clamp(self.fastest, self.slowest)));
+            }
+        }
+        self.slowest()
+    }
+
+    /// `rows` rows of the same width from the fastest to the 95th percentile, and one
+    /// for all that is slower: where each begins and ends, and how many are in it.
+    pub(super) fn rows(&self, rows: usize) -> Vec<(Duration, Duration, u64)> {
+        let (Some(fastest), Some(high)) = (self.fastest(), self.percentile(95.0)) else {
+            return Vec::new();
+        };
+        let (low, high) = (fastest.as_nanos() as u64, high.as_nanos() as u64);
+        let width = ((high - low) / rows.max(1) as u64).max(1);
+        let mut counts = vec![0_u64; rows.max(1) + 1];
+        for (at, &count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let row = least(at).saturating_sub(low) / width;
+            let row = usize::try_from(row).unwrap_or(usize::MAX).min(counts.len() - 1);
+            counts[row] += count;
+        }
+        let last = counts.len() - 1;
+        let edge = |row: usize| Duration::from_nanos((low + width * row as u64).min(self.slowest));
+        let rows = counts.into_iter().enumerate().map(|(row, count)| {
+            let end = if row == last { Duration::from_nanos(self.slowest) } else { edge(row + 1) };
+            (edge(row), end, count)
+        });
+        rows.filter(|(begin, end, count)| begin < end || *count > 0).collect()
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histogram").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_duration_falls_into_a_bucket_that_begins_less_than_a_thousandth_below_it() {
+        let mut nanos = 0_u64;
+        let mut before = 0;
+        while nanos <= LONGEST {
+            let at = index(nanos);
+            assert!(at >= before && at < BUCKETS, "{nanos} in {at}");
+            assert!(least(at) <= nanos && nanos < least(at + 1), "{nanos} in {at}");
+            assert!((nanos - least(at)) * HALF as u64 <= nanos, "{nanos} in {at}");
+            before = at;
+            nanos += 1 + nanos / 997;
+        }
+    }
+
+    #[test]
+    fn every_bucket_begins_where_it_says() {
+        for at in 0..BUCKETS {
+            assert_eq!(index(least(at)), at);
+        }
+    }
+
+    #[test]
+    fn rows_hold_everything_and_do_not_overlap() {
+        let mut histogram = Histogram::new();
+        for micros in 1..=1000 {
+            histogram.record(Duration::from_micros(micros));
+        }
+        histogram.record(Duration::from_secs(7200));
+        let rows = histogram.rows(10);
+        assert_eq!(rows.iter().map(|row| row.2).sum::<u64>(), 1001);
+        assert!(rows.windows(2).all(|pair| pair[0].1 == pair[1].0), "{rows:?}");
+        assert_eq!(rows.last().unwrap().1, Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn one_duration_is_one_row() {
+        let mut histogram = Histogram::new();
+        histogram.record(Duration::from_micros(5));
+        let five = Duration::from_micros(5);
+        assert_eq!(histogram.rows(10), [(five, five, 1)]);
+    }
+}

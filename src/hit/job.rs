@@ -1,0 +1,150 @@
+//! A request, checked and written down once for all the times that it is sent.
+
+use super::Options;
+use super::connect::Way;
+use super::options::{Error, Problem};
+use ::http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// What every connection needs to know.
+pub(super) struct Job {
+    pub(super) way: Way,
+    /// As it goes over an HTTP/1.1 connection, to the last byte.
+    pub(super) wire: Bytes,
+    /// Whether responses have no body, whatever they say.
+    pub(super) head_only: bool,
+    /// Whether it may be sent again where a kept connection turns out to be closed.
+    pub(super) idempotent: bool,
+    pub(super) timeout: Option<Duration>,
+    pub(super) keepalive: bool,
+    /// For HTTP/2.
+    pub(super) parts: Option<Box<Parts>>,
+    pub(super) body: Bytes,
+}
+
+impl Job {
+    pub(super) fn new(request: Request<Bytes>, options: &Options) -> Result<Job, Error> {
+        let (mut parts, body) = request.into_parts();
+        let (host, port, https) = place(&parts.uri).map_err(Error)?;
+        if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+            return Err(Error(Problem::Header("transfer-encoding".into())));
+        }
+        let method = &parts.method;
+        let fill = |parts: &mut Parts, name, value: &str| {
+            let value = HeaderValue::from_str(value).expect("made of plain signs");
+            parts.headers.entry(name).or_insert(value);
+        };
+        let has_body = [Method::POST, Method::PUT, Method::PATCH].contains(method);
+        let (head_only, idempotent) = (*method == Method::HEAD, method.is_idempotent());
+        if has_body || !body.is_empty() {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        fill(&mut parts, header::USER_AGENT, concat!("quell-hit/", env!("CARGO_PKG_VERSION")));
+        fill(&mut parts, header::ACCEPT, "*/*");
+        let way = Way::new(host, port, https, options)?;
+        let wire = write(&parts, &body, options.keepalive);
+        let http2 = options.http2.then(|| {
+            parts.version = Version::HTTP_2;
+            parts.headers.remove(header::CONNECTION);
+            Box::new(parts)
+        });
+        Ok(Job {
+            way,
+            wire,
+            head_only,
+            idempotent,
+            timeout: options.timeout,
+            keepalive: options.keepalive,
+            parts: http2,
+            body,
+        })
+    }
+}
+
+/// The host without brackets, the port, and whether it is behind TLS.
+fn place(uri: &Uri) -> Result<(String, u16, bool), Problem> {
+    let https = match uri.scheme_str() {
+        None => return Err(Problem::NoScheme(uri.to_string())),
+        Some("http") => false,
+        Some("https") => true,
+        Some(_) => return Err(Problem::OtherScheme(uri.to_string())),
+    };
+    let host = uri.host().unwrap_or_default();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() {
+        return Err(Problem::NoHost(uri.to_string()));
+    }
+    Ok((host.to_string(), uri.port_u16().unwrap_or(if https { 443 } else { 80 }), https))
+}
+
+/// The request as it is sent.
+fn write(parts: &Parts, body: &Bytes, keepalive: bool) -> Bytes {
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut wire = format!("{} {path} HTTP/1.1\r\n", parts.method).into_bytes();
+    let mut line = |name: &str, value: &[u8]| {
+        wire.extend_from_slice(name.as_bytes());
+        wire.extend_from_slice(b": ");
+        wire.extend_from_slice(value);
+        wire.extend_from_slice(b"\r\n");
+    };
+    if !parts.headers.contains_key(header::HOST) {
+        let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
+        let without_user = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        line("host", without_user.as_bytes());
+    }
+    for (name, value) in &parts.headers {
+        line(name.as_str(), value.as_bytes());
+    }
+    if !keepalive && !parts.headers.contains_key(header::CONNECTION) {
+        line("connection", b"close");
+    }
+    wire.extend_from_slice(b"\r\n");
+    wire.extend_from_slice(body);
+    wire.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(request: Request<&'static str>, options: &Options) -> String {
+        let job = Job::new(request.map(Bytes::from), options).unwrap();
+        String::from_utf8(job.wire.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_written_with_what_every_request_needs() {
+        let request = Request::get("http://user:word@[::1]:81/a?b=c").body("").unwrap();
+        let agent = concat!("quell-hit/", env!("CARGO_PKG_VERSION"));
+        assert_eq!(
+            wire(request, &Options::new()),
+            format!(
+                "GET /a?b=c HTTP/1.1\r\nhost: [::1]:81\r\nuser-agent: {agent}\r\naccept: */*\r\n\r\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_the_user_says_is_not_said_twice() {
+        let request = Request::post("http://one").header("host", "two").header("user-agent", "me");
+        let request = request.header("accept", "a/b").header("x", "1").header("x", "2");
+        assert_eq!(
+            wire(request.body("abc").unwrap(), &Options::new().keepalive(false)),
+            "POST / HTTP/1.1\r\nhost: two\r\nuser-agent: me\r\naccept: a/b\r\nx: 1\r\nx: 2\r\n\
+             content-length: 3\r\nconnection: close\r\n\r\nabc"
+        );
+    }
+
+    #[test]
+    fn a_url_that_leads_nowhere_is_an_error_that_says_why() {
+        let why = |url: &str| {
+            let request = Request::builder().uri(url).body(Bytes::new()).unwrap();
+            Job::new(request, &Options::new()).map(drop).unwrap_err().to_string()
+        };
+        assert!(why("/path").contains("no scheme"), "{}", why("/path"));
+        assert!(why("localhost:3000").contains("no scheme"), "{}", why("localhost:3000"));
+        assert!(why("ftp://host/").contains("neither http nor https"), "{}", why("ftp://host/"));
+        assert!(why("http://:80/").contains("no host"), "{}", why("http://:80/"));
+    }
+}

@@ -1,0 +1,59 @@
+//! A load generator: requests through a pipeline, and what was measured of them.
+//!
+//! [`send_n`] sends a request `n` times through `throttle → dispatch`, and gives
+//! [`Results`], which are read once and whose drop ends everything. A [`Summary`]
+//! makes numbers of them. The program `hit` (feature `cli`) is made of these, and
+//! `docs/hit.md` is about both.
+//!
+//! ```no_run
+//! use http::Request;
+//! use quell::Context;
+//! use quell::hit::{Options, Summary, send_n};
+//!
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let request = Request::get("http://localhost:3000/").body("")?;
+//! let options = Options::new().concurrency(8).rps(500);
+//! let mut results = send_n(&Context::background(), 1000, request, options)?;
+//! let mut summary = Summary::new();
+//! while let Some(hit) = results.next().await {
+//!     summary.record(&hit);
+//! }
+//! println!("p99: {:?}", summary.percentile(99.0));
+//! # Ok(()) }
+//! ```
+//!
+//! # Files
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `options` | how requests are sent, and why they cannot be |
+//! | `measure` | what was measured of one request |
+//! | `summary`, `histogram` | … of all of them, in flat memory |
+//! | `send` | the pipeline |
+//! | `results` | what users read |
+//! | `job` | a request, checked and written down once |
+//! | `seats` | connections, and who sits at them |
+//! | `connect`, `tls` | from an address to a stream |
+//! | `h1`, `parse` | a request and its response over HTTP/1.1 |
+//! | `h2` | … over HTTP/2 |
+
+mod connect;
+mod h1;
+mod h2;
+mod histogram;
+mod job;
+mod measure;
+mod options;
+mod parse;
+mod results;
+mod seats;
+mod send;
+mod summary;
+#[cfg(feature = "tls")]
+mod tls;
+
+pub use measure::{ErrorKind, Hit};
+pub use options::{Error, Options};
+pub use results::{Next, Results};
+pub use send::{send_n, send_n_with};
+pub use summary::Summary;

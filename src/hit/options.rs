@@ -1,0 +1,152 @@
+//! How requests are sent, and what cannot be.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How requests are sent.
+///
+/// ```
+/// use quell::hit::Options;
+/// use std::time::Duration;
+///
+/// let options = Options::new().concurrency(8).rps(100).timeout(Duration::from_secs(2));
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(super) concurrency: usize,
+    pub(super) rps: Option<u32>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) keepalive: bool,
+    pub(super) http2: bool,
+    pub(super) insecure: bool,
+    pub(super) latency_correction: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            concurrency: 50,
+            rps: None,
+            timeout: Some(Duration::from_secs(30)),
+            keepalive: true,
+            http2: false,
+            insecure: false,
+            latency_correction: false,
+        }
+    }
+}
+
+impl Options {
+    /// Fifty at once, as fast as they come back, thirty seconds for each; HTTP/1.1
+    /// over connections that are kept.
+    #[must_use]
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    /// So many requests at once, each over a connection of its own.
+    #[must_use]
+    pub fn concurrency(self, concurrency: usize) -> Options {
+        Options { concurrency, ..self }
+    }
+
+    /// At most so many requests a second; without this, as many as come back.
+    #[must_use]
+    pub fn rps(self, rps: u32) -> Options {
+        Options { rps: Some(rps), ..self }
+    }
+
+    /// How long one request may take, connecting included. `None`: for ever.
+    #[must_use]
+    pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Options {
+        Options { timeout: timeout.into(), ..self }
+    }
+
+    /// Whether a connection is used for more than one request.
+    #[must_use]
+    pub fn keepalive(self, keepalive: bool) -> Options {
+        Options { keepalive, ..self }
+    }
+
+    /// HTTP/2, over TLS and without.
+    #[must_use]
+    pub fn http2(self, http2: bool) -> Options {
+        Options { http2, ..self }
+    }
+
+    /// Whether any certificate will do. Only for servers of one's own.
+    #[must_use]
+    pub fn insecure(self, insecure: bool) -> Options {
+        Options { insecure, ..self }
+    }
+
+    /// With [`rps`](Options::rps): the duration of a request counts from when it was
+    /// due by the rate, and not from when a worker was free to send it; and what could
+    /// not be sent in time is sent as soon as it can be.
+    ///
+    /// A server that stands still for a second is then slow for all the requests of
+    /// that second, and not only for those that were under way.
+    #[must_use]
+    pub fn latency_correction(self, latency_correction: bool) -> Options {
+        Options { latency_correction, ..self }
+    }
+
+    pub(super) fn check(&self, n: usize) -> Result<(), Error> {
+        let problem = if n == 0 {
+            Problem::NotPositive("n")
+        } else if self.concurrency == 0 {
+            Problem::NotPositive("concurrency")
+        } else if self.rps == Some(0) {
+            Problem::NotPositive("rps")
+        } else if self.latency_correction && self.rps.is_none() {
+            Problem::NoRate
+        } else {
+            return Ok(());
+        };
+        Err(Error(problem))
+    }
+}
+
+/// Why no request was sent at all.
+#[derive(Debug)]
+pub struct Error(pub(super) Problem);
+
+#[derive(Debug)]
+pub(super) enum Problem {
+    NotPositive(&'static str),
+    NoRate,
+    NoScheme(String),
+    OtherScheme(String),
+    NoHost(String),
+    #[cfg(not(feature = "tls"))]
+    NoTls,
+    #[cfg(feature = "tls")]
+    Certificates(String),
+    Header(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Problem::NotPositive(what) => write!(f, "{what} must be positive: got 0"),
+            Problem::NoRate => f.write_str("latency correction needs a rate: set rps"),
+            Problem::NoScheme(url) => {
+                write!(f, "the URL has no scheme, http:// or https://: {url}")
+            }
+            Problem::OtherScheme(url) => {
+                write!(f, "the URL's scheme is neither http nor https: {url}")
+            }
+            Problem::NoHost(url) => write!(f, "the URL has no host: {url}"),
+            #[cfg(not(feature = "tls"))]
+            Problem::NoTls => f.write_str("https needs the feature tls"),
+            #[cfg(feature = "tls")]
+            Problem::Certificates(why) => write!(f, "no certificates to trust: {why}"),
+            Problem::Header(name) => {
+                write!(f, "the header {name} is for connections, not for requests")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,162 @@
+//! Connections, and who sits at them.
+//!
+//! A worker takes a seat, sends over its connection, and leaves the seat to
+//! whoever comes next, the warmest first. So there are no more connections than
+//! there are requests at once.
+//!
+//! # Invariants
+//!
+//! 1. The lock is held for a push or a pop, never while anything is awaited or
+//!    dropped.
+//! 2. A seat comes back only when its connection has no request under way: one
+//!    whose worker is dropped goes with it, and closes the connection.
+
+#![allow(clippy::disallowed_types, reason = "no model has sockets")]
+
+use super::connect::Stream;
+use super::h1::{self, Answer, Failure};
+use super::h2;
+use super::job::Job;
+use super::{ErrorKind, Hit};
+use crate::rt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context as Task, Poll};
+use std::time::Instant;
+
+/// All seats that nobody sits on, and what is sent from them.
+pub(super) struct Seats {
+    job: Job,
+    free: Mutex<Vec<Seat>>,
+}
+
+impl Seats {
+    pub(super) fn new(job: Job) -> Seats {
+        Seats { job, free: Mutex::new(Vec::new()) }
+    }
+
+    /// Sends one request, and measures it from `began` on.
+    pub(super) async fn send(&self, began: Instant) -> Hit {
+        let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let seat = free().pop();
+        let mut seat = seat.unwrap_or_default();
+        let until = self.job.timeout.and_then(|timeout| rt::now().checked_add(timeout));
+        let answer = match until {
+            None => seat.connection.send(&self.job).await,
+            Some(until) => {
+                let sending = pin!(seat.connection.send(&self.job));
+                let in_time = seat.timer.within(until, sending).await;
+                in_time.unwrap_or(Err(ErrorKind::Timeout))
+            }
+        };
+        let took = rt::now().saturating_duration_since(began);
+        if answer.is_err() {
+            seat.connection = Connection::None;
+        }
+        // Invariant 1: a vector that grows drops nothing of what is in it.
+        free().push(seat);
+        match answer {
+            Ok(answer) => Hit::answered(answer.status, answer.bytes, took),
+            Err(kind) => Hit::failed(kind, took),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Seat {
+    connection: Connection,
+    timer: Timer,
+}
+
+#[derive(Default)]
+enum Connection {
+    #[default]
+    None,
+    One(Box<h1::Connection<Stream>>),
+    Two(Box<h2::Connection>),
+}
+
+impl Connection {
+    async fn send(&mut self, job: &Job) -> Result<Answer, ErrorKind> {
+        let mut kept = true;
+        loop {
+            let failure = match self {
+                Connection::One(one) if one.is_open() => {
+                    match one.exchange(&job.wire, job.head_only).await {
+                        Ok(answer) => {
+                            if !answer.keep || !job.keepalive {
+                                *self = Connection::None;
+                            }
+                            return Ok(answer);
+                        }
+                        Err(failure) => failure,
+                    }
+                }
+                Connection::Two(two) if two.is_open() => match two.exchange(job).await {
+                    Ok(answer) => {
+                        if !job.keepalive {
+                            *self = Connection::None;
+                        }
+                        return Ok(answer);
+                    }
+                    Err(kind) => Failure { kind, untouched: false },
+                },
+                // Closed first: as many connections as workers, and not one more.
+                _ => {
+                    *self = Connection::None;
+                    *self = Connection::open(job).await?;
+                    kept = false;
+                    continue;
+                }
+            };
+            *self = Connection::None;
+            // The server may close a kept connection while the request is on its way.
+            let closed = matches!(failure.kind, ErrorKind::Closed | ErrorKind::Reset);
+            if !(kept && closed && failure.untouched && job.idempotent) {
+                return Err(failure.kind);
+            }
+        }
+    }
+
+    async fn open(job: &Job) -> Result<Connection, ErrorKind> {
+        let stream = job.way.connect().await?;
+        if job.parts.is_some() {
+            return Ok(Connection::Two(Box::new(h2::Connection::open(stream).await?)));
+        }
+        Ok(Connection::One(Box::new(h1::Connection::new(stream))))
+    }
+}
+
+/// A timer that is set again only when it rings: for requests that are answered
+/// in time, which is to say for nearly all, nothing is set at all.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<rt::Sleep>>>);
+
+impl Timer {
+    /// `None`: the time was up first.
+    ///
+    /// The time is looked at first, so that a future that is always ready to go on
+    /// cannot run past it.
+    async fn within<F: Future>(
+        &mut self,
+        until: Instant,
+        future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        let sleep = match &mut self.0 {
+            Some(sleep) if sleep.until().is_some_and(|at| at <= until) => sleep,
+            other => other.insert(Box::pin(rt::sleep_until(until))),
+        };
+        let mut future = future;
+        poll_fn(|task: &mut Task<'_>| {
+            while sleep.as_mut().poll(task).is_ready() {
+                if rt::now() >= until {
+                    return Poll::Ready(None);
+                }
+                sleep.set(rt::sleep_until(until));
+            }
+            future.as_mut().poll(task).map(Some)
+        })
+        .await
+    }
+}

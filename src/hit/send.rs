@@ -1,0 +1,145 @@
+//! The pipeline: from n, at a rate, to so many at once.
+
+use super::job::Job;
+use super::results::{Departures, Results};
+use super::seats::Seats;
+use super::{Error, ErrorKind, Hit, Options};
+use crate::context::Context;
+use crate::pipeline::{OnCancel, Pipeline, Rate};
+use crate::rt;
+use ::http::Request;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Results wait for their reader for as long as he likes: when the context ends,
+/// requests end by themselves, and what was measured is drained.
+const GRACE: Duration = Duration::MAX;
+
+/// Sends a request `n` times, and gives what was measured of each, as they come
+/// back.
+///
+/// Nothing is sent before the results are first polled. When they are dropped,
+/// everything ends: what was under way, and the connections. When `ctx` ends, no
+/// more is sent, what is under way ends as [`ErrorKind::Stopped`], and every result
+/// that there is can still be read.
+///
+/// ```
+/// use http::Request;
+/// use quell::Context;
+/// use quell::hit::{Options, send_n};
+///
+/// let request = Request::get("http://localhost/").body("").unwrap();
+/// let none = send_n(&Context::background(), 0, request, Options::new());
+/// assert_eq!(none.unwrap_err().to_string(), "n must be positive: got 0");
+/// ```
+///
+/// # Errors
+///
+/// When `n` or one of the options is zero, and when the request's URL is no place
+/// to send it to. What goes wrong with a request is part of its [`Hit`].
+#[track_caller]
+pub fn send_n<B: Into<Bytes>>(
+    ctx: &Context,
+    n: usize,
+    request: Request<B>,
+    options: Options,
+) -> Result<Results, Error> {
+    options.check(n)?;
+    let job = Job::new(request.map(Into::into), &options)?;
+    let seats = Arc::new(Seats::new(job));
+    run(ctx, n, options, move |_ctx, due| {
+        let seats = Arc::clone(&seats);
+        async move { seats.send(due).await }
+    })
+}
+
+/// [`send_n`] with a way of sending of one's own: another protocol, or none at all.
+///
+/// The closure gets the pipeline's context and when the request was due, and says
+/// what it has measured. It is dropped where it awaits when `ctx` ends.
+///
+/// ```
+/// use quell::Context;
+/// use quell::hit::{Hit, Options, send_n_with};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let send = |_ctx, _due| async { Hit::answered(200, 10, Duration::from_millis(100)) };
+/// let mut results =
+///     send_n_with(&Context::background(), 3, Options::new(), send).expect("three is enough");
+/// while let Some(hit) = results.next().await {
+///     println!("{hit}"); // 200, 10 bytes in 100ms
+/// }
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// When `n` or one of the options is zero.
+#[track_caller]
+pub fn send_n_with<F, Fut>(
+    ctx: &Context,
+    n: usize,
+    options: Options,
+    send: F,
+) -> Result<Results, Error>
+where
+    F: Fn(Context, Instant) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Hit> + Send + 'static,
+{
+    options.check(n)?;
+    run(ctx, n, options, send)
+}
+
+/// Where all of it comes together.
+#[track_caller]
+fn run<F, Fut>(ctx: &Context, n: usize, options: Options, send: F) -> Result<Results, Error>
+where
+    F: Fn(Context, Instant) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Hit> + Send + 'static,
+{
+    let departures = Departures::new();
+    let (workers, corrected) = (options.concurrency.min(n), options.latency_correction);
+    let mut requests = Pipeline::from_iter(ctx, tickets(n, options.rps, corrected));
+    if let Some(rps) = options.rps {
+        // With the correction, the rate is one of a world that does not wait for the
+        // server. Without, what could not be sent in time is not made up for; and behind
+        // the throttle there are no more than a few milliseconds' worth.
+        let burst = if corrected { u32::MAX } else { 1 };
+        let ahead = (rps / 128).clamp(1, 64) as usize;
+        requests = requests.throttle(Rate::per_second(rps).burst(burst)).buffer(ahead);
+    }
+    let (outer, departed) = (ctx.clone(), departures.clone());
+    let hits = requests.dispatch(workers, move |inner, due: Option<Instant>| {
+        // What was still on its way to a worker when the context ended is not sent.
+        let sending = (!outer.is_done()).then(|| {
+            departed.one_more();
+            let began = due.unwrap_or_else(rt::now);
+            (began, outer.run(send(inner, began)))
+        });
+        async move {
+            let (began, sending) = sending?;
+            let stopped = |_| Hit::failed(ErrorKind::Stopped, rt::now() - began);
+            Some(sending.await.unwrap_or_else(stopped))
+        }
+    });
+    let hits = hits.on_cancel(OnCancel::Drain { grace: GRACE }).run();
+    Ok(Results::new(ctx, hits, departures))
+}
+
+/// One for each request; with the correction, it says when that is due.
+fn tickets(
+    n: usize,
+    rps: Option<u32>,
+    corrected: bool,
+) -> impl Iterator<Item = Option<Instant>> + Send {
+    let mut began = None;
+    (0..n).map(move |k| {
+        let rps = rps.filter(|_| corrected)?;
+        let began = *began.get_or_insert_with(rt::now);
+        let seconds = (k / rps as usize) as u64;
+        let rest = (k % rps as usize) as u64 * 1_000_000_000 / u64::from(rps);
+        began.checked_add(Duration::new(seconds, rest as u32))
+    })
+}

@@ -1,0 +1,159 @@
+//! The body of a response, which carries to its last byte what the request holds.
+//!
+//! A body that nobody polls to its end is not unfinished for that: a server stops
+//! when all the bytes that were announced are sent, when the body says that it is
+//! at its end, and at once where the response must not have any.
+
+use super::guard::Guard;
+use super::limit::Places;
+use ::http::{HeaderMap, Method, StatusCode, header};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll, ready};
+
+/// What a request holds until its response is finished.
+#[derive(Debug)]
+pub(super) enum Hold {
+    Nothing,
+    Guard(Guard),
+    Places { _places: Places },
+}
+
+impl Hold {
+    fn guard(&mut self) -> Option<&mut Guard> {
+        match self {
+            Hold::Guard(guard) => Some(guard),
+            Hold::Nothing | Hold::Places { .. } => None,
+        }
+    }
+
+    pub(super) fn enter(&mut self) {
+        if let Some(guard) = self.guard() {
+            guard.enter();
+        }
+    }
+
+    pub(super) fn leave(&mut self) {
+        if let Some(guard) = self.guard() {
+            guard.leave();
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Some(guard) = self.guard() {
+            guard.complete();
+        }
+    }
+
+    /// Lets go: the response is finished.
+    pub(super) fn finish(&mut self) {
+        self.complete();
+        *self = Hold::Nothing;
+    }
+
+    pub(super) fn take(&mut self) -> Hold {
+        std::mem::replace(self, Hold::Nothing)
+    }
+}
+
+pin_project! {
+    /// The body of a response that went through one of the layers of this module:
+    /// the request's context ends, and its place becomes free, when this has been
+    /// read to its end or is dropped.
+    pub struct ContextBody<B> {
+        // First, so that it is dropped first.
+        hold: Hold,
+        // Bytes that were announced and are still to come, where that is known.
+        left: Option<u64>,
+        text: Option<Bytes>,
+        // `None` once it is at its end.
+        #[pin]
+        body: Option<B>,
+    }
+}
+
+impl<B: Body> ContextBody<B> {
+    pub(super) fn new(hold: Hold, body: B, left: Option<u64>) -> Self {
+        let left = left.or(body.size_hint().exact());
+        let mut hold = hold;
+        if left == Some(0) || body.is_end_stream() {
+            hold.complete();
+        }
+        ContextBody { hold, left, text: None, body: Some(body) }
+    }
+}
+
+impl<B> ContextBody<B> {
+    /// An answer of the layer's own.
+    pub(super) fn text(text: String) -> Self {
+        ContextBody { hold: Hold::Nothing, left: None, text: Some(text.into()), body: None }
+    }
+}
+
+/// How many bytes the headers of a response announce: none for some, whatever
+/// they say.
+pub(super) fn announced(method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+    let no_body = status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if *method == Method::HEAD || no_body {
+        return Some(0);
+    }
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+impl<B: Body<Data = Bytes>> Body for ContextBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        if let Some(text) = this.text.take() {
+            return Poll::Ready(Some(Ok(Frame::data(text))));
+        }
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        this.hold.enter();
+        let frame = body.as_mut().poll_frame(task);
+        let at_end = body.is_end_stream();
+        this.hold.leave();
+        let frame = ready!(frame);
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(left), Some(data)) = (this.left.as_mut(), frame.data_ref()) {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
+                if at_end || *this.left == Some(0) {
+                    this.hold.complete();
+                }
+            }
+            Some(Err(_)) | None => {
+                this.hold.finish();
+                this.body.set(None);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.text.is_none() && self.body.as_ref().is_none_or(B::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.text, &self.body) {
+            (Some(text), _) => SizeHint::with_exact(text.len() as u64),
+            (None, Some(body)) => body.size_hint(),
+            (None, None) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<B> fmt::Debug for ContextBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContextBody").field("holds", &self.hold).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,204 @@
+//! The body of an answer, and of a request on its way: both end with the context.
+
+use super::CallError;
+use super::error::Name;
+use crate::context::{BoxError, Cancelled, Context, Done};
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context as Task, Poll, ready};
+
+pin_project! {
+    /// The body of an answer. It ends with the context of the call: then reading
+    /// it is a [`CallError`], and the connection is closed.
+    ///
+    /// A context that has ended is noticed when this is polled, or dropped. Read it to its
+    /// end to have the connection used again.
+    pub struct CallBody<B = Incoming> {
+        call: Name,
+        #[pin]
+        body: Within<B>,
+    }
+}
+
+impl<B> CallBody<B> {
+    pub(super) fn new(call: Name, ctx: &Context, body: B) -> Self
+    where
+        B: Body,
+    {
+        CallBody { call, body: Within::new(ctx, body) }
+    }
+}
+
+impl<B> CallBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// All of the body, which may have `limit` bytes at most.
+    ///
+    /// # Errors
+    ///
+    /// When the context ends, when reading fails, and when the body is longer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection; what was read is lost.
+    pub async fn bytes(self, limit: usize) -> Result<Bytes, CallError> {
+        use bytes::Buf;
+        let call = self.call.clone();
+        let mut body = pin!(self);
+        if body.size_hint().lower() > limit as u64 {
+            return Err(CallError::too_long(call, limit));
+        }
+        let mut all = BytesMut::new();
+        while let Some(frame) = poll_fn(|task| body.as_mut().poll_frame(task)).await {
+            let Ok(mut data) = frame?.into_data() else { continue };
+            if data.remaining() > limit - all.len() {
+                return Err(CallError::too_long(call, limit));
+            }
+            while data.has_remaining() {
+                let chunk = data.chunk();
+                all.extend_from_slice(chunk);
+                let length = chunk.len();
+                data.advance(length);
+            }
+        }
+        Ok(all.freeze())
+    }
+
+    /// All of the body as text, which may have `limit` bytes at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`bytes`](CallBody::bytes), and when it is not UTF-8.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`bytes`](CallBody::bytes).
+    pub async fn text(self, limit: usize) -> Result<String, CallError> {
+        let call = self.call.clone();
+        let bytes = self.bytes(limit).await?;
+        String::from_utf8(bytes.into()).map_err(|_| CallError::not_text(call))
+    }
+}
+
+impl<B> Body for CallBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = CallError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, CallError>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(task));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| match error {
+                Stopped::Cancelled(cancelled) => CallError::gave_up(this.call.clone(), cancelled),
+                Stopped::Failed(error) => CallError::failed(this.call.clone(), error),
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> fmt::Debug for CallBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallBody").field("call", &self.call).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// A body that ends with a context.
+    pub(super) struct Within<B> {
+        // `None` once there is nothing to be told of.
+        told: Option<(Context, Done)>,
+        #[pin]
+        body: Option<B>,
+    }
+}
+
+pub(super) enum Stopped {
+    Cancelled(Cancelled),
+    Failed(BoxError),
+}
+
+impl From<Stopped> for BoxError {
+    fn from(stopped: Stopped) -> BoxError {
+        match stopped {
+            Stopped::Cancelled(cancelled) => cancelled.into(),
+            Stopped::Failed(error) => error,
+        }
+    }
+}
+
+impl<B: Body> Within<B> {
+    pub(super) fn new(ctx: &Context, body: B) -> Self {
+        let told = (!body.is_end_stream()).then(|| (ctx.clone(), ctx.done()));
+        Within { told, body: Some(body) }
+    }
+}
+
+impl<B> Body for Within<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = Stopped;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Stopped>>> {
+        let mut this = self.project();
+        let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        if let Some((ctx, _)) = this.told {
+            if let Err(cancelled) = ctx.check() {
+                *this.told = None;
+                this.body.set(None);
+                return Poll::Ready(Some(Err(Stopped::Cancelled(cancelled))));
+            }
+        }
+        match body.poll_frame(task) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(end) => {
+                *this.told = None;
+                this.body.set(None);
+                Poll::Ready(end.map(|frame| frame.map_err(|e| Stopped::Failed(e.into()))))
+            }
+            Poll::Pending => {
+                let Some((ctx, done)) = this.told else { return Poll::Pending };
+                ready!(Pin::new(done).poll(task));
+                let cancelled = ctx.check().expect_err("an end does not go away");
+                *this.told = None;
+                this.body.set(None);
+                Poll::Ready(Some(Err(Stopped::Cancelled(cancelled))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(B::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), B::size_hint)
+    }
+}

@@ -1,0 +1,137 @@
+//! The client, and how a call is made.
+
+use super::body::Within;
+use super::error::Name;
+use super::{CallBody, CallError, Transport};
+use crate::context::{BoxError, Context};
+use crate::http::propagation::{TRACKING_ID, propagate_as};
+use ::http::{HeaderName, Method, Request, Response, Uri};
+use bytes::Bytes;
+use std::future::poll_fn;
+use tower_service::Service;
+
+/// The body of a request as it is sent, of whatever kind it was.
+pub(super) type Body = axum_core::body::Body;
+
+/// Calls other services; each call ends with the context that it is given.
+///
+/// It says how long the caller waits, and on behalf of whom: see
+/// [`propagate`](crate::http::propagate). A call that is given up is dropped where it is: waiting for
+/// a connection, connecting, waiting for the answer, or in the middle of its body.
+/// The connection of HTTP/1.1 is then closed, and the stream of HTTP/2 reset.
+///
+/// ```no_run
+/// use quell::Context;
+/// use quell::http::{CallError, Client};
+/// use std::time::Duration;
+///
+/// async fn weather(ctx: &Context, client: &Client) -> Result<String, CallError> {
+///     let (ctx, _canceller) = ctx.with_timeout(Duration::from_secs(2));
+///     let answer = client.get(&ctx, "http://weather.internal/today").await?;
+///     answer.into_body().text(64 * 1024).await
+/// }
+/// ```
+///
+/// Clones share their connections. A name that is being looked up is waited for by a
+/// thread of tokio's; giving up the call leaves that to itself.
+#[derive(Clone, Debug)]
+pub struct Client<S = Transport> {
+    service: S,
+    id: HeaderName,
+}
+
+impl Client {
+    /// Over plain TCP, with connections that are kept and used again.
+    #[must_use]
+    pub fn new() -> Self {
+        Client::over(Transport::new(false))
+    }
+
+    /// Over plain TCP to servers that are known to speak HTTP/2.
+    #[must_use]
+    pub fn http2() -> Self {
+        Client::over(Transport::new(true))
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Client::new()
+    }
+}
+
+impl<S> Client<S> {
+    /// Over any service that takes such requests: a client with TLS, or with layers
+    /// around it.
+    pub fn over(service: S) -> Self {
+        Client { service, id: TRACKING_ID }
+    }
+
+    /// With another header for the tracking id than `X-GUID`.
+    #[must_use = "this returns the client with the change"]
+    pub fn tracking_header(self, name: HeaderName) -> Self {
+        Client { id: name, ..self }
+    }
+}
+
+impl<S, R> Client<S>
+where
+    S: Service<Request<axum_core::body::Body>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    R: http_body::Body,
+{
+    /// `GET`s what is at this address.
+    ///
+    /// # Errors
+    ///
+    /// When the context ends, and when the call fails. A status is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the call.
+    pub async fn get<U>(&self, ctx: &Context, uri: U) -> Result<Response<CallBody<R>>, CallError>
+    where
+        U: TryInto<Uri>,
+        U::Error: Into<BoxError>,
+    {
+        let uri = uri
+            .try_into()
+            .map_err(|error| CallError::failed(Name::unreadable(&Method::GET), error))?;
+        let mut request = Request::new(axum_core::body::Body::empty());
+        *request.uri_mut() = uri;
+        self.send(ctx, request).await
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    ///
+    /// When the context ends, and when the call fails. A status is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the call.
+    pub async fn send<B>(
+        &self,
+        ctx: &Context,
+        request: Request<B>,
+    ) -> Result<Response<CallBody<R>>, CallError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let call = Name::new(request.method(), request.uri());
+        let mut request = request.map(|body| axum_core::body::Body::new(Within::new(ctx, body)));
+        propagate_as(ctx, request.headers_mut(), &self.id);
+        let mut service = self.service.clone();
+        let answer = ctx.run(async move {
+            poll_fn(|task| service.poll_ready(task)).await?;
+            service.call(request).await
+        });
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer.map(|body| CallBody::new(call, ctx, body))),
+            Ok(Err(error)) => Err(CallError::failed(call, error)),
+            Err(cancelled) => Err(CallError::gave_up(call, cancelled)),
+        }
+    }
+}

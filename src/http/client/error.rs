@@ -1,0 +1,135 @@
+//! Why a call failed, or was given up.
+
+use crate::context::{BoxError, Cancelled};
+use ::http::{Method, Uri};
+use std::error::Error;
+use std::fmt;
+
+/// A call to another service that came to nothing.
+///
+/// It says which call, without what follows the path: that may be secret.
+/// [`cancelled`](CallError::cancelled) tells a call that was given up from one that
+/// failed.
+///
+/// ```
+/// use quell::Context;
+/// use quell::http::Client;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let (ctx, canceller) = Context::background().with_cancel();
+/// canceller.cancel_with("bad status");
+/// let error = Client::new().get(&ctx, "http://localhost/delay/1").await.unwrap_err();
+/// assert_eq!(error.to_string(), "GET http://localhost/delay/1: context canceled");
+/// assert_eq!(error.cancelled().unwrap().cause().to_string(), "bad status");
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct CallError {
+    call: Name,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    Cancelled(Cancelled),
+    Failed(BoxError),
+    TooLong(usize),
+    NotText,
+}
+
+/// Which call it was.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    method: Method,
+    place: Box<str>,
+}
+
+impl Name {
+    pub(super) fn new(method: &Method, uri: &Uri) -> Self {
+        let mut place = String::new();
+        if let Some(scheme) = uri.scheme_str() {
+            place = place + scheme + "://";
+        }
+        if let Some(authority) = uri.authority() {
+            // Without user and password.
+            let whole = authority.as_str();
+            place += whole.rsplit_once('@').map_or(whole, |(_, host)| host);
+        }
+        Name { method: method.clone(), place: (place + uri.path()).into() }
+    }
+
+    /// Where the address itself could not be read.
+    pub(super) fn unreadable(method: &Method) -> Self {
+        Name { method: method.clone(), place: "(no valid address)".into() }
+    }
+}
+
+impl CallError {
+    pub(super) fn gave_up(call: Name, cancelled: Cancelled) -> Self {
+        CallError { call, why: Why::Cancelled(cancelled) }
+    }
+
+    pub(super) fn failed(call: Name, error: impl Into<BoxError>) -> Self {
+        let error = error.into();
+        // What the body of the request ended with comes back wrapped.
+        let mut source: Option<&(dyn Error + 'static)> = Some(&*error);
+        while let Some(inner) = source {
+            if let Some(cancelled) = inner.downcast_ref::<Cancelled>() {
+                let cancelled = cancelled.clone();
+                return CallError::gave_up(call, cancelled);
+            }
+            source = inner.source();
+        }
+        CallError { call, why: Why::Failed(error) }
+    }
+
+    pub(super) fn too_long(call: Name, limit: usize) -> Self {
+        CallError { call, why: Why::TooLong(limit) }
+    }
+
+    pub(super) fn not_text(call: Name) -> Self {
+        CallError { call, why: Why::NotText }
+    }
+
+    /// The end of the context, where that is why.
+    pub fn cancelled(&self) -> Option<&Cancelled> {
+        match &self.why {
+            Why::Cancelled(cancelled) => Some(cancelled),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: ", self.call.method, self.call.place)?;
+        match &self.why {
+            Why::Cancelled(cancelled) => cancelled.fmt(f),
+            Why::Failed(error) => {
+                error.fmt(f)?;
+                // What hyper says at the top is not what went wrong.
+                let mut source = error.source();
+                while let Some(inner) = source {
+                    write!(f, ": {inner}")?;
+                    source = inner.source();
+                }
+                Ok(())
+            }
+            Why::TooLong(limit) => write!(
+                f,
+                "the body is longer than {limit} bytes: allow more, or read it frame by frame"
+            ),
+            Why::NotText => f.write_str("the body is not UTF-8: take bytes() of it"),
+        }
+    }
+}
+
+impl Error for CallError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.why {
+            Why::Cancelled(cancelled) => Some(cancelled),
+            Why::Failed(error) => Some(&**error),
+            Why::TooLong(_) | Why::NotText => None,
+        }
+    }
+}

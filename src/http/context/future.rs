@@ -1,0 +1,71 @@
+//! The future of a response, which ends the request's context with the right cause.
+
+use crate::http::body::{ContextBody, Hold, announced};
+use ::http::{Method, Response};
+use bytes::Bytes;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll, ready};
+
+pin_project! {
+    /// The future of [`ContextService`](crate::http::ContextService) and of
+    /// [`PropagationService`](crate::http::PropagationService).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it ends the request's context: the client is gone.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ContextFuture<F> {
+        // First, so that it is dropped first.
+        hold: Hold,
+        method: Method,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F> ContextFuture<F> {
+    pub(in crate::http) fn new(hold: Hold, method: Method, future: F) -> Self {
+        ContextFuture { hold, method, future }
+    }
+}
+
+impl<F, R, E> Future for ContextFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ContextBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.hold.enter();
+        let result = this.future.poll(task);
+        this.hold.leave();
+        Poll::Ready(match ready!(result) {
+            Ok(response) => Ok(finish_with(this.hold.take(), this.method, response)),
+            Err(error) => {
+                this.hold.finish();
+                Err(error)
+            }
+        })
+    }
+}
+
+/// The response, whose body now carries what the request holds.
+pub(in crate::http) fn finish_with<R: Body<Data = Bytes>>(
+    hold: Hold,
+    method: &Method,
+    response: Response<R>,
+) -> Response<ContextBody<R>> {
+    let left = announced(method, response.status(), response.headers());
+    response.map(|body| ContextBody::new(hold, body, left))
+}
+
+impl<F> fmt::Debug for ContextFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContextFuture").field("holds", &self.hold).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,17 @@
+//! A context for each request.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `layer` | the layer, and how requests hear of the server's end |
+//! | `service` | gives each request its context |
+//! | `future` | ends it when the response is dropped or finished |
+
+mod future;
+mod layer;
+mod service;
+
+pub use future::ContextFuture;
+pub(super) use future::finish_with;
+pub use layer::ContextLayer;
+pub(super) use layer::ServerTie;
+pub use service::ContextService;

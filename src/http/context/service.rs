@@ -1,0 +1,53 @@
+//! The service that gives each request its context.
+
+use super::{ContextFuture, ServerTie};
+use crate::context::Context;
+use crate::http::body::{ContextBody, Hold};
+use crate::http::guard::Guard;
+use ::http::{Request, Response};
+use bytes::Bytes;
+use http_body::Body;
+use std::task::{Context as Task, Poll};
+use tower_service::Service;
+
+/// The service of [`ContextLayer`](crate::http::ContextLayer).
+#[derive(Clone, Debug)]
+pub struct ContextService<S> {
+    inner: S,
+    requests: Context,
+    tie: Option<ServerTie>,
+}
+
+impl<S> ContextService<S> {
+    pub(super) fn new(inner: S, requests: Context, tie: Option<ServerTie>) -> Self {
+        ContextService { inner, requests, tie }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for ContextService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<ContextBody<R>>;
+    type Error = S::Error;
+    type Future = ContextFuture<S::Future>;
+
+    fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(task)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let (ctx, canceller) = match request.extensions().get::<Context>() {
+            Some(outer) => outer.linked(&[&self.requests]),
+            None => self.requests.with_cancel(),
+        };
+        let mut hold = Hold::Guard(Guard::new(canceller, self.tie.clone()));
+        let method = request.method().clone();
+        request.extensions_mut().insert(ctx);
+        hold.enter();
+        let future = self.inner.call(request);
+        hold.leave();
+        ContextFuture::new(hold, method, future)
+    }
+}

@@ -1,0 +1,128 @@
+//! The future of a request that needs a place.
+
+use super::places::Places;
+use crate::context::Cancelled;
+use crate::http::body::{ContextBody, Hold};
+use crate::http::context::finish_with;
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll, ready};
+use tower_service::Service;
+
+pin_project! {
+    /// The future of [`LimitService`](crate::http::LimitService).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives up the place, or leaves the queue.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct LimitFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        // Empty once there was an answer.
+        #[pin]
+        state: State<S, S::Future, B>,
+        retry_after: u64,
+    }
+}
+
+type Seat = Pin<Box<dyn Future<Output = Result<Places, Cancelled>> + Send>>;
+
+pin_project! {
+    #[project = StateNow]
+    enum State<S, F, B> {
+        Refused,
+        Waiting { seat: Seat, turn: Option<(S, Request<B>)> },
+        Running { hold: Hold, method: Method, #[pin] future: F },
+        Over,
+    }
+}
+
+impl<S: Service<Request<B>>, B> LimitFuture<S, B> {
+    pub(super) fn refused(retry_after: u64) -> Self {
+        LimitFuture { state: State::Refused, retry_after }
+    }
+
+    pub(super) fn waiting(seat: Seat, inner: S, request: Request<B>, retry_after: u64) -> Self {
+        LimitFuture { state: State::Waiting { seat, turn: Some((inner, request)) }, retry_after }
+    }
+
+    pub(super) fn running(
+        places: Places,
+        method: Method,
+        future: S::Future,
+        retry_after: u64,
+    ) -> Self {
+        let hold = Hold::Places { _places: places };
+        LimitFuture { state: State::Running { hold, method, future }, retry_after }
+    }
+}
+
+impl<S, B, R> Future for LimitFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ContextBody<R>>, S::Error>;
+
+    /// # Panics
+    ///
+    /// When polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let result = loop {
+            match this.state.as_mut().project() {
+                StateNow::Refused => {
+                    break Ok(refuse("too many requests are waiting".into(), *this.retry_after));
+                }
+                StateNow::Waiting { seat, turn } => match ready!(seat.as_mut().poll(task)) {
+                    Ok(places) => {
+                        let (mut inner, request) = turn.take().expect("nobody has taken its turn");
+                        let method = request.method().clone();
+                        let future = inner.call(request);
+                        let hold = Hold::Places { _places: places };
+                        this.state.set(State::Running { hold, method, future });
+                    }
+                    Err(cancelled) => {
+                        let why = format!("the request waited for its turn: {}", cancelled.cause());
+                        break Ok(refuse(why, *this.retry_after));
+                    }
+                },
+                StateNow::Running { hold, method, future } => {
+                    break ready!(future.poll(task))
+                        .map(|response| finish_with(hold.take(), method, response));
+                }
+                StateNow::Over => panic!("`LimitFuture` polled after it was ready"),
+            }
+        };
+        this.state.set(State::Over);
+        Poll::Ready(result)
+    }
+}
+
+fn refuse<R>(why: String, retry_after: u64) -> Response<ContextBody<R>> {
+    let mut response = Response::new(ContextBody::text(why + "\n"));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, retry_after.into());
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+impl<S: Service<Request<B>>, B> fmt::Debug for LimitFuture<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Refused => "refused",
+            State::Waiting { .. } => "waiting",
+            State::Running { .. } => "running",
+            State::Over => "over",
+        };
+        f.debug_struct("LimitFuture").field("state", &format_args!("{state}")).finish()
+    }
+}

@@ -1,0 +1,62 @@
+//! The layer that reads what the caller said.
+
+use super::{PropagationService, TRACKING_ID};
+use ::http::HeaderName;
+use tower_layer::Layer;
+
+/// Takes over what the caller said: how long it waits, and the tracking id.
+///
+/// The request's context ends when the caller stops waiting, with
+/// [`RequestEnd::PeersDeadline`](crate::http::RequestEnd::PeersDeadline) as its cause,
+/// unless its own deadline is earlier. It carries a
+/// [`TrackingId`](crate::http::TrackingId): the caller's, or a new one.
+///
+/// What cannot be read is ignored, with a warning (feature `tracing`, target
+/// `quell`), and never an error. A caller can only shorten a limit.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use quell::Context;
+/// use quell::http::{ContextLayer, Ctx, PropagationLayer, TrackingId};
+///
+/// async fn handler(Ctx(ctx): Ctx) -> String {
+///     format!("{} has {:?} left\n", ctx.value::<TrackingId>().unwrap(), ctx.remaining())
+/// }
+/// # let server = Context::background();
+/// let app: Router = Router::new()
+///     .route("/", get(handler))
+///     .layer(PropagationLayer::new())
+///     .layer(ContextLayer::new(&server)); // the last is the outermost
+/// # drop(app);
+/// ```
+#[derive(Clone, Debug)]
+pub struct PropagationLayer {
+    id: HeaderName,
+}
+
+impl PropagationLayer {
+    /// With `X-GUID` for the tracking id.
+    pub fn new() -> Self {
+        PropagationLayer { id: TRACKING_ID }
+    }
+
+    /// With another header for the tracking id, such as `x-request-id`.
+    #[must_use = "this returns the layer with the change"]
+    pub fn tracking_header(self, name: HeaderName) -> Self {
+        PropagationLayer { id: name }
+    }
+}
+
+impl Default for PropagationLayer {
+    fn default() -> Self {
+        PropagationLayer::new()
+    }
+}
+
+impl<S> Layer<S> for PropagationLayer {
+    type Service = PropagationService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PropagationService::new(inner, self.id.clone())
+    }
+}

@@ -1,0 +1,56 @@
+//! The service that reads what the caller said.
+
+use super::{TrackingId, headers};
+use crate::http::body::{ContextBody, Hold};
+use crate::http::guard::Guard;
+use crate::http::{ContextFuture, RequestEnd, RequestExt};
+use ::http::{HeaderName, Request, Response};
+use bytes::Bytes;
+use http_body::Body;
+use std::task::{Context as Task, Poll};
+use tower_service::Service;
+
+/// The service of [`PropagationLayer`](crate::http::PropagationLayer).
+#[derive(Clone, Debug)]
+pub struct PropagationService<S> {
+    inner: S,
+    id: HeaderName,
+}
+
+impl<S> PropagationService<S> {
+    pub(super) fn new(inner: S, id: HeaderName) -> Self {
+        PropagationService { inner, id }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for PropagationService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<ContextBody<R>>;
+    type Error = S::Error;
+    type Future = ContextFuture<S::Future>;
+
+    fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(task)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let id = headers::peers_id(request.headers(), &self.id).unwrap_or_else(TrackingId::new);
+        let mut ctx = request.context().with_value(id);
+        let mut hold = Hold::Nothing;
+        if let Some(limit) = headers::peers_limit(request.headers()) {
+            let (limited, canceller) =
+                ctx.with_timeout_cause(limit, RequestEnd::PeersDeadline(limit));
+            ctx = limited;
+            hold = Hold::Guard(Guard::new(canceller, None));
+        }
+        let method = request.method().clone();
+        let request = request.with_context(&ctx);
+        hold.enter();
+        let future = self.inner.call(request);
+        hold.leave();
+        ContextFuture::new(hold, method, future)
+    }
+}

@@ -1,0 +1,150 @@
+//! One connection, and what may be spawned for it.
+
+use super::request::Arriving;
+use super::stream::Stream;
+use crate::context::{BoxError, Context, ContextError, Done};
+use crate::http::ContextLayer;
+use ::http::{Request, Response};
+use bytes::Bytes;
+use http_body::Body;
+use hyper_util::rt::TokioTimer;
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Who is at the other end of the connection: a value in the context of each
+/// request that came through [`serve`](crate::http::serve()).
+///
+/// ```
+/// use quell::http::{Ctx, PeerAddress};
+///
+/// async fn handler(Ctx(ctx): Ctx) -> String {
+///     match ctx.value() {
+///         Some(PeerAddress(peer)) => format!("you are {peer}\n"),
+///         None => "this is another server\n".to_string(),
+///     }
+/// }
+/// # let _: axum::routing::MethodRouter = axum::routing::get(handler);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub SocketAddr);
+
+/// What all connections of a server have in common.
+#[derive(Clone)]
+pub(super) struct House {
+    /// Ends when connections are to take no further request.
+    pub(super) stopping: Context,
+    /// What the requests' contexts are derived from.
+    pub(super) requests: Context,
+    /// Ends when nothing of the server is to be left.
+    pub(super) over: Context,
+    /// One is held by everything that was spawned.
+    pub(super) alive: mpsc::Sender<Infallible>,
+    pub(super) header_limit: Option<Duration>,
+    pub(super) write_limit: Option<Duration>,
+}
+
+/// Serves it until it is closed, or until the server is over. True: it came to its
+/// own end.
+pub(super) async fn serve<S, R>(
+    house: House,
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: S,
+) -> bool
+where
+    S: Service<Request<axum_core::body::Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    // Answers are written whole; waiting for more would only delay them.
+    let _ = stream.set_nodelay(true);
+    let requests = house.requests.with_value(PeerAddress(peer));
+    let (patience, greeted) = match house.header_limit {
+        Some(limit) => house.over.with_timeout(limit),
+        None => house.over.with_cancel(),
+    };
+    let service = ContextLayer::below(requests).layer(Arriving::new(service, greeted));
+    let service = TowerToHyperService::new(service);
+
+    let stream = Stream::new(stream, house.write_limit, house.over.clone());
+    let mut builder = auto::Builder::new(Within { house: house.clone() });
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(house.header_limit);
+    builder.http2().timer(TokioTimer::new());
+
+    let mut connection = pin!(builder.serve_connection_with_upgrades(stream, service));
+    let mut stopping = Once(Some(house.stopping.done()));
+    // Hyper has a limit for the head of a request, but none for the bytes before it knows
+    // which protocol they are.
+    let mut patience = Once(Some(patience.done()));
+    let served = poll_fn(|task| {
+        if stopping.poll(task).is_some() {
+            connection.as_mut().graceful_shutdown();
+        }
+        if patience.poll(task) == Some(ContextError::DeadlineExceeded) {
+            return Poll::Ready(());
+        }
+        // How a connection broke off is the client's business; the request knows it
+        // from its context.
+        connection.as_mut().poll(task).map(drop)
+    });
+    house.over.run(served).await.is_ok()
+}
+
+/// An end that is noticed once.
+struct Once(Option<Done>);
+
+impl Once {
+    fn poll(&mut self, task: &mut Task<'_>) -> Option<ContextError> {
+        let done = self.0.as_mut()?;
+        let Poll::Ready(end) = Pin::new(done).poll(task) else { return None };
+        self.0 = None;
+        Some(end)
+    }
+}
+
+/// Spawns the streams of HTTP/2, which must not outlive the server.
+#[derive(Clone)]
+struct Within {
+    house: House,
+}
+
+impl<F> hyper::rt::Executor<F> for Within
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        let alive = self.house.alive.clone();
+        let stream = self.house.over.run(stream);
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "sockets are tokio's, and so are their tasks"
+        )]
+        tokio::spawn(async move {
+            let _ = stream.await;
+            drop(alive);
+        });
+    }
+}
+
+/// Comes back when everything that holds a sender is gone.
+pub(super) async fn all_gone(mut alive: mpsc::Receiver<Infallible>) {
+    poll_fn(|task| match alive.poll_recv(task) {
+        Poll::Ready(None) => Poll::Ready(()),
+        Poll::Ready(Some(never)) => match never {},
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+}

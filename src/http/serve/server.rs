@@ -1,0 +1,302 @@
+//! How a server is asked for, accepts, and comes to its end.
+
+use super::connection::{self, House, all_gone};
+use crate::context::{BoxError, Context};
+use crate::http::{RequestEnd, trace};
+use ::http::{Request, Response};
+use bytes::Bytes;
+use http_body::Body;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tower_service::Service;
+
+/// How long to wait after the system has refused a connection: most often there
+/// are no descriptors left, and some of them will be closed.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// Serves HTTP/1.1 and HTTP/2 on `listener` until `ctx` ends.
+///
+/// Each request has a context with the values of `ctx`, as through a
+/// [`ContextLayer`](crate::http::ContextLayer), and a [`PeerAddress`](crate::http::PeerAddress)
+/// among them. When `ctx` ends, the server
+///
+/// 1. stops accepting, closes connections that are idle, and lets the others go on
+///    for the [`grace`](Serve::grace);
+/// 2. ends the contexts of the requests that are left, with
+///    [`RequestEnd::ServerStopped`], and gives them a moment to
+///    [say so](Serve::last_words);
+/// 3. drops what is left then, and returns when all of it is gone.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use quell::Context;
+/// use quell::http::serve;
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+/// let (server, stop) = Context::background().with_cancel();
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let app = Router::new().route("/", get(|| async { "hello\n" }));
+/// # stop.cancel_with("shutting down");
+/// let served = serve(&server, listener, app).grace(Duration::from_secs(5)).await;
+/// println!("{served}"); // 12 connections, all drained
+/// # Ok(()) }
+/// ```
+///
+/// # Cancel safety
+///
+/// Dropping the future drops every connection; the requests' contexts end first, as
+/// when the server stopped without any grace.
+pub fn serve<S>(ctx: &Context, listener: TcpListener, service: S) -> Serve<S> {
+    Serve {
+        ctx: ctx.clone(),
+        listener,
+        service,
+        grace: Duration::from_secs(10),
+        last_words: Duration::from_secs(1),
+        header_limit: Some(Duration::from_secs(30)),
+        write_limit: Some(Duration::from_secs(30)),
+    }
+}
+
+/// A server that has been asked for by [`serve`]; `.await` runs it.
+#[must_use = "a server does nothing unless awaited"]
+#[derive(Debug)]
+pub struct Serve<S> {
+    ctx: Context,
+    listener: TcpListener,
+    service: S,
+    grace: Duration,
+    last_words: Duration,
+    header_limit: Option<Duration>,
+    write_limit: Option<Duration>,
+}
+
+impl<S> Serve<S> {
+    /// How long requests may go on after the context has ended: ten seconds unless
+    /// set here. `Duration::MAX` is for as long as they like.
+    pub fn grace(self, grace: Duration) -> Self {
+        Serve { grace, ..self }
+    }
+
+    /// How long a request has to answer after its context was ended: one second
+    /// unless set here.
+    pub fn last_words(self, last_words: Duration) -> Self {
+        Serve { last_words, ..self }
+    }
+
+    /// How long a client may take for its first request, and over HTTP/1.1 for the head of
+    /// each, time between them included: thirty seconds unless set here. `Duration::MAX` is for
+    /// as long as it likes.
+    pub fn header_timeout(self, limit: Duration) -> Self {
+        let header_limit = (limit != Duration::MAX).then_some(limit);
+        Serve { header_limit, ..self }
+    }
+
+    /// How long a client may leave unread what is sent to it: thirty seconds unless set
+    /// here. Then the connection is closed, and its requests end as if the client had
+    /// gone. `Duration::MAX` is for as long as it likes.
+    pub fn write_timeout(self, limit: Duration) -> Self {
+        let write_limit = (limit != Duration::MAX).then_some(limit);
+        Serve { write_limit, ..self }
+    }
+}
+
+/// What became of a server's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Served {
+    /// How many were accepted.
+    pub connections: u64,
+    /// How many were still there when the grace was over, and had their requests
+    /// cancelled.
+    pub cancelled: usize,
+    /// How many of those did not end by themselves even then, and were dropped.
+    pub dropped: usize,
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} connections, ", self.connections)?;
+        match (self.cancelled, self.dropped) {
+            (0, _) => f.write_str("all drained"),
+            (cancelled, dropped) => write!(f, "{cancelled} cancelled, {dropped} dropped"),
+        }
+    }
+}
+
+/// The future of a server, made by awaiting [`Serve`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Serving(Pin<Box<dyn Future<Output = Served> + Send>>);
+
+impl Future for Serving {
+    type Output = Served;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Served> {
+        self.0.as_mut().poll(task)
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").finish_non_exhaustive()
+    }
+}
+
+impl<S, R> IntoFuture for Serve<S>
+where
+    S: Service<Request<axum_core::body::Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Output = Served;
+    type IntoFuture = Serving;
+
+    fn into_future(self) -> Serving {
+        Serving(Box::pin(run(self)))
+    }
+}
+
+async fn run<S, R>(serve: Serve<S>) -> Served
+where
+    S: Service<Request<axum_core::body::Body>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let Serve { ctx, listener, service, grace, last_words, header_limit, write_limit } = serve;
+    // Neither has a deadline of the server's: the grace comes after that.
+    let (over, end_all) = ctx.without_cancel().with_cancel();
+    let (requests, end_requests) = over.with_cancel();
+    let (alive, gone) = mpsc::channel(1);
+    let house = House { stopping: ctx.clone(), requests, over, alive, header_limit, write_limit };
+
+    let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
+    // Dropped in the middle, this future ends the requests before their connections.
+    let mut end = End { end_requests, ctx: ctx.clone() };
+    let mut accepted = 0;
+    while let Ok((stream, peer)) = next(&ctx, &listener, &mut connections).await {
+        accepted += 1;
+        let connection = connection::serve(house.clone(), stream, peer, service.clone());
+        connections.tasks.spawn(connection);
+    }
+    drop((listener, service));
+
+    connections.end_within(&ctx, grace).await;
+    let cancelled = connections.tasks.len();
+    end.requests();
+    connections.end_within(&ctx, last_words).await;
+    end_all.cancel();
+    while connections.ended().await {}
+    drop(house);
+    all_gone(gone).await;
+    Served { connections: accepted, cancelled, dropped: connections.dropped }
+}
+
+/// The next connection; an error when the context has ended.
+async fn next(
+    ctx: &Context,
+    listener: &TcpListener,
+    connections: &mut Connections,
+) -> Result<(TcpStream, SocketAddr), crate::context::Cancelled> {
+    loop {
+        let accepted = ctx.run(poll_fn(|task| {
+            connections.reap(task);
+            listener.poll_accept(task)
+        }));
+        match accepted.await? {
+            Ok(accepted) => return Ok(accepted),
+            Err(error) if of_one_connection(&error) => {}
+            Err(error) => {
+                trace::not_accepted(&error);
+                let (breath, _canceller) = ctx.with_timeout(BREATH);
+                breath.done().await;
+            }
+        }
+    }
+}
+
+/// Whether only the connection is lost that would have been accepted.
+fn of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Ends the requests, at the latest when it is dropped.
+struct End {
+    end_requests: crate::context::Canceller,
+    ctx: Context,
+}
+
+impl End {
+    fn requests(&mut self) {
+        let why = match self.ctx.cause() {
+            Some(why) => why,
+            None => {
+                let (dropped, canceller) = Context::background().with_cancel();
+                canceller.cancel_with("the server was dropped");
+                dropped.cause().expect("it was cancelled just now")
+            }
+        };
+        self.end_requests.cancel_with(RequestEnd::ServerStopped(why));
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.requests();
+    }
+}
+
+/// The tasks of the connections.
+struct Connections {
+    tasks: JoinSet<bool>,
+    dropped: usize,
+}
+
+impl Connections {
+    fn note(&mut self, ended: Result<bool, tokio::task::JoinError>) {
+        // A panic in a handler has ended its connection, and was reported by the hook.
+        self.dropped += usize::from(matches!(ended, Ok(false)));
+    }
+
+    /// Takes away those that have ended, and has the task woken by the next.
+    fn reap(&mut self, task: &mut Task<'_>) {
+        while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(task) {
+            self.note(ended);
+        }
+    }
+
+    /// Waits for one to end; false when there is none.
+    async fn ended(&mut self) -> bool {
+        match self.tasks.join_next().await {
+            Some(ended) => {
+                self.note(ended);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Waits until all have ended, but no longer than this.
+    async fn end_within(&mut self, ctx: &Context, limit: Duration) {
+        let (limit, _canceller) = ctx.without_cancel().with_timeout(limit);
+        let _ = limit.run(async { while self.ended().await {} }).await;
+    }
+}

@@ -1,0 +1,105 @@
+//! The future of a response with a limit to its time.
+
+use crate::context::{Context, ContextError, Done};
+use crate::http::body::{ContextBody, Hold};
+use crate::http::context::finish_with;
+use ::http::{HeaderValue, Method, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll};
+
+pin_project! {
+    /// The future of [`TimeoutService`](crate::http::TimeoutService).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it ends the context that it gave to the request.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TimeoutFuture<F> {
+        // First, so that it is dropped first.
+        hold: Hold,
+        method: Method,
+        // `None` where a deadline is not answered for.
+        limited: Option<Limited>,
+        // `None` once it was given up.
+        #[pin]
+        future: Option<F>,
+    }
+}
+
+#[derive(Debug)]
+struct Limited {
+    ctx: Context,
+    done: Done,
+}
+
+impl<F> TimeoutFuture<F> {
+    pub(super) fn new(hold: Hold, method: Method, limited: Option<Context>, future: F) -> Self {
+        let limited = limited.map(|ctx| Limited { done: ctx.done(), ctx });
+        TimeoutFuture { hold, method, limited, future: Some(future) }
+    }
+}
+
+impl<F, R, E> Future for TimeoutFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ContextBody<R>>, E>;
+
+    /// # Panics
+    ///
+    /// When polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            panic!("`TimeoutFuture` polled after it was ready");
+        };
+        // The handler first: an answer that it has is never thrown away.
+        this.hold.enter();
+        let result = future.poll(task);
+        this.hold.leave();
+        match result {
+            Poll::Ready(result) => {
+                *this.limited = None;
+                return Poll::Ready(match result {
+                    Ok(response) => Ok(finish_with(this.hold.take(), this.method, response)),
+                    Err(error) => {
+                        this.hold.finish();
+                        Err(error)
+                    }
+                });
+            }
+            Poll::Pending => {}
+        }
+        let Some(limited) = this.limited else { return Poll::Pending };
+        let Poll::Ready(end) = Pin::new(&mut limited.done).poll(task) else { return Poll::Pending };
+        let ctx = limited.ctx.clone();
+        *this.limited = None;
+        if end != ContextError::DeadlineExceeded {
+            // Whoever cancelled it sees to the rest.
+            return Poll::Pending;
+        }
+        this.future.set(None);
+        this.hold.finish();
+        Poll::Ready(Ok(refuse(&ctx)))
+    }
+}
+
+fn refuse<R>(ctx: &Context) -> Response<ContextBody<R>> {
+    let why = ctx.cause().map_or_else(String::new, |cause| format!("{cause}\n"));
+    let mut response = Response::new(ContextBody::text(why));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+impl<F> fmt::Debug for TimeoutFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeoutFuture").field("holds", &self.hold).finish_non_exhaustive()
+    }
+}

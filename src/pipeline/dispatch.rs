@@ -1,0 +1,188 @@
+//! Workers.
+//!
+//! # Invariants
+//!
+//! 1. A worker has at most one item, which it passes on before it takes another.
+//! 2. A worker that is left without a colleague to come for the next item starts
+//!    one before it begins its own (see `channel::takers`), up to the number asked
+//!    for.
+//! 3. In order: results go in by the numbers under which their items were taken.
+//!    Whoever puts one in wakes the holder of the next.
+
+use super::engine::{Engine, StageResult, Tally};
+use super::report::StageEnd;
+use crate::channel::{Receiver, Sender, Taker};
+use crate::context::{BoxError, Context, Contexts};
+use crate::rt::probe::{self, Wait};
+use crate::rt::{self, Turn};
+use crate::sync::planted::{Break, skip};
+use crate::sync::{Arc, Mutex};
+use std::future::poll_fn;
+use std::panic::Location;
+use std::pin::{Pin, pin};
+use std::task::{Poll, Waker};
+
+/// Starts the first of `workers`.
+pub(super) fn start<T, U, O, F, Fut>(
+    engine: &Arc<Engine>,
+    index: usize,
+    input: Receiver<T>,
+    output: Sender<U>,
+    (workers, ordered): (usize, bool),
+    f: F,
+    result: fn(O) -> Result<U, BoxError>,
+) where
+    T: Send + 'static,
+    U: Send + 'static,
+    O: 'static,
+    F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = O> + Send + 'static,
+{
+    let turns = ordered.then(|| Turns(Mutex::new(Order::default())));
+    let work = Work { engine: Arc::clone(engine), index, output, f, result, turns };
+    hire(&Arc::new(work), Taker::first(input, workers));
+}
+
+/// What the workers of a stage share.
+struct Work<U, O, F> {
+    engine: Arc<Engine>,
+    index: usize,
+    output: Sender<U>,
+    f: F,
+    result: fn(O) -> Result<U, BoxError>,
+    turns: Option<Turns>,
+}
+
+fn hire<T, U, O, F, Fut>(work: &Arc<Work<U, O, F>>, taker: Taker<T>)
+where
+    T: Send + 'static,
+    U: Send + 'static,
+    O: 'static,
+    F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = O> + Send + 'static,
+{
+    let task = worker(Arc::clone(work), taker);
+    Engine::spawn(&work.engine, work.index, &work.output, task);
+}
+
+/// Boxed, because a worker may start another.
+fn worker<T, U, O, F, Fut>(
+    work: Arc<Work<U, O, F>>,
+    mut taker: Taker<T>,
+) -> Pin<Box<dyn Future<Output = StageResult> + Send>>
+where
+    T: Send + 'static,
+    U: Send + 'static,
+    O: 'static,
+    F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = O> + Send + 'static,
+{
+    Box::pin(async move {
+        let mut tally = Tally::new(&work.engine, work.index);
+        let place = work.engine.stages[work.index].place;
+        let mut turn = Turn::begin();
+        let mut contexts = Contexts::of(&work.engine.ctx);
+        while let Some(item) = poll_fn(|cx| taker.poll_take(cx, place)).await {
+            let number = taker.before();
+            tally.receive();
+            while let Some(colleague) = taker.hire() {
+                hire(&work, colleague);
+            }
+            if taker.woke() {
+                work.engine.nudge.nudge();
+            }
+            tally.give_to_user();
+            let ctx = contexts.give();
+            let mut making = pin!(contexts.within(|| Some((work.f)(ctx, item))));
+            let made = poll_fn(|cx| {
+                tally.give_to_user();
+                let polled = contexts.within(|| {
+                    let future = making.as_mut().as_pin_mut().expect("not ready yet");
+                    let polled = future.poll(cx);
+                    if polled.is_ready() {
+                        making.set(None);
+                    }
+                    polled
+                });
+                if polled.is_pending() {
+                    tally.take_from_user();
+                }
+                polled
+            })
+            .await;
+            tally.take_from_user();
+            let made = match (work.result)(made) {
+                Ok(made) => made,
+                Err(error) => {
+                    tally.fail();
+                    return Err(error);
+                }
+            };
+            if let Some(turns) = &work.turns {
+                turns.wait_for(number, place).await;
+            }
+            if work.output.send(made).await.is_err() {
+                return Ok(StageEnd::ReaderGone);
+            }
+            tally.pass_on(1);
+            if let Some(turns) = &work.turns {
+                turns.next();
+            }
+            if turn.is_over() {
+                rt::yield_now().await;
+                turn = Turn::begin();
+            }
+        }
+        Ok(StageEnd::Completed)
+    })
+}
+
+/// Whose result goes in next.
+struct Turns(Mutex<Order>);
+
+#[derive(Default)]
+struct Order {
+    next: usize,
+    waiting: Vec<(usize, Waker)>,
+}
+
+impl Turns {
+    /// A worker that is dropped while it waits was aborted with all others; its
+    /// waker stays until they are gone.
+    async fn wait_for(&self, number: usize, place: &'static Location<'static>) {
+        poll_fn(|cx| {
+            if self.0.lock().next == number {
+                return Poll::Ready(());
+            }
+            let waker = cx.waker().clone();
+            let mut order = self.0.lock();
+            if order.next == number {
+                return Poll::Ready(());
+            }
+            let before = match order.waiting.iter_mut().find(|(of, _)| *of == number) {
+                Some((_, place)) => Some(std::mem::replace(place, waker)),
+                None => {
+                    order.waiting.push((number, waker));
+                    None
+                }
+            };
+            drop(order);
+            drop(before);
+            probe::waits(|| Wait { what: "its turn to pass on a result", at: place, of: 0 });
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn next(&self) {
+        let mut order = self.0.lock();
+        order.next += 1;
+        let next = order.next;
+        let at = order.waiting.iter().position(|(of, _)| *of == next);
+        let waker = at.map(|at| order.waiting.swap_remove(at).1);
+        drop(order);
+        if let Some(waker) = waker.filter(|_| !skip(Break::TurnNotPassedOn)) {
+            waker.wake();
+        }
+    }
+}

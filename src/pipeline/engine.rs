@@ -1,0 +1,423 @@
+//! Starting and ending, whatever the stages are.
+//!
+//! # Invariants
+//!
+//! 1. A pipeline's own context ends exactly once, and what its stages are made of
+//!    ends with it: the channels are closed and the tasks aborted by a function
+//!    that runs at that context's end. There is no other way to stop, so there is
+//!    no way to stop a part.
+//! 2. `outcome` is set once, by the first thing that ends the pipeline, before the
+//!    context ends for it. Where the context ends with its parent, whoever sees that
+//!    first sets it.
+//! 3. When all tasks have ended, every count has been told: a [`Tally`] tells when
+//!    it is dropped, which is when its task's future is.
+//! 4. While it drains, only `more` has ended: sources make no further item.
+
+use super::report::{Outcome, StageEnd};
+use crate::channel::{Gauge, Receiver, Sender};
+use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
+use crate::group::{Ending, TaskPanicked, Tasks};
+use crate::rt::{Alarm, Clock, Nudge};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::planted::{Break, skip};
+use crate::sync::{Arc, BriefLock, Mutex};
+use pin_project_lite::pin_project;
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// What the stages of a running pipeline share.
+pub(super) struct Engine {
+    /// Ends with the pipeline; what the stages' closures get.
+    pub(super) ctx: Context,
+    canceller: Canceller,
+    pub(super) tasks: Arc<Tasks>,
+    pub(super) nudge: Nudge,
+    pub(super) stages: Vec<Stage>,
+    /// How it ended, and the cause for which its context ends.
+    outcome: Mutex<Option<(Outcome, Cause)>>,
+    /// Nonzero once everything has been stopped.
+    stopped: AtomicUsize,
+    has_deadline: bool,
+    /// Where the pipeline may drain: ends when sources are to make no more.
+    more: Option<(Context, Canceller)>,
+    /// What would drain the pipeline, and what will end that.
+    drain: Mutex<(Option<AfterFunc>, Option<Alarm>)>,
+}
+
+/// One stage, as its tasks and the report see it.
+pub(super) struct Stage {
+    pub(super) name: Cow<'static, str>,
+    pub(super) place: &'static Location<'static>,
+    pub(super) capacity: usize,
+    /// The stages whose output it takes.
+    pub(super) inputs: Vec<usize>,
+    /// Whether the code between its channels is the user's.
+    pub(super) custom: bool,
+    pub(super) counts: BriefLock<StageCounts>,
+    /// The channel behind it, while it runs and after.
+    pub(super) output: Mutex<Option<std::sync::Arc<dyn Gauge>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StageCounts {
+    pub(super) received: usize,
+    pub(super) filtered: usize,
+    pub(super) failed: usize,
+    pub(super) discarded: usize,
+    pub(super) ended: Option<StageEnd>,
+}
+
+/// What a task of a stage returns.
+pub(super) type StageResult = Result<StageEnd, BoxError>;
+
+impl Engine {
+    /// An engine that will abort at once when `parent` ends.
+    pub(super) fn start(parent: &Context, stages: Vec<Stage>) -> Arc<Self> {
+        let (ctx, canceller) = parent.with_cancel();
+        Engine::new(ctx, canceller, None, stages)
+    }
+
+    /// An engine that will drain when `parent` ends.
+    pub(super) fn start_draining(
+        parent: &Context,
+        grace: Duration,
+        stages: Vec<Stage>,
+    ) -> Arc<Self> {
+        let (ctx, canceller) = parent.without_cancel().with_cancel();
+        let more = ctx.with_cancel();
+        let engine = Engine::new(ctx, canceller, Some(more), stages);
+        let clock = Clock::ambient();
+        let (draining, whose) = (Arc::clone(&engine), parent.clone());
+        let watch = parent.after_func(move || {
+            let cause = whose.cause().expect("it has ended");
+            Engine::begin_to_drain(&draining, cause, grace, &clock);
+        });
+        engine.drain.lock().0 = Some(watch);
+        engine.forget_drain_if_stopped();
+        engine
+    }
+
+    fn new(
+        ctx: Context,
+        canceller: Canceller,
+        more: Option<(Context, Canceller)>,
+        stages: Vec<Stage>,
+    ) -> Arc<Self> {
+        let has_deadline = ctx.deadline().is_some();
+        let engine = Arc::new(Engine {
+            has_deadline,
+            ctx,
+            canceller,
+            more,
+            tasks: Tasks::new(),
+            nudge: Nudge::here(),
+            stages,
+            outcome: Mutex::new(None),
+            stopped: AtomicUsize::new(0),
+            drain: Mutex::new((None, None)),
+        });
+        // Invariant 1.
+        let stopping = Arc::clone(&engine);
+        let _registered = engine.ctx.after_func(move || stopping.stop());
+        engine
+    }
+
+    fn begin_to_drain(this: &Arc<Self>, cause: Cause, grace: Duration, clock: &Clock) {
+        this.cancelled(cause.clone());
+        if let Some(at) = clock.now().checked_add(grace) {
+            let engine = Arc::clone(this);
+            let alarm = clock.arm(
+                at,
+                Box::new(move || Some(Box::new(move || engine.canceller.cancel_as(cause)) as _)),
+            );
+            let before = this.drain.lock().1.replace(alarm);
+            drop(before);
+            this.forget_drain_if_stopped();
+        }
+        if let Some((_, canceller)) = &this.more {
+            canceller.cancel();
+        }
+    }
+
+    /// Everything ends, now.
+    fn stop(&self) {
+        // Until the last item has been dropped, it is not over.
+        let _busy = self.tasks.busy();
+        let cause = self.ctx.cause().expect("it has ended");
+        self.cancelled(cause);
+        // Release: partner of the Acquire in `is_stopped`.
+        self.stopped.store(1, Ordering::Release);
+        if !skip(Break::StagesNotStopped) {
+            self.tasks.stop();
+        }
+        for stage in &self.stages {
+            let output = stage.output.lock().clone();
+            // It drops users' items: a panic there must not keep the others open.
+            let _ = catch_unwind(AssertUnwindSafe(|| output.inspect(|output| output.close())));
+        }
+        self.forget_drain();
+    }
+
+    fn forget_drain_if_stopped(&self) {
+        if self.is_stopped() {
+            self.forget_drain();
+        }
+    }
+
+    fn forget_drain(&self) {
+        let (watch, alarm) = std::mem::take(&mut *self.drain.lock());
+        if let Some(watch) = watch {
+            watch.stop();
+        }
+        drop(alarm);
+    }
+
+    /// Whether everything has been stopped: nothing more is delivered.
+    #[inline]
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether nothing more is delivered. A deadline may have passed though no timer has
+    /// had its turn; without one, there is nothing to look at but a flag.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.is_stopped() || (self.has_deadline && self.has_ended())
+    }
+
+    #[cold]
+    fn has_ended(&self) -> bool {
+        let cause = self.ctx.cause();
+        let ended = cause.is_some();
+        if let Some(cause) = cause {
+            self.cancelled(cause);
+        }
+        ended
+    }
+
+    /// How it ended, unless that is known already; the cause for which it did.
+    fn settle(&self, outcome: Outcome, cause: Cause) -> Cause {
+        let mut known = self.outcome.lock();
+        if let Some((_, first)) = &*known {
+            let first = first.clone();
+            drop(known);
+            drop((outcome, cause));
+            return first;
+        }
+        *known = Some((outcome, cause.clone()));
+        cause
+    }
+
+    /// Its context ended, if nothing else was before.
+    pub(super) fn cancelled(&self, cause: Cause) {
+        self.settle(Outcome::Cancelled(cause.clone()), cause);
+    }
+
+    /// Ends it, as it was read to its end.
+    pub(super) fn complete(&self, place: &'static Location<'static>) {
+        self.end(Outcome::Completed, Cause::failure("the pipeline completed".into(), place));
+    }
+
+    /// Ends it, as its reader reads no more.
+    pub(super) fn stop_reading(&self, place: &'static Location<'static>) {
+        self.end(Outcome::ReaderStopped, Cause::failure("the reader stopped".into(), place));
+    }
+
+    /// Ends it for this cause, unless it has ended before. Of two that end it at once, the
+    /// one that is the outcome is also the cause.
+    fn end(&self, outcome: Outcome, cause: Cause) {
+        let first = self.settle(outcome, cause);
+        self.canceller.cancel_as(first);
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        let known = self.outcome.lock();
+        known.as_ref().expect("asked when it has ended").0.clone()
+    }
+
+    /// The channel behind the stage of this number.
+    pub(super) fn link<T: Send + 'static>(
+        &self,
+        index: usize,
+        weigh: Option<fn(&T) -> usize>,
+    ) -> (Sender<T>, Receiver<T>) {
+        let stage = &self.stages[index];
+        let (sender, receiver) = if index + 1 == self.stages.len() {
+            crate::channel::behind(stage.capacity, weigh)
+        } else {
+            crate::channel::between(stage.capacity, weigh)
+        };
+        *stage.output.lock() = Some(sender.gauge());
+        if self.is_stopped() {
+            sender.gauge().close();
+        }
+        (sender, receiver)
+    }
+
+    /// Runs a task of a stage that puts its items into `output`.
+    ///
+    /// A clone of that is kept until the task's ending has been told: the reader
+    /// must not see the end of the last items before it can know why.
+    pub(super) fn spawn<U, F>(this: &Arc<Self>, index: usize, output: &Sender<U>, future: F)
+    where
+        U: Send + 'static,
+        F: Future<Output = StageResult> + Send + 'static,
+    {
+        let stage = &this.stages[index];
+        let forgets = (skip(Break::ThrottleNotStopped) && stage.name == "throttle")
+            || (skip(Break::WorkersNotStopped) && stage.name == "dispatch");
+        let nobodys = forgets.then(Tasks::new);
+        let tasks = nobodys.as_ref().unwrap_or(&this.tasks);
+        let inputs = stage.inputs.iter().filter_map(|&k| this.stages[k].output.lock().clone());
+        let future = Settling { task: future, inputs: inputs.collect() };
+        let engine = Arc::clone(this);
+        let keep = (!skip(Break::EndBeforeEnding)).then(|| output.clone());
+        Tasks::spawn(tasks, stage.name.clone(), stage.place, future, move |ending| {
+            engine.ended(index, ending);
+            drop(keep);
+        });
+    }
+
+    fn ended(&self, index: usize, ending: Ending<StageResult>) {
+        let stage = &self.stages[index];
+        match ending {
+            Ending::Returned(Ok(end)) => stage.note(end),
+            Ending::Aborted => {
+                stage.note(StageEnd::Aborted);
+                // If nobody here did that, its runtime has gone.
+                if !self.ctx.is_done() {
+                    let cause = Cause::failure("the runtime was shut down".into(), stage.place);
+                    self.end(Outcome::Cancelled(cause.clone()), cause);
+                }
+            }
+            // It noticed that the pipeline has ended before it was aborted for that.
+            Ending::Returned(Err(error)) if self.ctx.is_done() && is_an_end(&*error) => {
+                stage.note(StageEnd::Aborted);
+            }
+            Ending::Returned(Err(error)) => {
+                stage.note(StageEnd::Failed);
+                let cause = Cause::failure(error, stage.place);
+                let name = stage.name.clone().into_owned();
+                self.end(Outcome::Failed { stage: name, cause: cause.clone() }, cause);
+            }
+            Ending::Panicked(message) => {
+                stage.note(StageEnd::Panicked);
+                let error = TaskPanicked::new(stage.name.clone(), message.clone());
+                let outcome = Outcome::Panicked { stage: stage.name.clone().into_owned(), message };
+                self.end(outcome, Cause::failure(Box::new(error), stage.place));
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// A stage's task, which offers the room of what it has used when it waits.
+    struct Settling<F> {
+        #[pin]
+        task: F,
+        inputs: Vec<std::sync::Arc<dyn Gauge>>,
+    }
+}
+
+impl<F: Future> Future for Settling<F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let polled = this.task.poll(cx);
+        if polled.is_pending() {
+            this.inputs.iter().for_each(|input| input.settle());
+        }
+        polled
+    }
+}
+
+impl Stage {
+    /// One of its tasks has ended; the worst of them counts.
+    fn note(&self, end: StageEnd) {
+        let mut counts = self.counts.lock();
+        counts.ended = counts.ended.max(Some(end));
+    }
+}
+
+/// What one task of a stage has seen of its items; told when it is dropped.
+pub(super) struct Tally {
+    engine: Arc<Engine>,
+    index: usize,
+    counts: StageCounts,
+    /// Items received that are neither passed on nor counted otherwise.
+    in_hand: usize,
+    /// The user's code has it in hand: if that panics, the item has failed.
+    in_users_hand: bool,
+}
+
+impl Tally {
+    pub(super) fn new(engine: &Arc<Engine>, index: usize) -> Self {
+        Tally {
+            engine: Arc::clone(engine),
+            index,
+            counts: StageCounts::default(),
+            in_hand: 0,
+            in_users_hand: false,
+        }
+    }
+
+    /// Ends when no more items are to be made; `None`: that is when the pipeline ends.
+    pub(super) fn more(&self) -> Option<Context> {
+        self.engine.more.as_ref().map(|(ctx, _)| ctx.clone())
+    }
+
+    /// Where the stage was described.
+    pub(super) fn place(&self) -> &'static Location<'static> {
+        self.engine.stages[self.index].place
+    }
+
+    #[inline]
+    pub(super) fn receive(&mut self) {
+        self.counts.received += 1;
+        self.in_hand += 1;
+    }
+
+    #[inline]
+    pub(super) fn give_to_user(&mut self) {
+        self.in_users_hand = true;
+    }
+
+    #[inline]
+    pub(super) fn take_from_user(&mut self) {
+        self.in_users_hand = false;
+    }
+
+    /// So many have been put into the channel, which counts them from now on.
+    #[inline]
+    pub(super) fn pass_on(&mut self, items: usize) {
+        self.in_hand -= items;
+    }
+
+    pub(super) fn filter(&mut self) {
+        self.in_hand -= 1;
+        self.counts.filtered += 1;
+    }
+
+    pub(super) fn fail(&mut self) {
+        self.in_hand -= 1;
+        self.counts.failed += 1;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if self.in_users_hand && self.in_hand > 0 {
+            self.fail();
+        }
+        let mut counts = self.engine.stages[self.index].counts.lock();
+        counts.received += self.counts.received;
+        counts.filtered += self.counts.filtered;
+        counts.failed += self.counts.failed;
+        counts.discarded += self.in_hand;
+    }
+}

@@ -1,0 +1,54 @@
+//! Pipelines of concurrent stages that stop, all of them, when their context does.
+//!
+//! A [`Pipeline`] is described from its source on, and starts when its
+//! [`Results`] are first polled. Whatever ends it ends every stage: the context,
+//! a reader who stops, a stage that fails or panics. No stage has to look at its
+//! context for that, so none can forget to.
+//!
+//! ```
+//! use quell::{Context, Pipeline, Rate};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let mut results = Pipeline::from_iter(&Context::background(), 1..)
+//!     .throttle(Rate::per_second(10_000).burst(5))
+//!     .dispatch(8, |_ctx, n: u64| async move { n * n })
+//!     .run();
+//!
+//! let mut sum = 0;
+//! while let Some(square) = results.next().await {
+//!     sum += square;
+//!     if sum > 100 {
+//!         break;
+//!     }
+//! }
+//! let report = results.finish().await; // every task has ended
+//! assert!(report.conserved());
+//! # }
+//! ```
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `plan` | [`Pipeline`]: what users describe |
+//! | `results` | [`Results`]: what they read |
+//! | `engine` | starting and ending, whatever the stages are |
+//! | `source` | iterators, streams, threads |
+//! | `stages` | `map`, `filter_map`, `chunks`, `merge`, one's own |
+//! | `dispatch` | workers |
+//! | `throttle` | [`Rate`], and keeping to it |
+//! | `report` | how it ended, and where every item went |
+
+mod dispatch;
+mod engine;
+mod plan;
+mod report;
+mod results;
+mod source;
+mod stages;
+mod throttle;
+
+pub use plan::{OnCancel, Pipeline};
+pub use report::{Outcome, Report, StageEnd, StageReport};
+pub use results::{Next, Results};
+pub use stages::StageOutput;
+pub use throttle::Rate;

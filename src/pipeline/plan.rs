@@ -1,0 +1,443 @@
+//! What users describe.
+
+use super::engine::{Engine, Stage, StageCounts, StageResult, Tally};
+use super::results::Results;
+use super::throttle::Rate;
+use super::{dispatch, source, stages};
+use crate::channel::{Receiver, Sender};
+use crate::context::{BoxError, Context};
+use crate::sync::{Arc, BriefLock, Mutex};
+use futures_core::Stream;
+use std::borrow::Cow;
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+/// How many items fit behind a stage, where [`buffer`](Pipeline::buffer) does not
+/// say otherwise.
+#[cfg(not(loom))]
+const BUFFER: usize = 64;
+#[cfg(loom)]
+const BUFFER: usize = 1;
+
+/// What happens to work in flight when the context ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnCancel {
+    /// It is dropped where it awaits next.
+    #[default]
+    Abort,
+    /// The source is stopped; what it has made goes its way and is delivered, for
+    /// as long as the reader reads. What is not finished after the grace is aborted.
+    ///
+    /// Closures get a context that ends with the grace, not with the pipeline's
+    /// context.
+    Drain {
+        /// How long that may take.
+        grace: Duration,
+    },
+}
+
+/// A source and the stages behind it, not yet running.
+///
+/// Described from the source on; [`run`](Pipeline::run) gives the results. Each
+/// stage is a task of its own (a `dispatch` as many as it needs), in parallel
+/// where the runtime is.
+#[must_use = "a pipeline does nothing until its results are polled: `run()`"]
+pub struct Pipeline<T> {
+    ctx: Context,
+    on_cancel: OnCancel,
+    stages: Vec<Description>,
+    build: Build<T>,
+}
+
+/// One stage, as described.
+struct Description {
+    name: Cow<'static, str>,
+    place: &'static Location<'static>,
+    capacity: usize,
+    inputs: Vec<usize>,
+    custom: bool,
+}
+
+type Build<T> = Box<dyn FnOnce(&Wiring<'_>) -> Receiver<T> + Send>;
+
+/// Where a stage finds its engine, while the pipeline is being built.
+pub(super) struct Wiring<'a> {
+    pub(super) engine: &'a Arc<Engine>,
+    /// The number of the first stage of this branch.
+    base: usize,
+}
+
+/// A described pipeline that waits for its first poll.
+pub(super) struct Plan<T>(Pipeline<T>);
+
+/// Sources.
+impl<T: Send + 'static> Pipeline<T> {
+    /// The items of an iterator, finite or endless.
+    ///
+    /// It is run in a task: one that blocks, or computes for long, belongs into
+    /// [`from_blocking_iter`](Pipeline::from_blocking_iter).
+    #[track_caller]
+    pub fn from_iter<I>(ctx: &Context, items: I) -> Pipeline<T>
+    where
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Send + 'static,
+    {
+        let items = items.into_iter();
+        Pipeline::source(ctx, "from_iter", move |engine, index, sender| {
+            Engine::spawn(
+                engine,
+                index,
+                &sender,
+                source::iterate(Tally::new(engine, index), items, sender.clone()),
+            );
+        })
+    }
+
+    /// The items of a stream, finite or endless.
+    #[track_caller]
+    pub fn from_stream<S>(ctx: &Context, items: S) -> Pipeline<T>
+    where
+        S: Stream<Item = T> + Send + 'static,
+    {
+        Pipeline::source(ctx, "from_stream", move |engine, index, sender| {
+            Engine::spawn(
+                engine,
+                index,
+                &sender,
+                source::stream(Tally::new(engine, index), items, sender.clone()),
+            );
+        })
+    }
+
+    /// The items of an iterator that may block, run on a thread of its own.
+    ///
+    /// When the pipeline ends, the thread ends with the item it is at.
+    #[track_caller]
+    pub fn from_blocking_iter<I>(ctx: &Context, items: I) -> Pipeline<T>
+    where
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Send + 'static,
+    {
+        let items = items.into_iter();
+        Pipeline::source(ctx, "from_blocking_iter", move |engine, index, sender| {
+            let items = source::on_a_thread(items, engine.stages[index].name.clone().into_owned());
+            Engine::spawn(
+                engine,
+                index,
+                &sender,
+                source::relay(Tally::new(engine, index), items, sender.clone()),
+            );
+        })
+    }
+
+    #[track_caller]
+    fn source(
+        ctx: &Context,
+        name: &'static str,
+        start: impl FnOnce(&Arc<Engine>, usize, Sender<T>) + Send + 'static,
+    ) -> Pipeline<T> {
+        let first = Description::new(name.into(), Vec::new());
+        Pipeline {
+            ctx: ctx.clone(),
+            on_cancel: OnCancel::default(),
+            stages: vec![first],
+            build: Box::new(move |wiring| {
+                let (sender, receiver) = wiring.engine.link(wiring.base, None);
+                start(wiring.engine, wiring.base, sender);
+                receiver
+            }),
+        }
+    }
+}
+
+/// Stages.
+impl<T: Send + 'static> Pipeline<T> {
+    /// Lets items through at this rate and no faster: item `k` of a continuous run
+    /// at `k` periods after the first. A pause of the source or of the reader earns
+    /// at most a [`burst`](Rate::burst).
+    #[track_caller]
+    pub fn throttle(self, rate: Rate) -> Pipeline<T> {
+        self.then("throttle", None, move |tally, input, sender| rate.throttle(tally, input, sender))
+    }
+
+    /// Runs a closure on each item, in a task of its own, in order.
+    ///
+    /// For work that awaits, or is worth more than one thread, take
+    /// [`dispatch`](Pipeline::dispatch).
+    #[track_caller]
+    pub fn map<U: Send + 'static>(self, mut f: impl FnMut(T) -> U + Send + 'static) -> Pipeline<U> {
+        self.then("map", None, move |tally, input, sender| {
+            stages::filter_map(tally, input, sender, move |item| Some(f(item)))
+        })
+    }
+
+    /// [`map`](Pipeline::map), which leaves out the items that it turns into `None`.
+    #[track_caller]
+    pub fn filter_map<U: Send + 'static>(
+        self,
+        f: impl FnMut(T) -> Option<U> + Send + 'static,
+    ) -> Pipeline<U> {
+        self.then("filter_map", None, move |tally, input, sender| {
+            stages::filter_map(tally, input, sender, f)
+        })
+    }
+
+    /// Puts items together: as many as `max`, or what came within this time of the
+    /// first of them.
+    ///
+    /// # Panics
+    ///
+    /// When `max` is zero.
+    #[track_caller]
+    pub fn chunks(self, max: usize, within: Duration) -> Pipeline<Vec<T>> {
+        assert!(max > 0, "quell: a chunk of zero items is never full; pass 1 or more");
+        self.then("chunks", Some(Vec::len), move |tally, input, sender| {
+            stages::chunks(tally, input, sender, max, within)
+        })
+    }
+
+    /// Runs an async closure on each item, `workers` at once, and passes results on
+    /// as they come. The closure's context ends with the pipeline.
+    ///
+    /// Workers are tasks; one is started when all others are busy.
+    ///
+    /// # Panics
+    ///
+    /// When `workers` is zero.
+    #[track_caller]
+    pub fn dispatch<U, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
+    where
+        U: Send + 'static,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = U> + Send + 'static,
+    {
+        self.workers("dispatch", workers, false, f, Ok)
+    }
+
+    /// [`dispatch`](Pipeline::dispatch) with results in the order of their items. A
+    /// result that is ready before its turn is held by its worker.
+    ///
+    /// # Panics
+    ///
+    /// When `workers` is zero.
+    #[track_caller]
+    pub fn dispatch_ordered<U, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
+    where
+        U: Send + 'static,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = U> + Send + 'static,
+    {
+        self.workers("dispatch_ordered", workers, true, f, Ok)
+    }
+
+    /// [`dispatch`](Pipeline::dispatch) of a closure that may fail: the first error
+    /// ends the pipeline, and is its cause.
+    ///
+    /// # Panics
+    ///
+    /// When `workers` is zero.
+    #[track_caller]
+    pub fn try_dispatch<U, E, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
+    where
+        U: Send + 'static,
+        E: Into<BoxError> + 'static,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<U, E>> + Send + 'static,
+    {
+        self.workers("try_dispatch", workers, false, f, |result| result.map_err(Into::into))
+    }
+
+    #[track_caller]
+    fn workers<U, O, F, Fut>(
+        self,
+        name: &'static str,
+        workers: usize,
+        ordered: bool,
+        f: F,
+        result: fn(O) -> Result<U, BoxError>,
+    ) -> Pipeline<U>
+    where
+        U: Send + 'static,
+        O: 'static,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+    {
+        assert!(workers > 0, "quell: a stage of zero workers never works; pass 1 or more");
+        self.add(name.into(), None, move |engine, index, input, sender| {
+            dispatch::start(engine, index, input, sender, (workers, ordered), f, result);
+        })
+    }
+
+    /// The items of this pipeline and of another, as they come. It stops as this
+    /// one does: the other's context and `on_cancel` are not used any more.
+    #[track_caller]
+    pub fn merge(mut self, other: Pipeline<T>) -> Pipeline<T> {
+        let base = self.stages.len();
+        self.stages.extend(other.stages.into_iter().map(|mut stage| {
+            stage.inputs.iter_mut().for_each(|index| *index += base);
+            stage
+        }));
+        let index = self.stages.len();
+        self.stages.push(Description::new("merge".into(), vec![base - 1, index - 1]));
+        let (one, two) = (self.build, other.build);
+        let build: Build<T> = Box::new(move |wiring| {
+            let engine = wiring.engine;
+            let inputs = [one(wiring), two(&Wiring { engine, base: wiring.base + base })];
+            let index = wiring.base + index;
+            let (sender, receiver) = engine.link(index, None);
+            let task = stages::merge(Tally::new(engine, index), inputs, sender.clone());
+            Engine::spawn(engine, index, &sender, task);
+            receiver
+        });
+        Pipeline { ctx: self.ctx, on_cancel: self.on_cancel, stages: self.stages, build }
+    }
+
+    /// A stage of one's own: an async closure that gets the stage's context, its
+    /// input and its output, and returns `()` or `Result<(), E>`. Both ends say so
+    /// when the pipeline has ended, and the closure is dropped where it awaits next.
+    ///
+    /// The stage behind it sees the end when the closure has returned.
+    #[track_caller]
+    pub fn stage<U, F, Fut>(self, name: impl Into<Cow<'static, str>>, f: F) -> Pipeline<U>
+    where
+        U: Send + 'static,
+        F: FnOnce(Context, Receiver<T>, Sender<U>) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: stages::StageOutput,
+    {
+        let mut pipeline = self.add(name.into(), None, move |engine, index, input, sender| {
+            let task = stages::custom(engine.ctx.clone(), input, sender.clone(), f);
+            Engine::spawn(engine, index, &sender, task);
+        });
+        pipeline.last().custom = true;
+        pipeline
+    }
+
+    /// Calls the last stage by this name, in reports and errors.
+    pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Pipeline<T> {
+        self.last().name = name.into();
+        self
+    }
+
+    /// At most `n` items behind the last stage that the next one, or the reader,
+    /// has not begun to use. 64, if nothing is said.
+    ///
+    /// # Panics
+    ///
+    /// When `n` is zero.
+    #[track_caller]
+    pub fn buffer(mut self, n: usize) -> Pipeline<T> {
+        assert!(n > 0, "quell: a buffer of zero lets nothing through; pass 1 or more");
+        self.last().capacity = n;
+        self
+    }
+
+    /// What happens to work in flight when the context ends.
+    pub fn on_cancel(mut self, on_cancel: OnCancel) -> Pipeline<T> {
+        self.on_cancel = on_cancel;
+        self
+    }
+
+    /// The results, to be read once. Nothing runs before they are polled.
+    #[track_caller]
+    pub fn run(self) -> Results<T> {
+        Results::new(Plan(self), Location::caller())
+    }
+
+    fn last(&mut self) -> &mut Description {
+        self.stages.last_mut().expect("there is a source")
+    }
+
+    /// A stage of one task behind the last one.
+    #[track_caller]
+    fn then<U, F>(
+        self,
+        name: &'static str,
+        weigh: Option<fn(&U) -> usize>,
+        task: impl FnOnce(Tally, Receiver<T>, Sender<U>) -> F + Send + 'static,
+    ) -> Pipeline<U>
+    where
+        U: Send + 'static,
+        F: Future<Output = StageResult> + Send + 'static,
+    {
+        self.add(name.into(), weigh, move |engine, index, input, sender| {
+            let task = task(Tally::new(engine, index), input, sender.clone());
+            Engine::spawn(engine, index, &sender, task);
+        })
+    }
+
+    /// A stage behind the last one.
+    #[track_caller]
+    fn add<U: Send + 'static>(
+        mut self,
+        name: Cow<'static, str>,
+        weigh: Option<fn(&U) -> usize>,
+        start: impl FnOnce(&Arc<Engine>, usize, Receiver<T>, Sender<U>) + Send + 'static,
+    ) -> Pipeline<U> {
+        let index = self.stages.len();
+        self.stages.push(Description::new(name, vec![index - 1]));
+        let before = self.build;
+        let build: Build<U> = Box::new(move |wiring| {
+            let input = before(wiring);
+            let index = wiring.base + index;
+            let (sender, receiver) = wiring.engine.link(index, weigh);
+            start(wiring.engine, index, input, sender);
+            receiver
+        });
+        Pipeline { ctx: self.ctx, on_cancel: self.on_cancel, stages: self.stages, build }
+    }
+}
+
+impl<T> Plan<T> {
+    /// Starts everything. Without results, if the context has ended already.
+    pub(super) fn start(self) -> (Arc<Engine>, Option<Receiver<T>>) {
+        let Pipeline { ctx, on_cancel, stages, build } = self.0;
+        let stages = stages.into_iter().map(Description::start).collect();
+        if let Some(cause) = ctx.cause() {
+            let engine = Engine::start(&ctx, stages);
+            engine.cancelled(cause);
+            return (engine, None);
+        }
+        let engine = match on_cancel {
+            OnCancel::Abort => Engine::start(&ctx, stages),
+            OnCancel::Drain { grace } => Engine::start_draining(&ctx, grace, stages),
+        };
+        let receiver = build(&Wiring { engine: &engine, base: 0 });
+        (engine, Some(receiver))
+    }
+
+    /// The engine of a pipeline that is over before it began.
+    pub(super) fn never_started(self) -> Arc<Engine> {
+        let stages = self.0.stages.into_iter().map(Description::start).collect();
+        Engine::start(&self.0.ctx, stages)
+    }
+}
+
+impl Description {
+    #[track_caller]
+    fn new(name: Cow<'static, str>, inputs: Vec<usize>) -> Self {
+        let place = Location::caller();
+        Description { name, place, capacity: BUFFER, inputs, custom: false }
+    }
+
+    fn start(self) -> Stage {
+        Stage {
+            name: self.name,
+            place: self.place,
+            capacity: self.capacity,
+            inputs: self.inputs,
+            custom: self.custom,
+            counts: BriefLock::new(StageCounts::default()),
+            output: Mutex::new(None),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Pipeline<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.stages.iter().map(|stage| &stage.name);
+        f.debug_list().entries(names).finish()
+    }
+}

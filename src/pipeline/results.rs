@@ -1,0 +1,219 @@
+//! What users read.
+//!
+//! # Invariants
+//!
+//! 1. Nothing runs before the first poll.
+//! 2. However reading ends, the engine's context is cancelled: by `finish`, or
+//!    when the results are dropped.
+
+use super::engine::Engine;
+use super::plan::Plan;
+use super::report::Report;
+use crate::channel::Receiver;
+use crate::rt::{self, probe};
+use crate::sync::Arc;
+use futures_core::Stream;
+use std::fmt;
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// The results of a pipeline: a [`Stream`], and a plain [`next`](Results::next).
+///
+/// The pipeline starts when this is first polled, on the runtime that polls it.
+/// Dropping it ends the pipeline: every stage, at once.
+/// [`finish`](Results::finish) does that too, waits until every task has ended,
+/// and says what became of every item.
+#[must_use = "a pipeline runs when its results are polled, and ends when they are dropped"]
+pub struct Results<T> {
+    state: State<T>,
+    read: usize,
+    /// The reader's line, for the cause of the end that he makes.
+    made_at: &'static Location<'static>,
+}
+
+enum State<T> {
+    Planned(Plan<T>),
+    Running {
+        engine: Arc<Engine>,
+        receiver: Receiver<T>,
+    },
+    /// Nothing more comes.
+    Over {
+        engine: Arc<Engine>,
+    },
+    /// Only in the middle of a change.
+    Changing,
+}
+
+// Items in it are never pinned.
+impl<T> Unpin for Results<T> {}
+
+impl<T: Send + 'static> Results<T> {
+    pub(super) fn new(plan: Plan<T>, made_at: &'static Location<'static>) -> Self {
+        Results { state: State::Planned(plan), read: 0, made_at }
+    }
+
+    /// The next result; `None` when there will be no more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, nothing has been taken.
+    ///
+    /// # Panics
+    ///
+    /// At the first call, where nobody runs tasks.
+    #[track_caller]
+    #[allow(clippy::should_implement_trait, reason = "it is awaited, and needs no import")]
+    pub fn next(&mut self) -> Next<'_, T> {
+        Next { results: self, made_at: Location::caller() }
+    }
+
+    #[inline]
+    fn poll_at(
+        &mut self,
+        cx: &mut Context<'_>,
+        made_at: &'static Location<'static>,
+    ) -> Poll<Option<T>> {
+        loop {
+            match &mut self.state {
+                State::Running { engine, receiver } => {
+                    if !engine.is_over() {
+                        match receiver.poll_recv(cx, made_at) {
+                            Poll::Pending => return Poll::Pending,
+                            Poll::Ready(Some(item)) => {
+                                self.read += 1;
+                                return Poll::Ready(Some(item));
+                            }
+                            Poll::Ready(None) => {}
+                        }
+                    }
+                    self.stop_reading();
+                }
+                State::Over { .. } => return Poll::Ready(None),
+                State::Planned(_) => self.start(),
+                State::Changing => unreachable!("only in the middle of a change"),
+            }
+        }
+    }
+
+    #[cold]
+    fn start(&mut self) {
+        // Before anything is begun.
+        rt::require();
+        let State::Planned(plan) = std::mem::replace(&mut self.state, State::Changing) else {
+            unreachable!("asked before")
+        };
+        self.state = match plan.start() {
+            (engine, Some(receiver)) => State::Running { engine, receiver },
+            (engine, None) => State::Over { engine },
+        };
+    }
+
+    /// There is no more.
+    #[cold]
+    fn stop_reading(&mut self) {
+        if let State::Running { engine, receiver } =
+            std::mem::replace(&mut self.state, State::Changing)
+        {
+            // If it was stopped, how it ended is known already. If not, there may be a source
+            // that is waiting for items which nobody will take.
+            engine.complete(self.made_at);
+            drop(receiver);
+            self.state = State::Over { engine };
+        }
+    }
+
+    /// Ends the pipeline, waits until every task has ended, and says what became
+    /// of every item.
+    ///
+    /// A closure that blocks its thread is waited for; one that awaits is dropped
+    /// at its next await. The thread of a blocking source ends with its current
+    /// item, and is not waited for.
+    ///
+    /// # Cancel safety
+    ///
+    /// The pipeline is ended by the call. Dropped before it is ready, only the
+    /// report is lost.
+    #[track_caller]
+    pub fn finish(mut self) -> impl Future<Output = Report> + Send + use<T> {
+        let place = Location::caller();
+        if let State::Planned(_) = self.state {
+            let State::Planned(plan) = std::mem::replace(&mut self.state, State::Changing) else {
+                unreachable!("asked before")
+            };
+            self.state = State::Over { engine: plan.never_started() };
+        }
+        let engine = self.end(place);
+        let read = self.read;
+        drop(self);
+        async move {
+            let engine = engine.expect("it is over");
+            engine.tasks.over().await;
+            let report = Report::of(&engine, read);
+            if !report.conserved() {
+                probe::lost("an item of a pipeline", place);
+            }
+            report
+        }
+    }
+}
+
+impl<T> Results<T> {
+    /// The reader's end, unless there was another before.
+    fn end(&mut self, place: &'static Location<'static>) -> Option<Arc<Engine>> {
+        let (engine, receiver) = match std::mem::replace(&mut self.state, State::Changing) {
+            State::Running { engine, receiver } => (engine, Some(receiver)),
+            State::Over { engine } => (engine, None),
+            State::Planned(_) | State::Changing => return None,
+        };
+        engine.stop_reading(place);
+        drop(receiver);
+        Some(engine)
+    }
+}
+
+impl<T> Drop for Results<T> {
+    fn drop(&mut self) {
+        let _ = self.end(self.made_at);
+    }
+}
+
+impl<T: Send + 'static> Stream for Results<T> {
+    type Item = T;
+
+    #[inline]
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let made_at = self.made_at;
+        self.poll_at(cx, made_at)
+    }
+}
+
+impl<T> fmt::Debug for Results<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Planned(_) => "not started",
+            State::Running { .. } => "running",
+            State::Over { .. } | State::Changing => "over",
+        };
+        f.debug_struct("Results").field("state", &state).field("read", &self.read).finish()
+    }
+}
+
+/// The future of [`Results::next`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Next<'a, T> {
+    results: &'a mut Results<T>,
+    made_at: &'static Location<'static>,
+}
+
+impl<T: Send + 'static> Future for Next<'_, T> {
+    type Output = Option<T>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let made_at = self.made_at;
+        self.results.poll_at(cx, made_at)
+    }
+}

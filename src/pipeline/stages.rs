@@ -1,0 +1,167 @@
+//! The stages of one task.
+
+use super::engine::{StageResult, Tally};
+use super::report::StageEnd;
+use crate::channel::{Receiver, SendError, Sender};
+use crate::context::{BoxError, Context};
+use crate::rt::{self, Turn};
+use std::future::poll_fn;
+use std::panic::Location;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// A task that runs a closure on each item.
+pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
+    mut tally: Tally,
+    mut input: Receiver<T>,
+    sender: Sender<U>,
+    mut f: impl FnMut(T) -> Option<U> + Send + 'static,
+) -> StageResult {
+    let mut turn = Turn::begin();
+    while let Some(item) = input.recv().await {
+        tally.receive();
+        tally.give_to_user();
+        let made = f(item);
+        tally.take_from_user();
+        match made {
+            None => tally.filter(),
+            Some(made) => {
+                if sender.send(made).await.is_err() {
+                    return Ok(StageEnd::ReaderGone);
+                }
+                tally.pass_on(1);
+            }
+        }
+        // What it has used makes room, however long the next one takes.
+        if turn.is_over() {
+            rt::yield_now().await;
+            turn = Turn::begin();
+        }
+    }
+    Ok(StageEnd::Completed)
+}
+
+/// A task that puts items together.
+pub(super) async fn chunks<T: Send + 'static>(
+    mut tally: Tally,
+    mut input: Receiver<T>,
+    sender: Sender<Vec<T>>,
+    max: usize,
+    within: Duration,
+) -> StageResult {
+    loop {
+        let Some(first) = input.recv().await else { return Ok(StageEnd::Completed) };
+        tally.receive();
+        let mut chunk = vec![first];
+        let mut over = false;
+        if max > 1 {
+            let mut time = pin!(rt::sleep(within));
+            let here = Location::caller();
+            poll_fn(|cx| {
+                while chunk.len() < max {
+                    match input.poll_recv(cx, here) {
+                        Poll::Ready(Some(item)) => {
+                            tally.receive();
+                            chunk.push(item);
+                        }
+                        Poll::Ready(None) => {
+                            over = true;
+                            return Poll::Ready(());
+                        }
+                        Poll::Pending => return time.as_mut().poll(cx),
+                    }
+                }
+                Poll::Ready(())
+            })
+            .await;
+        }
+        let items = chunk.len();
+        if sender.send(chunk).await.is_err() {
+            return Ok(StageEnd::ReaderGone);
+        }
+        tally.pass_on(items);
+        if over {
+            return Ok(StageEnd::Completed);
+        }
+    }
+}
+
+/// A task that takes from two inputs, from each in turn where both have something.
+pub(super) async fn merge<T: Send + 'static>(
+    mut tally: Tally,
+    inputs: [Receiver<T>; 2],
+    sender: Sender<T>,
+) -> StageResult {
+    let mut inputs = inputs.map(Some);
+    let mut first = 0;
+    let here = Location::caller();
+    loop {
+        let next = poll_fn(|cx| {
+            for which in [first, 1 - first] {
+                let Some(input) = &mut inputs[which] else { continue };
+                match input.poll_recv(cx, here) {
+                    Poll::Pending => {}
+                    Poll::Ready(None) => inputs[which] = None,
+                    Poll::Ready(Some(item)) => {
+                        first = 1 - which;
+                        return Poll::Ready(Some(item));
+                    }
+                }
+            }
+            if inputs.iter().all(Option::is_none) { Poll::Ready(None) } else { Poll::Pending }
+        });
+        let Some(item) = next.await else { return Ok(StageEnd::Completed) };
+        tally.receive();
+        if sender.send(item).await.is_err() {
+            return Ok(StageEnd::ReaderGone);
+        }
+        tally.pass_on(1);
+    }
+}
+
+/// A task that is the user's.
+pub(super) async fn custom<T, U, F, Fut>(
+    ctx: Context,
+    input: Receiver<T>,
+    sender: Sender<U>,
+    f: F,
+) -> StageResult
+where
+    T: Send + 'static,
+    U: Send + 'static,
+    F: FnOnce(Context, Receiver<T>, Sender<U>) -> Fut + Send + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: StageOutput,
+{
+    match f(ctx, input, sender).await.into_result() {
+        Ok(()) => Ok(StageEnd::Completed),
+        // That the next stage takes no more is no failure of this one.
+        Err(error) if error.is::<SendError<U>>() => Ok(StageEnd::ReaderGone),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a stage of one's own may return: `()`, or `Result<(), E>` with any error.
+pub trait StageOutput: sealed::Sealed {
+    #[doc(hidden)]
+    fn into_result(self) -> Result<(), BoxError>;
+}
+
+impl StageOutput for () {
+    fn into_result(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl<E: Into<BoxError>> StageOutput for Result<(), E> {
+    fn into_result(self) -> Result<(), BoxError> {
+        self.map_err(Into::into)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for () {}
+    impl<E> Sealed for Result<(), E> {}
+}

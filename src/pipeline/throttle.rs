@@ -1,0 +1,187 @@
+//! Letting items through at a rate.
+//!
+//! # Invariants
+//!
+//! 1. Item `k` of a run is due at its beginning plus `k` periods, reckoned anew
+//!    for each `k`: no rounding adds up.
+//! 2. Lateness is the throttle's own (its timer rang late) or was earned in a
+//!    pause (no input, or no room). The first is made up in full, the second up to
+//!    `burst - 1` periods: then a run begins anew.
+//! 3. Nothing goes through before it is due.
+
+use super::engine::{StageResult, Tally};
+use super::report::StageEnd;
+use crate::channel::{Receiver, Sender};
+use crate::rt;
+use crate::sync::planted::{Break, skip};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+/// What takes less than a timer can tell is no pause: tasks wait for each other's turns.
+const RESOLUTION: Duration = Duration::from_millis(1);
+
+/// How many items may go through in which time, and how many at once after a
+/// pause.
+///
+/// ```
+/// use quell::Rate;
+/// use std::time::Duration;
+///
+/// let steady = Rate::per_second(50);
+/// assert_eq!(steady, Rate::every(Duration::from_millis(20)));
+/// let bursty = steady.burst(5);
+/// # let _ = bursty;
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// So many items in so much time.
+    items: u32,
+    time: Duration,
+    burst: u32,
+}
+
+impl Rate {
+    /// `n` items a second.
+    ///
+    /// # Panics
+    ///
+    /// When `n` is zero.
+    #[track_caller]
+    pub const fn per_second(n: u32) -> Rate {
+        assert!(n > 0, "quell: at a rate of zero nothing goes through; pass 1 or more a second");
+        Rate { items: n, time: Duration::from_secs(1), burst: 1 }
+    }
+
+    /// One item in every `period`.
+    ///
+    /// # Panics
+    ///
+    /// When `period` is zero.
+    #[track_caller]
+    pub const fn every(period: Duration) -> Rate {
+        assert!(
+            !period.is_zero(),
+            "quell: a period of zero is no limit; leave the throttle out, or pass a period above zero"
+        );
+        Rate { items: 1, time: period, burst: 1 }
+    }
+
+    /// Up to `n` items at once after a pause; 1, if nothing is said.
+    ///
+    /// # Panics
+    ///
+    /// When `n` is zero.
+    #[track_caller]
+    pub const fn burst(self, n: u32) -> Rate {
+        assert!(n > 0, "quell: a burst of zero lets nothing through; pass 1 or more");
+        Rate { burst: n, ..self }
+    }
+
+    /// How long `k` periods are. `None`: longer than a clock tells.
+    fn periods(&self, k: u64) -> Option<Duration> {
+        let nanos = self.time.as_nanos().checked_mul(u128::from(k))? / u128::from(self.items);
+        let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
+        Some(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
+    }
+
+    /// The task of a throttle.
+    pub(super) fn throttle<T: Send + 'static>(
+        self,
+        mut tally: Tally,
+        mut input: Receiver<T>,
+        sender: Sender<T>,
+    ) -> impl Future<Output = StageResult> + Send + use<T> {
+        let place = tally.place();
+        async move {
+            let mut schedule: Option<Schedule> = None;
+            loop {
+                let before = rt::now();
+                let (item, waited) = noting(input.recv()).await;
+                let Some(item) = item else { return Ok(StageEnd::Completed) };
+                tally.receive();
+                let now = rt::now();
+                let schedule = schedule.get_or_insert_with(|| Schedule::new(self, now));
+                if waited {
+                    schedule.paused(before, now, 0);
+                }
+                match schedule.due() {
+                    Some(due) if due <= now => {}
+                    due => rt::Sleep::new(due, place).await,
+                }
+                let before = rt::now();
+                let (sent, waited) = noting(sender.send(item)).await;
+                if sent.is_err() {
+                    return Ok(StageEnd::ReaderGone);
+                }
+                tally.pass_on(1);
+                schedule.gone();
+                if waited {
+                    // The item that waited for room is the first of what the pause has earned.
+                    schedule.paused(before, rt::now(), 1);
+                }
+            }
+        }
+    }
+}
+
+impl PartialEq for Rate {
+    /// Whether both let through the same.
+    fn eq(&self, other: &Rate) -> bool {
+        let per = |rate: &Rate, other: &Rate| rate.time.as_nanos() * u128::from(other.items);
+        per(self, other) == per(other, self) && self.burst == other.burst
+    }
+}
+
+impl Eq for Rate {}
+
+/// What a future comes to, and whether it had to wait. What passes otherwise is the
+/// throttle's own time.
+async fn noting<F: Future + Unpin>(mut future: F) -> (F::Output, bool) {
+    let mut waited = false;
+    let output = poll_fn(|cx| {
+        let polled = Pin::new(&mut future).poll(cx);
+        waited |= polled.is_pending();
+        polled
+    });
+    (output.await, waited)
+}
+
+/// When the next item is due.
+struct Schedule {
+    rate: Rate,
+    /// When the first item of this run was due, and how many have gone since.
+    began: Instant,
+    gone: u64,
+}
+
+impl Schedule {
+    fn new(rate: Rate, now: Instant) -> Self {
+        Schedule { rate, began: now, gone: 0 }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.began.checked_add(self.rate.periods(self.gone)?)
+    }
+
+    fn gone(&mut self) {
+        self.gone += 1;
+    }
+
+    /// Between these two times nothing could be done; so many items have gone at their
+    /// end. Invariant 2.
+    fn paused(&mut self, from: Instant, to: Instant, gone: u64) {
+        let Some(due) = self.due() else { return };
+        if to <= due || to - from < RESOLUTION {
+            return;
+        }
+        let own = from.saturating_duration_since(due);
+        let earned = self.rate.periods(u64::from(self.rate.burst - 1)).unwrap_or(Duration::MAX);
+        let late = to - due;
+        let keep = own.max(late.min(earned));
+        if keep < late && !skip(Break::PauseEarnsAll) {
+            self.began = to.checked_sub(keep).unwrap_or(to);
+            self.gone = gone;
+        }
+    }
+}

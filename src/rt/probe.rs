@@ -1,0 +1,66 @@
+//! What a task that is waiting waits for.
+//!
+//! A leaf future that is about to return `Pending` says so here. In production
+//! that is nothing at all. Under a checker it is how a violation names the line
+//! that awaits, and who could have woken it, without a backtrace.
+
+use std::panic::Location;
+
+/// One wait: what for, and where in the user's code.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "check"), allow(dead_code))]
+pub(crate) struct Wait {
+    /// In words: "an item", "room in a buffer", "the end of a context".
+    pub(crate) what: &'static str,
+    /// The line that made the future.
+    pub(crate) at: &'static Location<'static>,
+    /// Which thing, of those of its kind: an address.
+    pub(crate) of: usize,
+}
+
+/// The task that is being polled is about to wait.
+#[inline(always)]
+pub(crate) fn waits(_wait: impl FnOnce() -> Wait) {
+    #[cfg(all(feature = "check", not(loom)))]
+    super::world::ask(|world| world.waits(_wait()));
+}
+
+#[cfg_attr(not(feature = "check"), allow(dead_code))]
+/// Something was done that may wake whoever waits for the thing of this address.
+#[inline(always)]
+pub(crate) fn touches(_what: &'static str, _of: impl FnOnce() -> usize) {
+    #[cfg(all(feature = "check", not(loom)))]
+    super::world::ask(|world| world.touches(_what, _of()));
+}
+
+/// The calling thread is about to block for somebody else's sake: under a checker,
+/// which has one thread, that would be for ever.
+///
+/// # Panics
+///
+/// Under a checker, with `advice`.
+#[inline(always)]
+pub(crate) fn blocks(_what: &str, _advice: &str) {
+    #[cfg(all(feature = "check", not(loom)))]
+    assert!(
+        super::world::ask(|_| ()).is_none(),
+        "quell: {_what} blocks the only thread there is under a checker; {_advice}"
+    );
+}
+
+/// The task that is being polled has panicked; or, outside of a poll, what a task
+/// held did so as it was dropped.
+#[cfg_attr(not(feature = "check"), allow(dead_code))]
+#[inline(always)]
+pub(crate) fn panicked() {
+    #[cfg(all(feature = "check", not(loom)))]
+    super::world::ask(|world| world.panicked());
+}
+
+/// An item is gone that nobody has taken, made at this line: a pipeline whose books
+/// do not balance says so.
+#[inline(always)]
+pub(crate) fn lost(_what: &str, _made_at: &'static Location<'static>) {
+    #[cfg(all(feature = "check", not(loom)))]
+    super::world::tell(|onlooker| onlooker.lost(_what, _made_at));
+}

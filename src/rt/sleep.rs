@@ -1,0 +1,297 @@
+//! Waiting for a time.
+//!
+//! Inside tokio these are tokio's timers, on its clock. Elsewhere they are alarms
+//! (see `clock`), which need no runtime.
+//!
+//! # Invariants
+//!
+//! 1. A sleeper's waker is replaced, and whether the bell has rung is asked,
+//!    under one lock: a bell that rings between two polls is not lost.
+
+#![allow(clippy::disallowed_methods, reason = "the right door")]
+
+use super::clock::{Alarm, Clock};
+use super::probe::{self, Wait};
+use crate::sync::{Arc, Mutex};
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::marker::PhantomPinned;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Waits this long. `Duration::MAX`, or any that goes beyond the clock, is for ever.
+///
+/// # Cancel safety
+///
+/// A sleep that is dropped leaves nothing behind.
+#[track_caller]
+pub fn sleep(duration: Duration) -> Sleep {
+    Sleep::new(super::now().checked_add(duration), Location::caller())
+}
+
+/// Waits until the clock reads `at`; not at all, if that has passed.
+#[track_caller]
+pub fn sleep_until(at: Instant) -> Sleep {
+    Sleep::new(Some(at), Location::caller())
+}
+
+pin_project! {
+    /// The future of [`sleep`] and [`sleep_until`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Sleep {
+        // `None`: for ever.
+        at: Option<Instant>,
+        made_at: &'static Location<'static>,
+        #[pin]
+        timer: Timer,
+        // Pinned with every set of features, because it is with some.
+        #[pin]
+        pinned: PhantomPinned,
+    }
+}
+
+#[cfg(all(feature = "tokio", not(loom)))]
+pin_project! {
+    #[project = TimerProjected]
+    enum Timer {
+        // Not waited for yet.
+        New,
+        Tokio { #[pin] sleep: tokio::time::Sleep },
+        Alarm { bedside: Arc<Bedside>, alarm: Alarm },
+    }
+}
+
+#[cfg(not(all(feature = "tokio", not(loom))))]
+pin_project! {
+    #[project = TimerProjected]
+    enum Timer {
+        New,
+        Alarm { bedside: Arc<Bedside>, alarm: Alarm },
+    }
+}
+
+// What it holds of a runtime is whole after a panic elsewhere; and so it is with every
+// set of features.
+impl UnwindSafe for Sleep {}
+impl RefUnwindSafe for Sleep {}
+
+/// Where a bell finds whom to wake.
+struct Bedside(Mutex<Sleeper>);
+
+#[derive(Default)]
+struct Sleeper {
+    rung: bool,
+    waker: Option<Waker>,
+}
+
+impl Sleep {
+    pub(crate) fn new(at: Option<Instant>, made_at: &'static Location<'static>) -> Self {
+        Sleep { at, made_at, timer: Timer::New, pinned: PhantomPinned }
+    }
+
+    /// When it ends; `None`: never.
+    pub fn until(&self) -> Option<Instant> {
+        self.at
+    }
+
+    fn start(at: Instant) -> Timer {
+        #[cfg(all(feature = "tokio", not(loom)))]
+        if Clock::ambient_is_tokios() {
+            return Timer::Tokio { sleep: tokio::time::sleep_until(at.into()) };
+        }
+        let bedside = Arc::new(Bedside(Mutex::new(Sleeper::default())));
+        let bell = Arc::clone(&bedside);
+        let alarm = Clock::ambient().arm(
+            at,
+            Box::new(move || {
+                bell.ring();
+                None
+            }),
+        );
+        Timer::Alarm { bedside, alarm }
+    }
+}
+
+impl Bedside {
+    fn ring(&self) {
+        let mut sleeper = self.0.lock();
+        sleeper.rung = true;
+        let waker = sleeper.waker.take();
+        drop(sleeper);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, waker: &Waker) -> Poll<()> {
+        let waker = waker.clone();
+        let mut sleeper = self.0.lock();
+        if sleeper.rung {
+            return Poll::Ready(());
+        }
+        let before = sleeper.waker.replace(waker);
+        drop(sleeper);
+        drop(before);
+        Poll::Pending
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let wait = Wait { what: "a time", at: this.made_at, of: 0 };
+        let Some(at) = *this.at else {
+            probe::waits(|| wait);
+            return Poll::Pending;
+        };
+        loop {
+            let polled = match this.timer.as_mut().project() {
+                TimerProjected::New if super::now() >= at => return Poll::Ready(()),
+                TimerProjected::New => {
+                    this.timer.set(Sleep::start(at));
+                    continue;
+                }
+                #[cfg(all(feature = "tokio", not(loom)))]
+                TimerProjected::Tokio { sleep } => sleep.poll(cx),
+                TimerProjected::Alarm { bedside, alarm: _ } => bedside.poll(cx.waker()),
+            };
+            if polled.is_pending() {
+                probe::waits(|| wait);
+            }
+            return polled;
+        }
+    }
+}
+
+impl fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleep").field("until", &self.at).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The future of [`timeout`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Timeout<F> {
+        #[pin]
+        future: F,
+        #[pin]
+        sleep: Sleep,
+    }
+}
+
+/// Runs `future` for this long at most.
+///
+/// What the future has produced is never thrown away: it is polled before the
+/// time is looked at.
+///
+/// # Errors
+///
+/// [`Elapsed`], when the time is up.
+///
+/// # Cancel safety
+///
+/// As that of `future`, which is dropped with it.
+#[track_caller]
+pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
+    Timeout { future, sleep: sleep(duration) }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.future.poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => this.sleep.poll(cx).map(|()| Err(Elapsed(()))),
+        }
+    }
+}
+
+impl<F> fmt::Debug for Timeout<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timeout").field("until", &self.sleep.at).finish_non_exhaustive()
+    }
+}
+
+/// The time given to [`timeout`] was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed(());
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the time is up")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+/// Ticks at once and then once every `period`, by the time of the first tick:
+/// lateness does not add up, and what was missed is made up at once.
+///
+/// # Panics
+///
+/// When `period` is zero.
+#[track_caller]
+pub fn interval(period: Duration) -> Interval {
+    assert!(
+        !period.is_zero(),
+        "quell: `interval` of zero would tick for ever at once; pass a period above zero"
+    );
+    Interval { next: Some(super::now()), period }
+}
+
+/// See [`interval`].
+#[derive(Debug)]
+pub struct Interval {
+    /// `None`: beyond the clock.
+    next: Option<Instant>,
+    period: Duration,
+}
+
+impl Interval {
+    /// Waits for the next tick, and says when it was due.
+    ///
+    /// # Cancel safety
+    ///
+    /// A tick that is dropped before it is ready has not been taken.
+    #[track_caller]
+    pub fn tick(&mut self) -> Tick<'_> {
+        let sleep = Sleep::new(self.next, Location::caller());
+        Tick { interval: self, sleep }
+    }
+
+    /// The time between two ticks.
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+}
+
+pin_project! {
+    /// The future of [`Interval::tick`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Tick<'a> {
+        interval: &'a mut Interval,
+        #[pin]
+        sleep: Sleep,
+    }
+}
+
+impl Future for Tick<'_> {
+    type Output = Instant;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Instant> {
+        let this = self.project();
+        let Some(due) = this.sleep.at else { return this.sleep.poll(cx).map(|()| unreachable!()) };
+        this.sleep.poll(cx).map(|()| {
+            this.interval.next = due.checked_add(this.interval.period);
+            due
+        })
+    }
+}

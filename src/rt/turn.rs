@@ -1,0 +1,134 @@
+//! Letting others go first, and leaving a choice to others.
+
+#[cfg(not(loom))]
+use super::clock::Clock;
+use super::probe::{self, Wait};
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// The future of [`yield_now`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct YieldNow {
+    made_at: &'static Location<'static>,
+    yielded: bool,
+}
+
+/// Lets every other task that is ready go first.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use quell::rt;
+///
+/// let other = rt::spawn(async { println!("first") });
+/// rt::yield_now().await;
+/// println!("second");
+/// # other.await.unwrap();
+/// # }
+/// ```
+#[track_caller]
+pub fn yield_now() -> YieldNow {
+    YieldNow { made_at: Location::caller(), yielded: false }
+}
+
+impl Future for YieldNow {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.yielded {
+            return Poll::Ready(());
+        }
+        self.yielded = true;
+        probe::waits(|| Wait { what: "its turn", at: self.made_at, of: 0 });
+        // A waker that wakes the task being polled puts it behind all others in every
+        // executor worth the name; tokio's own `yield_now` does little else.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// How long a task goes on that never has to wait: until others must have a turn.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    steps: u32,
+    #[cfg(not(loom))]
+    began: std::time::Instant,
+}
+
+impl Turn {
+    const STEPS: u32 = 64;
+    #[cfg(not(loom))]
+    const TIME: std::time::Duration = std::time::Duration::from_micros(100);
+
+    pub(crate) fn begin() -> Self {
+        Turn {
+            steps: 0,
+            #[cfg(not(loom))]
+            began: Clock::system_now(),
+        }
+    }
+
+    /// One step more. True: it has had its turn.
+    #[inline]
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.steps += 1;
+        // Reading the clock takes as long as an item may: at 1, 4 and 16 steps is enough.
+        self.steps >= Self::STEPS || (matches!(self.steps, 1 | 4 | 16) && self.is_late())
+    }
+
+    /// Real time, because it is the thread that is being shared; a checker shares it
+    /// by other rules, and must see the same steps each time.
+    #[cold]
+    fn is_late(&self) -> bool {
+        #[cfg(all(feature = "check", not(loom)))]
+        if super::world::current().is_some() {
+            return false;
+        }
+        #[cfg(loom)]
+        return false;
+        #[cfg(not(loom))]
+        {
+            Clock::system_now() - self.began >= Self::TIME
+        }
+    }
+}
+
+/// One of `n`, from 0 to n - 1: at random, and under a checker each in turn.
+///
+/// For what may go one way or the other: which branch of a `select!` to look at
+/// first, which replica to ask. A checker explores all of it.
+///
+/// # Panics
+///
+/// When `n` is zero.
+pub fn choose(n: usize) -> usize {
+    assert!(n > 0, "quell: `choose(0)` has nothing to choose from; pass 1 or more");
+    if n == 1 {
+        return 0;
+    }
+    #[cfg(all(feature = "check", not(loom)))]
+    if let Some(chosen) = super::world::ask(|world| world.choose(n)) {
+        return chosen;
+    }
+    #[cfg(loom)]
+    return 0;
+    #[cfg(not(loom))]
+    at_random(n)
+}
+
+#[cfg(not(loom))]
+fn at_random(n: usize) -> usize {
+    use std::cell::Cell;
+    use std::hash::{BuildHasher, RandomState};
+    thread_local! {
+        static SEED: Cell<u64> = Cell::new(RandomState::new().hash_one(0));
+    }
+    // splitmix64: good enough to be fair, and no dependency.
+    let seed = SEED.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+    SEED.set(seed);
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((mixed ^ (mixed >> 31)) % n as u64) as usize
+}

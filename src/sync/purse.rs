@@ -1,0 +1,98 @@
+//! Clones of one link that have been paid for.
+//!
+//! A worker of a pipeline gives each item's closure a context of its own: a clone,
+//! and soon after its drop, each a read-modify-write on a count that all workers
+//! share. A purse pays for many clones at once, and while it is open, those that
+//! are dropped on its thread go back into it. In a pipeline of small items that is
+//! a fifth of the time of an item.
+//!
+//! # Invariants
+//!
+//! 1. What is in a purse is counted by the head (see `lineage`, invariant 1): so is
+//!    the purse's own link, which keeps the head alive for as long as the purse.
+//! 2. `OPEN` names the head of a purse that is open on this thread, or nothing. The
+//!    purse outlives its being open, and is closed on the thread that opened it.
+
+use super::lineage::{Family, Link};
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// How many clones are paid for at once.
+const PAYMENT: usize = 64;
+
+/// More than this is not kept.
+const MOST: usize = 4 * PAYMENT;
+
+thread_local! {
+    /// The head whose links go back into a purse, and how many have.
+    static OPEN: Cell<(Option<NonNull<()>>, usize)> = const { Cell::new((None, 0)) };
+}
+
+/// Whether a link to this head, which is being dropped, has gone into a purse.
+#[inline]
+pub(super) fn takes_back(head: NonNull<()>) -> bool {
+    let (open, count) = OPEN.get();
+    let takes = open == Some(head);
+    if takes {
+        OPEN.set((open, count + 1));
+    }
+    takes
+}
+
+pub(crate) struct Purse<F: Family> {
+    link: Link<F>,
+    /// Clones that are paid for and not given out.
+    spare: usize,
+}
+
+impl<F: Family> Purse<F> {
+    pub(crate) fn new(link: Link<F>) -> Self {
+        Purse { link, spare: 0 }
+    }
+
+    /// A clone of its link.
+    #[inline]
+    pub(crate) fn give(&mut self) -> Link<F> {
+        if self.spare == 0 {
+            self.link.prepay(PAYMENT);
+            self.spare = PAYMENT;
+        }
+        self.spare -= 1;
+        self.link.paid_clone()
+    }
+
+    /// Until the guard is dropped, links to the same head that are dropped on this
+    /// thread go back into this purse.
+    #[inline]
+    pub(crate) fn open(&mut self) -> Open<'_, F> {
+        let before = OPEN.replace((Some(self.link.address()), 0));
+        Open { purse: self, before, here: PhantomData }
+    }
+}
+
+impl<F: Family> Drop for Purse<F> {
+    fn drop(&mut self) {
+        self.link.refund(self.spare);
+    }
+}
+
+/// A purse that is open: on this thread only.
+pub(crate) struct Open<'a, F: Family> {
+    purse: &'a mut Purse<F>,
+    before: (Option<NonNull<()>>, usize),
+    here: PhantomData<*const ()>,
+}
+
+impl<F: Family> Drop for Open<'_, F> {
+    #[inline]
+    fn drop(&mut self) {
+        let (_, back) = OPEN.replace(self.before);
+        let purse = &mut *self.purse;
+        purse.spare += back;
+        if purse.spare > MOST {
+            purse.link.refund(purse.spare - PAYMENT);
+            purse.spare = PAYMENT;
+        }
+    }
+}

@@ -1,0 +1,559 @@
+//! The checker itself: what it goes through, what it says, and that it can be relied on.
+#![cfg(all(not(loom), feature = "check"))]
+
+use quell::check::{self, Checker, Inject, ReplayError, Report, ViolationKind};
+use quell::{Context, rt};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// A worker that does not look at its context, blocked on a reader that has stopped.
+async fn leaky(ctx: Context) {
+    let (results, mut read) = mpsc::channel::<u32>(1);
+    drop(rt::spawn_named("worker", async move {
+        for n in 0..3 {
+            if results.send(n).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }));
+    let _ = ctx.run(async { while read.recv().await.is_some() {} }).await;
+}
+
+async fn clean(ctx: Context) {
+    let (results, mut read) = mpsc::channel::<u32>(1);
+    let worker = ctx.clone();
+    let worker = rt::spawn_named("worker", async move {
+        for n in 0..3 {
+            let sent = worker.run(results.send(n)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                return;
+            }
+        }
+    });
+    let _ = ctx.run(async { while read.recv().await.is_some() {} }).await;
+    drop(read);
+    worker.await.unwrap();
+}
+
+#[test]
+fn a_worker_that_ignores_its_context_is_found() {
+    let report = Checker::new().run(leaky);
+    println!("{report}");
+    assert_eq!(report.violations().len(), 1);
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage);
+    assert_eq!(violation.task(), Some("worker"));
+}
+
+#[test]
+fn its_repaired_twin_is_clean() {
+    let all = [Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::None];
+    let report = Checker::exhaustive().inject(all).run(clean);
+    println!("{report}\n{:?}", report.took());
+    report.assert_clean();
+    assert!(report.complete());
+}
+
+// ------------------------------------------------------------------- determinism
+
+fn all_in_one(report: &Report) -> String {
+    let violations: Vec<_> =
+        report.violations().iter().map(|v| format!("{} {v}", v.count())).collect();
+    format!("{} {} {}", report.schedules(), report.points(), violations.join("\n"))
+}
+
+#[test]
+fn ten_runs_of_one_seed_say_the_same_to_the_letter() {
+    let injections = [Inject::Cancel, Inject::Drop];
+    for checker in [Checker::random(7, 300), Checker::pct(7, 3, 300), Checker::new()] {
+        let checker = checker.inject(injections);
+        let first = all_in_one(&checker.run(leaky));
+        assert!(first.contains("BlockedStage"), "{first}");
+        for _ in 1..10 {
+            assert_eq!(all_in_one(&checker.run(leaky)), first);
+        }
+    }
+}
+
+#[test]
+fn another_seed_gives_other_schedules() {
+    use std::sync::{Arc, Mutex};
+    let orders_of = |seed: u64| {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let kept = seen.clone();
+        let report = Checker::random(seed, 20).inject(Inject::None).run(move |_| {
+            let seen = seen.clone();
+            async move {
+                for n in 0..4 {
+                    let seen = seen.clone();
+                    drop(rt::spawn(async move { seen.lock().unwrap().push(n) }));
+                }
+            }
+        });
+        report.assert_clean();
+        kept.lock().unwrap().clone()
+    };
+    assert_ne!(orders_of(1), orders_of(2));
+    assert_eq!(orders_of(1), orders_of(1));
+}
+
+#[test]
+fn state_that_outlives_the_body_is_noticed() {
+    let runs = std::cell::Cell::new(0);
+    let report = Checker::new().run(|ctx| {
+        runs.set(runs.get() + 1);
+        let extra = runs.get() % 2 == 0;
+        async move {
+            if extra {
+                rt::yield_now().await;
+            }
+            let _ = ctx.run(rt::yield_now()).await;
+        }
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::Nondeterministic);
+    let why = violation.waiting_for().unwrap();
+    assert!(why.contains("was once") && why.contains("HashMap"), "{why}");
+}
+
+#[test]
+fn the_order_of_a_hash_map_is_noticed() {
+    let report = Checker::new().run(|ctx| async move {
+        let tasks: std::collections::HashMap<u32, &str> =
+            (0..8).map(|n| (n, ["a", "b", "c", "d"][n as usize % 4])).collect();
+        for (_, name) in tasks {
+            drop(rt::spawn_named(name, async {}));
+        }
+        let _ = ctx.run(rt::yield_now()).await;
+    });
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Nondeterministic, "{report}");
+}
+
+// -------------------------------------------------------------------- what it covers
+
+/// Three tasks that each take two turns; the orders in which they do.
+async fn three(ctx: Context, note: impl Fn(char) + Clone + Send + 'static) {
+    let tasks = ['a', 'b', 'c'].map(|name| {
+        let note = note.clone();
+        rt::spawn(async move {
+            note(name);
+            rt::yield_now().await;
+            note(name);
+        })
+    });
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let _ = ctx.is_done();
+}
+
+fn orders(checker: &Checker) -> (Report, Vec<String>) {
+    use std::sync::{Arc, Mutex};
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let seen = all.clone();
+    let report = checker.run(move |ctx| {
+        let order = Arc::new(Mutex::new(String::new()));
+        let (kept, all) = (order.clone(), seen.clone());
+        async move {
+            three(ctx, move |name| order.lock().unwrap().push(name)).await;
+            all.lock().unwrap().push(kept.lock().unwrap().clone());
+        }
+    });
+    let mut all = all.lock().unwrap().clone();
+    all.sort();
+    all.dedup();
+    (report, all)
+}
+
+#[test]
+fn with_delays_enough_every_order_there_is_comes_up() {
+    let (report, found) = orders(&Checker::exhaustive().max_delays(12).inject(Inject::None));
+    report.assert_clean();
+    assert!(report.complete());
+    // Three pairs in any order: 6! / (2! 2! 2!).
+    assert_eq!(found.len(), 90, "{found:?}");
+    // Without a delay there is one, and more delays find more.
+    assert_eq!(orders(&Checker::exhaustive().max_delays(0).inject(Inject::None)).1, ["abcabc"]);
+    let one = orders(&Checker::exhaustive().max_delays(1).inject(Inject::None)).1.len();
+    let two = orders(&Checker::exhaustive().max_delays(2).inject(Inject::None)).1.len();
+    assert!(1 < one && one < two && two < 90, "{one} {two}");
+}
+
+#[test]
+fn random_and_priorities_come_to_the_same_orders_in_time() {
+    assert_eq!(orders(&Checker::random(1, 5_000).inject(Inject::None)).1.len(), 90);
+    // Priorities that change twice cannot make every order, but most.
+    assert!(orders(&Checker::pct(1, 3, 5_000).inject(Inject::None)).1.len() > 30);
+}
+
+#[test]
+fn shards_are_disjoint_and_together_they_are_the_whole() {
+    use std::sync::{Arc, Mutex};
+    // Each schedule that is counted leaves its token's worth: the order and the injection.
+    let run = |checker: &Checker| {
+        let all = Arc::new(Mutex::new(0_u64));
+        let report = checker.run(clean);
+        *all.lock().unwrap() += report.schedules();
+        report.assert_clean();
+        report.schedules()
+    };
+    let injections = [Inject::Cancel, Inject::Drop, Inject::Deadline];
+    for checker in [
+        Checker::exhaustive().inject(injections),
+        Checker::exhaustive().inject(injections).max_schedules(40),
+        Checker::random(3, 100).inject(injections),
+        Checker::pct(3, 3, 100).inject(injections),
+        Checker::new().inject(injections),
+    ] {
+        let whole = run(&checker);
+        for of in [1, 2, 3, 7] {
+            let parts: Vec<_> =
+                (1..=of).map(|part| run(&checker.clone().shard(part, of))).collect();
+            assert_eq!(parts.iter().sum::<u64>(), whole, "{parts:?}");
+        }
+    }
+}
+
+#[test]
+fn what_one_finds_one_of_its_shards_finds_and_no_two_count_the_same() {
+    let whole = Checker::exhaustive().run(leaky);
+    let parts: Vec<_> =
+        (1..=3).map(|part| Checker::exhaustive().shard(part, 3).run(leaky)).collect();
+    let seen = |report: &Report| report.violations().iter().map(|v| v.count()).sum::<u64>();
+    assert_eq!(parts.iter().map(seen).sum::<u64>(), seen(&whole));
+    assert!(seen(&whole) > 0);
+}
+
+#[test]
+fn a_maximum_that_cuts_is_told_and_can_be_made_a_failure() {
+    let cut = Checker::exhaustive().max_schedules(5).run(clean);
+    assert!(!cut.complete() && cut.is_clean());
+    assert_eq!(cut.schedules(), 5);
+    assert!(cut.to_string().contains("cut short"), "{cut}");
+    assert!(!cut.require_complete().is_clean());
+    let strict = Checker::exhaustive().max_schedules(5).require_complete().run(clean);
+    assert!(!strict.is_clean());
+    assert!(Checker::exhaustive().require_complete().run(clean).is_clean());
+    assert!(!Checker::exhaustive().max_points(3).run(clean).complete());
+}
+
+#[test]
+fn the_first_violation_may_be_the_last() {
+    let report = Checker::new().stop_at_first().run(leaky);
+    assert_eq!(report.violations().len(), 1);
+    assert!(report.schedules() < 10);
+}
+
+// ------------------------------------------------------------------- time and choices
+
+#[test]
+fn time_moves_by_itself_and_takes_no_time() {
+    let report = Checker::new().inject(Inject::None).run(|_| async {
+        let began = rt::now();
+        rt::sleep(Duration::from_secs(86_400)).await;
+        assert_eq!(rt::now() - began, Duration::from_secs(86_400));
+        assert!(rt::timeout(Duration::from_secs(1), std::future::pending::<()>()).await.is_err());
+    });
+    report.assert_clean();
+    assert!(report.took() < Duration::from_secs(5));
+}
+
+#[test]
+fn every_choice_is_made_in_some_schedule() {
+    let report = Checker::exhaustive().inject(Inject::None).run(|_| async {
+        let (one, two) = (rt::choose(3), rt::choose(2));
+        check::sometimes("the last of both", one == 2 && two == 1);
+        check::sometimes("the first of both", one == 0 && two == 0);
+    });
+    report.assert_clean();
+    assert_eq!(report.schedules(), 6);
+    assert_eq!(report.sometimes(), [("the last of both", true), ("the first of both", true)]);
+}
+
+#[test]
+fn a_deadline_comes_and_timers_before_it_ring_first() {
+    let report = Checker::exhaustive().inject(Inject::Deadline).run(|ctx| async move {
+        let deadline = ctx.deadline().expect("an hour away");
+        let slept = ctx.run(rt::sleep(Duration::from_secs(60))).await;
+        check::sometimes("slept", slept.is_ok());
+        check::sometimes("cut off", slept.is_err());
+        let error = ctx.done().await;
+        assert_eq!(error, quell::ContextError::DeadlineExceeded);
+        assert!(rt::now() >= deadline);
+    });
+    report.assert_clean();
+}
+
+// ---------------------------------------------------------------------- vacuity
+
+#[test]
+fn a_check_that_checks_nothing_fails() {
+    let kind = |report: Report| report.violations().first().map(|v| v.kind());
+    let vacuous = Some(ViolationKind::Vacuous);
+    assert_eq!(kind(Checker::new().run(|_| rt::yield_now())), vacuous);
+    assert_eq!(kind(Checker::new().inject(Inject::Panic).run(clean)), vacuous);
+    let never = Checker::new().run(|ctx| async move {
+        check::sometimes("pigs fly", false);
+        let _ = ctx.run(rt::yield_now()).await;
+    });
+    assert!(never.to_string().contains("pigs fly"), "{never}");
+    assert_eq!(kind(never), vacuous);
+    assert_eq!(kind(Checker::new().inject(Inject::None).run(|_| rt::yield_now())), None);
+}
+
+#[test]
+fn outside_of_a_checker_its_marks_are_nothing() {
+    check::fault("nowhere");
+    check::sometimes("never", false);
+    drop(check::Tracked::new(1));
+}
+
+// ----------------------------------------------------------------------- panics
+
+#[test]
+fn an_injected_panic_is_no_violation_and_another_one_is() {
+    let report = Checker::new().inject(Inject::Panic).run(|_| async {
+        let task = rt::spawn(async { check::fault("in a task") });
+        check::sometimes("panicked", task.await.is_err_and(|error| error.is_panic()));
+        check::fault("in the body");
+    });
+    report.assert_clean();
+    assert_eq!(report.points(), 2);
+    let report = Checker::new().run(|ctx| async move {
+        assert!(!ctx.is_done(), "it has come too soon");
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::Panicked);
+    assert_eq!(violation.waiting_for(), Some("it has come too soon"));
+    assert_eq!(violation.waiting_at().unwrap().file(), "tests/check.rs");
+}
+
+// ---------------------------------------------------------------------- replaying
+
+fn token() -> String {
+    Checker::new().run(leaky).violations()[0].replay().to_string()
+}
+
+#[test]
+fn a_token_shows_the_same_again() {
+    let token = token();
+    let again = Checker::replay(&token).run(leaky);
+    assert_eq!(again.schedules(), 1);
+    let violation = &again.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage);
+    assert_eq!(violation.replay(), token);
+    let story = violation.to_string();
+    assert_eq!(Checker::try_replay(&token, leaky).unwrap().violations()[0].to_string(), story);
+}
+
+#[test]
+fn a_token_that_does_not_fit_says_why() {
+    let token = token();
+    assert_eq!(Checker::try_replay(&token, clean).unwrap_err(), ReplayError::Body);
+    let error = |token: &str| Checker::try_replay(token, leaky).unwrap_err();
+    assert!(matches!(error("hello"), ReplayError::Malformed { .. }));
+    assert!(matches!(error(&token[..6]), ReplayError::Malformed { .. }));
+    let other = token.replacen("q1", "q7", 1);
+    assert!(error(&other).to_string().contains("version `q7`"));
+    let far = format!("{}-i900000", token.rsplit_once('-').unwrap().0);
+    assert_eq!(error(&far), ReplayError::Diverged);
+}
+
+#[test]
+#[should_panic(expected = "of another body")]
+fn replaying_with_another_body_panics_with_the_reason() {
+    let _ = Checker::replay(&token()).run(clean);
+}
+
+#[test]
+fn a_token_brings_its_limits_along() {
+    async fn slow(ctx: Context) {
+        ctx.done().await;
+        rt::sleep(Duration::from_millis(20)).await;
+    }
+    let strict = Checker::new().stop_within(Duration::from_millis(10)).run(slow);
+    let token = strict.violations()[0].replay();
+    assert_eq!(Checker::replay(token).run(slow).violations().len(), 1);
+    Checker::new().run(slow).assert_clean();
+}
+
+#[test]
+fn a_schedule_found_at_random_shrinks_to_one_with_little_in_it() {
+    async fn inverted(_ctx: Context) {
+        let locks = [(); 2].map(|()| std::sync::Arc::new(tokio::sync::Mutex::new(())));
+        let [left, right] = locks;
+        for (name, first, second) in [("one", left.clone(), right.clone()), ("two", right, left)] {
+            drop(rt::spawn_named(name, async move {
+                for _ in 0..10 {
+                    let _first = first.lock().await;
+                    rt::yield_now().await;
+                    let _second = second.lock().await;
+                }
+            }));
+        }
+    }
+    let report = Checker::random(5, 200).inject(Inject::None).run(inverted);
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage);
+    assert!(violation.replay().len() < 30, "{}", violation.replay());
+}
+
+#[test]
+fn bytes_make_a_schedule_whatever_they_are() {
+    for bytes in [&[][..], &[0], &[0, 3, 1, 2, 3, 4, 5], &[255; 64]] {
+        Checker::bytes(bytes).run(clean).assert_clean();
+        Checker::bytes(bytes).inject([Inject::Cancel, Inject::Drop]).run(clean).assert_clean();
+    }
+    let found = (0..40_u8).any(|n| !Checker::bytes(&[0, n, 1, 2, 1, 2]).run(leaky).is_clean());
+    assert!(found);
+}
+
+// ---------------------------------------------------------------------- bad input
+
+#[test]
+#[should_panic(expected = "there is no part 3 of 2")]
+fn a_shard_that_is_not_there_is_refused() {
+    let _ = Checker::new().shard(3, 2);
+}
+
+#[test]
+#[should_panic(expected = "pass `Inject::None`")]
+fn an_empty_list_of_injections_is_refused() {
+    let _ = Checker::new().inject([]);
+}
+
+#[test]
+fn a_body_that_waits_for_a_thread_is_told_that_it_does() {
+    let report = Checker::new().stop_at_first().run(|ctx| async move {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let helper = std::thread::spawn(move || {
+            let _ = tell.send(());
+        });
+        let _ = told.await;
+        helper.join().unwrap();
+        let _ = ctx.is_done();
+    });
+    // Fast threads may have answered before anybody asks; then there is nothing to see.
+    if let Some(violation) = report.violations().first() {
+        assert_eq!(violation.kind(), ViolationKind::Nondeterministic, "{report}");
+    }
+}
+
+#[test]
+fn a_thread_of_the_systems_is_no_place_to_spawn() {
+    let report = Checker::new().run(|ctx| async move {
+        let spawned = std::thread::spawn(|| drop(rt::spawn(async {}))).join();
+        assert!(spawned.is_err());
+        let _ = ctx.is_done();
+    });
+    report.assert_clean();
+}
+
+#[test]
+fn to_look_and_look_and_never_let_go_ends() {
+    let report = Checker::new().max_points(50).run(|ctx| async move {
+        while !ctx.is_done() {}
+        ctx.done().await;
+    });
+    // The context does end it, at each look.
+    report.assert_clean();
+    let report = Checker::new().max_points(5).run(|ctx| async move {
+        let (child, _canceller) = ctx.with_cancel();
+        loop {
+            let _ = child.is_done();
+        }
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::LeakedTask);
+    assert!(violation.waiting_for().unwrap().contains("never lets others run"));
+}
+
+/// Runs one of the ignored tests below in a process of its own; what it printed.
+fn in_a_process(test: &str) -> (Option<i32>, String) {
+    let itself = std::env::current_exe().unwrap();
+    let run = std::process::Command::new(itself)
+        .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .output()
+        .unwrap();
+    (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn blocks_its_thread() {
+    let _ = Checker::new().patience(Duration::from_millis(300)).run(|ctx| async move {
+        drop(rt::spawn_named("leak", rt::sleep(Duration::MAX)));
+        if ctx.is_done() {
+            drop(rt::spawn_named("blocker", async {
+                let (_tell, told) = std::sync::mpsc::channel::<()>();
+                std::thread::park_timeout(Duration::from_secs(30));
+                let _ = told.try_recv();
+            }));
+        }
+    });
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn never_comes_back() {
+    let _ = Checker::new().patience(Duration::from_millis(300)).run(|_| async {
+        let (items, mut read) = mpsc::channel::<()>(1);
+        drop(items);
+        // A closed channel is always ready.
+        loop {
+            if read.recv().await.is_some() {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn whoever_keeps_the_thread_is_named_and_ended() {
+    let (code, said) = in_a_process("blocks_its_thread");
+    assert_eq!(code, Some(101), "{said}");
+    assert!(said.contains("the task `blocker`, spawned at tests/check.rs:"), "{said}");
+    assert!(said.contains("await instead"), "{said}");
+    let (code, said) = in_a_process("never_comes_back");
+    assert_eq!(code, Some(101), "{said}");
+    assert!(said.contains("`body`"), "{said}");
+}
+
+#[test]
+fn a_checker_may_run_inside_the_body_of_another() {
+    let report = Checker::exhaustive().run(|ctx| async move {
+        Checker::exhaustive().run(clean).assert_clean();
+        let _ = ctx.run(rt::yield_now()).await;
+    });
+    report.assert_clean();
+}
+
+#[test]
+fn checkers_on_many_threads_do_not_disturb_each_other() {
+    let expected = all_in_one(&Checker::random(1, 200).run(leaky));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                assert_eq!(all_in_one(&Checker::random(1, 200).run(leaky)), expected);
+            });
+        }
+    });
+}
+
+#[test]
+fn every_task_of_ten_thousand_is_waited_for() {
+    let report = Checker::random(1, 3).inject(Inject::Cancel).run(|ctx| async move {
+        let tasks: Vec<_> = (0..10_000)
+            .map(|_| {
+                let ctx = ctx.clone();
+                rt::spawn(async move {
+                    let _ = ctx.run(rt::yield_now()).await;
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    report.assert_clean();
+}

@@ -1,0 +1,100 @@
+//! The program `quell`: what it prints, its options, its exit status.
+#![cfg(all(not(loom), feature = "cli"))]
+
+use std::process::{Command, Output};
+
+fn quell(args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } =
+        Command::new(env!("CARGO_BIN_EXE_quell")).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().expect("no signal"), text(stdout), text(stderr))
+}
+
+#[test]
+fn with_nothing_more_it_checks_everything_and_all_is_as_it_should_be() {
+    let (code, out, err) = quell(&["check", "--schedules", "1000"]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("found, as it should be: BlockedStage"), "{out}");
+    assert!(out.contains("All is as it should be."), "{out}");
+    assert!(out.contains("--replay q1"), "{out}");
+    // No bar where nobody looks on.
+    assert_eq!(err, "");
+    assert!(!out.contains('\x1b'), "{out}");
+}
+
+#[test]
+fn it_names_its_scenarios() {
+    let (code, out, _) = quell(&["list"]);
+    assert_eq!(code, 0);
+    for name in ["listing", "listing-repaired", "two-loops", "nested-timers", "slow-store"] {
+        assert!(out.lines().any(|line| line.starts_with(name)), "{out}");
+    }
+}
+
+#[test]
+fn a_token_it_prints_replays_and_is_a_violation() {
+    let (_, out, _) = quell(&["check", "listing", "--schedules", "500", "--json"]);
+    let line: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!(line["scenario"], "listing");
+    assert_eq!(line["as_expected"], true);
+    let token = line["violations"][0]["replay"].as_str().unwrap();
+    // With or without its name.
+    for args in [&["check", "listing", "--replay", token][..], &["check", "--replay", token]] {
+        let (code, out, err) = quell(args);
+        assert_eq!(code, 1, "{out}{err}");
+        assert!(out.starts_with("listing: 1 violation"), "{out}");
+    }
+    let (code, _, err) = quell(&["check", "slow-store", "--replay", token]);
+    assert_eq!(code, 2);
+    assert!(err.contains("of another body"), "{err}");
+}
+
+#[test]
+fn its_page_needs_no_network() {
+    let file = std::env::temp_dir().join(format!("quell-{}.html", std::process::id()));
+    let name = file.to_str().unwrap();
+    let (code, ..) = quell(&["check", "two-loops", "--schedules", "300", "--html", name]);
+    assert_eq!(code, 0);
+    let page = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    assert!(page.contains("<svg") && page.contains("BlockedStage"));
+    for fetched in ["http://", "https://", "src=", "@import", "<script", "<link"] {
+        assert!(!page.contains(fetched), "{fetched}");
+    }
+}
+
+#[test]
+fn every_strategy_and_every_shard_can_be_asked_for() {
+    for strategy in ["usual", "exhaustive", "random", "pct"] {
+        for shard in ["1/2", "2/2"] {
+            let args =
+                ["check", "contexts", "--strategy", strategy, "--schedules", "200", "--seed", "3"];
+            let (code, out, err) = quell(&[&args[..], &["--shard", shard]].concat());
+            assert_eq!(code, 0, "{strategy} {shard}: {out}{err}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_understood_is_status_2_and_says_why() {
+    for (args, why) in [
+        (&["check", "--shard", "3/2"][..], "there is no part 3 of 2"),
+        (&["check", "--shard", "x"], "such as 2/8"),
+        (&["check", "--strategy", "luck"], "possible values"),
+        (&["check", "nothing"], "`quell list` names them"),
+        (&["check", "--replay", "hello"], "no replay token"),
+        (&["check", "--replay", "q9c-00000000-"], "version `q9`"),
+        (&["check", "--seed", "many"], "not a number"),
+        (&["chekc"], "check"),
+    ] {
+        let (code, out, err) = quell(args);
+        assert_eq!(code, 2, "{args:?}: {out}{err}");
+        assert!(err.contains(why), "{args:?}: {err}");
+    }
+    // The verdict is told all the same.
+    let nowhere = "/nonexistent/page.html";
+    let (code, out, err) = quell(&["check", "contexts", "--schedules", "50", "--html", nowhere]);
+    assert_eq!(code, 2);
+    assert!(out.contains("clean") && err.contains("could not write"), "{out}{err}");
+}

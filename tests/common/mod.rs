@@ -1,0 +1,42 @@
+//! Where the examples are, for the tests that run them.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Where the examples are, built as this test was.
+pub(crate) fn examples() -> &'static PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        // target/debug/deps/examples-0123
+        let here = std::env::current_exe().expect("the path of this test");
+        let profile = here.ancestors().nth(2).expect("a folder with the profile's name");
+        let target = profile.parent().expect("a target folder");
+        let mut build = Command::new(env!("CARGO"));
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.args(["build", "--quiet", "--examples", "--target-dir"]);
+        build.arg(target);
+        // As they were compiled already, if they were.
+        if !cfg!(feature = "tokio") {
+            build.arg("--no-default-features");
+        }
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        for (feature, on) in [
+            ("tokio-util", cfg!(feature = "tokio-util")),
+            ("tracing", cfg!(feature = "tracing")),
+            ("http", cfg!(feature = "http")),
+            ("tls", cfg!(feature = "tls")),
+            ("check", cfg!(feature = "check")),
+            ("proptest", cfg!(feature = "proptest")),
+            ("cli", cfg!(feature = "cli")),
+        ] {
+            if on {
+                build.args(["--features", feature]);
+            }
+        }
+        assert!(build.status().expect("cargo runs").success(), "the examples do not compile");
+        profile.join("examples")
+    })
+}

@@ -1,0 +1,35 @@
+//! What a summary of very many requests takes of memory, in a process of its own.
+
+#![cfg(all(feature = "http", target_os = "linux", not(loom)))]
+
+use quell::hit::{Hit, Summary};
+use std::time::Duration;
+
+#[test]
+fn ten_million_results_take_no_more_memory_than_ten_thousand() {
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * 4096
+    };
+    let mut summary = Summary::new();
+    let mut random = 1_u64;
+    let mut record = |summary: &mut Summary| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        // From a nanosecond to half an hour.
+        let nanos = (random >> 20) >> (random & 31);
+        summary.record(&Hit::answered(
+            200 + (random % 300) as u16,
+            10,
+            Duration::from_nanos(nanos),
+        ));
+    };
+    (0..10_000).for_each(|_| record(&mut summary));
+    let before = resident();
+    (10_000..10_000_000).for_each(|_| record(&mut summary));
+    let grown = resident().saturating_sub(before);
+    assert_eq!(summary.requests(), 10_000_000);
+    println!("{before} bytes resident, and {grown} more for ten million results");
+    assert!(grown < 8 << 20, "{grown} bytes");
+    assert!(before + grown < 64 << 20, "{} bytes", before + grown);
+}

@@ -1,0 +1,264 @@
+//! Calls that end with their context.
+
+use super::rig::{Rig, reports, soon, tasks, text, until};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::{get, post};
+use futures::{StreamExt, stream};
+use http::{Request, StatusCode};
+use quell::http::{CallBody, Client, Ctx, PeerAddress};
+use quell::{Context, ContextError};
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Handlers that report their end.
+fn app(reporter: super::rig::Reporter<String>) -> Router {
+    let (slow, streams, upload) = (reporter.clone(), reporter.clone(), reporter);
+    Router::new()
+        .route(
+            "/slow",
+            get(|Ctx(ctx): Ctx| async move {
+                slow.end_of(&ctx);
+                slow.tell("began".into());
+                std::future::pending::<()>().await
+            }),
+        )
+        .route(
+            "/streams",
+            get(|Ctx(ctx): Ctx| async move {
+                streams.end_of(&ctx);
+                streams.tell("began".into());
+                let first = stream::iter([Ok::<_, Infallible>(Bytes::from("first\n"))]);
+                Body::from_stream(first.chain(stream::pending()))
+            }),
+        )
+        .route(
+            "/upload",
+            post(|Ctx(ctx): Ctx, body: Body| async move {
+                upload.end_of(&ctx);
+                upload.tell("began".into());
+                let mut body = body.into_data_stream();
+                while let Some(Ok(_)) = body.next().await {}
+                ctx.done().await;
+            }),
+        )
+        .route("/hello", get(|| async { "hello\n" }))
+        .route("/teapot", get(|| async { StatusCode::IM_A_TEAPOT }))
+        .route(
+            "/whoami",
+            get(|Ctx(ctx): Ctx| async move { format!("{:?}", ctx.value::<PeerAddress>()) }),
+        )
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_closes_its_connection_before_the_answer() {
+    for client in [Client::new(), Client::http2()] {
+        let (reporter, mut reports) = reports();
+        let rig = Rig::new(app(reporter)).await;
+        let (ctx, canceller) = Context::background().with_cancel();
+        let url = rig.url("/slow");
+        let call = tokio::spawn(async move { client.get(&ctx, url).await.map(drop) });
+        assert_eq!(reports.next().await, "began");
+        canceller.cancel_with("bad status");
+        let error = soon("the end of the call", call).await.unwrap().unwrap_err();
+        assert_eq!(error.to_string(), format!("GET {}: context canceled", rig.url("/slow")));
+        let cancelled = error.cancelled().unwrap();
+        assert_eq!(cancelled.cause().to_string(), "bad status");
+        assert_eq!(reports.next().await, "client gone");
+        rig.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_closes_its_connection_in_the_middle_of_the_body() {
+    for client in [Client::new(), Client::http2()] {
+        let (reporter, mut reports) = reports();
+        let rig = Rig::new(app(reporter)).await;
+        let (ctx, canceller) = Context::background().with_cancel();
+        let answer = client.get(&ctx, rig.url("/streams")).await.unwrap();
+        assert_eq!(reports.next().await, "began");
+        let body = tokio::spawn(answer.into_body().text(1000));
+        canceller.cancel_with("bad status");
+        let error = soon("the end of the body", body).await.unwrap().unwrap_err();
+        assert_eq!(error.cancelled().unwrap().cause().to_string(), "bad status");
+        assert_eq!(reports.next().await, "client gone");
+        rig.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_on_its_way_ends_with_the_context() {
+    let (reporter, mut reports) = reports();
+    let rig = Rig::new(app(reporter)).await;
+    let (ctx, canceller) = Context::background().with_cancel();
+    let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+    let request = Request::post(rig.url("/upload")).body(body).unwrap();
+    let call = tokio::spawn(async move { Client::new().send(&ctx, request).await.map(drop) });
+    assert_eq!(reports.next().await, "began");
+    canceller.cancel();
+    let error = soon("the end of the call", call).await.unwrap().unwrap_err();
+    assert!(error.cancelled().is_some());
+    assert_eq!(reports.next().await, "client gone");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_call_and_says_so() {
+    let (reporter, mut reports) = reports();
+    let rig = Rig::new(app(reporter)).await;
+    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(20));
+    let error = Client::new().get(&ctx, rig.url("/slow")).await.unwrap_err();
+    assert!(error.to_string().ends_with("/slow: context deadline exceeded"), "{error}");
+    assert_eq!(error.cancelled().unwrap().error(), ContextError::DeadlineExceeded);
+    assert_eq!(reports.next().await, "began");
+    assert_eq!(reports.next().await, "client gone");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_call_in_a_context_that_has_ended_is_not_made() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (ctx, canceller) = Context::background().with_cancel();
+    canceller.cancel();
+    assert!(Client::new().get(&ctx, url).await.unwrap_err().cancelled().is_some());
+    let accepted =
+        std::future::poll_fn(|task| std::task::Poll::Ready(listener.poll_accept(task).is_ready()));
+    assert!(!accepted.await, "somebody connected");
+}
+
+#[tokio::test]
+async fn a_connection_whose_answer_was_read_is_used_again_and_a_broken_one_is_not() {
+    let (reporter, mut reports) = reports();
+    let rig = Rig::new(app(reporter)).await;
+    let client = Client::new();
+    let ctx = Context::background();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let answer = client.get(&ctx, rig.url("/whoami")).await.unwrap();
+        seen.push(answer.into_body().text(1000).await.unwrap());
+    }
+    assert!(seen.iter().all(|peer| *peer == seen[0]), "{seen:?}");
+    let (given_up, canceller) = ctx.with_cancel();
+    let answer = client.get(&given_up, rig.url("/streams")).await.unwrap();
+    assert_eq!(reports.next().await, "began");
+    canceller.cancel();
+    assert!(answer.into_body().text(1000).await.is_err());
+    assert_eq!(reports.next().await, "client gone");
+    let answer = client.get(&ctx, rig.url("/whoami")).await.unwrap();
+    let peer = answer.into_body().text(1000).await.unwrap();
+    assert_ne!(peer, seen[0]);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn no_task_and_no_waiter_is_left_of_calls_that_were_given_up() {
+    let before = tasks();
+    let (reporter, mut reports) = reports();
+    let rig = Rig::new(app(reporter)).await;
+    let client = Client::new();
+    let root = Context::background();
+    for path in ["/slow", "/streams"] {
+        let (ctx, canceller) = root.with_cancel();
+        let call = client.get(&ctx, rig.url(path));
+        let body = async { call.await?.into_body().text(1000).await };
+        let ends = async {
+            reports.next().await;
+            canceller.cancel();
+        };
+        let (result, ()) = tokio::join!(body, ends);
+        assert!(result.unwrap_err().cancelled().is_some());
+        assert_eq!(reports.next().await, "client gone");
+    }
+    drop(client);
+    until("only the server to be left", || tasks() == before + 1).await;
+    rig.end().await;
+    until("nothing to be left", || tasks() == before).await;
+}
+
+#[tokio::test]
+async fn a_status_is_no_error_and_a_refused_connection_is_one() {
+    let (reporter, _reports) = reports();
+    let rig = Rig::new(app(reporter)).await;
+    let ctx = Context::background();
+    let answer = Client::new().get(&ctx, rig.url("/teapot")).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::IM_A_TEAPOT);
+    let url = rig.url("/hello");
+    rig.end().await;
+    let error = Client::new().get(&ctx, url).await.unwrap_err();
+    assert!(error.cancelled().is_none());
+    assert!(error.to_string().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn mistakes_in_an_address_are_explained_and_secrets_in_it_are_not_shown() {
+    let ctx = Context::background();
+    let client = Client::new();
+    for (address, advice) in [
+        ("https://localhost/", "Client::over"),
+        ("/only/a/path", "http://host/path"),
+        ("ftp://localhost/", "http://"),
+        ("http://", ""),
+        ("not an address", ""),
+    ] {
+        let error = client.get(&ctx, address).await.unwrap_err().to_string();
+        assert!(error.starts_with("GET ") && error.contains(advice), "{error}");
+    }
+    let (ctx, canceller) = ctx.with_cancel();
+    canceller.cancel();
+    let secret = "http://ann:password@localhost/list?token=12345";
+    let error = client.get(&ctx, secret).await.unwrap_err();
+    assert_eq!(error.to_string(), "GET http://localhost/list: context canceled");
+    assert!(!format!("{error:?}").contains("12345"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_body_longer_than_allowed_is_refused_whether_or_not_it_says_so() {
+    let chunked = || async {
+        let piece = || Ok::<_, Infallible>(Bytes::from("12345"));
+        Body::from_stream(stream::repeat_with(piece).take(3))
+    };
+    let app = Router::new()
+        .route("/known", get(|| async { "123456789012345" }))
+        .route("/chunked", get(chunked))
+        .route("/bytes", get(|| async { vec![0xff_u8, 0xfe] }));
+    let rig = Rig::new(app).await;
+    let (ctx, client) = (Context::background(), Client::new());
+    for path in ["/known", "/chunked"] {
+        let body = client.get(&ctx, rig.url(path)).await.unwrap().into_body();
+        assert_eq!(body.bytes(15).await.unwrap().len(), 15);
+        let body = client.get(&ctx, rig.url(path)).await.unwrap().into_body();
+        let error = body.bytes(14).await.unwrap_err().to_string();
+        assert!(error.contains("longer than 14 bytes"), "{error}");
+    }
+    let body: CallBody = client.get(&ctx, rig.url("/bytes")).await.unwrap().into_body();
+    let error = body.text(10).await.unwrap_err().to_string();
+    assert!(error.contains("bytes()"), "{error}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn any_service_may_carry_the_calls_and_an_answer_may_be_passed_on() {
+    // A router is a service: a call without any socket.
+    let (reporter, mut reports) = reports();
+    let client = Client::over(app(reporter));
+    let ctx = Context::background();
+    let answer = client.get(&ctx, "http://inside/hello").await.unwrap();
+    assert_eq!(answer.into_body().text(100).await.unwrap(), "hello\n");
+    let (given_up, canceller) = ctx.with_cancel();
+    let call = client.get(&given_up, "http://inside/slow");
+    let ends = async {
+        reports.next().await;
+        canceller.cancel();
+    };
+    assert!(tokio::join!(call, ends).0.unwrap_err().cancelled().is_some());
+
+    let proxy = move |Ctx(ctx): Ctx| async move {
+        client.get(&ctx, "http://inside/hello").await.unwrap().map(Body::new)
+    };
+    let rig = Rig::new(Router::new().route("/", get(proxy))).await;
+    let answer = Client::new().get(&ctx, rig.url("/")).await.unwrap();
+    assert_eq!(text(answer.into_body()).await, "hello\n");
+    rig.end().await;
+}

@@ -1,0 +1,261 @@
+//! A server that ends with its context.
+
+use super::rig::{Raw, Rig, reports, soon, tasks, until, why};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use futures::stream;
+use quell::Context;
+use quell::http::{Client, Ctx, serve};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// A handler that waits at a gate, one that waits for its context, one that
+/// waits for nothing, and one that sends more than anybody reads.
+fn app(reporter: super::rig::Reporter<String>, gate: Arc<Semaphore>) -> Router {
+    let (gated, polite, stuck) = (reporter.clone(), reporter.clone(), reporter);
+    Router::new()
+        .route(
+            "/gated",
+            get(|Ctx(ctx): Ctx| async move {
+                gated.tell("gated began".into());
+                let _pass = gate.acquire().await.unwrap();
+                format!("through, {}\n", ctx.is_done())
+            }),
+        )
+        .route(
+            "/polite",
+            get(|Ctx(ctx): Ctx| async move {
+                polite.tell("polite began".into());
+                ctx.done().await;
+                format!("sorry: {}\n", why(&ctx))
+            }),
+        )
+        .route(
+            "/stuck",
+            get(|Ctx(ctx): Ctx| async move {
+                stuck.end_of(&ctx);
+                stuck.tell("stuck began".into());
+                std::future::pending::<()>().await
+            }),
+        )
+        .route("/hello", get(|| async { "hello\n" }))
+        .route(
+            "/endless",
+            get(|| async {
+                let piece = || Ok::<_, Infallible>(Bytes::from(vec![b'x'; 64 * 1024]));
+                Body::from_stream(stream::repeat_with(piece))
+            }),
+        )
+}
+
+#[tokio::test]
+async fn a_request_that_runs_is_answered_within_the_grace_and_no_new_one_is_accepted() {
+    let (reporter, mut reports) = reports();
+    let gate = Arc::new(Semaphore::new(0));
+    let rig = Rig::with(app(reporter, gate.clone()), |serve| serve.grace(Duration::MAX)).await;
+    let mut client = rig.connect().await;
+    client.get("/gated").await;
+    assert_eq!(reports.next().await, "gated began");
+    rig.stop.cancel_with("a new release");
+    let at = rig.at;
+    soon("connections to be refused", async {
+        while TcpStream::connect(at).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    gate.add_permits(1);
+    let heard = client.hear_all().await;
+    assert!(heard.starts_with("HTTP/1.1 200") && heard.contains("through, false"), "{heard}");
+    assert!(heard.contains("connection: close"), "{heard}");
+    let served = rig.end().await;
+    assert_eq!((served.connections, served.cancelled, served.dropped), (1, 0, 0));
+    assert_eq!(served.to_string(), "1 connections, all drained");
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_at_once_whether_or_not_they_were_used() {
+    let (reporter, _reports) = reports();
+    let gate = Arc::new(Semaphore::new(0));
+    let rig = Rig::with(app(reporter, gate), |serve| serve.grace(Duration::MAX)).await;
+    let unused = rig.connect().await;
+    let mut used = rig.connect().await;
+    used.get("/hello").await;
+    used.hear("hello\n").await;
+    let client = Client::http2();
+    let ctx = Context::background();
+    let answer = client.get(&ctx, rig.url("/hello")).await.unwrap();
+    assert_eq!(answer.into_body().text(100).await.unwrap(), "hello\n");
+    let served = rig.end().await;
+    assert_eq!((served.connections, served.cancelled), (3, 0));
+    assert_eq!(unused.hear_all().await, "");
+    assert_eq!(used.hear_all().await, "");
+}
+
+#[tokio::test]
+async fn after_the_grace_a_request_is_cancelled_with_the_cause_and_may_still_say_so() {
+    let (reporter, mut reports) = reports();
+    let gate = Arc::new(Semaphore::new(0));
+    let change = |serve: quell::http::Serve<Router>| {
+        serve.grace(Duration::from_millis(20)).last_words(Duration::MAX)
+    };
+    let rig = Rig::with(app(reporter, gate), change).await;
+    let mut client = rig.connect().await;
+    client.get("/polite").await;
+    assert_eq!(reports.next().await, "polite began");
+    let served = rig.end().await;
+    let heard = client.hear_all().await;
+    assert!(heard.contains("sorry: server stopped: the test is over"), "{heard}");
+    assert_eq!((served.cancelled, served.dropped), (1, 0));
+    assert_eq!(served.to_string(), "1 connections, 1 cancelled, 0 dropped");
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_listen_is_dropped_after_its_last_words() {
+    let before = tasks();
+    for client in [None, Some(Client::http2())] {
+        let (reporter, mut reports) = reports();
+        let gate = Arc::new(Semaphore::new(0));
+        let moment = Duration::from_millis(20);
+        let rig =
+            Rig::with(app(reporter, gate), |serve| serve.grace(moment).last_words(moment)).await;
+        let url = rig.url("/stuck");
+        let call = match client {
+            Some(client) => tokio::spawn(async move {
+                client.get(&Context::background(), url).await.map(drop).is_err()
+            }),
+            None => {
+                let mut raw = rig.connect().await;
+                raw.get("/stuck").await;
+                tokio::spawn(async move { raw.hear_all().await.is_empty() })
+            }
+        };
+        assert_eq!(reports.next().await, "stuck began");
+        let ctx = rig.ctx.clone();
+        let served = rig.end().await;
+        assert_eq!((served.cancelled, served.dropped), (1, 1));
+        assert_eq!(reports.next().await, "server stopped: the test is over");
+        assert!(soon("the client to notice", call).await.unwrap());
+        assert_eq!(ctx.tree().len(), 0);
+    }
+    until("nothing to be left", || tasks() == before).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_dropped_ends_its_requests_first() {
+    let before = tasks();
+    let (reporter, mut reports) = reports();
+    let rig = Rig::new(app(reporter, Arc::new(Semaphore::new(0)))).await;
+    let mut client = rig.connect().await;
+    client.get("/stuck").await;
+    assert_eq!(reports.next().await, "stuck began");
+    rig.served.abort();
+    assert_eq!(reports.next().await, "server stopped: the server was dropped");
+    assert_eq!(client.hear_all().await, "");
+    until("nothing to be left", || tasks() == before).await;
+}
+
+#[tokio::test]
+async fn a_server_whose_context_has_ended_accepts_nobody() {
+    let (ctx, stop) = Context::background().with_cancel();
+    stop.cancel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let served = soon("the end", serve(&ctx, listener, Router::new()).into_future()).await;
+    assert_eq!((served.connections, served.dropped), (0, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_with_its_headers_is_sent_away() {
+    let change =
+        |serve: quell::http::Serve<Router>| serve.header_timeout(Duration::from_millis(30));
+    let (reporter, _reports) = reports();
+    let rig = Rig::with(app(reporter, Arc::new(Semaphore::new(0))), change).await;
+    for beginning in ["", "GET /hel", "GET /hello HTTP/1.1\r\nhost: te"] {
+        let mut client = rig.connect().await;
+        client.say(beginning).await;
+        let heard = client.hear_all().await;
+        assert!(!heard.contains("hello"), "{heard}");
+    }
+    // One that is quick enough is served as ever.
+    let mut client = rig.connect().await;
+    client.get("/hello").await;
+    client.hear("hello\n").await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_does_not_keep_the_server() {
+    let (reporter, _reports) = reports();
+    let moment = Duration::from_millis(20);
+    let change = move |serve: quell::http::Serve<Router>| serve.grace(moment).last_words(moment);
+    let rig = Rig::with(app(reporter, Arc::new(Semaphore::new(0))), change).await;
+    let mut client = rig.connect().await;
+    client.get("/endless").await;
+    client.hear("xxxx").await; // and no more
+    let served = rig.end().await;
+    assert_eq!((served.connections, served.cancelled, served.dropped), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_given_up() {
+    let (reporter, mut reports) = reports();
+    let handler = move |Ctx(ctx): Ctx| async move {
+        reporter.end_of(&ctx);
+        let piece = || Ok::<_, Infallible>(Bytes::from(vec![b'x'; 64 * 1024]));
+        Body::from_stream(stream::repeat_with(piece))
+    };
+    let app = Router::new().route("/", get(handler));
+    let rig = Rig::with(app, |serve| serve.write_timeout(Duration::from_millis(50))).await;
+    let mut client = rig.connect().await;
+    client.get("/").await;
+    client.hear("xxxx").await; // and no more
+    assert_eq!(reports.next().await, "client gone");
+    drop(client);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_under_load_answers_whole_or_not_at_all() {
+    let before = tasks();
+    let (reporter, _reports) = reports();
+    let rig = Rig::new(app(reporter, Arc::new(Semaphore::new(0)))).await;
+    let answered = Arc::new(Semaphore::new(0));
+    let clients: Vec<_> = (0..32)
+        .map(|number| {
+            let (at, answered, url) = (rig.at, answered.clone(), rig.url("/hello"));
+            tokio::spawn(async move {
+                if number % 2 == 0 {
+                    let (client, ctx) = (Client::new(), Context::background());
+                    while let Ok(answer) = client.get(&ctx, url.as_str()).await {
+                        assert_eq!(answer.into_body().text(100).await.unwrap(), "hello\n");
+                        answered.add_permits(1);
+                    }
+                } else {
+                    while let Ok(stream) = TcpStream::connect(at).await {
+                        let mut raw = Raw(stream);
+                        let get = b"GET /hello HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+                        if tokio::io::AsyncWriteExt::write_all(&mut raw.0, get).await.is_err() {
+                            break;
+                        }
+                        let heard = raw.hear_all().await;
+                        assert!(heard.is_empty() || heard.ends_with("hello\n"), "{heard}");
+                        answered.add_permits(1);
+                    }
+                }
+            })
+        })
+        .collect();
+    until("a thousand answers", || answered.available_permits() >= 1000).await;
+    let ctx = rig.ctx.clone();
+    let served = rig.end().await;
+    assert_eq!((served.cancelled, served.dropped), (0, 0), "{served}");
+    assert_eq!(ctx.tree().len(), 0);
+    for client in clients {
+        soon("a client to notice", client).await.unwrap();
+    }
+    until("nothing to be left", || tasks() == before).await;
+}

@@ -1,0 +1,456 @@
+//! The races of a pipeline's stages with its reader, its end and each other.
+//!
+//! Where a model says nothing, each stage has a thread of its own. Those with
+//! more stages than loom has threads run them all on one, in turns
+//! ([`on_one_thread`]), and let the reader or the end race with that.
+
+use super::{Thing, Things, model, model_within, poll_once};
+use loom::future::block_on;
+use loom::thread;
+use quell::channel::SendError;
+use quell::planted::{advance, finish, on_one_thread};
+use quell::{Context, OnCancel, Outcome, Pipeline, Rate, Report, Results, rt};
+use std::pin::pin;
+use std::time::Duration;
+
+const TEN: Duration = Duration::from_millis(10);
+
+/// Reads all there is, and ends it: what came, by number, and the report.
+async fn read_all(mut results: Results<Thing>) -> (Vec<usize>, Report) {
+    let mut numbers = Vec::new();
+    while let Some(thing) = results.next().await {
+        numbers.push(thing.number);
+    }
+    (numbers, results.finish().await)
+}
+
+/// Starts it, and runs all its stages on this thread while `reader` has another.
+fn beside<R: 'static>(
+    mut results: Results<Thing>,
+    reader: impl FnOnce(Results<Thing>) -> R + 'static,
+) -> R {
+    let reader = on_one_thread(async move {
+        // No stage has had its turn yet.
+        assert!(poll_once(pin!(results.next())).is_pending());
+        thread::spawn(move || reader(results))
+    });
+    reader.join().unwrap()
+}
+
+/// Starts it, with all its stages on this thread, and cancels it on another while
+/// it is read.
+fn cancelled_on_its_way(
+    mut results: Results<Thing>,
+    cancel: impl FnOnce() + 'static,
+) -> (Vec<usize>, Report) {
+    let (read, other) = on_one_thread(async move {
+        assert!(poll_once(pin!(results.next())).is_pending());
+        let other = thread::spawn(cancel);
+        (read_all(results).await, other)
+    });
+    other.join().unwrap();
+    assert!(read.1.conserved(), "{}", read.1);
+    read
+}
+
+/// Either all was read before the end came, or that is how it ended.
+fn completed_or_stopped(report: &Report) -> bool {
+    match report.outcome() {
+        Outcome::Completed => true,
+        Outcome::Cancelled(cause) => {
+            assert_eq!(cause.to_string(), "stop");
+            false
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_producer_ends_when_its_reader_stops() {
+    model(|| {
+        let things = Things::default();
+        let mut results = Pipeline::from_iter(&Context::background(), things.some(3)).run();
+        block_on(async {
+            assert_eq!(results.next().await.map(|thing| thing.number), Some(0));
+            let report = results.finish().await;
+            assert!(report.conserved(), "{report}");
+            assert!(matches!(report.outcome(), Outcome::ReaderStopped));
+        });
+        things.are_gone();
+    });
+}
+
+#[test]
+fn what_is_read_to_its_end_completes() {
+    model(|| {
+        let things = Things::default();
+        let results = Pipeline::from_iter(&Context::background(), things.some(2)).run();
+        let (numbers, report) = block_on(read_all(results));
+        assert_eq!(numbers, [0, 1]);
+        assert!(report.conserved(), "{report}");
+        assert!(matches!(report.outcome(), Outcome::Completed));
+        things.are_gone();
+    });
+}
+
+#[test]
+fn results_dropped_in_flight_end_every_stage() {
+    model_within(2, || {
+        let things = Things::default();
+        let results =
+            Pipeline::from_iter(&Context::background(), things.some(2)).map(|thing| thing).run();
+        beside(results, drop);
+        things.are_gone();
+    });
+}
+
+#[test]
+fn results_dropped_at_once_end_every_stage_on_whatever_thread() {
+    model_within(2, || {
+        let things = Things::default();
+        let mut results =
+            Pipeline::from_iter(&Context::background(), things.some(1)).map(|thing| thing).run();
+        let _ = poll_once(pin!(results.next()));
+        drop(results);
+    });
+}
+
+#[test]
+fn a_reader_may_finish_while_another_cancels() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut results = Pipeline::from_iter(&ctx, things.some(2)).run();
+        let _ = poll_once(pin!(results.next()));
+        let other = thread::spawn(move || canceller.cancel_with("stop"));
+        let report = block_on(results.finish());
+        assert!(report.conserved(), "{report}");
+        match report.outcome() {
+            Outcome::ReaderStopped => {}
+            Outcome::Cancelled(cause) => assert_eq!(cause.to_string(), "stop"),
+            outcome => panic!("{outcome}"),
+        }
+        other.join().unwrap();
+        things.are_gone();
+    });
+}
+
+#[test]
+fn results_may_be_dropped_on_one_thread_and_cancelled_on_another() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut results = Pipeline::from_iter(&ctx, things.some(2)).run();
+        let _ = poll_once(pin!(results.next()));
+        let other = thread::spawn(move || drop(results));
+        canceller.cancel_with("stop");
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_pipeline_that_starts_while_its_context_ends_ends_with_it() {
+    model_within(1, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let other = thread::spawn(move || canceller.cancel_with("stop"));
+        let results = Pipeline::from_iter(&ctx, things.some(1)).run();
+        let (numbers, report) = block_on(read_all(results));
+        assert!(report.conserved(), "{report}");
+        if completed_or_stopped(&report) {
+            assert_eq!(numbers, [0]);
+        }
+        other.join().unwrap();
+        things.are_gone();
+    });
+}
+
+#[test]
+fn two_workers_end_when_the_context_does() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let results = Pipeline::from_iter(&ctx, things.some(2))
+            .dispatch(2, |_ctx, thing| async move {
+                rt::yield_now().await;
+                thing
+            })
+            .run();
+        let (numbers, report) =
+            cancelled_on_its_way(results, move || canceller.cancel_with("stop"));
+        assert_eq!(numbers.len(), report.read());
+        if completed_or_stopped(&report) {
+            assert_eq!(numbers.len(), 2);
+        }
+        things.are_gone();
+    });
+}
+
+#[test]
+fn two_workers_on_threads_of_their_own_end_when_the_context_does() {
+    model_within(1, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut results = Pipeline::from_iter(&ctx, things.some(2))
+            .dispatch(2, |_ctx, thing| async move { thing })
+            .run();
+        let _ = poll_once(pin!(results.next()));
+        canceller.cancel_with("stop");
+        let (_, report) = block_on(read_all(results));
+        assert!(report.conserved(), "{report}");
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_worker_that_waits_for_ever_is_stopped_by_the_cancel() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let results = Pipeline::from_iter(&ctx, things.some(2))
+            .dispatch(1, |_ctx, thing| async move {
+                std::future::pending::<()>().await;
+                thing
+            })
+            .run();
+        let (numbers, report) =
+            cancelled_on_its_way(results, move || canceller.cancel_with("stop"));
+        assert!(numbers.is_empty());
+        assert!(!completed_or_stopped(&report));
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_throttle_that_waits_for_its_time_is_stopped_by_the_cancel() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        // The clock stands still: the second item is never due.
+        let results = Pipeline::from_iter(&ctx, things.some(2)).throttle(Rate::every(TEN)).run();
+        let (numbers, report) =
+            cancelled_on_its_way(results, move || canceller.cancel_with("stop"));
+        assert!(numbers.len() < 2);
+        assert!(!completed_or_stopped(&report));
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_throttle_whose_time_comes_while_it_is_stopped_drops_its_item_once() {
+    model_within(1, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let results = Pipeline::from_iter(&ctx, things.some(2)).throttle(Rate::every(TEN)).run();
+        let _ = cancelled_on_its_way(results, move || {
+            let clock = thread::spawn(|| advance(10));
+            canceller.cancel_with("stop");
+            clock.join().unwrap();
+        });
+        finish();
+        things.are_gone();
+    });
+}
+
+#[test]
+fn an_error_is_known_before_its_reader_sees_the_end() {
+    model(|| {
+        let things = Things::default();
+        let results = Pipeline::from_iter(&Context::background(), things.some(0))
+            .stage("fails", |_ctx, _input, output| async move {
+                drop(output);
+                Err("the disk is full")
+            })
+            .run();
+        let (numbers, report) = beside(results, |results| block_on(read_all(results)));
+        assert!(numbers.is_empty());
+        let Outcome::Failed { stage, cause } = report.outcome() else { panic!("{report}") };
+        assert_eq!((&**stage, &*cause.to_string()), ("fails", "the disk is full"));
+    });
+}
+
+#[test]
+fn a_worker_that_fails_ends_one_that_finishes() {
+    model_within(1, || {
+        let things = Things::default();
+        let results = Pipeline::from_iter(&Context::background(), things.some(2))
+            .try_dispatch(2, |_ctx, thing| async move {
+                if thing.number == 0 { Err("zero") } else { Ok(thing) }
+            })
+            .run();
+        let (numbers, report) = block_on(read_all(results));
+        assert!(numbers.len() < 2);
+        assert!(report.conserved(), "{report}");
+        let Outcome::Failed { cause, .. } = report.outcome() else { panic!("{report}") };
+        assert_eq!(cause.to_string(), "zero");
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_stage_that_fails_ends_a_source_that_finishes() {
+    model_within(2, || {
+        let things = Things::default();
+        let results = Pipeline::from_iter(&Context::background(), things.some(1))
+            .try_dispatch(1, |_ctx, _thing| async move { Err::<Thing, _>("broken") })
+            .run();
+        let (numbers, report) = block_on(read_all(results));
+        assert!(numbers.is_empty());
+        assert!(report.conserved(), "{report}");
+        let Outcome::Failed { cause, .. } = report.outcome() else { panic!("{report}") };
+        assert_eq!(cause.to_string(), "broken");
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_stage_of_ones_own_that_waits_for_its_input_is_stopped() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let results = Pipeline::from_iter(&ctx, things.some(2))
+            .stage("relay", |_ctx, mut input, output| async move {
+                while let Some(thing) = input.recv().await {
+                    output.send(thing).await?;
+                }
+                Ok::<_, SendError<Thing>>(())
+            })
+            .run();
+        let (numbers, report) =
+            cancelled_on_its_way(results, move || canceller.cancel_with("stop"));
+        if completed_or_stopped(&report) {
+            assert_eq!(numbers, [0, 1]);
+        }
+        things.are_gone();
+    });
+}
+
+/// Two items, of which the first is overtaken.
+fn overtaken(ctx: &Context, things: &Things) -> Results<Thing> {
+    Pipeline::from_iter(ctx, things.some(2))
+        .dispatch_ordered(2, |_ctx, thing| async move {
+            if thing.number == 0 {
+                // Until the source, and then the other worker, have had their turn.
+                for _ in 0..4 {
+                    rt::yield_now().await;
+                }
+            }
+            thing
+        })
+        .run()
+}
+
+#[test]
+fn results_in_order_pass_their_turn_on() {
+    model(|| {
+        let things = Things::default();
+        let results = overtaken(&Context::background(), &things);
+        let (numbers, report) = beside(results, |results| block_on(read_all(results)));
+        assert_eq!(numbers, [0, 1]);
+        assert!(report.conserved(), "{report}");
+        things.are_gone();
+    });
+}
+
+#[test]
+fn results_in_order_come_in_order_from_threads_of_their_own() {
+    model_within(1, || {
+        let things = Things::default();
+        let (numbers, report) = block_on(read_all(overtaken(&Context::background(), &things)));
+        assert_eq!(numbers, [0, 1]);
+        assert!(report.conserved(), "{report}");
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_result_that_waits_for_its_turn_is_dropped_once() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let (numbers, report) = cancelled_on_its_way(overtaken(&ctx, &things), move || {
+            canceller.cancel_with("stop");
+        });
+        assert!(numbers.iter().copied().eq(0..numbers.len()));
+        if completed_or_stopped(&report) {
+            assert_eq!(numbers, [0, 1]);
+        }
+        things.are_gone();
+    });
+}
+
+#[test]
+fn what_a_source_has_made_is_delivered_though_it_is_drained() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let results = Pipeline::from_iter(&ctx, things.some(2))
+            .dispatch(1, |_ctx, thing| async move {
+                rt::yield_now().await;
+                thing
+            })
+            .on_cancel(OnCancel::Drain { grace: TEN })
+            .run();
+        let (numbers, report) =
+            cancelled_on_its_way(results, move || canceller.cancel_with("stop"));
+        let [source, workers] = report.stages() else { panic!("{report}") };
+        assert_eq!(source.delivered(), workers.received());
+        assert_eq!(workers.received(), numbers.len(), "not all was delivered: {report}");
+        if completed_or_stopped(&report) {
+            assert_eq!(numbers, [0, 1]);
+        }
+        things.are_gone();
+    });
+}
+
+#[test]
+fn what_is_not_drained_when_the_grace_is_over_is_stopped() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let results = Pipeline::from_iter(&ctx, things.some(1))
+            .dispatch(1, |_ctx, thing| async move {
+                std::future::pending::<()>().await;
+                thing
+            })
+            .on_cancel(OnCancel::Drain { grace: TEN })
+            .run();
+        let (numbers, report) = cancelled_on_its_way(results, move || {
+            canceller.cancel_with("stop");
+            advance(10);
+        });
+        assert!(numbers.is_empty());
+        let _ = completed_or_stopped(&report);
+        finish();
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_blocking_source_ends_with_its_pipeline() {
+    model_within(2, || {
+        let things = Things::default();
+        let mut results =
+            Pipeline::from_blocking_iter(&Context::background(), things.some(2)).run();
+        block_on(async {
+            assert_eq!(results.next().await.map(|thing| thing.number), Some(0));
+            let report = results.finish().await;
+            assert!(report.conserved(), "{report}");
+        });
+    });
+}
+
+#[test]
+fn what_is_merged_comes_once_from_either_side() {
+    model_within(1, || {
+        let things = Things::default();
+        let ctx = Context::background();
+        let results = Pipeline::from_iter(&ctx, things.some(1))
+            .merge(Pipeline::from_iter(&ctx, things.some(1)))
+            .run();
+        let (numbers, report) = block_on(read_all(results));
+        assert_eq!(numbers, [0, 0]);
+        assert!(report.conserved(), "{report}");
+        things.are_gone();
+    });
+}

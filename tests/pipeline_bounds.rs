@@ -1,0 +1,303 @@
+//! What a pipeline never takes more of than it was told: room, memory, workers; what
+//! it refuses to be told; and that threads share its work.
+#![cfg(all(not(loom), feature = "tokio"))]
+#![allow(clippy::disallowed_methods, reason = "how long a thread was busy is the system's time")]
+
+mod kit;
+
+use futures::{FutureExt, stream};
+use kit::{
+    AGES, Item, Running, Stock, background, finish, in_time, ms, read, relay, settle, threads,
+};
+use quell::channel::Receiver;
+use quell::{Pipeline, Rate, Results, rt};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+// ---------------------------------------------------------- what it refuses
+
+fn some() -> Pipeline<u8> {
+    Pipeline::from_iter(&background(), 0..1)
+}
+
+fn refusal(make: impl FnOnce() + std::panic::UnwindSafe) -> String {
+    let panic = std::panic::catch_unwind(make).expect_err("it must refuse");
+    match panic.downcast::<&str>() {
+        Ok(said) => (*said).to_owned(),
+        Err(panic) => *panic.downcast::<String>().expect("a text"),
+    }
+}
+
+#[test]
+fn zero_of_anything_panics_at_the_call_and_says_what_to_pass() {
+    let refusals = [
+        refusal(|| _ = Rate::per_second(0)),
+        refusal(|| _ = Rate::every(Duration::ZERO)),
+        refusal(|| _ = Rate::per_second(1).burst(0)),
+        refusal(|| drop(some().dispatch(0, |_, n| async move { n }))),
+        refusal(|| drop(some().dispatch_ordered(0, |_, n| async move { n }))),
+        refusal(|| drop(some().try_dispatch(0, |_, n| async move { Ok::<_, String>(n) }))),
+        refusal(|| drop(some().buffer(0))),
+        refusal(|| drop(some().chunks(0, AGES))),
+    ];
+    for said in refusals {
+        assert!(said.starts_with("quell: ") && said.contains("; "), "{said}");
+        assert!(
+            said.contains("pass 1 or more") || said.contains("pass a period above zero"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn the_line_that_a_refusal_names_is_the_callers() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let seen = lines.clone();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        seen.lock().unwrap().push(panic.location().map(|at| at.file().to_owned()));
+    }));
+    refusal(|| drop(some().buffer(0)));
+    refusal(|| _ = Rate::per_second(0));
+    refusal(|| drop(some().chunks(0, AGES)));
+    refusal(|| drop(some().dispatch(0, |_, n| async move { n })));
+    std::panic::set_hook(before);
+    let lines = lines.lock().unwrap();
+    // Other tests may panic meanwhile, here as well.
+    let here = lines.iter().filter(|file| file.as_deref() == Some(file!())).count();
+    assert!(here >= 4, "{lines:?}");
+}
+
+#[tokio::test]
+async fn whatever_is_not_zero_is_accepted_and_works() {
+    let all: Vec<u64> = (0..300).collect();
+    let most = usize::MAX;
+    let source = || Pipeline::from_iter(&background(), 0..300_u64);
+    let rates = [
+        Rate::per_second(u32::MAX),
+        Rate::per_second(u32::MAX).burst(u32::MAX),
+        Rate::every(Duration::from_nanos(1)),
+        Rate::every(Duration::from_nanos(1)).burst(2),
+    ];
+    for rate in rates {
+        assert_eq!(read(&mut source().throttle(rate).run()).await, all);
+    }
+    assert_eq!(read(&mut source().buffer(most).map(|n| n).buffer(1).run()).await, all);
+    assert_eq!(
+        read(&mut source().dispatch_ordered(most, |_, n| async move { n }).run()).await,
+        all
+    );
+    for within in [Duration::ZERO, Duration::MAX] {
+        assert_eq!(read(&mut source().chunks(most, within).run()).await.concat(), all);
+    }
+    let ones = read(&mut source().chunks(1, Duration::MAX).run()).await;
+    assert_eq!(ones.len(), 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_slower_than_time_lets_one_through_and_then_none() {
+    for rate in [Rate::every(Duration::MAX), Rate::every(Duration::MAX).burst(u32::MAX)] {
+        let mut results = Pipeline::from_iter(&background(), 0_u64..).throttle(rate).run();
+        assert_eq!(results.next().await, Some(0));
+        let year = Duration::from_secs(365 * 24 * 3600);
+        assert!(rt::timeout(year, results.next()).await.is_err());
+        let _ = finish(results).await;
+    }
+}
+
+// ----------------------------------------------------------------------- room
+
+#[tokio::test]
+async fn a_buffer_is_never_exceeded_though_nobody_reads() {
+    for n in [1, 2, 3, 4, 7, 63, 64, 65, 500] {
+        let stock = Stock::new();
+        let mut results = Pipeline::from_iter(&background(), stock.items(u64::MAX)).buffer(n).run();
+        assert!(results.next().now_or_never().is_none());
+        settle().await;
+        // One is in the source's hand.
+        assert_eq!(stock.made(), n + 1, "buffer({n})");
+        for taken in 1..=3 * n {
+            drop(results.next().await.unwrap());
+            settle().await;
+            assert!(stock.made() <= n + 1 + taken, "buffer({n}), {taken} taken: {}", stock.made());
+        }
+        let _ = finish(results).await;
+        assert_eq!(stock.left(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_buffer_is_filled_up_again_as_soon_as_an_item_has_been_taken_from_it() {
+    for n in [1, 2, 3, 4, 7, 63, 64, 65] {
+        let stock = Stock::new();
+        let mut results = Pipeline::from_iter(&background(), stock.items(u64::MAX)).buffer(n).run();
+        for taken in 1..=3 * n {
+            drop(results.next().await.unwrap());
+            settle().await;
+            assert_eq!(stock.made(), n + 1 + taken, "buffer({n}), {taken} taken");
+        }
+        let _ = finish(results).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_may_wait_for_what_the_source_does_next() {
+    // It holds one item, and knows that there is room for one more behind it.
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let items = (0..200_u64).inspect(move |&n| tell.send(n).unwrap());
+    let mut results = Pipeline::from_iter(&background(), items).buffer(64).run();
+    for taken in 0..100 {
+        assert_eq!(results.next().await, Some(taken));
+        let sees = async { while told.recv().await != Some(taken + 64) {} };
+        rt::timeout(AGES / 10, sees).await.expect("there is room for it");
+    }
+    let _ = finish(results).await;
+}
+
+/// How many items are behind the source and not begun: at most `n`, and one in the
+/// source's hand.
+fn begun_and_made(n: usize, stage: &str, round: usize) -> Results<Item> {
+    let stock = Stock::new();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let begin = move |item: Item| {
+        let begun = begun.fetch_add(1, SeqCst) + 1;
+        (item, begun)
+    };
+    let watched = stock.clone();
+    let check = move |(item, begun): (Item, usize)| {
+        // Others may have begun since: what is seen is too many rather than too few.
+        let made = watched.made();
+        (item, begun, made)
+    };
+    let source = Pipeline::from_iter(&background(), stock.items(400)).buffer(n);
+    let after = move |(item, _, _)| item;
+    match stage {
+        "map" => source.map(move |item| after(check(begin(item)))).run(),
+        "dispatch" => {
+            let begin = Arc::new(begin);
+            source
+                .dispatch(3, move |_, item| {
+                    let begun = begin(item);
+                    let (check, after) = (check.clone(), after);
+                    async move {
+                        for _ in 0..round % 5 {
+                            rt::yield_now().await;
+                        }
+                        after(check(begun))
+                    }
+                })
+                .run()
+        }
+        _ => unreachable!(),
+    }
+}
+
+#[tokio::test]
+async fn items_taken_and_not_begun_count_towards_the_buffer_of_a_dispatch() {
+    for workers in [1, 2, 8] {
+        for n in [1, 2, 3, 8, 64] {
+            let (stock, begun) = (Stock::new(), Running::new());
+            let gate = Arc::new(tokio::sync::Semaphore::new(0));
+            let (here, open) = (begun.clone(), gate.clone());
+            let mut results = Pipeline::from_iter(&background(), stock.items(u64::MAX))
+                .buffer(n)
+                .dispatch(workers, move |_, item| {
+                    // Never dropped: it counts what has ever begun.
+                    std::mem::forget(here.enter());
+                    let open = open.clone();
+                    async move {
+                        open.acquire().await.unwrap().forget();
+                        item
+                    }
+                })
+                .run();
+            assert!(results.next().now_or_never().is_none());
+            for step in 0..200 {
+                settle().await;
+                let (made, begun) = (stock.made(), begun.now());
+                // All workers are busy, the buffer is full, and one is in the source's hand.
+                assert_eq!(begun, workers + step, "{workers} workers, buffer({n})");
+                assert_eq!(made, begun + n + 1, "{workers} workers, buffer({n})");
+                gate.add_permits(1);
+                assert!(results.next().await.is_some());
+            }
+            let _ = finish(results).await;
+            assert_eq!(stock.left(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_with_small_buffers_between_stages_that_pend_or_do_not() {
+    for n in [1, 2, 3, 64] {
+        for round in 0..10 {
+            for stage in ["map", "dispatch"] {
+                let mut results = begun_and_made(n, stage, round);
+                assert_eq!(read(&mut results).await.len(), 400);
+                let _ = finish(results).await;
+            }
+        }
+    }
+}
+
+#[test]
+fn on_two_threads_no_buffer_is_exceeded_either() {
+    in_time(|| {
+        let runtime = threads(2);
+        for n in [1, 2, 5, 64] {
+            let stock = Stock::new();
+            // Behind each of three stages n, one in each stage's hand, and the reader's.
+            let most = 3 * n + 4 + 1;
+            runtime.block_on(async {
+                let mut results = Pipeline::from_iter(&background(), stock.items(20_000))
+                    .buffer(n)
+                    .map(|item| item)
+                    .buffer(n)
+                    .dispatch(1, |_, item| async move { item })
+                    .buffer(n)
+                    .run();
+                while results.next().await.is_some() {}
+                let _ = finish(results).await;
+            });
+            assert_eq!((stock.made(), stock.left()), (20_000, 0));
+            assert!(stock.most() <= most, "{} of {most} at once", stock.most());
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_endless_source_whose_reader_stops_reading_makes_a_bounded_number_of_items() {
+    let stock = Stock::new();
+    let endless = || stock.items(u64::MAX);
+    let one =
+        Pipeline::from_iter(&background(), endless()).dispatch(8, |_, item| async move { item });
+    let two = Pipeline::from_stream(&background(), stream::iter(endless())).stage("relay", relay);
+    let three = Pipeline::from_blocking_iter(&background(), endless()).chunks(10, AGES);
+    let three = three.stage("flat", |_, mut input: Receiver<Vec<Item>>, output| async move {
+        while let Some(chunk) = input.recv().await {
+            for item in chunk {
+                let _ = output.send(item).await;
+            }
+        }
+    });
+    let mut results = one.merge(two).merge(three).map(|item| item).run();
+    assert!(results.next().await.is_some());
+    let mut before = 0;
+    loop {
+        settle().await;
+        // The thread of the blocking source needs a moment of its own.
+        std::thread::yield_now();
+        rt::sleep(ms(1)).await;
+        if stock.made() == before {
+            break;
+        }
+        before = stock.made();
+    }
+    assert!(before < 64 * 25, "{before} items");
+    let report = results.finish().await;
+    assert!(report.conserved(), "{report}");
+    while stock.left() > 0 {
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,656 @@
+//! How a pipeline ends, whatever ends it: who reads, the context, a failure, a panic,
+//! the runtime, or nobody; and that nothing of it is left.
+#![cfg(all(not(loom), feature = "tokio"))]
+
+mod kit;
+
+use futures::executor::block_on;
+use futures::{FutureExt, stream};
+use kit::{AGES, Item, Running, Stock, background, every_stage, finish, in_time, ms, one_thread};
+use kit::{outcome, quiet, read, relay, settle, tasks, threads};
+use quell::channel::{Receiver, Sender};
+use quell::group::TaskPanicked;
+use quell::pipeline::StageEnd;
+use quell::{Context, OnCancel, Outcome, Pipeline, Results, rt};
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+
+// ------------------------------------------------------- the reader, the context, a failure
+
+#[tokio::test]
+async fn breaking_out_ends_every_stage_and_what_was_under_way_is_discarded() {
+    for taken in [0, 1, 10, 63, 64, 65, 200] {
+        let stock = Stock::new();
+        let mut results = every_stage(&background(), stock.items(u64::MAX)).run();
+        for _ in 0..taken {
+            assert!(results.next().await.is_some());
+        }
+        if taken == 0 {
+            assert!(results.next().now_or_never().is_none());
+        }
+        let report = finish(results).await;
+        assert!(matches!(report.outcome(), Outcome::ReaderStopped), "{report}");
+        assert_eq!((report.read(), stock.left()), (taken, 0), "{report}");
+        assert_eq!(report.stages()[0].received(), stock.made());
+        let discarded: usize = report.stages().iter().map(|stage| stage.discarded()).sum();
+        assert_eq!(discarded, stock.made() - taken, "{report}");
+        let _ = report.into_result().expect("that the reader stopped is no error");
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_results_ends_every_stage_at_once() {
+    let (stock, held) = (Stock::new(), Running::new());
+    let here = held.enter();
+    let mut results = every_stage(&background(), stock.items(u64::MAX))
+        .stage("holds", move |_, input, output| async move {
+            let _here = here;
+            let _ = relay(background(), input, output).await;
+        })
+        .run();
+    assert!(results.next().await.is_some());
+    drop(results);
+    // Aborting is one turn of the runtime, not a matter of luck.
+    rt::yield_now().await;
+    assert_eq!((tasks(), stock.left(), held.now()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn after_the_context_has_ended_nothing_more_is_delivered() {
+    let (ctx, canceller) = background().with_cancel();
+    let stock = Stock::new();
+    let mut results = every_stage(&ctx, stock.items(u64::MAX)).run();
+    assert!(results.next().await.is_some());
+    settle().await;
+    canceller.cancel_with("the client went away");
+    for _ in 0..3 {
+        assert!(results.next().now_or_never().expect("at once").is_none());
+    }
+    let report = finish(results).await;
+    let Outcome::Cancelled(cause) = report.outcome() else { panic!("{report}") };
+    assert_eq!(cause.to_string(), "the client went away");
+    assert_eq!(stock.left(), 0);
+    assert_eq!(report.into_result().unwrap_err().to_string().lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_is_told_of_the_end() {
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = Pipeline::from_stream(&ctx, stream::pending::<u8>()).map(|n| n).run();
+    assert!(results.next().now_or_never().is_none());
+    let ends = async {
+        settle().await;
+        canceller.cancel();
+    };
+    let (next, ()) = futures::join!(rt::timeout(AGES, results.next()), ends);
+    assert_eq!(next, Ok(None));
+    let _ = finish(results).await;
+}
+
+#[tokio::test]
+async fn where_the_context_has_ended_already_nothing_runs() {
+    let (ctx, canceller) = background().with_cancel();
+    canceller.cancel_with("too late");
+    let stock = Stock::new();
+    let ends = [OnCancel::Abort, OnCancel::Drain { grace: AGES }];
+    for end in ends {
+        let mut results = every_stage(&ctx, stock.items(10)).on_cancel(end).run();
+        assert!(results.next().now_or_never().expect("at once").is_none());
+        assert_eq!(outcome(&finish(results).await), "cancelled: too late");
+        let results = every_stage(&ctx, stock.items(10)).on_cancel(end).run();
+        let report = finish(results).await;
+        assert_eq!(outcome(&report), "cancelled: too late", "not even polled");
+    }
+    assert_eq!((stock.made(), tasks()), (0, 0));
+}
+
+#[tokio::test]
+async fn closures_get_a_context_that_is_derived_from_the_pipelines_and_ends_with_it() {
+    let ctx = background().with_value(7_u64);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (one, two) = (seen.clone(), seen.clone());
+    let mut results = Pipeline::from_iter(&ctx, 0..3_u64)
+        .dispatch(2, move |ctx, n| {
+            one.lock().unwrap().push(ctx.clone());
+            async move { n + ctx.value::<u64>().unwrap() }
+        })
+        .stage("own", move |ctx, input, output| {
+            two.lock().unwrap().push(ctx);
+            relay(background(), input, output)
+        })
+        .run();
+    assert!(results.next().await.unwrap() >= 7);
+    read(&mut results).await;
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    assert_eq!(seen.len(), 4);
+    drop(results);
+    assert!(seen.iter().all(Context::is_done));
+    assert!(!ctx.is_done());
+    assert_eq!(seen[0].cause().unwrap().to_string(), "the pipeline completed");
+}
+
+#[tokio::test]
+async fn the_first_error_ends_everything_and_is_the_cause_that_the_others_see() {
+    let (ctx, _canceller) = background().with_cancel();
+    let causes = Arc::new(Mutex::new(Vec::new()));
+    let seen = causes.clone();
+    let mut results = Pipeline::from_iter(&ctx, 0..100_u64)
+        .try_dispatch(4, move |ctx, n| {
+            if n != 50 {
+                let seen = seen.clone();
+                ctx.after_func({
+                    let ctx = ctx.clone();
+                    move || seen.lock().unwrap().push(ctx.cause().unwrap().to_string())
+                });
+            }
+            async move {
+                rt::yield_now().await;
+                if n == 50 { Err("fifty") } else { Ok(n) }
+            }
+        })
+        .named("check")
+        .run();
+    let had = read(&mut results).await;
+    assert!(had.len() <= 53, "{had:?}");
+    let report = finish(results).await;
+    let Outcome::Failed { stage, cause } = report.outcome() else { panic!("{report}") };
+    assert_eq!((&**stage, &*cause.to_string()), ("check", "fifty"));
+    assert_eq!(report.stages()[1].failed(), 1);
+    assert_eq!(report.stages()[1].ended(), Some(StageEnd::Failed));
+    assert!(causes.lock().unwrap().iter().all(|cause| cause == "fifty"));
+    assert_eq!(report.into_result().unwrap_err().cause().to_string(), "fifty");
+}
+
+#[tokio::test]
+async fn only_the_first_of_many_errors_counts() {
+    for _ in 0..50 {
+        let mut results = Pipeline::from_iter(&background(), 0..100)
+            .try_dispatch(
+                8,
+                |_, n| async move { if true { Err(format!("error {n}")) } else { Ok(n) } },
+            )
+            .run();
+        assert!(read(&mut results).await.is_empty());
+        let report = finish(results).await;
+        let Outcome::Failed { cause, .. } = report.outcome() else { panic!("{report}") };
+        let (first, failed) = (cause.to_string(), report.stages()[1].failed());
+        assert!(first.starts_with("error ") && (1..=8).contains(&failed), "{report}");
+        assert_eq!(report.into_result().unwrap_err().cause().to_string(), first);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_after_the_end_changes_neither_outcome_nor_cause() {
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+        .stage("fails late", move |ctx, mut input: Receiver<u64>, output| async move {
+            output.send(input.recv().await.unwrap()).await.unwrap();
+            canceller.cancel_with("first");
+            assert!(ctx.is_done());
+            Err::<(), _>("second")
+        })
+        .run();
+    let _ = read(&mut results).await;
+    let report = finish(results).await;
+    assert_eq!(outcome(&report), "cancelled: first");
+}
+
+// ---------------------------------------------------------------------- panics
+
+/// A pipeline that panics at the tenth item in the closure of this number; `None`,
+/// if there is no such closure.
+fn panicking(which: usize, ctx: &Context, stock: &Stock) -> Option<(&'static str, Results<Item>)> {
+    fn check(item: Item) -> Item {
+        assert!(item.n != 10, "number {}", item.n);
+        item
+    }
+    async fn later(item: Item) -> Item {
+        rt::yield_now().await;
+        check(item)
+    }
+    let source = || Pipeline::from_iter(ctx, stock.items(u64::MAX));
+    let bad = || stock.items(u64::MAX).map(check);
+    Some(match which {
+        0 => ("from_iter", Pipeline::from_iter(ctx, bad()).run()),
+        1 => ("from_stream", Pipeline::from_stream(ctx, stream::iter(bad())).run()),
+        2 => ("from_blocking_iter", Pipeline::from_blocking_iter(ctx, bad()).run()),
+        3 => ("map", source().map(check).run()),
+        4 => ("filter_map", source().filter_map(|item| Some(check(item))).run()),
+        5 => ("dispatch", source().dispatch(4, |_, item| later(item)).run()),
+        6 => {
+            let at_once = |_, item| {
+                let item = check(item);
+                async move { item }
+            };
+            ("dispatch", source().dispatch(4, at_once).run())
+        }
+        7 => ("dispatch_ordered", source().dispatch_ordered(4, |_, item| later(item)).run()),
+        8 => {
+            let tried = |_, item| async move { Ok::<_, String>(later(item).await) };
+            ("try_dispatch", source().try_dispatch(4, tried).run())
+        }
+        9 => {
+            let own = |_, mut input: Receiver<Item>, output: Sender<Item>| async move {
+                while let Some(item) = input.recv().await {
+                    let _ = output.send(check(item)).await;
+                }
+            };
+            ("own", source().stage("own", own).run())
+        }
+        10 => ("called so", source().merge(source().map(check).named("called so")).run()),
+        11 => {
+            let at_once = |_, _, _| -> std::future::Ready<()> { panic!("number 10") };
+            ("early", source().stage("early", at_once).run())
+        }
+        _ => return None,
+    })
+}
+
+async fn panics_are_reported() {
+    let mut which = 0;
+    let (ctx, _canceller) = background().with_cancel();
+    let stock = Stock::new();
+    while let Some((name, mut results)) = panicking(which, &ctx, &stock) {
+        // Other workers go on while the panic is being printed; then it is over.
+        while results.next().await.is_some() {}
+        let report = results.finish().await;
+        assert!(report.conserved(), "{report}");
+        let Outcome::Panicked { stage, message } = report.outcome() else { panic!("{report}") };
+        assert_eq!((&**stage, &**message), (name, "number 10"));
+        let failed: usize = report.stages().iter().map(|stage| stage.failed()).sum();
+        assert_eq!(failed, usize::from((3..9).contains(&which) || which == 10), "{report}");
+        assert!(report.stages().iter().any(|s| s.ended() == Some(StageEnd::Panicked)), "{report}");
+        quiet().await;
+        let error = report.into_result().unwrap_err();
+        let panicked = error.cause().downcast_ref::<TaskPanicked>().expect("it is one");
+        assert_eq!((panicked.task(), panicked.message()), (name, "number 10"));
+        which += 1;
+    }
+    // The thread of the blocking source drops what it holds in its own time.
+    while stock.left() > 0 {
+        rt::yield_now().await;
+    }
+    assert!(!ctx.is_done());
+    assert!(ctx.tree().is_empty(), "{}", ctx.tree());
+}
+
+#[tokio::test]
+async fn a_panic_in_any_closure_ends_the_pipeline_and_is_reported_with_its_stages_name() {
+    panics_are_reported().await;
+}
+
+#[test]
+fn a_panic_in_any_closure_kills_no_thread_of_the_runtime() {
+    in_time(|| {
+        let runtime = threads(2);
+        for _ in 0..5 {
+            runtime.block_on(panics_are_reported());
+        }
+        // Both threads are there still: two tasks that block can meet.
+        let meet = Arc::new(Barrier::new(2));
+        let tasks: Vec<_> = (0..2)
+            .map(|_| {
+                let meet = meet.clone();
+                runtime.spawn(async move { meet.wait().is_leader() })
+            })
+            .collect();
+        for task in tasks {
+            runtime.block_on(task).unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_panic_whose_payload_panics_when_it_is_dropped_ends_the_pipeline_all_the_same() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            if !std::thread::panicking() {
+                panic!("and again");
+            }
+        }
+    }
+    let mut results = Pipeline::from_iter(&background(), 0..100_u64)
+        .map(|n| if n == 3 { std::panic::panic_any(Payload) } else { n })
+        .run();
+    assert!(rt::timeout(AGES, read(&mut results)).await.is_ok());
+    let report = finish(results).await;
+    assert!(matches!(report.outcome(), Outcome::Panicked { .. }), "{report}");
+}
+
+/// Panics when it is dropped, unless that is its reader's doing.
+struct Bomb(Item, bool);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if self.1 && !std::thread::panicking() {
+            panic!("bomb {}", self.0.n);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_item_whose_drop_panics_in_a_closure_is_a_panic_of_that_stage() {
+    let stock = Stock::new();
+    let mut results = Pipeline::from_iter(&background(), stock.items(100))
+        .map(|item| Bomb(item, true))
+        .filter_map(|mut bomb| {
+            bomb.1 = bomb.0.n == 5;
+            (bomb.0.n != 5).then_some(bomb)
+        })
+        .map(|mut bomb| {
+            bomb.1 = false;
+            bomb
+        })
+        .run();
+    // Between the first two stages all are live; so only as many are made as go.
+    let mut count = 0;
+    while let Some(bomb) = results.next().await {
+        assert!(!bomb.1);
+        count += 1;
+    }
+    assert!(count <= 5);
+    let report = rt::timeout(AGES, results.finish()).await.expect("it hangs");
+    assert!(matches!(report.outcome(), Outcome::Panicked { stage, .. } if stage == "filter_map"));
+    quiet().await;
+}
+
+#[tokio::test]
+async fn an_item_whose_drop_panics_when_it_is_discarded_keeps_nothing_else_from_ending() {
+    // One bomb, in each place where it can lie when the end comes: in the first
+    // link, in a stage's hand, in the last link.
+    for at in [0_u64, 1, 2, 10, 60, 100, 150, 199] {
+        let (ctx, canceller) = background().with_cancel();
+        let (stock, held) = (Stock::new(), Running::new());
+        let here = held.enter();
+        let mut results = Pipeline::from_iter(&ctx, stock.items(200))
+            .map(move |item| Bomb(item, false))
+            .map(move |bomb| {
+                let armed = bomb.0.n == at;
+                let mut bomb = bomb;
+                bomb.1 = armed;
+                bomb
+            })
+            .stage("relay", relay)
+            .stage("holds", move |_, mut input: Receiver<Bomb>, output| async move {
+                let _here = here;
+                while let Some(bomb) = input.recv().await {
+                    output.send(bomb).await.unwrap();
+                }
+            })
+            .run();
+        assert!(results.next().now_or_never().is_none());
+        settle().await;
+        canceller.cancel();
+        let ending = std::panic::AssertUnwindSafe(rt::timeout(AGES, results.finish()));
+        // Where the reader itself drops it, it is the reader's panic.
+        let ended = ending.catch_unwind().await;
+        assert!(!matches!(ended, Ok(Err(_))), "bomb {at}: finish() hangs");
+        quiet().await;
+        assert_eq!((stock.left(), held.now()), (0, 0), "bomb {at}");
+    }
+}
+
+// ------------------------------------------------------------ from other threads
+
+#[test]
+fn a_context_that_another_thread_ends_while_the_reader_finishes_loses_no_item() {
+    in_time(|| {
+        for (runtime, rounds) in [(threads(2), 400), (one_thread(), 400)] {
+            for round in 0..rounds {
+                let (ctx, canceller) = background().with_cancel();
+                let stock = Stock::new();
+                let mut results = every_stage(&ctx, stock.items(u64::MAX)).run();
+                let thread = runtime.block_on(async {
+                    for _ in 0..round % 100 {
+                        assert!(results.next().await.is_some());
+                    }
+                    if round % 100 == 0 {
+                        let _ = results.next().now_or_never();
+                    }
+                    let thread = std::thread::spawn(move || {
+                        for _ in 0..round * 10 {
+                            std::hint::spin_loop();
+                        }
+                        canceller.cancel_with("from outside");
+                    });
+                    for _ in 0..round % 7 {
+                        let _ = results.next().await;
+                    }
+                    let report = finish(results).await;
+                    assert!(
+                        ["cancelled: from outside", "the reader stopped"]
+                            .contains(&&*outcome(&report)),
+                        "{report}"
+                    );
+                    thread
+                });
+                thread.join().unwrap();
+                assert_eq!(stock.left(), 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn when_finish_returns_every_item_has_been_dropped_whoever_drops_it() {
+    /// Takes its time to go.
+    struct Slow(#[allow(dead_code)] Item);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            for _ in 0..20 {
+                std::thread::yield_now();
+            }
+        }
+    }
+    in_time(|| {
+        let runtime = threads(2);
+        for round in 0..200 {
+            let (ctx, canceller) = background().with_cancel();
+            let stock = Stock::new();
+            let mut results = Pipeline::from_iter(&ctx, stock.items(u64::MAX))
+                .map(Slow)
+                .stage("relay", relay)
+                .run();
+            let thread = runtime.block_on(async {
+                assert!(results.next().await.is_some());
+                let thread = std::thread::spawn(move || canceller.cancel());
+                if round % 2 == 0 {
+                    while results.next().await.is_some() {}
+                }
+                let report = results.finish().await;
+                assert_eq!(stock.left(), 0, "{report}");
+                assert!(report.conserved(), "{report}");
+                thread
+            });
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn items_may_do_what_they_like_when_they_are_dropped_even_finish_their_own_pipeline() {
+    type Place = Arc<Mutex<Option<Results<Nosy>>>>;
+    struct Nosy(Place, Context);
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            let results = self.0.lock().unwrap().take();
+            if let Some(results) = results {
+                let _ = results.finish().now_or_never();
+            }
+            let _ = (self.1.is_done(), self.1.tree().len());
+        }
+    }
+    in_time(|| {
+        one_thread().block_on(async {
+            let (ctx, canceller) = background().with_cancel();
+            let place = Place::default();
+            let (items, at) = (place.clone(), ctx.clone());
+            let mut results =
+                Pipeline::from_iter(&ctx, (0..3).map(move |_| Nosy(items.clone(), at.clone())))
+                    .run();
+            assert!(results.next().now_or_never().is_none());
+            settle().await;
+            assert_eq!(tasks(), 0, "all three wait for their reader");
+            *place.lock().unwrap() = Some(results);
+            canceller.cancel();
+            assert!(place.lock().unwrap().is_none());
+        });
+    });
+}
+
+// --------------------------------------------------------------------- runtimes
+
+#[test]
+fn a_runtime_that_is_dropped_ends_its_pipelines_and_the_reader_is_told() {
+    in_time(|| {
+        for workers in [0, 2] {
+            let runtime = if workers == 0 { one_thread() } else { threads(workers) };
+            let (ctx, _canceller) = background().with_cancel();
+            let stock = Stock::new();
+            let mut results = every_stage(&ctx, stock.items(u64::MAX)).run();
+            assert!(runtime.block_on(results.next()).is_some());
+            drop(runtime);
+            while block_on(results.next()).is_some() {}
+            let report = block_on(results.finish());
+            assert!(report.conserved(), "{report}");
+            assert_eq!(stock.left(), 0);
+            assert!(
+                !matches!(report.outcome(), Outcome::Completed),
+                "an endless source has not completed: {report}"
+            );
+            assert!(ctx.tree().is_empty(), "{}", ctx.tree());
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_waits_elsewhere_is_told_when_the_runtime_is_dropped() {
+    in_time(|| {
+        let runtime = threads(1);
+        let mut results =
+            Pipeline::from_stream(&background(), stream::pending::<u8>()).map(|n| n).run();
+        assert!(runtime.block_on(async { results.next().now_or_never() }).is_none());
+        let (tell, told) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            tell.send(()).unwrap();
+            assert!(block_on(results.next()).is_none());
+            block_on(results.finish())
+        });
+        told.recv().unwrap();
+        drop(runtime);
+        let report = reader.join().unwrap();
+        assert!(!matches!(report.outcome(), Outcome::Completed), "{report}");
+    });
+}
+
+#[test]
+fn a_runtime_may_be_dropped_from_under_a_pipeline_that_is_being_finished() {
+    in_time(|| {
+        let runtime = one_thread();
+        let (held, mut results) = (Running::new(), None);
+        runtime.block_on(async {
+            let here = held.enter();
+            let pipeline = Pipeline::from_iter(&background(), 0..10_u64).stage(
+                "holds",
+                |_, input: Receiver<u64>, _output: Sender<u64>| async move {
+                    let _held = (here, input);
+                    pending::<()>().await;
+                },
+            );
+            let mut run = pipeline.run();
+            assert!(run.next().now_or_never().is_none());
+            settle().await;
+            results = Some(run);
+        });
+        let finishing = results.unwrap().finish();
+        drop(runtime);
+        let report = block_on(finishing);
+        assert!(report.conserved(), "{report}");
+        assert_eq!(held.now(), 0);
+    });
+}
+
+#[test]
+fn a_pipeline_in_a_closure_of_another_ends_with_it() {
+    in_time(|| {
+        for runtime in [one_thread(), threads(2)] {
+            runtime.block_on(async {
+                let (ctx, canceller) = background().with_cancel();
+                let stock = Stock::new();
+                let inner = stock.clone();
+                let mut results = Pipeline::from_iter(&ctx, 0..)
+                    .dispatch(4, move |ctx, n: u64| {
+                        let items = inner.items(u64::MAX);
+                        async move {
+                            let mut below = Pipeline::from_iter(&ctx, items)
+                                .dispatch(2, |ctx, item| async move {
+                                    let _clone = ctx.clone();
+                                    item
+                                })
+                                .run();
+                            for _ in 0..n {
+                                below.next().await;
+                            }
+                            below.finish().await.read() as u64
+                        }
+                    })
+                    .run();
+                for _ in 0..20 {
+                    assert!(results.next().await.is_some());
+                }
+                canceller.cancel();
+                let _ = finish(results).await;
+                assert_eq!(stock.left(), 0);
+                assert!(ctx.tree().is_empty(), "{}", ctx.tree());
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn nothing_of_a_pipeline_stays_in_its_parent() {
+    let (ctx, _canceller) = background().with_cancel();
+    for round in 0..100 {
+        let grace = ms(1000);
+        let end = if round % 2 == 0 { OnCancel::Abort } else { OnCancel::Drain { grace } };
+        let mut results = every_stage(&ctx, Stock::new().items(round)).on_cancel(end).run();
+        for _ in 0..round / 2 {
+            results.next().await;
+        }
+        match round % 3 {
+            0 => drop(results),
+            1 => drop(finish(results).await),
+            _ => {
+                read(&mut results).await;
+                drop(results);
+            }
+        }
+    }
+    quiet().await;
+    assert!(ctx.tree().is_empty(), "{}", ctx.tree());
+}
+
+#[tokio::test]
+async fn an_engine_without_a_reader_keeps_nothing_alive() {
+    let kept = Arc::new(AtomicUsize::new(0));
+    for taken in [0, 5, 20] {
+        let inside = kept.clone();
+        let mut results = Pipeline::from_iter(&background(), 0..10)
+            .dispatch(3, move |_, n: usize| {
+                let inside = inside.clone();
+                async move {
+                    inside.fetch_add(1, SeqCst);
+                    n
+                }
+            })
+            .run();
+        for _ in 0..taken {
+            results.next().await;
+        }
+        drop(results);
+        quiet().await;
+        assert_eq!(Arc::strong_count(&kept), 1);
+    }
+}

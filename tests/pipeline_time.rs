@@ -1,0 +1,604 @@
+//! Pipelines on a paused clock, where every instant is exact: throttles, deadlines,
+//! chunks, and the grace of a drain.
+#![cfg(all(not(loom), feature = "tokio"))]
+
+mod kit;
+
+use futures::{FutureExt, Stream, stream};
+use kit::{
+    AGES, Running, Stock, background, every_stage, finish, ms, outcome, read, relay, settle,
+};
+use quell::channel::{Receiver, Sender};
+use quell::pipeline::StageEnd;
+use quell::{Context, ContextError, OnCancel, Outcome, Pipeline, Rate, rt};
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// When items come, from now on, in milliseconds.
+struct Watch(Instant);
+
+impl Watch {
+    fn start() -> Self {
+        Watch(rt::now())
+    }
+
+    fn time(&self) -> Duration {
+        rt::now() - self.0
+    }
+}
+
+/// How timers see a time: the next millisecond.
+fn tick(time: Duration) -> Duration {
+    ms(time.as_nanos().div_ceil(1_000_000) as u64)
+}
+
+/// Items at these times, in milliseconds.
+fn at_times(times: impl IntoIterator<Item = u64>) -> impl Stream<Item = u64> {
+    let began = rt::now();
+    let times: Vec<u64> = times.into_iter().collect();
+    stream::unfold(times.into_iter(), move |mut times| async move {
+        let at = times.next()?;
+        rt::sleep_until(began + ms(at)).await;
+        Some((at, times))
+    })
+}
+
+async fn times<T: Send + 'static>(pipeline: Pipeline<T>) -> Vec<u64> {
+    let watch = Watch::start();
+    let mut results = pipeline.run();
+    let mut times = Vec::new();
+    while results.next().await.is_some() {
+        times.push(watch.time().as_millis() as u64);
+    }
+    let _ = finish(results).await;
+    times
+}
+
+// ------------------------------------------------------------------- dispatch
+
+#[tokio::test(start_paused = true)]
+async fn eight_workers_take_an_eighth_of_the_time_to_the_millisecond() {
+    for ordered in [false, true] {
+        for buffer in [1, 2, 7, 8, 64] {
+            let watch = Watch::start();
+            let source = Pipeline::from_iter(&background(), 0..64).buffer(buffer);
+            let work = |_, n| async move {
+                rt::sleep(ms(100)).await;
+                n
+            };
+            let stage =
+                if ordered { source.dispatch_ordered(8, work) } else { source.dispatch(8, work) };
+            let mut results = stage.run();
+            assert_eq!(read(&mut results).await.len(), 64);
+            assert_eq!(watch.time(), ms(800), "buffer({buffer})");
+            let _ = finish(results).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_goes_to_a_worker_that_is_idle_whatever_the_others_are_at() {
+    // One in eight takes a second; the others do not wait behind it.
+    let watch = Watch::start();
+    let mut results = Pipeline::from_iter(&background(), 0..64_u64)
+        .dispatch(8, |_, n| async move {
+            rt::sleep(if n == 0 { SECOND } else { ms(10) }).await;
+            n
+        })
+        .run();
+    for _ in 0..63 {
+        assert!(results.next().await.unwrap() > 0);
+    }
+    assert_eq!(watch.time(), ms(90));
+    assert_eq!(results.next().await, Some(0));
+    assert_eq!(watch.time(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_is_not_held_back_while_its_reader_is_idle() {
+    let watch = Watch::start();
+    let pipeline = Pipeline::from_stream(&background(), at_times((1..50).map(|k| k * 10)))
+        .map(|n| n)
+        .dispatch(4, |_, n| async move { n })
+        .dispatch_ordered(4, |_, n| async move { n })
+        .stage("relay", relay)
+        .throttle(Rate::every(ms(10)));
+    let mut results = pipeline.run();
+    while let Some(at) = results.next().await {
+        assert_eq!(watch.time(), ms(at));
+    }
+}
+
+// ------------------------------------------------------------------- throttle
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_keeps_its_rate_to_the_timers_millisecond_over_ten_thousand_items() {
+    for rate in [7, 50, 1000, 20_000] {
+        for burst in [1, 5, 1000] {
+            for buffer in [1, 64] {
+                let mut results = Pipeline::from_iter(&background(), 0..10_000_u32)
+                    .throttle(Rate::per_second(rate).burst(burst))
+                    .buffer(buffer)
+                    .run();
+                let watch = Watch::start();
+                while let Some(k) = results.next().await {
+                    let due = SECOND * k / rate;
+                    assert_eq!(watch.time(), tick(due), "{rate}/s, burst {burst}: item {k}");
+                }
+                assert_eq!(results.finish().await.read(), 10_000);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_that_is_no_whole_number_of_milliseconds_does_not_drift() {
+    let period = Duration::from_nanos(1_234_567);
+    let mut results =
+        Pipeline::from_iter(&background(), 0..10_000_u32).throttle(Rate::every(period)).run();
+    let watch = Watch::start();
+    while let Some(k) = results.next().await {
+        assert_eq!(watch.time(), tick(period * k), "item {k}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_source_earns_at_most_a_burst() {
+    for burst in [1, 2, 5] {
+        // Ten items, a pause of ten periods, and twenty more.
+        let items = at_times(std::iter::repeat_n(0, 10).chain(std::iter::repeat_n(2000, 20)));
+        let rate = Rate::every(ms(100)).burst(burst);
+        let came = times(Pipeline::from_stream(&background(), items).throttle(rate)).await;
+        let before = (0..10).map(|k| k * 100);
+        let after = (0..20_u64).map(|k| 2000 + (k + 1).saturating_sub(u64::from(burst)) * 100);
+        assert!(came.iter().copied().eq(before.chain(after)), "burst {burst}: {came:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_pause_of_the_source_earns_what_was_missed_and_no_more() {
+    // At 350 it is late for items 1, 2 and 3 of the run that began at 0.
+    let items = at_times([0].into_iter().chain(std::iter::repeat_n(350, 9)));
+    let rate = Rate::every(ms(100)).burst(10);
+    let came = times(Pipeline::from_stream(&background(), items).throttle(rate)).await;
+    assert_eq!(came, [0, 350, 350, 350, 400, 500, 600, 700, 800, 900]);
+    // Nothing is earned before the first item.
+    let items = at_times(std::iter::repeat_n(5000, 3));
+    let came = times(Pipeline::from_stream(&background(), items).throttle(rate)).await;
+    assert_eq!(came, [5000, 5100, 5200]);
+}
+
+/// When items go through a throttle whose reader takes `first`, pauses, and takes
+/// the rest.
+async fn through(rate: Rate, first: usize, pause: Duration, rest: usize) -> Vec<u64> {
+    let (watch, times) = (Watch::start(), Arc::new(Mutex::new(Vec::new())));
+    let seen = times.clone();
+    // There is room for one, and this stage takes it at once: what it sees is when an
+    // item went through.
+    let mut results = Pipeline::from_iter(&background(), 0_u64..)
+        .throttle(rate)
+        .buffer(1)
+        .stage("sees", |_, mut input: Receiver<u64>, output| async move {
+            while let Some(n) = input.recv().await {
+                seen.lock().unwrap().push(watch.time().as_millis() as u64);
+                output.send(n).await.unwrap();
+            }
+        })
+        .buffer(1)
+        .run();
+    for _ in 0..first {
+        results.next().await;
+    }
+    rt::sleep(pause).await;
+    for _ in 0..rest {
+        results.next().await;
+    }
+    let _ = finish(results).await;
+    times.lock().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_reader_earns_at_most_a_burst() {
+    for burst in [1_usize, 2, 5] {
+        let rate = Rate::every(ms(100)).burst(burst as u32);
+        let times = through(rate, 10, 3 * SECOND, 20).await;
+        // Whatever time it is, in the period that follows no more go through than a
+        // burst, with one that had gone through before and lay in the buffer.
+        let resumed = 900 + 3000;
+        let at_once = times.iter().filter(|&&at| at >= resumed && at < resumed + 100).count();
+        assert!(at_once <= burst + 1, "burst {burst}: {at_once} at once: {times:?}");
+        let steady: Vec<_> = times.iter().filter(|&&at| at >= resumed + 100).collect();
+        assert!(steady.windows(2).all(|pair| pair[1] - pair[0] == 100), "{times:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_slower_than_the_throttle_sets_the_pace() {
+    let mut results = Pipeline::from_iter(&background(), 0..100_u64)
+        .throttle(Rate::every(ms(10)))
+        .buffer(1)
+        .run();
+    let watch = Watch::start();
+    for n in 0..100 {
+        assert_eq!(results.next().await, Some(n));
+        assert_eq!(watch.time(), ms(30 * n));
+        rt::sleep(ms(30)).await;
+    }
+    assert_eq!(results.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_that_waits_ends_with_its_pipeline_at_once() {
+    let (ctx, canceller) = background().with_cancel();
+    let mut results =
+        Pipeline::from_iter(&ctx, 0_u64..).throttle(Rate::every(3600 * SECOND)).map(|n| n).run();
+    assert_eq!(results.next().await, Some(0));
+    let watch = Watch::start();
+    canceller.cancel();
+    assert_eq!(results.next().await, None);
+    let _ = finish(results).await;
+    assert_eq!(watch.time(), Duration::ZERO);
+}
+
+/// On a clock that goes: how late the items of the last tenth were at the least. The
+/// throttle's own lateness comes and goes with its timer; drift stays.
+#[test]
+fn a_throttle_on_a_real_clock_does_not_drift() {
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        let least = kit::one_thread().block_on(async {
+            let mut results = Pipeline::from_iter(&background(), 0..10_000_u32)
+                .throttle(Rate::per_second(20_000))
+                .run();
+            assert_eq!(results.next().await, Some(0));
+            let watch = Watch::start();
+            let mut least = Duration::MAX;
+            while let Some(k) = results.next().await {
+                if k >= 9_000 {
+                    least = least.min(watch.time().saturating_sub(SECOND * k / 20_000));
+                }
+            }
+            least
+        });
+        best = best.min(least);
+        if best < ms(1) {
+            return;
+        }
+    }
+    panic!("after 10,000 items it is {best:?} behind");
+}
+
+// --------------------------------------------------------------------- chunks
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_goes_when_it_is_full_when_its_time_is_up_and_at_the_end() {
+    let items = at_times([0, 10, 20, 30, 500, 510, 700, 2000, 2001, 2002, 2003, 2050]);
+    let watch = Watch::start();
+    let mut results = Pipeline::from_stream(&background(), items).chunks(4, ms(100)).run();
+    let mut had = Vec::new();
+    while let Some(chunk) = results.next().await {
+        had.push((watch.time().as_millis(), chunk));
+    }
+    assert_eq!(
+        had,
+        [
+            (30, vec![0, 10, 20, 30]),
+            (600, vec![500, 510]),
+            (800, vec![700]),
+            (2003, vec![2000, 2001, 2002, 2003]),
+            (2050, vec![2050]),
+        ]
+    );
+    let report = results.finish().await;
+    assert!(report.conserved(), "{report}");
+    let stage = &report.stages()[1];
+    assert_eq!((stage.received(), stage.delivered(), report.read()), (12, 12, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_of_items_that_are_there_are_full_and_take_no_time() {
+    for (max, within) in [(7, Duration::ZERO), (7, ms(1)), (64, AGES), (1000, Duration::MAX)] {
+        let watch = Watch::start();
+        let mut results = Pipeline::from_iter(&background(), 0..5000_u64).chunks(max, within).run();
+        let chunks = read(&mut results).await;
+        assert_eq!(watch.time(), Duration::ZERO);
+        assert!(chunks.concat().into_iter().eq(0..5000));
+        if within > Duration::ZERO {
+            assert!(chunks.iter().rev().skip(1).all(|chunk| chunk.len() == max));
+        }
+        let report = results.finish().await;
+        assert!(report.conserved(), "{report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_in_a_chunk_that_is_never_filled_are_counted_and_dropped() {
+    let stock = Stock::new();
+    let items = stock.clone();
+    let endless = stream::unfold(0, move |n| {
+        let item = items.item(n);
+        async move {
+            rt::sleep(ms(10)).await;
+            Some((item, n + 1))
+        }
+    });
+    let mut results = Pipeline::from_stream(&background(), endless).chunks(100, AGES).run();
+    assert!(rt::timeout(ms(255), results.next()).await.is_err());
+    let report = results.finish().await;
+    assert!(report.conserved(), "{report}");
+    assert_eq!(report.stages()[1].discarded(), 25);
+    assert_eq!(stock.left(), 0);
+}
+
+// ------------------------------------------------------------------ deadlines
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_cuts_a_pipeline_at_its_very_instant() {
+    for at in [1, 5, 99, 1000] {
+        let (ctx, _canceller) = background().with_timeout(ms(at));
+        let stock = Stock::new();
+        let watch = Watch::start();
+        let mut results = every_stage(&ctx, stock.items(u64::MAX))
+            .throttle(Rate::every(ms(2)))
+            .stage("deaf", |_, mut input, output: Sender<_>| async move {
+                output.send(input.recv().await.unwrap()).await.unwrap();
+                pending::<()>().await
+            })
+            .run();
+        assert!(results.next().await.is_some());
+        assert!(results.next().await.is_none());
+        assert_eq!(watch.time(), ms(at));
+        let report = finish(results).await;
+        assert_eq!(watch.time(), ms(at));
+        let Outcome::Cancelled(_) = report.outcome() else { panic!("{report}") };
+        let error = report.into_result().unwrap_err();
+        assert_eq!(error.error(), ContextError::DeadlineExceeded);
+        assert_eq!(stock.left(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closures_see_the_deadline_of_their_pipelines_context() {
+    let (ctx, _canceller) = background().with_timeout(SECOND);
+    let deadline = ctx.deadline();
+    let mut results =
+        Pipeline::from_iter(&ctx, 0..3).dispatch(1, |ctx, _| async move { ctx.deadline() }).run();
+    assert_eq!(results.next().await, Some(deadline));
+    let _ = finish(results).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_who_never_gave_the_runtime_a_turn_gets_nothing_after_the_deadline() {
+    let (ctx, _canceller) = background().with_timeout(ms(10));
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..).run();
+    assert_eq!(results.next().await, Some(0));
+    settle().await;
+    // Time moves while the reader is busy: no timer has had its turn.
+    let _ = Box::pin(tokio::time::advance(ms(10))).now_or_never();
+    assert!(ctx.is_done());
+    assert_eq!(results.next().now_or_never(), Some(None));
+    let _ = finish(results).await;
+}
+
+// ---------------------------------------------------------------------- drain
+
+fn drain(grace: Duration) -> OnCancel {
+    OnCancel::Drain { grace }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_stops_the_source_and_delivers_what_it_has_made() {
+    for cancel_at in [0, 5, 50, 95] {
+        let (ctx, canceller) = background().with_cancel();
+        let stock = Stock::new();
+        let mut results = every_stage(&ctx, stock.items(u64::MAX))
+            .dispatch(4, |ctx, item| async move {
+                rt::sleep(ms(10)).await;
+                assert!(!ctx.is_done(), "closures may finish");
+                item
+            })
+            .on_cancel(drain(AGES))
+            .run();
+        let reading = async { read(&mut results).await };
+        let cancelling = async {
+            rt::sleep(ms(cancel_at)).await;
+            canceller.cancel_with("enough");
+            stock.made()
+        };
+        let (all, made) = futures::join!(reading, cancelling);
+        let report = finish(results).await;
+        let source = &report.stages()[0];
+        // What the source had in hand, because there was no room, it drops.
+        assert!(source.discarded() <= 1, "{report}");
+        assert_eq!(all.len() + source.discarded(), made, "{report}");
+        assert!(all.iter().enumerate().all(|(n, item)| item.n <= n as u64 + 10));
+        assert_eq!(outcome(&report), "cancelled: enough");
+        assert_eq!(source.ended(), Some(StageEnd::Stopped));
+        assert!(report.stages()[1..].iter().all(|s| s.ended() == Some(StageEnd::Completed)));
+        drop(all);
+        assert_eq!(stock.left(), 0);
+        let why = report.into_result().unwrap_err();
+        assert_eq!(why.cause().to_string(), "enough");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_at_the_end_of_its_grace_to_the_instant() {
+    for (grace, work) in [(0, 10), (25, 10), (100, 99), (99, 100), (100, 1000)] {
+        let (ctx, canceller) = background().with_cancel();
+        let (stock, held) = (Stock::new(), Running::new());
+        let inside = held.clone();
+        let mut results = Pipeline::from_iter(&ctx, stock.items(u64::MAX))
+            .dispatch(2, move |_, item| {
+                let here = inside.enter();
+                async move {
+                    let _here = here;
+                    rt::sleep(ms(work)).await;
+                    item
+                }
+            })
+            .on_cancel(drain(ms(grace)))
+            .run();
+        assert!(results.next().now_or_never().is_none());
+        settle().await;
+        let watch = Watch::start();
+        canceller.cancel();
+        let mut count = 0;
+        while results.next().await.is_some() {
+            count += 1;
+        }
+        assert_eq!(watch.time(), ms(grace), "64 items at two in {work} ms are not done by then");
+        if grace % work > 0 {
+            assert_eq!(count, 2 * (grace / work), "grace {grace}, work {work}");
+        }
+        let report = finish(results).await;
+        assert_eq!(watch.time(), ms(grace));
+        assert_eq!((stock.left(), held.now()), (0, 0));
+        assert!(matches!(report.outcome(), Outcome::Cancelled(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_drain_closures_see_values_no_end_and_at_last_the_parents_cause() {
+    let (parent, canceller) = background().with_value(7_u8).with_cancel();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (told, watch) = (seen.clone(), Watch::start());
+    let mut results = Pipeline::from_iter(&parent, 0_u64..)
+        .dispatch(1, move |ctx: Context, n| {
+            let (told, at) = (told.clone(), watch.0);
+            assert_eq!(ctx.value::<u8>(), Some(&7));
+            let ends = ctx.clone();
+            ctx.after_func(move || {
+                let cause = ends.cause().unwrap().to_string();
+                told.lock().unwrap().push((rt::now() - at, cause));
+            });
+            async move {
+                rt::sleep(ms(30)).await;
+                assert!(!ctx.is_done());
+                n
+            }
+        })
+        .on_cancel(drain(ms(100)))
+        .run();
+    assert_eq!(results.next().await, Some(0));
+    canceller.cancel_with("the parent's");
+    assert!(parent.is_done());
+    for n in 1..=3 {
+        assert_eq!(results.next().await, Some(n));
+    }
+    assert_eq!(results.next().await, None);
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    assert!(!seen.is_empty());
+    assert!(seen.iter().all(|seen| *seen == (ms(130), "the parent's".into())), "{seen:?}");
+    let _ = finish(results).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_begins_a_drain_at_its_instant() {
+    let (ctx, _canceller) = background().with_timeout(ms(50));
+    let watch = Watch::start();
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+        .stage("deaf", |_, mut input: Receiver<u64>, output| async move {
+            output.send(input.recv().await.unwrap()).await.unwrap();
+            pending::<()>().await
+        })
+        .on_cancel(drain(ms(70)))
+        .run();
+    assert_eq!(read(&mut results).await, [0]);
+    assert_eq!(watch.time(), ms(120));
+    let report = finish(results).await;
+    let why = report.into_result().unwrap_err();
+    assert_eq!(why.error(), ContextError::DeadlineExceeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_or_finishing_aborts_a_drain() {
+    for how in 0..3 {
+        let (ctx, canceller) = background().with_cancel();
+        let (stock, held) = (Stock::new(), Running::new());
+        let inside = held.clone();
+        let mut results = Pipeline::from_iter(&ctx, stock.items(u64::MAX))
+            .dispatch(3, move |_, item| {
+                let here = inside.enter();
+                async move {
+                    let _here = here;
+                    rt::sleep(SECOND).await;
+                    item
+                }
+            })
+            .on_cancel(drain(AGES))
+            .run();
+        assert!(results.next().await.is_some());
+        let watch = Watch::start();
+        canceller.cancel_with("enough");
+        match how {
+            0 => drop(results),
+            1 => assert_eq!(outcome(&finish(results).await), "cancelled: enough"),
+            _ => drop(results.finish()),
+        }
+        rt::yield_now().await;
+        assert_eq!((stock.left(), held.now()), (0, 0));
+        kit::quiet().await;
+        assert_eq!(watch.time(), Duration::ZERO);
+        assert!(ctx.tree().is_empty(), "{}", ctx.tree());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_flushes_the_chunk_that_is_being_filled_and_the_throttle_keeps_its_rate() {
+    let (ctx, canceller) = background().with_cancel();
+    let watch = Watch::start();
+    let mut results = Pipeline::from_iter(&ctx, 0..u64::MAX)
+        .buffer(5)
+        .throttle(Rate::every(ms(100)))
+        .chunks(100, AGES)
+        .on_cancel(drain(AGES))
+        .run();
+    assert!(rt::timeout(ms(250), results.next()).await.is_err());
+    canceller.cancel();
+    // 0, 1 and 2 have gone through; 3 is in the throttle's hand, five are behind it.
+    let chunk = results.next().await.unwrap();
+    assert!(chunk.iter().copied().eq(0..chunk.len() as u64), "{chunk:?}");
+    assert_eq!(watch.time(), ms(100) * (chunk.len() as u32 - 1));
+    assert_eq!(results.next().await, None);
+    assert!(results.finish().await.conserved());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_in_a_drain_ends_it() {
+    let (ctx, canceller) = background().with_cancel();
+    let watch = Watch::start();
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+        .try_dispatch(1, |_, n| async move {
+            rt::sleep(ms(10)).await;
+            if n == 5 { Err("five") } else { Ok(n) }
+        })
+        .on_cancel(drain(AGES))
+        .run();
+    assert_eq!(results.next().await, Some(0));
+    canceller.cancel_with("first");
+    assert_eq!(read(&mut results).await, [1, 2, 3, 4]);
+    assert_eq!(watch.time(), ms(60));
+    let report = finish(results).await;
+    assert_eq!(outcome(&report), "cancelled: first", "the first thing that ended it");
+    assert_eq!(report.stages()[1].failed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_of_a_blocking_source_does_not_wait_for_its_thread() {
+    let (ctx, canceller) = background().with_cancel();
+    let (tell, told) = std::sync::mpsc::channel::<u64>();
+    let mut results = Pipeline::from_blocking_iter(&ctx, told.into_iter())
+        .map(|n| n)
+        .on_cancel(drain(AGES))
+        .run();
+    tell.send(1).unwrap();
+    assert_eq!(results.next().await, Some(1));
+    canceller.cancel();
+    assert_eq!(results.next().await, None);
+    let _ = finish(results).await;
+    drop(tell);
+}

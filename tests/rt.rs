@@ -1,0 +1,160 @@
+//! Tasks, sleeping, choosing: the same functions in and outside a runtime.
+#![cfg(all(not(loom), feature = "tokio"))]
+
+use quell::rt;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_task_gives_back_what_it_returned() {
+    assert_eq!(rt::spawn(async { 7 }).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_task_that_panicked_says_its_name_and_what_it_said() {
+    let task = rt::spawn_named("fetch", async { panic!("no such host") });
+    let error: rt::JoinError = task.await.map(|(): ()| ()).unwrap_err();
+    assert!(error.is_panic() && !error.is_aborted());
+    assert_eq!(error.to_string(), "the task `fetch` panicked: no such host");
+    let payload = error.into_panic().unwrap();
+    assert_eq!(payload.downcast_ref::<&str>(), Some(&"no such host"));
+}
+
+#[tokio::test]
+async fn an_aborted_task_drops_what_it_holds_and_says_so() {
+    let (held, gone) = tokio::sync::oneshot::channel::<()>();
+    let task = rt::spawn(async move {
+        let _held = held;
+        std::future::pending::<()>().await;
+    });
+    let line = line!() - 4;
+    rt::yield_now().await;
+    task.abort();
+    let error = task.await.unwrap_err();
+    assert!(error.is_aborted());
+    assert!(error.to_string().contains(&format!("tests/rt.rs:{line}:")), "{error}");
+    assert!(gone.await.is_err());
+    let error = error.into_panic().unwrap_err();
+    assert!(error.is_aborted(), "it gives the error back");
+}
+
+#[tokio::test]
+async fn dropping_a_handle_leaves_the_task_running() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    drop(rt::spawn(async move {
+        rt::yield_now().await;
+        tell.send(1).unwrap();
+    }));
+    assert_eq!(told.await, Ok(1));
+}
+
+#[test]
+fn spawning_where_nobody_runs_tasks_says_what_to_do() {
+    let panic = std::panic::catch_unwind(|| drop(rt::spawn(async {}))).unwrap_err();
+    let said = panic.downcast_ref::<&str>().expect("a text");
+    assert!(said.contains("inside a tokio runtime"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sleeping_takes_as_long_as_it_should() {
+    let began = rt::now();
+    rt::sleep(SECOND).await;
+    assert_eq!(rt::now() - began, SECOND);
+    rt::sleep_until(began + 3 * SECOND).await;
+    assert_eq!(rt::now() - began, 3 * SECOND);
+    rt::sleep_until(began).await;
+    assert_eq!(rt::now() - began, 3 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_gives_the_result_or_says_that_the_time_is_up() {
+    let quick = rt::timeout(SECOND, async { 7 }).await;
+    assert_eq!(quick, Ok(7));
+    let began = rt::now();
+    let slow = rt::timeout(SECOND, std::future::pending::<()>()).await;
+    assert_eq!(slow.unwrap_err().to_string(), "the time is up");
+    assert_eq!(rt::now() - began, SECOND);
+    // What is ready is not thrown away, though its time has passed as well.
+    assert_eq!(rt::timeout(Duration::ZERO, async { 7 }).await, Ok(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_ever_is_no_overflow() {
+    let ever = rt::timeout(Duration::MAX, rt::sleep(SECOND)).await;
+    assert!(ever.is_ok());
+    let began = rt::now();
+    assert!(rt::timeout(SECOND, rt::sleep(Duration::MAX)).await.is_err());
+    assert_eq!(rt::now() - began, SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_ticks_by_its_first_tick_and_makes_up_what_was_missed() {
+    let began = rt::now();
+    let mut ticks = rt::interval(SECOND);
+    assert_eq!(ticks.period(), SECOND);
+    assert_eq!(ticks.tick().await, began);
+    assert_eq!(ticks.tick().await, began + SECOND);
+    rt::sleep(3 * SECOND + SECOND / 2).await;
+    for k in 2..=4 {
+        assert_eq!(ticks.tick().await, began + k * SECOND);
+        assert_eq!(rt::now() - began, 4 * SECOND + SECOND / 2);
+    }
+    // A tick that is dropped has not been taken.
+    assert!(rt::timeout(SECOND / 10, ticks.tick()).await.is_err());
+    assert_eq!(ticks.tick().await, began + 5 * SECOND);
+    assert_eq!(rt::now() - began, 5 * SECOND);
+}
+
+#[test]
+#[should_panic(expected = "pass a period above zero")]
+fn an_interval_of_zero_says_what_to_pass() {
+    let _ = rt::interval(Duration::ZERO);
+}
+
+#[test]
+fn sleeping_needs_no_runtime() {
+    let began = rt::now();
+    let milli = Duration::from_millis(1);
+    futures::executor::block_on(async {
+        rt::sleep(5 * milli).await;
+        assert!(rt::timeout(5 * milli, std::future::pending::<()>()).await.is_err());
+        let mut ticks = rt::interval(milli);
+        ticks.tick().await;
+        ticks.tick().await;
+    });
+    assert!(rt::now() - began >= 11 * milli);
+}
+
+#[tokio::test]
+async fn to_yield_lets_every_ready_task_go_first() {
+    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let tasks: Vec<_> = (0..3)
+        .map(|n| {
+            let order = order.clone();
+            rt::spawn(async move { order.lock().unwrap().push(n) })
+        })
+        .collect();
+    rt::yield_now().await;
+    order.lock().unwrap().push(9);
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 9]);
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[test]
+fn a_choice_is_among_what_there_is_and_reaches_all_of_it() {
+    let mut seen = [0; 3];
+    for _ in 0..1000 {
+        seen[rt::choose(3)] += 1;
+    }
+    assert!(seen.iter().all(|&times| times > 200), "{seen:?}");
+    assert_eq!(rt::choose(1), 0);
+}
+
+#[test]
+#[should_panic(expected = "pass 1 or more")]
+fn a_choice_of_nothing_says_what_to_pass() {
+    let _ = rt::choose(0);
+}

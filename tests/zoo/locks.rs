@@ -1,0 +1,229 @@
+//! Bugs with locks, permits and notifications.
+
+use crate::{Animal, animal};
+use quell::{Context, rt};
+use std::sync::Arc;
+use tokio::sync::{Barrier, Mutex, Notify, Semaphore};
+
+pub fn all() -> Vec<Animal> {
+    vec![
+        animal!(lost_notify, lost_notify_repaired, BlockedStage, Some("waiter"), None),
+        animal!(held_guard, held_guard_repaired, BlockedStage, Some("worker"), Cancel),
+        animal!(checked_too_soon, checked_too_soon_repaired, BlockedStage, Some("body"), Cancel),
+        animal!(lost_permit, lost_permit_repaired, BlockedStage, Some("body"), Cancel),
+        animal!(crossed_locks, crossed_locks_repaired, BlockedStage, Some("one"), None),
+        animal!(absent_party, absent_party_repaired, BlockedStage, Some("second"), Cancel),
+        animal!(full_group, full_group_repaired, BlockedStage, Some("parent"), None),
+        animal!(skipped_close, skipped_close_repaired, BlockedStage, Some("body"), Panic),
+    ]
+}
+
+/// Whoever comes to wait after the notification waits for ever.
+async fn lost_notify(_ctx: Context) {
+    let ready = Arc::new(Notify::new());
+    let waits = ready.clone();
+    let waiter = rt::spawn_named("waiter", async move {
+        waits.notified().await; // <- lost_notify
+    });
+    rt::yield_now().await;
+    ready.notify_waiters();
+    waiter.await.unwrap();
+}
+
+async fn lost_notify_repaired(_ctx: Context) {
+    let ready = Arc::new(Notify::new());
+    let waits = ready.clone();
+    let waiter = rt::spawn_named("waiter", async move { waits.notified().await });
+    rt::yield_now().await;
+    ready.notify_one();
+    waiter.await.unwrap();
+}
+
+/// Whoever is to stop the worker needs the lock that the worker keeps meanwhile.
+async fn held_guard(ctx: Context) {
+    let state = Arc::new(Mutex::new(0));
+    let (work, canceller) = Context::background().with_cancel();
+    let counts = state.clone();
+    let worker = rt::spawn_named("worker", async move {
+        let mut count = counts.lock().await;
+        *count += 1;
+        work.done().await; // <- held_guard
+    });
+    ctx.done().await;
+    let count = state.lock().await;
+    canceller.cancel_with(format!("after {count}"));
+    drop(count);
+    worker.await.unwrap();
+}
+
+async fn held_guard_repaired(ctx: Context) {
+    let state = Arc::new(Mutex::new(0));
+    let (work, canceller) = Context::background().with_cancel();
+    let counts = state.clone();
+    let worker = rt::spawn_named("worker", async move {
+        *counts.lock().await += 1;
+        work.done().await;
+    });
+    ctx.done().await;
+    let count = state.lock().await;
+    canceller.cancel_with(format!("after {count}"));
+    drop(count);
+    worker.await.unwrap();
+}
+
+/// The end comes after the check and before the wait.
+async fn checked_too_soon(ctx: Context) {
+    let stop = Arc::new(Notify::new());
+    let stops = stop.clone();
+    ctx.after_func(move || stops.notify_waiters());
+    if ctx.is_done() {
+        return;
+    }
+    stop.notified().await; // <- checked_too_soon
+}
+
+async fn checked_too_soon_repaired(ctx: Context) {
+    let stop = Arc::new(Notify::new());
+    let stops = stop.clone();
+    ctx.after_func(move || stops.notify_waiters());
+    let stopped = stop.notified();
+    if ctx.is_done() {
+        return;
+    }
+    stopped.await;
+}
+
+/// A permit that is given back by hand is lost with the future that would do it.
+async fn lost_permit(ctx: Context) {
+    let permits = Arc::new(Semaphore::new(2));
+    let work = async {
+        permits.acquire().await.unwrap().forget();
+        rt::yield_now().await;
+        permits.add_permits(1);
+    };
+    let _ = ctx.run(work).await;
+    let _all = permits.acquire_many(2).await.unwrap(); // <- lost_permit
+}
+
+async fn lost_permit_repaired(ctx: Context) {
+    let permits = Arc::new(Semaphore::new(2));
+    let work = async {
+        let _permit = permits.acquire().await.unwrap();
+        rt::yield_now().await;
+    };
+    let _ = ctx.run(work).await;
+    let _all = permits.acquire_many(2).await.unwrap();
+}
+
+/// Two tasks take two locks, each in its own order.
+async fn crossed_locks(_ctx: Context) {
+    let (left, right) = (Arc::new(Mutex::new(())), Arc::new(Mutex::new(())));
+    let (first, second) = (left.clone(), right.clone());
+    let one = rt::spawn_named("one", async move {
+        let _first = first.lock().await;
+        rt::yield_now().await;
+        let _second = second.lock().await; // <- crossed_locks
+    });
+    let two = rt::spawn_named("two", async move {
+        let _first = right.lock().await;
+        let _second = left.lock().await;
+    });
+    one.await.unwrap();
+    two.await.unwrap();
+}
+
+async fn crossed_locks_repaired(_ctx: Context) {
+    let (left, right) = (Arc::new(Mutex::new(())), Arc::new(Mutex::new(())));
+    let (first, second) = (left.clone(), right.clone());
+    let one = rt::spawn_named("one", async move {
+        let _first = first.lock().await;
+        rt::yield_now().await;
+        let _second = second.lock().await;
+    });
+    let two = rt::spawn_named("two", async move {
+        let _first = left.lock().await;
+        let _second = right.lock().await;
+    });
+    one.await.unwrap();
+    two.await.unwrap();
+}
+
+/// One of two who are to meet has gone home.
+async fn absent_party(ctx: Context) {
+    let meeting = Arc::new(Barrier::new(2));
+    let meets = meeting.clone();
+    let first = ctx.clone();
+    let first = rt::spawn_named("first", async move {
+        let _ = first.run(meets.wait()).await;
+    });
+    let second = rt::spawn_named("second", async move {
+        rt::yield_now().await;
+        meeting.wait().await; // <- absent_party
+    });
+    first.await.unwrap();
+    second.await.unwrap();
+}
+
+async fn absent_party_repaired(ctx: Context) {
+    let meeting = Arc::new(Barrier::new(2));
+    let parties = ["first", "second"].map(|name| {
+        let (ctx, meeting) = (ctx.clone(), meeting.clone());
+        rt::spawn_named(name, async move {
+            rt::yield_now().await;
+            let _ = ctx.run(meeting.wait()).await;
+        })
+    });
+    for party in parties {
+        party.await.unwrap();
+    }
+}
+
+/// A task of a full group waits for room in it.
+async fn full_group(_ctx: Context) {
+    let room = Arc::new(Semaphore::new(1));
+    let rooms = room.clone();
+    let parent = rt::spawn_named("parent", async move {
+        let _mine = rooms.acquire().await.unwrap();
+        let _childs = rooms.acquire().await.unwrap(); // <- full_group
+        rt::spawn_named("child", async {}).await.unwrap();
+    });
+    parent.await.unwrap();
+}
+
+async fn full_group_repaired(_ctx: Context) {
+    let room = Arc::new(Semaphore::new(1));
+    let rooms = room.clone();
+    let parent = rt::spawn_named("parent", async move {
+        drop(rooms.acquire().await.unwrap());
+        let _childs = rooms.acquire().await.unwrap();
+        rt::spawn_named("child", async {}).await.unwrap();
+    });
+    parent.await.unwrap();
+}
+
+/// Whoever waits for the worker is told by its last line, which a panic skips.
+async fn skipped_close(_ctx: Context) {
+    let closed = Arc::new(Notify::new());
+    let closes = closed.clone();
+    drop(rt::spawn_named("worker", async move {
+        quell::check::fault("in the middle of the work");
+        closes.notify_one();
+    }));
+    closed.notified().await; // <- skipped_close
+}
+
+async fn skipped_close_repaired(_ctx: Context) {
+    struct Closes(Arc<Notify>);
+    impl Drop for Closes {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let closed = Arc::new(Notify::new());
+    let closes = Closes(closed.clone());
+    drop(rt::spawn_named("worker", async move {
+        let _closes = closes;
+        quell::check::fault("in the middle of the work");
+    }));
+    closed.notified().await;
+}
