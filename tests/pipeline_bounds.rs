@@ -9,7 +9,7 @@ use futures::{FutureExt, stream};
 use kit::{
     AGES, Item, Running, Stock, background, finish, in_time, ms, read, relay, settle, threads,
 };
-use quell::channel::Receiver;
+use quell::channel::{Receiver, Sender};
 use quell::{Pipeline, Rate, Results, rt};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -153,6 +153,34 @@ async fn a_reader_may_wait_for_what_the_source_does_next() {
         rt::timeout(AGES / 10, sees).await.expect("there is room for it");
     }
     let _ = finish(results).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_reads_in_a_task_of_its_own_makes_room_with_each_item() {
+    for n in [1, 2, 3, 8] {
+        let stock = Stock::new();
+        let made = stock.clone();
+        let mut results = Pipeline::from_iter(&background(), stock.items(u64::MAX))
+            .buffer(n)
+            .stage("reads elsewhere", move |_, mut input: Receiver<Item>, _output: Sender<()>| {
+                let reads = rt::spawn(async move {
+                    for taken in 1..=3 * n {
+                        assert!(input.recv().await.is_some());
+                        // One in the source's hand, that waits for room.
+                        let sees = async {
+                            while made.made() < taken + n + 1 {
+                                rt::sleep(Duration::from_millis(1)).await;
+                            }
+                        };
+                        rt::timeout(AGES, sees).await.expect("there is room for the next");
+                    }
+                });
+                async move { reads.await.unwrap() }
+            })
+            .run();
+        assert_eq!(results.next().await, None);
+        drop(results);
+    }
 }
 
 /// How many items are behind the source and not begun: at most `n`, and one in the

@@ -31,13 +31,16 @@ pub(super) struct Link<T> {
     /// The takers' side; not used by a [`Receiver`](super::Receiver).
     pub(super) front: BriefLock<Front<T>>,
     pub(super) capacity: usize,
-    /// After how many items that were handed out their room is offered to those who wait,
-    /// at the latest.
+    /// Whether the room of each item is offered when it is handed out.
+    offers_each: bool,
+    /// If not, after how many at the latest.
     pub(super) quantum: usize,
     weigh: Option<fn(&T) -> usize>,
-    /// Items handed to the user's code, by number and by weight. Written by the
-    /// receiving side only, one at a time.
+    /// How many items were handed to the user's code, times two. Odd, where room is offered
+    /// item by item, if a sender may be waiting for it: so the receiving side hears of that
+    /// by counting, and meets the lock only then.
     handed: AtomicUsize,
+    /// The weight of these. Written by the receiving side only, one at a time.
     handed_weight: AtomicUsize,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
     shut: AtomicUsize,
@@ -81,6 +84,9 @@ pub(crate) trait Gauge: std::marker::Send + Sync {
     /// The task that receives is about to wait: the room of what it has used is
     /// offered to those who wait for some.
     fn settle(&self);
+    /// Which channel it is.
+    #[cfg(not(loom))]
+    fn address(&self) -> usize;
     /// Lets nothing more through, and drops what is there.
     fn close(&self);
     fn counts(&self) -> Counts;
@@ -107,8 +113,9 @@ impl Calls {
 }
 
 impl<T> Link<T> {
-    /// `quantum`: see there; 1 keeps nobody waiting for a moment.
-    pub(super) fn new(capacity: usize, quantum: usize, weigh: Option<fn(&T) -> usize>) -> Self {
+    pub(super) fn new(capacity: usize, offers_each: bool, weigh: Option<fn(&T) -> usize>) -> Self {
+        // The models' channels are small, and as lazy as any.
+        let quantum = if cfg!(loom) { 32 } else { capacity };
         let state = State {
             queue: VecDeque::new(),
             out: 0,
@@ -126,6 +133,7 @@ impl<T> Link<T> {
             state: BriefLock::new(state),
             front: BriefLock::new(Front::new()),
             capacity,
+            offers_each,
             quantum,
             weigh,
             handed: AtomicUsize::new(0),
@@ -138,24 +146,35 @@ impl<T> Link<T> {
         self.weigh.map_or(items.len(), |weigh| items.iter().map(weigh).sum())
     }
 
-    /// Counts an item that is handed out. Only one thread at a time does.
+    /// Counts an item that is handed out. Only one thread at a time does. True: somebody
+    /// may be waiting for its room.
     #[inline]
-    pub(super) fn hand_out(&self, item: &T) {
-        // Relaxed loads: whoever writes is the only one who does. Release: partner of the
-        // Acquire in `reclaim`.
+    pub(super) fn hand_out(&self, item: &T) -> bool {
+        // Relaxed loads: whoever writes is the only one who does, but for the announcement
+        // of a sender. Release: partner of the Acquires in `make_room` and `reclaim`.
         if let Some(weigh) = self.weigh {
             let weight = self.handed_weight.load(Ordering::Relaxed) + weigh(item);
             self.handed_weight.store(weight, Ordering::Release);
         }
-        self.handed.store(self.handed.load(Ordering::Relaxed) + 1, Ordering::Release);
+        if self.offers_each {
+            return self.handed.fetch_add(2, Ordering::Release) & 1 != 0;
+        }
+        self.handed.store(self.handed.load(Ordering::Relaxed) + 2, Ordering::Release);
+        false
     }
 
-    /// Room for one more, if need be by taking off what has been handed out.
-    pub(super) fn has_room(&self, state: &mut State<T>) -> bool {
-        state.has_room(self.capacity) || {
-            self.reclaim(state);
-            state.has_room(self.capacity)
+    /// Room for one more, if need be by taking off what has been handed out. If there is
+    /// none, the receiving side will hear that somebody waits.
+    pub(super) fn make_room(&self, state: &mut State<T>) -> bool {
+        if state.has_room(self.capacity) {
+            return true;
         }
+        if self.offers_each && !skip(Break::WaiterNotAnnounced) {
+            state.take_off(self.handed.fetch_or(1, Ordering::Acquire) / 2);
+        } else {
+            self.reclaim(state);
+        }
+        state.has_room(self.capacity)
     }
 
     /// Whether it was closed from outside.
@@ -178,15 +197,18 @@ impl<T> Link<T> {
 
     /// Items that have been handed out no longer count.
     pub(super) fn reclaim(&self, state: &mut State<T>) {
-        let handed = self.handed.load(Ordering::Acquire);
-        state.out -= handed - state.reclaimed;
-        state.reclaimed = handed;
+        state.take_off(self.handed.load(Ordering::Acquire) / 2);
     }
 
     /// Takes off what has been handed out; its room goes to whoever waits for it.
     pub(super) fn give_back(&self, state: &mut State<T>) -> Calls {
         self.reclaim(state);
-        self.call_writers(state)
+        let calls = self.call_writers(state);
+        // Relaxed: who announces itself does so under this lock.
+        if self.handed.load(Ordering::Relaxed) & 1 != 0 && state.writers.is_empty() {
+            self.handed.fetch_and(!1, Ordering::Relaxed);
+        }
+        calls
     }
 
     /// Invariant 2.
@@ -249,6 +271,12 @@ impl<T> State<T> {
         self.queue.len() + self.out + self.reserved < capacity
     }
 
+    /// So many items have been handed out: they no longer count.
+    fn take_off(&mut self, handed: usize) {
+        self.out -= handed - self.reclaimed;
+        self.reclaimed = handed;
+    }
+
     /// Nothing is there and nothing will come.
     pub(super) fn is_over(&self) -> bool {
         self.closed || self.senders == 0
@@ -294,9 +322,14 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
         calls.make();
     }
 
+    #[cfg(not(loom))]
+    fn address(&self) -> usize {
+        Arc::as_ptr(self) as *const () as usize
+    }
+
     fn counts(&self) -> Counts {
         let counts = self.state.lock().counts;
-        let taken = self.handed.load(Ordering::Acquire);
+        let taken = self.handed.load(Ordering::Acquire) / 2;
         let weight = self.weigh.map_or(taken, |_| self.handed_weight.load(Ordering::Acquire));
         Counts { taken, taken_weight: weight, ..counts }
     }

@@ -32,6 +32,8 @@ mod sender;
 mod takers;
 
 pub(crate) use link::{Counts, Gauge};
+#[cfg(not(loom))]
+pub(crate) use receiver::at_home;
 pub use receiver::{Receiver, Recv};
 pub use sender::{Send, SendError, Sender};
 pub(crate) use takers::Taker;
@@ -48,7 +50,7 @@ use link::Link;
 #[track_caller]
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     assert!(capacity > 0, "quell: a channel of capacity zero lets nothing through; pass 1 or more");
-    pair(Link::new(capacity, 1, None))
+    pair(Link::new(capacity, true, None))
 }
 
 /// The channel between two stages, whose task offers room when it waits (see
@@ -57,9 +59,7 @@ pub(crate) fn between<T>(
     capacity: usize,
     weigh: Option<fn(&T) -> usize>,
 ) -> (Sender<T>, Receiver<T>) {
-    // The models' channels are small, and as lazy as any.
-    let quantum = if cfg!(loom) { 32 } else { capacity };
-    pair(Link::new(capacity, quantum, weigh))
+    pair(Link::new(capacity, false, weigh))
 }
 
 /// The channel behind the last stage: nobody knows when its reader waits.
@@ -67,7 +67,7 @@ pub(crate) fn behind<T>(
     capacity: usize,
     weigh: Option<fn(&T) -> usize>,
 ) -> (Sender<T>, Receiver<T>) {
-    pair(Link::new(capacity, 1, weigh))
+    pair(Link::new(capacity, true, weigh))
 }
 
 fn pair<T>(link: Link<T>) -> (Sender<T>, Receiver<T>) {

@@ -5,6 +5,9 @@
 //! 1. `batch` is what was fetched and not handed out.
 //! 2. Before the receiver waits for an item, the room of all that it handed out has
 //!    been offered to those who wait for some.
+//! 3. Where the room is offered late (`quantum`), the task that polls the receiver is one
+//!    that offers it when it waits: the stage's own, see [`at_home`]. In another task,
+//!    from the first fetch there, the room of each item is offered at once.
 
 use super::link::Link;
 use crate::rt::probe::{self, Wait};
@@ -17,6 +20,25 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+#[cfg(not(loom))]
+std::thread_local! {
+    /// The channel whose stage is being polled on this thread.
+    static HOME: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Polls a stage whose task offers the room of this channel when it waits.
+#[cfg(not(loom))]
+pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
+    struct Back(usize);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            HOME.set(self.0);
+        }
+    }
+    let _back = Back(HOME.replace(address));
+    poll()
+}
+
 /// So many times it may find items waiting before it lets other tasks go first.
 const PATIENCE: u32 = 16;
 
@@ -28,6 +50,10 @@ pub struct Receiver<T> {
     batch: VecDeque<T>,
     /// Handed out, and its room not offered.
     unsettled: usize,
+    /// After so many it is.
+    quantum: usize,
+    /// Whether it may be polled by any task: it is in the user's hands.
+    roams: bool,
     /// When it began to wait.
     since: Option<Instant>,
     fetched: u32,
@@ -40,8 +66,11 @@ impl<T> Unpin for Receiver<T> {}
 
 impl<T> Receiver<T> {
     pub(super) fn new(link: Arc<Link<T>>) -> Self {
+        let quantum = link.quantum;
         Receiver {
             link,
+            quantum,
+            roams: false,
             batch: VecDeque::new(),
             unsettled: 0,
             since: None,
@@ -83,9 +112,9 @@ impl<T> Receiver<T> {
 
     #[inline]
     fn hand_out(&mut self, item: T) -> T {
-        self.link.hand_out(&item);
+        let wanted = self.link.hand_out(&item);
         self.unsettled += 1;
-        if self.unsettled >= self.link.quantum {
+        if wanted || self.unsettled >= self.quantum {
             self.settle();
         }
         item
@@ -106,6 +135,11 @@ impl<T> Receiver<T> {
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
         self.unsettled = 0;
+        #[cfg(not(loom))]
+        if self.roams {
+            let is_home = HOME.get() == self.address();
+            self.quantum = if is_home { self.link.quantum } else { 1 };
+        }
         let mut waker = None;
         loop {
             let mut state = self.link.state.lock();
@@ -160,6 +194,12 @@ impl<T> Receiver<T> {
 
     fn address(&self) -> usize {
         Arc::as_ptr(&self.link) as *const () as usize
+    }
+
+    /// It is given to the user's code.
+    pub(crate) fn roaming(mut self) -> Self {
+        self.roams = true;
+        self
     }
 
     /// The link, for those who take together; nothing has been received yet.

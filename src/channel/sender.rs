@@ -167,7 +167,7 @@ impl<T> Send<'_, T> {
             return Poll::Ready(Err(SendError(value)));
         }
         let before = match self.ticket {
-            None if self.link.has_room(&mut state) => {
+            None if self.link.make_room(&mut state) => {
                 self.put(state);
                 return Poll::Ready(Ok(()));
             }

@@ -91,12 +91,14 @@ where
             if taker.woke() {
                 work.engine.nudge.nudge();
             }
-            tally.give_to_user();
-            let ctx = contexts.give();
-            let mut making = pin!(contexts.within(|| Some((work.f)(ctx, item))));
+            let mut given = Some((contexts.give(), item));
+            let mut making = pin!(None);
             let made = poll_fn(|cx| {
                 tally.give_to_user();
                 let polled = contexts.within(|| {
+                    if let Some((ctx, item)) = given.take() {
+                        making.set(Some((work.f)(ctx, item)));
+                    }
                     let future = making.as_mut().as_pin_mut().expect("not ready yet");
                     let polled = future.poll(cx);
                     if polled.is_ready() {

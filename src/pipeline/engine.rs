@@ -14,6 +14,8 @@
 //! 4. While it drains, only `more` has ended: sources make no further item.
 
 use super::report::{Outcome, StageEnd};
+#[cfg(not(loom))]
+use crate::channel::at_home;
 use crate::channel::{Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Ending, TaskPanicked, Tasks};
@@ -328,6 +330,12 @@ impl<F: Future> Future for Settling<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
         let this = self.project();
+        #[cfg(not(loom))]
+        let polled = match this.inputs.first() {
+            None => this.task.poll(cx),
+            Some(input) => at_home(input.address(), || this.task.poll(cx)),
+        };
+        #[cfg(loom)]
         let polled = this.task.poll(cx);
         if polled.is_pending() {
             this.inputs.iter().for_each(|input| input.settle());

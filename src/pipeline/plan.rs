@@ -308,6 +308,7 @@ impl<T: Send + 'static> Pipeline<T> {
         Fut::Output: stages::StageOutput,
     {
         let mut pipeline = self.add(name.into(), None, move |engine, index, input, sender| {
+            let input = input.roaming();
             let task = stages::custom(engine.ctx.clone(), input, sender.clone(), f);
             Engine::spawn(engine, index, &sender, task);
         });

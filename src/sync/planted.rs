@@ -44,6 +44,8 @@ pub enum Break {
     AdoptedTooLate,
     /// Room that came back is not offered to a sender that waits.
     RoomNotOffered,
+    /// A sender that waits for room does not announce itself.
+    WaiterNotAnnounced,
     /// A sender that goes away keeps the room that was promised to it.
     PromiseNotPassedOn,
     /// An item is put in and its reader is not woken.

@@ -65,6 +65,10 @@ macro_rules! watched {
                 self.real().fetch_sub(value, order)
             }
 
+            pub(crate) fn fetch_and(&self, value: $of, order: Ordering) -> $of {
+                self.real().fetch_and(value, order)
+            }
+
             pub(crate) fn fetch_or(&self, value: $of, order: Ordering) -> $of {
                 self.real().fetch_or(value, order)
             }

@@ -89,6 +89,25 @@ fn two_senders_at_a_full_channel_both_get_in() {
 }
 
 #[test]
+fn the_room_of_an_item_is_there_while_its_reader_is_busy_with_it() {
+    model(|| {
+        let things = Things::default();
+        let (sender, mut receiver) = bounded(2);
+        block_on(sender.send(things.make(0))).unwrap();
+        block_on(sender.send(things.make(1))).unwrap();
+        let other = {
+            let things = things.clone();
+            thread::spawn(move || block_on(sender.send(things.make(2))).unwrap())
+        };
+        assert_eq!(block_on(receiver.recv()).map(|thing| thing.number), Some(0));
+        // It does not come back before that has been sent.
+        other.join().unwrap();
+        assert_eq!(numbers(&mut receiver), [1, 2]);
+        things.are_gone();
+    });
+}
+
+#[test]
 fn room_that_is_promised_to_a_sender_who_leaves_goes_to_the_next() {
     model(|| {
         let things = Things::default();

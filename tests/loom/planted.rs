@@ -96,6 +96,9 @@ caught! {
 
     room_that_is_not_offered_is_caught:
         RoomNotOffered by channel::what_is_sent_arrives_whenever_its_reader_looks, "deadlock";
+    a_sender_that_waits_unannounced_is_caught:
+        WaiterNotAnnounced by
+        channel::the_room_of_an_item_is_there_while_its_reader_is_busy_with_it, "deadlock";
     a_promise_that_is_not_passed_on_is_caught:
         PromiseNotPassedOn by
         channel::room_that_is_promised_to_a_sender_who_leaves_goes_to_the_next, "deadlock";
