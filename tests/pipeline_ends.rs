@@ -280,6 +280,19 @@ async fn a_panic_in_any_closure_ends_the_pipeline_and_is_reported_with_its_stage
     panics_are_reported().await;
 }
 
+#[tokio::test]
+async fn a_panic_that_a_report_gives_as_an_error_names_its_stage_and_the_line_of_that() {
+    let pipeline = Pipeline::from_iter(&background(), 0..9_u64);
+    let mut results = pipeline.map(|n| 9 / (3 - n)).named("divides").run();
+    let line = line!() - 1;
+    while results.next().await.is_some() {}
+    let failed = finish(results).await.into_result().unwrap_err();
+    let panicked = failed.cause().downcast_ref::<TaskPanicked>().unwrap();
+    assert_eq!(panicked.task(), "divides");
+    let origin = failed.cause().origin().expect("a stage");
+    assert_eq!((origin.file(), origin.line()), (file!(), line));
+}
+
 #[test]
 fn a_panic_in_any_closure_kills_no_thread_of_the_runtime() {
     in_time(|| {
@@ -393,6 +406,66 @@ async fn an_item_whose_drop_panics_when_it_is_discarded_keeps_nothing_else_from_
 }
 
 // ------------------------------------------------------------ from other threads
+
+#[test]
+fn a_drain_delivers_what_a_blocking_source_has_made_and_waits_for_no_more() {
+    in_time(|| {
+        let runtime = threads(2);
+        for _ in 0..50 {
+            let (ctx, canceller) = background().with_cancel();
+            let ((asks, asked), (tell, told)) = (mpsc::channel(), mpsc::channel::<()>());
+            let items = (0..6_u64).inspect(move |&n| {
+                asks.send(n).unwrap();
+                if n == 4 {
+                    let _ = told.recv();
+                }
+            });
+            let mut results = Pipeline::from_blocking_iter(&ctx, items)
+                .buffer(1)
+                .on_cancel(OnCancel::Drain { grace: AGES })
+                .run();
+            runtime.block_on(async {
+                assert_eq!(results.next().await, Some(0));
+                // One is behind the stage, one in its hand, one comes from the thread, which has
+                // been asked for another.
+                while asked.recv().unwrap() < 4 {}
+                canceller.cancel();
+                assert_eq!(read(&mut results).await, [1, 2, 3]);
+                let report = finish(results).await;
+                assert_eq!(report.stages()[0].ended(), Some(StageEnd::Stopped));
+            });
+            drop(tell);
+        }
+    });
+}
+
+#[test]
+fn a_drain_of_a_blocking_source_delivers_whatever_had_been_made() {
+    in_time(|| {
+        for runtime in [threads(2), one_thread()] {
+            for round in 0..300 {
+                let (stock, (ctx, canceller)) = (Stock::new(), background().with_cancel());
+                let mut results = Pipeline::from_blocking_iter(&ctx, stock.items(u64::MAX))
+                    .buffer(round % 3 + 1)
+                    .on_cancel(OnCancel::Drain { grace: AGES })
+                    .run();
+                runtime.block_on(async {
+                    for _ in 0..round % 40 {
+                        assert!(results.next().await.is_some());
+                    }
+                    let _ = results.next().now_or_never();
+                    let made = stock.made();
+                    canceller.cancel();
+                    while results.next().await.is_some() {}
+                    let report = finish(results).await;
+                    // The last of them may have been in the making.
+                    let delivered = report.read() + usize::from(report.read() + 1 == made);
+                    assert!(delivered >= made, "{made} had been made: {report}");
+                });
+            }
+        }
+    });
+}
 
 #[test]
 fn a_context_that_another_thread_ends_while_the_reader_finishes_loses_no_item() {

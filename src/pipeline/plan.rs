@@ -113,7 +113,8 @@ impl<T: Send + 'static> Pipeline<T> {
 
     /// The items of an iterator that may block, run on a thread of its own.
     ///
-    /// When the pipeline ends, the thread ends with the item it is at.
+    /// When the pipeline ends, the thread ends with the item it is at. What it had made when
+    /// a drain begins is delivered; an item that it makes after that is dropped.
     #[track_caller]
     pub fn from_blocking_iter<I>(ctx: &Context, items: I) -> Pipeline<T>
     where
@@ -122,12 +123,12 @@ impl<T: Send + 'static> Pipeline<T> {
     {
         let items = items.into_iter();
         Pipeline::source(ctx, "from_blocking_iter", move |engine, index, sender| {
-            let items = source::on_a_thread(items, engine.stages[index].name.clone().into_owned());
+            let name = engine.stages[index].name.clone().into_owned();
             Engine::spawn(
                 engine,
                 index,
                 &sender,
-                source::relay(Tally::new(engine, index), items, sender.clone()),
+                source::from_thread(Tally::new(engine, index), items, name, sender.clone()),
             );
         })
     }
