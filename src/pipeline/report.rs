@@ -2,8 +2,7 @@
 
 use super::engine::{Engine, StageCounts};
 use crate::channel::Counts;
-use crate::context::{BoxError, Cancelled, Cause};
-use crate::group::TaskPanicked;
+use crate::context::{Cancelled, Cause};
 use std::fmt;
 use std::time::Duration;
 
@@ -68,6 +67,8 @@ pub enum StageEnd {
 #[must_use = "it says whether everything went well"]
 pub struct Report {
     outcome: Outcome,
+    /// For which the pipeline's context ended.
+    cause: Cause,
     stages: Vec<StageReport>,
     read: usize,
 }
@@ -106,7 +107,8 @@ impl Report {
                 output: output(index),
             }
         });
-        Report { outcome: engine.outcome(), stages: stages.collect(), read }
+        let (outcome, cause) = engine.outcome();
+        Report { outcome, cause, stages: stages.collect(), read }
     }
 
     /// How it ended.
@@ -147,16 +149,13 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// With the cause, where the context ended, or a stage failed or panicked.
+    /// With the cause, where the context ended, or a stage failed, or one panicked: then the
+    /// cause is a [`TaskPanicked`](crate::group::TaskPanicked).
     pub fn into_result(self) -> Result<Report, Cancelled> {
         match self.outcome {
             Outcome::Completed | Outcome::ReaderStopped => Ok(self),
-            Outcome::Cancelled(cause) | Outcome::Failed { cause, .. } => {
-                Err(Cancelled::new(&cause))
-            }
-            Outcome::Panicked { stage, message } => {
-                let error: BoxError = Box::new(TaskPanicked::new(stage.into(), message));
-                Err(Cancelled::new(&Cause::failure(error, std::panic::Location::caller())))
+            Outcome::Cancelled(_) | Outcome::Failed { .. } | Outcome::Panicked { .. } => {
+                Err(Cancelled::new(&self.cause))
             }
         }
     }
