@@ -447,6 +447,36 @@ async fn workers_stop_with_their_source_when_the_next_stage_takes_no_more() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn workers_faster_than_their_source_stop_too_when_the_next_stage_takes_no_more() {
+    let (stock, begun) = (Stock::new(), Arc::new(AtomicUsize::new(0)));
+    let (items, count) = (stock.clone(), begun.clone());
+    let source = stream::unfold(0, move |n| {
+        let item = items.item(n);
+        async move {
+            rt::sleep(ms(1)).await;
+            Some((item, n + 1))
+        }
+    });
+    let mut results = Pipeline::from_stream(&background(), source)
+        .dispatch(4, move |_, item| {
+            count.fetch_add(1, SeqCst);
+            async move {
+                rt::sleep(ms(2)).await;
+                item
+            }
+        })
+        .stage("takes one", takes_one)
+        .run();
+    assert!(results.next().await.is_some());
+    rt::sleep(ms(1000)).await;
+    // Somebody is idle whenever another finds that nobody reads, and takes his place.
+    let begun = begun.load(SeqCst);
+    assert!(begun < 20, "{begun} items have been begun, and nobody will read them");
+    assert_eq!(tasks(), 1, "only the stage that waits is left");
+    let _ = finish(results).await;
+}
+
 #[tokio::test]
 async fn what_a_stage_has_fetched_and_holds_on_to_is_accounted_for() {
     let kept = Arc::new(Mutex::new(None));
