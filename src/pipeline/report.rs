@@ -87,14 +87,17 @@ pub struct StageReport {
 impl Report {
     /// That of a pipeline whose tasks have all ended; its reader took so many.
     pub(super) fn of(engine: &Engine, read: usize) -> Report {
-        let output = |index: usize| {
-            let output = engine.stages[index].output.lock();
+        // Each asked once: a stage of the user's may have given its ends to others, who may
+        // be at work still.
+        let outputs = engine.stages.iter().map(|stage| {
+            let output = stage.output.lock();
             output.as_ref().map_or_else(Counts::default, |output| output.counts())
-        };
+        });
+        let outputs: Vec<_> = outputs.collect();
         let stages = engine.stages.iter().enumerate().map(|(index, stage)| {
             let mut input = Counts::default();
             for &before in &stage.inputs {
-                let counts = output(before);
+                let counts = outputs[before];
                 input.taken += counts.taken;
                 input.waited_for_items += counts.waited_for_items;
             }
@@ -104,7 +107,7 @@ impl Report {
                 custom: stage.custom,
                 counts: *stage.counts.lock(),
                 input,
-                output: output(index),
+                output: outputs[index],
             }
         });
         let (outcome, cause) = engine.outcome();
