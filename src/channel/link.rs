@@ -295,9 +295,14 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
     }
 
     fn counts(&self) -> Counts {
-        let counts = self.state.lock().counts;
+        let state = self.state.lock();
         let taken = self.handed.load(Ordering::Acquire);
         let weight = self.weigh.map_or(taken, |_| self.handed_weight.load(Ordering::Acquire));
-        Counts { taken, taken_weight: weight, ..counts }
+        let mut counts = Counts { taken, taken_weight: weight, ..state.counts };
+        // What a receiver that lives on has fetched nobody will get.
+        if self.weigh.is_none() {
+            counts.left += state.out - (taken - state.reclaimed);
+        }
+        counts
     }
 }
