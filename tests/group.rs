@@ -769,9 +769,21 @@ async fn shutting_down_twice_or_after_a_failure_is_fine() {
     group.spawn("fails", |_| async { Err("first") }).await.unwrap();
     group.spawn("deaf", deaf).await.unwrap();
     settle().await;
-    let (one, two) = futures::join!(group.shutdown(ms(5)), group.shutdown(ms(10)));
-    assert_eq!((one.aborted().len(), two.aborted().len()), (1, 0));
+    let (one, two) = futures::join!(group.shutdown(ms(5)), group.shutdown(ms(5)));
+    assert_eq!((one.aborted().len(), two.aborted().len()), (1, 1));
+    assert!(group.shutdown(ms(5)).await.is_clean(), "nothing was left for this one");
     assert_eq!(group.wait().await.unwrap_err().cause().to_string(), "first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_is_not_clean_if_another_one_aborts_a_task_meanwhile() {
+    let group = Group::new(&Context::background());
+    group.spawn("deaf", deaf).await.unwrap();
+    let (patient, hasty) = futures::join!(group.shutdown(ms(100)), group.shutdown(ms(5)));
+    for report in [patient, hasty] {
+        let [left] = report.aborted() else { panic!("{report}") };
+        assert_eq!(left.name(), "deaf");
+    }
 }
 
 // ------------------------------------------------------------------- dropping

@@ -277,6 +277,25 @@ async fn merge_gives_the_items_of_both_and_of_nested_merges_in_their_own_order()
     quiet().await;
 }
 
+#[test]
+fn thousands_may_be_merged_on_any_stack_and_run_or_be_dropped_without() {
+    let many = || {
+        let sources = (0..5000_u64).map(|n| {
+            let items = (n % 100 == 0).then_some(n);
+            Pipeline::from_iter(&background(), items)
+        });
+        sources.reduce(Pipeline::merge).expect("there are some")
+    };
+    drop(many());
+    drop(many().run());
+    one_thread().block_on(async {
+        let mut results = many().run();
+        assert_eq!(read(&mut results).await.into_iter().sum::<u64>(), 100 * (0..50).sum::<u64>());
+        let report = results.finish().await;
+        assert!(report.conserved() && matches!(report.outcome(), Outcome::Completed));
+    });
+}
+
 #[tokio::test]
 async fn merge_takes_turns_and_ends_when_both_have_ended() {
     let endless = Pipeline::from_iter(&background(), std::iter::repeat(0));

@@ -280,6 +280,19 @@ async fn a_panic_in_any_closure_ends_the_pipeline_and_is_reported_with_its_stage
     panics_are_reported().await;
 }
 
+#[tokio::test]
+async fn a_panic_that_a_report_gives_as_an_error_names_its_stage_and_the_line_of_that() {
+    let pipeline = Pipeline::from_iter(&background(), 0..9_u64);
+    let mut results = pipeline.map(|n| 9 / (3 - n)).named("divides").run();
+    let line = line!() - 1;
+    while results.next().await.is_some() {}
+    let failed = finish(results).await.into_result().unwrap_err();
+    let panicked = failed.cause().downcast_ref::<TaskPanicked>().unwrap();
+    assert_eq!(panicked.task(), "divides");
+    let origin = failed.cause().origin().expect("a stage");
+    assert_eq!((origin.file(), origin.line()), (file!(), line));
+}
+
 #[test]
 fn a_panic_in_any_closure_kills_no_thread_of_the_runtime() {
     in_time(|| {
@@ -392,7 +405,173 @@ async fn an_item_whose_drop_panics_when_it_is_discarded_keeps_nothing_else_from_
     }
 }
 
+/// Takes one item, lets go of its input, and then waits for the end of the pipeline.
+async fn takes_one(ctx: Context, mut input: Receiver<Item>, output: Sender<Item>) {
+    let first = input.recv().await.expect("there is one");
+    output.send(first).await.expect("it is read");
+    drop(input);
+    ctx.done().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_stop_with_their_source_when_the_next_stage_takes_no_more() {
+    for workers in [1, 2, 4] {
+        for ordered in [false, true] {
+            let (stock, begun) = (Stock::new(), Arc::new(AtomicUsize::new(0)));
+            let count = begun.clone();
+            let work = move |_, item| {
+                count.fetch_add(1, SeqCst);
+                async move {
+                    rt::sleep(ms(1)).await;
+                    item
+                }
+            };
+            let source = Pipeline::from_iter(&background(), stock.items(u64::MAX)).buffer(4);
+            let pipeline = if ordered {
+                source.dispatch_ordered(workers, work)
+            } else {
+                source.dispatch(workers, work)
+            };
+            let mut results = pipeline.buffer(4).stage("takes one", takes_one).run();
+            assert!(results.next().await.is_some());
+            rt::sleep(ms(1000)).await;
+            // In a second each of them could have begun a thousand.
+            let begun = begun.load(SeqCst);
+            assert!(begun <= 1 + 4 + 2 * workers, "{workers}, {ordered}: {begun} have been begun");
+            assert_eq!(tasks(), 1, "{workers}, {ordered}: only the stage that waits is left");
+            let report = finish(results).await;
+            for stage in &report.stages()[..2] {
+                assert_eq!(stage.ended(), Some(StageEnd::ReaderGone), "{report}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_faster_than_their_source_stop_too_when_the_next_stage_takes_no_more() {
+    let (stock, begun) = (Stock::new(), Arc::new(AtomicUsize::new(0)));
+    let (items, count) = (stock.clone(), begun.clone());
+    let source = stream::unfold(0, move |n| {
+        let item = items.item(n);
+        async move {
+            rt::sleep(ms(1)).await;
+            Some((item, n + 1))
+        }
+    });
+    let mut results = Pipeline::from_stream(&background(), source)
+        .dispatch(4, move |_, item| {
+            count.fetch_add(1, SeqCst);
+            async move {
+                rt::sleep(ms(2)).await;
+                item
+            }
+        })
+        .stage("takes one", takes_one)
+        .run();
+    assert!(results.next().await.is_some());
+    rt::sleep(ms(1000)).await;
+    // Somebody is idle whenever another finds that nobody reads, and takes his place.
+    let begun = begun.load(SeqCst);
+    assert!(begun < 20, "{begun} items have been begun, and nobody will read them");
+    assert_eq!(tasks(), 1, "only the stage that waits is left");
+    let _ = finish(results).await;
+}
+
+#[tokio::test]
+async fn what_a_stage_has_fetched_and_holds_on_to_is_accounted_for() {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    let mut results = Pipeline::from_iter(&background(), 0..10_u64)
+        .stage("keeps its input", move |_, mut input: Receiver<u64>, output| async move {
+            let first = input.recv().await.expect("there are ten");
+            output.send(first).await.expect("it is read");
+            *keep.lock().unwrap() = Some(input);
+        })
+        .run();
+    assert_eq!(results.next().await, Some(0));
+    let report = results.finish().await;
+    assert!(report.conserved(), "{report}");
+    assert_eq!(report.stages()[0].discarded(), 9, "{report}");
+    drop(kept);
+}
+
+#[tokio::test]
+async fn an_error_that_panics_on_its_way_counts_as_a_failed_item() {
+    struct Explodes;
+    impl From<Explodes> for quell::BoxError {
+        fn from(_: Explodes) -> Self {
+            panic!("an error within an error");
+        }
+    }
+    let mut results = Pipeline::from_iter(&background(), 0..10_u64)
+        .try_dispatch(1, |_, n| async move { if n == 3 { Err(Explodes) } else { Ok(n) } })
+        .run();
+    while results.next().await.is_some() {}
+    let report = finish(results).await;
+    assert_eq!(report.stages()[1].failed(), 1, "{report}");
+}
+
 // ------------------------------------------------------------ from other threads
+
+#[test]
+fn a_drain_delivers_what_a_blocking_source_has_made_and_waits_for_no_more() {
+    in_time(|| {
+        let runtime = threads(2);
+        for _ in 0..50 {
+            let (ctx, canceller) = background().with_cancel();
+            let ((asks, asked), (tell, told)) = (mpsc::channel(), mpsc::channel::<()>());
+            let items = (0..6_u64).inspect(move |&n| {
+                asks.send(n).unwrap();
+                if n == 4 {
+                    let _ = told.recv();
+                }
+            });
+            let mut results = Pipeline::from_blocking_iter(&ctx, items)
+                .buffer(1)
+                .on_cancel(OnCancel::Drain { grace: AGES })
+                .run();
+            runtime.block_on(async {
+                assert_eq!(results.next().await, Some(0));
+                // One is behind the stage, one in its hand, one comes from the thread, which has
+                // been asked for another.
+                while asked.recv().unwrap() < 4 {}
+                canceller.cancel();
+                assert_eq!(read(&mut results).await, [1, 2, 3]);
+                let report = finish(results).await;
+                assert_eq!(report.stages()[0].ended(), Some(StageEnd::Stopped));
+            });
+            drop(tell);
+        }
+    });
+}
+
+#[test]
+fn a_drain_of_a_blocking_source_delivers_whatever_had_been_made() {
+    in_time(|| {
+        for runtime in [threads(2), one_thread()] {
+            for round in 0..300 {
+                let (stock, (ctx, canceller)) = (Stock::new(), background().with_cancel());
+                let mut results = Pipeline::from_blocking_iter(&ctx, stock.items(u64::MAX))
+                    .buffer(round % 3 + 1)
+                    .on_cancel(OnCancel::Drain { grace: AGES })
+                    .run();
+                runtime.block_on(async {
+                    for _ in 0..round % 40 {
+                        assert!(results.next().await.is_some());
+                    }
+                    let _ = results.next().now_or_never();
+                    let made = stock.made();
+                    canceller.cancel();
+                    while results.next().await.is_some() {}
+                    let report = finish(results).await;
+                    // The last of them may have been in the making.
+                    let delivered = report.read() + usize::from(report.read() + 1 == made);
+                    assert!(delivered >= made, "{made} had been made: {report}");
+                });
+            }
+        }
+    });
+}
 
 #[test]
 fn a_context_that_another_thread_ends_while_the_reader_finishes_loses_no_item() {
@@ -653,4 +832,29 @@ async fn an_engine_without_a_reader_keeps_nothing_alive() {
         quiet().await;
         assert_eq!(Arc::strong_count(&kept), 1);
     }
+}
+
+#[test]
+fn a_report_is_conserved_though_a_stage_gave_its_ends_to_a_task_of_its_own() {
+    in_time(|| {
+        let runtime = threads(2);
+        for round in 0..500 {
+            let stock = Stock::new();
+            let source = Pipeline::from_iter(&background(), stock.items(u64::MAX));
+            let stage = |ctx: Context, input: Receiver<Item>, output: Sender<Item>| async move {
+                drop(rt::spawn(relay(background(), input, output)));
+                ctx.done().await;
+            };
+            let mut results = source.stage("gives away", stage).run();
+            runtime.block_on(async {
+                for _ in 0..10 + round {
+                    assert!(results.next().await.is_some());
+                }
+                let report = results.finish().await;
+                assert!(report.conserved(), "round {round}: {report}");
+                quiet().await;
+            });
+            assert_eq!(stock.left(), 0);
+        }
+    });
 }

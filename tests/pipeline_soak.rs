@@ -9,7 +9,7 @@
 mod kit;
 
 use futures::future::join_all;
-use kit::{Rng, Stock, background, quiet, relay, threads};
+use kit::{AGES, Rng, Stock, background, quiet, relay, threads};
 use quell::{Canceller, OnCancel, Outcome, Pipeline, Rate, rt};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -131,9 +131,19 @@ fn a_hundred_thousand_pipelines_ended_at_random_leave_no_task_no_item_and_no_mem
             }
             quiet().await;
         });
-        assert_eq!(stock.left(), 0, "round {round}");
+        // A grace that is over ends its pipeline on a thread of quell's own, and that may be
+        // dropping the last items still where nobody has waited for `finish`.
+        let began = Instant::now();
+        while stock.left() > 0 {
+            assert!(began.elapsed() < AGES, "round {round}: {} items are left", stock.left());
+            std::thread::yield_now();
+        }
     });
-    assert!(background().tree().is_empty(), "{}", background().tree());
+    let ended = Instant::now();
+    while !background().tree().is_empty() {
+        assert!(ended.elapsed() < AGES, "{}", background().tree());
+        std::thread::yield_now();
+    }
     println!("{} items, {:?}", stock.made(), began.elapsed());
 }
 

@@ -4,7 +4,7 @@
 
 mod kit;
 
-use futures::{FutureExt, Stream, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use kit::{
     AGES, Running, Stock, background, every_stage, finish, ms, outcome, read, relay, settle,
 };
@@ -169,6 +169,25 @@ async fn a_short_pause_of_the_source_earns_what_was_missed_and_no_more() {
     let items = at_times(std::iter::repeat_n(5000, 3));
     let came = times(Pipeline::from_stream(&background(), items).throttle(rate)).await;
     assert_eq!(came, [5000, 5100, 5200]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_that_are_no_pause_by_themselves_earn_no_more_than_a_burst_together() {
+    // A thousand items 900 µs apart, nine times as slow as the throttle; then two thousand
+    // at once.
+    for burst in [1, 20] {
+        let items = stream::iter(0..3000_u64).then(|n| async move {
+            if n < 1000 {
+                tokio::time::advance(Duration::from_micros(900)).await;
+            }
+            n
+        });
+        let rate = Rate::per_second(10_000).burst(burst);
+        let came = times(Pipeline::from_stream(&background(), items).throttle(rate)).await;
+        let rest = came[1000..].iter().filter(|&&at| at <= came[999] + 10).count();
+        // In 10 ms a hundred, what the burst earned, and what is no pause: less than 1 ms.
+        assert!((100..=110 + burst as usize).contains(&rest), "burst {burst}: {rest} in 10 ms");
+    }
 }
 
 /// When items go through a throttle whose reader takes `first`, pauses, and takes

@@ -63,7 +63,11 @@ pub(super) struct State<T> {
     writers: VecDeque<(usize, Waker)>,
     /// How many writers have waited: each gets a number.
     tickets: usize,
-    counts: Counts,
+    /// The weight of what the receiving side has fetched, and of what it has not.
+    fetched_weight: usize,
+    left: usize,
+    waited_for_items: Duration,
+    waited_for_room: Duration,
 }
 
 /// What went through.
@@ -127,7 +131,10 @@ impl<T> Link<T> {
             call: false,
             writers: VecDeque::new(),
             tickets: 0,
-            counts: Counts::default(),
+            fetched_weight: 0,
+            left: 0,
+            waited_for_items: Duration::ZERO,
+            waited_for_room: Duration::ZERO,
         };
         Link {
             state: BriefLock::new(state),
@@ -185,13 +192,16 @@ impl<T> Link<T> {
         self.shut.load(Ordering::Relaxed) != 0
     }
 
-    /// The receiving side leaves these where they are: nobody will take them.
+    /// The receiving side fetches all that is there, into where there is nothing.
+    pub(super) fn fetch(&self, state: &mut State<T>, batch: &mut VecDeque<T>) {
+        std::mem::swap(&mut state.queue, batch);
+        state.out += batch.len();
+        state.fetched_weight += self.weight_of(batch);
+    }
+
+    /// The receiving side drops these: nobody will take them.
     pub(super) fn leave(&self, held: VecDeque<T>) {
-        let left = self.weight_of(&held);
-        let mut state = self.state.lock();
-        state.out -= held.len();
-        state.counts.left += left;
-        drop(state);
+        self.state.lock().out -= held.len();
         drop(held);
     }
 
@@ -228,11 +238,9 @@ impl<T> Link<T> {
     /// The receiving side goes: what it holds is left behind, and so is what is
     /// still in the queue.
     pub(super) fn abandon(&self, held: VecDeque<T>) {
-        let left = self.weight_of(&held);
         let mut state = self.state.lock();
         let calls = self.give_back(&mut state);
         state.out -= held.len();
-        state.counts.left += left;
         drop(state);
         calls.make();
         self.shut();
@@ -246,7 +254,7 @@ impl<T> Link<T> {
         let queue = std::mem::take(&mut state.queue);
         // Under this lock: whoever finds the queue empty finds them counted.
         if !skip(Break::LeftNotCounted) {
-            state.counts.left += self.weight_of(&queue);
+            state.left += self.weight_of(&queue);
         }
         let writers = if skip(Break::CloseForgetsWriters) {
             VecDeque::new()
@@ -302,11 +310,11 @@ impl<T> State<T> {
     }
 
     pub(super) fn waited_for_items(&mut self, time: Duration) {
-        self.counts.waited_for_items += time;
+        self.waited_for_items += time;
     }
 
     pub(super) fn waited_for_room(&mut self, time: Duration) {
-        self.counts.waited_for_room += time;
+        self.waited_for_room += time;
     }
 }
 
@@ -328,9 +336,13 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
     }
 
     fn counts(&self) -> Counts {
-        let counts = self.state.lock().counts;
+        let state = self.state.lock();
         let taken = self.handed.load(Ordering::Acquire) / 2;
-        let weight = self.weigh.map_or(taken, |_| self.handed_weight.load(Ordering::Acquire));
-        Counts { taken, taken_weight: weight, ..counts }
+        let taken_weight = self.weigh.map_or(taken, |_| self.handed_weight.load(Ordering::Acquire));
+        // What was fetched and not handed out nobody will get, wherever it is: a receiver
+        // may outlive its stage.
+        let left = state.left + (state.fetched_weight - taken_weight);
+        let (waited_for_items, waited_for_room) = (state.waited_for_items, state.waited_for_room);
+        Counts { taken, taken_weight, left, waited_for_items, waited_for_room }
     }
 }

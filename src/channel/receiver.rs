@@ -144,8 +144,7 @@ impl<T> Receiver<T> {
         loop {
             let mut state = self.link.state.lock();
             let calls = self.link.give_back(&mut state);
-            std::mem::swap(&mut state.queue, &mut self.batch);
-            state.out += self.batch.len();
+            self.link.fetch(&mut state, &mut self.batch);
             let over = state.is_over();
             if !self.batch.is_empty() || over {
                 let before = state.reader.take();

@@ -172,6 +172,11 @@ impl<T> Taker<T> {
         Some(Taker::new(Arc::clone(&self.link)))
     }
 
+    /// Nothing more is to be taken, by anybody.
+    pub(crate) fn close(&self) {
+        self.link.shut();
+    }
+
     fn new(link: Arc<Link<T>>) -> Taker<T> {
         let mut front = link.front.lock();
         front.count += 1;
@@ -189,7 +194,7 @@ impl<T> Taker<T> {
         cx: &mut Context<'_>,
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
-        if self.seat.state == State::Busy {
+        if self.seat.state == State::Busy && !self.link.is_shut() {
             let mut front = self.link.front.lock();
             let nobody_to_call = front.arriving > 0
                 || (front.idle.is_empty() && front.takers == front.at_most)
@@ -217,12 +222,16 @@ impl<T> Taker<T> {
             let came = seat.arrive(&mut front);
             let mut calls = Calls::default();
             let mut over = false;
+            if link.is_shut() {
+                drop(front);
+                drop(came);
+                return Poll::Ready(None);
+            }
             if front.batch.is_empty() {
                 front.unsettled = 0;
                 let mut state = link.state.lock();
                 calls = link.give_back(&mut state);
-                std::mem::swap(&mut state.queue, &mut front.batch);
-                state.out += front.batch.len();
+                link.fetch(&mut state, &mut front.batch);
                 seat.fetched += 1;
                 over = state.is_over();
             }

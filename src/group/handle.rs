@@ -194,7 +194,7 @@ impl Group {
 
     /// Ends the group: cancels its context, gives its tasks `grace` to end, and
     /// aborts those that have not. Comes back when all have ended, and says which
-    /// had to be aborted.
+    /// had to be aborted. Of two at once the shorter grace counts, and both say so.
     ///
     /// A task that blocks its thread cannot be aborted before it awaits again.
     ///
@@ -210,14 +210,15 @@ impl Group {
         async move {
             let shared = &self.handle.shared;
             shared.end("the group was shut down".into(), place);
-            let mut aborted = Vec::new();
+            let before = shared.tasks.count_late();
             if rt::timeout(grace, shared.tasks.over()).await.is_err() {
-                let names = shared.tasks.names().into_iter();
-                aborted = names.map(|(name, place)| StillRunning::new(name, place)).collect();
+                shared.tasks.note_late();
                 shared.tasks.stop();
                 shared.tasks.over().await;
             }
-            ShutdownReport::new(aborted)
+            // Those too that another shutdown aborted meanwhile: they did not end by themselves.
+            let late = shared.tasks.late_after(before).into_iter();
+            ShutdownReport::new(late.map(|(name, place)| StillRunning::new(name, place)).collect())
         }
     }
 }

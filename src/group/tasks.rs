@@ -24,6 +24,8 @@ pub(crate) struct Tasks {
 struct State {
     live: Slab<Entry>,
     stopped: bool,
+    /// Those that would not end by themselves, as somebody wrote down.
+    late: Vec<Whose>,
     /// How many are at work that is no task.
     busy: usize,
     /// Who waits for the list to be empty.
@@ -39,7 +41,12 @@ struct Entry {
     place: &'static Location<'static>,
     /// `None` before it is spawned, and after it was aborted.
     handle: Option<JoinHandle<()>>,
+    /// Whether it is written down as late.
+    is_late: bool,
 }
+
+/// A task's name, and where it was spawned.
+pub(crate) type Whose = (Cow<'static, str>, &'static Location<'static>);
 
 /// How a task came to its end.
 pub(crate) enum Ending<T> {
@@ -51,8 +58,14 @@ pub(crate) enum Ending<T> {
 
 impl Tasks {
     pub(crate) fn new() -> Arc<Self> {
-        let state =
-            State { live: Slab::new(), stopped: false, busy: 0, waiting: Vec::new(), count: 0 };
+        let state = State {
+            live: Slab::new(),
+            stopped: false,
+            late: Vec::new(),
+            busy: 0,
+            waiting: Vec::new(),
+            count: 0,
+        };
         Arc::new(Tasks { state: Mutex::new(state) })
     }
 
@@ -77,7 +90,7 @@ impl Tasks {
         let (number, key) = {
             let mut state = this.state.lock();
             let number = state.number();
-            let entry = Entry { number, name: name.clone(), place, handle: None };
+            let entry = Entry { number, name: name.clone(), place, handle: None, is_late: false };
             (number, state.live.insert(entry))
         };
         // If nobody runs tasks, this unwinds, and the entry goes with the future.
@@ -117,10 +130,23 @@ impl Tasks {
         self.state.lock().live.len()
     }
 
-    /// Those that have not ended.
-    pub(crate) fn names(&self) -> Vec<(Cow<'static, str>, &'static Location<'static>)> {
-        let state = self.state.lock();
-        state.live.iter().map(|(_, entry)| (entry.name.clone(), entry.place)).collect()
+    /// Writes down those that have not ended, each once.
+    pub(crate) fn note_late(&self) {
+        let state = &mut *self.state.lock();
+        for (_, entry) in state.live.iter_mut().filter(|(_, entry)| !entry.is_late) {
+            entry.is_late = true;
+            state.late.push((entry.name.clone(), entry.place));
+        }
+    }
+
+    /// How many have been written down.
+    pub(crate) fn count_late(&self) -> usize {
+        self.state.lock().late.len()
+    }
+
+    /// Those that were written down after so many.
+    pub(crate) fn late_after(&self, count: usize) -> Vec<Whose> {
+        self.state.lock().late[count..].to_vec()
     }
 
     /// Ready when all have ended.

@@ -112,8 +112,11 @@ where
                 polled
             })
             .await;
+            // Converting an error is the user's code too.
+            tally.give_to_user();
+            let made = (work.result)(made);
             tally.take_from_user();
-            let made = match (work.result)(made) {
+            let made = match made {
                 Ok(made) => made,
                 Err(error) => {
                     tally.fail();
@@ -124,6 +127,11 @@ where
                 turns.wait_for(number, place).await;
             }
             if work.output.send(made).await.is_err() {
+                // No colleague has to find out by an item of its own.
+                taker.close();
+                if let Some(turns) = &work.turns {
+                    turns.next();
+                }
                 return Ok(StageEnd::ReaderGone);
             }
             tally.pass_on(1);

@@ -235,9 +235,9 @@ impl Engine {
         self.canceller.cancel_as(first);
     }
 
-    pub(super) fn outcome(&self) -> Outcome {
-        let known = self.outcome.lock();
-        known.as_ref().expect("asked when it has ended").0.clone()
+    /// How it ended, and the cause for which its context did.
+    pub(super) fn outcome(&self) -> (Outcome, Cause) {
+        self.outcome.lock().clone().expect("asked when it has ended")
     }
 
     /// The channel behind the stage of this number.

@@ -8,8 +8,10 @@ use crate::channel::{Receiver, Sender};
 use crate::context::{BoxError, Context};
 use crate::sync::{Arc, BriefLock, Mutex};
 use futures_core::Stream;
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -48,7 +50,10 @@ pub struct Pipeline<T> {
     ctx: Context,
     on_cancel: OnCancel,
     stages: Vec<Description>,
-    build: Build<T>,
+    /// One for each stage. Not one inside another: of the thousands that may be merged no
+    /// stack could hold all.
+    steps: Vec<Step>,
+    items: PhantomData<fn() -> T>,
 }
 
 /// One stage, as described.
@@ -60,14 +65,12 @@ struct Description {
     custom: bool,
 }
 
-type Build<T> = Box<dyn FnOnce(&Wiring<'_>) -> Receiver<T> + Send>;
+/// Starts the stage of this number: takes its inputs off the pile, and puts its output on.
+type Step = Box<dyn FnOnce(&Arc<Engine>, usize, &mut Pile) + Send>;
 
-/// Where a stage finds its engine, while the pipeline is being built.
-pub(super) struct Wiring<'a> {
-    pub(super) engine: &'a Arc<Engine>,
-    /// The number of the first stage of this branch.
-    base: usize,
-}
+/// Receivers of stages that have been started, and that none has taken for its input.
+#[derive(Default)]
+struct Pile(Vec<Box<dyn Any>>);
 
 /// A described pipeline that waits for its first poll.
 pub(super) struct Plan<T>(Pipeline<T>);
@@ -113,7 +116,8 @@ impl<T: Send + 'static> Pipeline<T> {
 
     /// The items of an iterator that may block, run on a thread of its own.
     ///
-    /// When the pipeline ends, the thread ends with the item it is at.
+    /// When the pipeline ends, the thread ends with the item it is at. What it had made when
+    /// a drain begins is delivered; an item that it makes after that is dropped.
     #[track_caller]
     pub fn from_blocking_iter<I>(ctx: &Context, items: I) -> Pipeline<T>
     where
@@ -122,12 +126,12 @@ impl<T: Send + 'static> Pipeline<T> {
     {
         let items = items.into_iter();
         Pipeline::source(ctx, "from_blocking_iter", move |engine, index, sender| {
-            let items = source::on_a_thread(items, engine.stages[index].name.clone().into_owned());
+            let name = engine.stages[index].name.clone().into_owned();
             Engine::spawn(
                 engine,
                 index,
                 &sender,
-                source::relay(Tally::new(engine, index), items, sender.clone()),
+                source::from_thread(Tally::new(engine, index), items, name, sender.clone()),
             );
         })
     }
@@ -139,15 +143,17 @@ impl<T: Send + 'static> Pipeline<T> {
         start: impl FnOnce(&Arc<Engine>, usize, Sender<T>) + Send + 'static,
     ) -> Pipeline<T> {
         let first = Description::new(name.into(), Vec::new());
+        let step: Step = Box::new(move |engine, index, pile| {
+            let (sender, receiver) = engine.link(index, None);
+            start(engine, index, sender);
+            pile.put(receiver);
+        });
         Pipeline {
             ctx: ctx.clone(),
             on_cancel: OnCancel::default(),
             stages: vec![first],
-            build: Box::new(move |wiring| {
-                let (sender, receiver) = wiring.engine.link(wiring.base, None);
-                start(wiring.engine, wiring.base, sender);
-                receiver
-            }),
+            steps: vec![step],
+            items: PhantomData,
         }
     }
 }
@@ -281,17 +287,16 @@ impl<T: Send + 'static> Pipeline<T> {
         }));
         let index = self.stages.len();
         self.stages.push(Description::new("merge".into(), vec![base - 1, index - 1]));
-        let (one, two) = (self.build, other.build);
-        let build: Build<T> = Box::new(move |wiring| {
-            let engine = wiring.engine;
-            let inputs = [one(wiring), two(&Wiring { engine, base: wiring.base + base })];
-            let index = wiring.base + index;
+        self.steps.extend(other.steps);
+        self.steps.push(Box::new(|engine, index, pile| {
+            let two = pile.take::<T>();
+            let inputs = [pile.take(), two];
             let (sender, receiver) = engine.link(index, None);
             let task = stages::merge(Tally::new(engine, index), inputs, sender.clone());
             Engine::spawn(engine, index, &sender, task);
-            receiver
-        });
-        Pipeline { ctx: self.ctx, on_cancel: self.on_cancel, stages: self.stages, build }
+            pile.put(receiver);
+        }));
+        self
     }
 
     /// A stage of one's own: an async closure that gets the stage's context, its
@@ -379,22 +384,33 @@ impl<T: Send + 'static> Pipeline<T> {
     ) -> Pipeline<U> {
         let index = self.stages.len();
         self.stages.push(Description::new(name, vec![index - 1]));
-        let before = self.build;
-        let build: Build<U> = Box::new(move |wiring| {
-            let input = before(wiring);
-            let index = wiring.base + index;
-            let (sender, receiver) = wiring.engine.link(index, weigh);
-            start(wiring.engine, index, input, sender);
-            receiver
-        });
-        Pipeline { ctx: self.ctx, on_cancel: self.on_cancel, stages: self.stages, build }
+        self.steps.push(Box::new(move |engine, index, pile| {
+            let input = pile.take();
+            let (sender, receiver) = engine.link(index, weigh);
+            start(engine, index, input, sender);
+            pile.put(receiver);
+        }));
+        let Pipeline { ctx, on_cancel, stages, steps, .. } = self;
+        Pipeline { ctx, on_cancel, stages, steps, items: PhantomData }
     }
 }
 
-impl<T> Plan<T> {
+impl Pile {
+    fn put<T: Send + 'static>(&mut self, receiver: Receiver<T>) {
+        self.0.push(Box::new(receiver));
+    }
+
+    /// The one that was put last.
+    fn take<T: Send + 'static>(&mut self) -> Receiver<T> {
+        let last = self.0.pop().and_then(|last| last.downcast().ok());
+        *last.expect("what the stage before put there")
+    }
+}
+
+impl<T: Send + 'static> Plan<T> {
     /// Starts everything. Without results, if the context has ended already.
     pub(super) fn start(self) -> (Arc<Engine>, Option<Receiver<T>>) {
-        let Pipeline { ctx, on_cancel, stages, build } = self.0;
+        let Pipeline { ctx, on_cancel, stages, steps, .. } = self.0;
         let stages = stages.into_iter().map(Description::start).collect();
         if let Some(cause) = ctx.cause() {
             let engine = Engine::start(&ctx, stages);
@@ -405,8 +421,11 @@ impl<T> Plan<T> {
             OnCancel::Abort => Engine::start(&ctx, stages),
             OnCancel::Drain { grace } => Engine::start_draining(&ctx, grace, stages),
         };
-        let receiver = build(&Wiring { engine: &engine, base: 0 });
-        (engine, Some(receiver))
+        let mut pile = Pile::default();
+        for (index, step) in steps.into_iter().enumerate() {
+            step(&engine, index, &mut pile);
+        }
+        (engine, Some(pile.take()))
     }
 
     /// The engine of a pipeline that is over before it began.

@@ -2,8 +2,7 @@
 
 use super::engine::{Engine, StageCounts};
 use crate::channel::Counts;
-use crate::context::{BoxError, Cancelled, Cause};
-use crate::group::TaskPanicked;
+use crate::context::{Cancelled, Cause};
 use std::fmt;
 use std::time::Duration;
 
@@ -68,6 +67,8 @@ pub enum StageEnd {
 #[must_use = "it says whether everything went well"]
 pub struct Report {
     outcome: Outcome,
+    /// For which the pipeline's context ended.
+    cause: Cause,
     stages: Vec<StageReport>,
     read: usize,
 }
@@ -86,14 +87,17 @@ pub struct StageReport {
 impl Report {
     /// That of a pipeline whose tasks have all ended; its reader took so many.
     pub(super) fn of(engine: &Engine, read: usize) -> Report {
-        let output = |index: usize| {
-            let output = engine.stages[index].output.lock();
+        // Each asked once: a stage of the user's may have given its ends to others, who may
+        // be at work still.
+        let outputs = engine.stages.iter().map(|stage| {
+            let output = stage.output.lock();
             output.as_ref().map_or_else(Counts::default, |output| output.counts())
-        };
+        });
+        let outputs: Vec<_> = outputs.collect();
         let stages = engine.stages.iter().enumerate().map(|(index, stage)| {
             let mut input = Counts::default();
             for &before in &stage.inputs {
-                let counts = output(before);
+                let counts = outputs[before];
                 input.taken += counts.taken;
                 input.waited_for_items += counts.waited_for_items;
             }
@@ -103,10 +107,11 @@ impl Report {
                 custom: stage.custom,
                 counts: *stage.counts.lock(),
                 input,
-                output: output(index),
+                output: outputs[index],
             }
         });
-        Report { outcome: engine.outcome(), stages: stages.collect(), read }
+        let (outcome, cause) = engine.outcome();
+        Report { outcome, cause, stages: stages.collect(), read }
     }
 
     /// How it ended.
@@ -147,16 +152,13 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// With the cause, where the context ended, or a stage failed or panicked.
+    /// With the cause, where the context ended, or a stage failed, or one panicked: then the
+    /// cause is a [`TaskPanicked`](crate::group::TaskPanicked).
     pub fn into_result(self) -> Result<Report, Cancelled> {
         match self.outcome {
             Outcome::Completed | Outcome::ReaderStopped => Ok(self),
-            Outcome::Cancelled(cause) | Outcome::Failed { cause, .. } => {
-                Err(Cancelled::new(&cause))
-            }
-            Outcome::Panicked { stage, message } => {
-                let error: BoxError = Box::new(TaskPanicked::new(stage.into(), message));
-                Err(Cancelled::new(&Cause::failure(error, std::panic::Location::caller())))
+            Outcome::Cancelled(_) | Outcome::Failed { .. } | Outcome::Panicked { .. } => {
+                Err(Cancelled::new(&self.cause))
             }
         }
     }

@@ -1,14 +1,22 @@
 //! Where items come from.
+//!
+//! # Invariants
+//!
+//! 1. The thread of a blocking source says that it asks for an item before it looks
+//!    whether it still should; and that it has made one before it passes that on. So
+//!    once no more are to be made, and it asks, and all that it made has come, then
+//!    whatever it still makes was made later.
 
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
-use crate::channel::{Receiver, Sender};
+use crate::channel::Sender;
 use crate::rt::{self, Turn};
+use crate::sync::{Arc, Mutex};
 use futures_core::Stream;
 use std::future::poll_fn;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// A task that puts in what an iterator gives.
 pub(super) async fn iterate<T: Send + 'static>(
@@ -16,7 +24,8 @@ pub(super) async fn iterate<T: Send + 'static>(
     mut items: impl Iterator<Item = T> + Send + 'static,
     sender: Sender<T>,
 ) -> StageResult {
-    feed(tally, |_| Poll::Ready(items.next()), sender).await
+    let next = |_: &mut Context<'_>, more| Poll::Ready(if more { items.next() } else { None });
+    feed(tally, next, sender).await
 }
 
 /// A task that puts in what a stream gives.
@@ -26,28 +35,102 @@ pub(super) async fn stream<T: Send + 'static>(
     sender: Sender<T>,
 ) -> StageResult {
     let mut items = pin!(items);
-    feed(tally, |cx| items.as_mut().poll_next(cx), sender).await
-}
-
-/// A task that puts in what comes from a thread.
-pub(super) async fn relay<T: Send + 'static>(
-    tally: Tally,
-    mut items: Receiver<std::thread::Result<T>>,
-    sender: Sender<T>,
-) -> StageResult {
-    let place = tally.place();
-    let next = |cx: &mut Context<'_>| {
-        let item = items.poll_recv(cx, place);
-        item.map(|item| item.map(|item| item.unwrap_or_else(|panic| resume_unwind(panic))))
+    let next = |cx: &mut Context<'_>, more| {
+        if more { items.as_mut().poll_next(cx) } else { Poll::Ready(None) }
     };
     feed(tally, next, sender).await
 }
 
-/// Puts in what `next` gives. While the pipeline drains, no more is asked for; what
-/// there is already is put in.
+/// A task that puts in what an iterator gives that may block, and is run by a thread of
+/// its own. That ends when the task does. A panic is its last item.
+///
+/// Where a checker has taken the runtime's place, or a model, there are no threads
+/// beside it: then it runs in a task.
+pub(super) async fn from_thread<T: Send + 'static>(
+    tally: Tally,
+    items: impl Iterator<Item = T> + Send + 'static,
+    name: String,
+    sender: Sender<T>,
+) -> StageResult {
+    let (put, mut made) = crate::channel::bounded(1);
+    // Where the pipeline cannot drain, nobody asks how far the thread is.
+    let progress = tally.more().map(|more| Arc::new(Progress::new(more)));
+    rt::block_aside(name, on_a_thread(items, put, progress.clone()));
+
+    let place = tally.place();
+    let mut came = 0;
+    let next = |cx: &mut Context<'_>, more: bool| {
+        if !more && progress.as_ref().is_some_and(|progress| progress.is_all(came)) {
+            return Poll::Ready(None);
+        }
+        let item = ready!(made.poll_recv(cx, place));
+        came += 1;
+        Poll::Ready(item.map(|item| item.unwrap_or_else(|panic| resume_unwind(panic))))
+    };
+    feed(tally, next, sender).await
+}
+
+async fn on_a_thread<T: Send + 'static>(
+    mut items: impl Iterator<Item = T> + Send + 'static,
+    put: Sender<std::thread::Result<T>>,
+    progress: Option<Arc<Progress>>,
+) {
+    loop {
+        if progress.as_ref().is_some_and(|progress| !progress.asks()) {
+            return;
+        }
+        let next = catch_unwind(AssertUnwindSafe(|| items.next()));
+        let (item, last) = match next {
+            Ok(None) => return,
+            Ok(Some(item)) => (Ok(item), false),
+            Err(payload) => (Err(payload), true),
+        };
+        if let Some(progress) = &progress {
+            progress.has_made_one();
+        }
+        if put.send(item).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// How far the thread of a blocking source is. Invariant 1.
+struct Progress {
+    /// Ends when no more items are to be made.
+    more: crate::context::Context,
+    /// Whether it is being asked for an item, and how many it has made.
+    thread: Mutex<(bool, usize)>,
+}
+
+impl Progress {
+    fn new(more: crate::context::Context) -> Self {
+        Progress { more, thread: Mutex::new((false, 0)) }
+    }
+
+    /// The thread is about to ask for an item. False: it should not.
+    fn asks(&self) -> bool {
+        self.thread.lock().0 = true;
+        !self.more.is_done()
+    }
+
+    fn has_made_one(&self) {
+        let mut thread = self.thread.lock();
+        thread.0 = false;
+        thread.1 += 1;
+    }
+
+    /// Whether these are all that had been made when no more were to be.
+    fn is_all(&self, came: usize) -> bool {
+        let (asks, made) = *self.thread.lock();
+        asks && made == came
+    }
+}
+
+/// Puts in what `next` gives, which is told whether to make more. While the pipeline
+/// drains it is not; what there is already is put in.
 async fn feed<T: Send + 'static>(
     mut tally: Tally,
-    mut next: impl FnMut(&mut Context<'_>) -> Poll<Option<T>> + Send,
+    mut next: impl FnMut(&mut Context<'_>, bool) -> Poll<Option<T>> + Send,
     sender: Sender<T>,
 ) -> StageResult {
     let more = tally.more();
@@ -55,15 +138,16 @@ async fn feed<T: Send + 'static>(
     let mut turn = Turn::begin();
     loop {
         let item = poll_fn(|cx| {
-            if more.as_ref().is_some_and(crate::context::Context::is_done) {
-                return Poll::Ready(Err(StageEnd::Stopped));
-            }
-            let item = next(cx).map(|item| item.ok_or(StageEnd::Completed));
-            match &mut no_more {
-                Some(no_more) if item.is_pending() => {
-                    Pin::new(no_more).poll(cx).map(|_| Err(StageEnd::Stopped))
+            loop {
+                let stopped = more.as_ref().is_some_and(crate::context::Context::is_done);
+                let end = if stopped { StageEnd::Stopped } else { StageEnd::Completed };
+                if let Poll::Ready(item) = next(cx, !stopped) {
+                    return Poll::Ready(item.ok_or(end));
                 }
-                _ => item,
+                match &mut no_more {
+                    Some(no_more) if !stopped => ready!(Pin::new(no_more).poll(cx)),
+                    _ => return Poll::Pending,
+                };
             }
         });
         let item = match item.await {
@@ -81,31 +165,4 @@ async fn feed<T: Send + 'static>(
             turn = Turn::begin();
         }
     }
-}
-
-/// Runs an iterator that may block on a thread of its own, which ends when its
-/// receiver is dropped. A panic is its last item.
-///
-/// Where a checker has taken the runtime's place, or a model, there are no threads
-/// beside it: then it runs in a task.
-pub(super) fn on_a_thread<T: Send + 'static>(
-    items: impl Iterator<Item = T> + Send + 'static,
-    name: String,
-) -> Receiver<std::thread::Result<T>> {
-    let (sender, receiver) = crate::channel::bounded(1);
-    let mut items = items;
-    rt::block_aside(name, async move {
-        loop {
-            let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| items.next()));
-            let (item, last) = match next {
-                Ok(None) => return,
-                Ok(Some(item)) => (Ok(item), false),
-                Err(payload) => (Err(payload), true),
-            };
-            if sender.send(item).await.is_err() || last {
-                return;
-            }
-        }
-    });
-    receiver
 }

@@ -6,7 +6,8 @@
 //!    for each `k`: no rounding adds up.
 //! 2. Lateness is the throttle's own (its timer rang late) or was earned in a
 //!    pause (no input, or no room). The first is made up in full, the second up to
-//!    `burst - 1` periods: then a run begins anew.
+//!    `burst - 1` periods: then a run begins anew. Waits too brief to be a pause are
+//!    made up too, until all of them since it was last in time come to one.
 //! 3. Nothing goes through before it is due.
 
 use super::engine::{StageResult, Tally};
@@ -18,7 +19,8 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-/// What takes less than a timer can tell is no pause: tasks wait for each other's turns.
+/// What takes less than a timer can tell is no pause by itself: tasks wait for each other's
+/// turns.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
 /// How many items may go through in which time, and how many at once after a
@@ -107,7 +109,10 @@ impl Rate {
                 }
                 match schedule.due() {
                     Some(due) if due <= now => {}
-                    due => rt::Sleep::new(due, place).await,
+                    due => {
+                        schedule.in_time();
+                        rt::Sleep::new(due, place).await;
+                    }
                 }
                 let before = rt::now();
                 let (sent, waited) = noting(sender.send(item)).await;
@@ -153,11 +158,13 @@ struct Schedule {
     /// When the first item of this run was due, and how many have gone since.
     began: Instant,
     gone: u64,
+    /// How much of its lateness comes from waits that were no pause.
+    brief: Duration,
 }
 
 impl Schedule {
     fn new(rate: Rate, now: Instant) -> Self {
-        Schedule { rate, began: now, gone: 0 }
+        Schedule { rate, began: now, gone: 0, brief: Duration::ZERO }
     }
 
     fn due(&self) -> Option<Instant> {
@@ -168,16 +175,25 @@ impl Schedule {
         self.gone += 1;
     }
 
+    /// It is not late.
+    fn in_time(&mut self) {
+        self.brief = Duration::ZERO;
+    }
+
     /// Between these two times nothing could be done; so many items have gone at their
     /// end. Invariant 2.
     fn paused(&mut self, from: Instant, to: Instant, gone: u64) {
         let Some(due) = self.due() else { return };
-        if to <= due || to - from < RESOLUTION {
+        if to <= due {
+            return self.in_time();
+        }
+        self.brief += to - from.max(due);
+        if to - from < RESOLUTION && self.brief < RESOLUTION {
             return;
         }
-        let own = from.saturating_duration_since(due);
-        let earned = self.rate.periods(u64::from(self.rate.burst - 1)).unwrap_or(Duration::MAX);
         let late = to - due;
+        let own = late.saturating_sub(std::mem::take(&mut self.brief));
+        let earned = self.rate.periods(u64::from(self.rate.burst - 1)).unwrap_or(Duration::MAX);
         let keep = own.max(late.min(earned));
         if keep < late && !skip(Break::PauseEarnsAll) {
             self.began = to.checked_sub(keep).unwrap_or(to);
