@@ -186,7 +186,7 @@ impl<'a> Entry<'a> {
             let elder = entry(layer);
             let Some((parts, difference)) = parting(hash, elder.hash) else {
                 (level..=elder.levels()).for_each(|level| new.put(level, elder.level(level)));
-                let covered = is::<V>(layer, name);
+                let covered = named::<V>(layer, name).is_some();
                 new.put_twin(if covered { elder.twin() } else { Some(layer) });
                 break;
             };
@@ -262,14 +262,16 @@ fn entry<'a>(layer: Ref<'a, Line>) -> &'a Entry<'a> {
     }
 }
 
-/// Whether a layer has this name: the same key, or the same type and no key.
+/// The value of a layer that has this name: the same key, or the same type and no key.
 #[inline]
-fn is<V: 'static>(layer: Ref<'_, Line>, name: Name) -> bool {
-    match (entry(layer).name, name) {
+fn named<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
+    let same = match (entry(layer).name, name) {
         (Some(one), Some(two)) => std::ptr::eq(one, two),
-        (None, None) => layer.value::<V>().is_some(),
+        (None, None) => true,
         _ => false,
-    }
+    };
+    // Under one key there are values of one type only.
+    if same { layer.value() } else { None }
 }
 
 /// The value of the nearest layer with this name, from the topmost value layer
@@ -284,8 +286,10 @@ pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a
         let elder = entry(layer);
         next = match parting(hash, elder.hash) {
             Some((level, difference)) => elder.sib(level, difference),
-            None if is::<V>(layer, name) => return layer.value(),
-            None => elder.twin(),
+            None => match named(layer, name) {
+                None => elder.twin(),
+                found => return found,
+            },
         };
     }
     None

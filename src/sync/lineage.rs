@@ -84,7 +84,9 @@ struct Body<F: Family, V> {
 struct Shape<F: Family> {
     /// Drops the body and moves the links it owned to the end of the list.
     destroy: unsafe fn(NonNull<Head<F>>, &mut Elders<F>),
-    type_id: fn() -> TypeId,
+    /// Whether the value is of this type. It is said in a register: a `TypeId` that is
+    /// returned is read back from the stack, which can take longer than all the rest.
+    is: fn(TypeId) -> bool,
     type_name: fn() -> &'static str,
 }
 
@@ -102,7 +104,7 @@ trait Shaped<F: Family> {
 impl<F: Family, V: Send + Sync + 'static> Shaped<F> for V {
     const SHAPE: Shape<F> = Shape {
         destroy: destroy::<F, V>,
-        type_id: TypeId::of::<V>,
+        is: |id| id == TypeId::of::<V>(),
         type_name: std::any::type_name::<V>,
     };
 }
@@ -348,7 +350,7 @@ impl<'a, F: Family> Ref<'a, F> {
     /// The value, if it is of this type.
     #[inline]
     pub(crate) fn value<V: 'static>(self) -> Option<&'a V> {
-        ((self.head().shape.type_id)() == TypeId::of::<V>()).then(|| {
+        (self.head().shape.is)(TypeId::of::<V>()).then(|| {
             // SAFETY: `shape` was made from the value's type, which is `V`, so this is a
             // `Body<F, V>`; the pointer came from the whole body's box. Nobody has it
             // mutably (invariant 4).
