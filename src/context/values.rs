@@ -9,11 +9,10 @@
 //! # Invariants
 //!
 //! 1. A name's hash is read two bits at a time, lowest first: digit `l` is bits
-//!    `2l` and `2l + 1`. `first[d]` of a layer is the root for the names whose
-//!    digit 0 is `d`, the layer itself where that is its own digit.
-//! 2. In a layer reached through level `l - 1`, the sibling at level `l`,
-//!    difference `x` (1 to 3), is the root for the names that share the layer's
-//!    digits below `l` and whose digit `l` is the layer's own xor `x`.
+//!    `2l` and `2l + 1`.
+//! 2. In a layer reached through level `l - 1`, or from anywhere where `l` is 0, the
+//!    sibling at level `l`, difference `x` (1 to 3), is the root for the names that
+//!    share the layer's digits below `l` and whose digit `l` is the layer's own xor `x`.
 //! 3. The hash of a key is its address, turned about: no two keys share one.
 //!    Types of one hash (two of 2^64), or a type and a key, lie in a list:
 //!    `twin`. Which of them a layer is, its value's type tells.
@@ -132,8 +131,8 @@ impl Hasher for TakeFirst {
 pub(super) struct Entry<'a> {
     hash: u64,
     pub(super) name: Name,
-    /// Level 0; nothing at the layer's own digit, for that is the layer.
-    first: [Sib<'a>; 4],
+    /// The siblings at level 0, by their difference, less one.
+    first: [Sib<'a>; 3],
     more: More<'a>,
 }
 
@@ -174,14 +173,10 @@ impl<'a> Entry<'a> {
     /// The entry of a layer with a value of type `V`, above which `top` is seen.
     pub(super) fn new<V: 'static>(name: Name, top: Sib<'a>) -> Self {
         let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
-        let mut new = Entry { hash, name, first: [None; 4], more: None };
-        let Some(top) = top else { return new };
-        new.first = entry(top).first;
-        new.first[digit(entry(top).hash)] = Some(top);
-        // The names with this layer's first digit are below this layer from now on: its
-        // way through those of the root that they had before.
-        let mut next = new.first[digit(hash)].take();
-        let mut level = 1;
+        let mut new = Entry { hash, name, first: [None; 3], more: None };
+        // Its way through those that are seen from the top.
+        let mut next = top;
+        let mut level = 0;
         while let Some(layer) = next {
             let elder = entry(layer);
             let Some((parts, difference)) = parting(hash, elder.hash) else {
@@ -213,17 +208,21 @@ impl<'a> Entry<'a> {
         LEVELS * blocks.count()
     }
 
-    /// The siblings at a level from 1 on.
+    /// The siblings at a level.
     fn level(&self, level: usize) -> [Sib<'a>; 3] {
+        if level == 0 {
+            return self.first;
+        }
         self.block(level).map_or([None; 3], |block| block.levels[(level - 1) % LEVELS])
     }
 
-    /// One of them.
+    /// One of those at a level from 1 on.
     #[inline]
     fn sib(&self, level: usize, difference: usize) -> Sib<'a> {
         self.block(level)?.levels[(level - 1) % LEVELS][difference - 1]
     }
 
+    /// Where those at a level from 1 on are.
     #[inline]
     fn block(&self, level: usize) -> Option<&Block<'a>> {
         let mut block = self.more.as_deref()?;
@@ -234,7 +233,9 @@ impl<'a> Entry<'a> {
     }
 
     fn put(&mut self, level: usize, sibs: [Sib<'a>; 3]) {
-        if sibs.iter().any(Option::is_some) {
+        if level == 0 {
+            self.first = sibs;
+        } else if sibs.iter().any(Option::is_some) {
             let mut block = self.more.get_or_insert_default();
             for _ in 0..(level - 1) / LEVELS {
                 block = block.next.get_or_insert_default();
@@ -280,8 +281,10 @@ fn named<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
 pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a V> {
     let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
     let root = entry(top);
-    let below = root.first[digit(hash)];
-    let mut next = if digit(hash) == digit(root.hash) { Some(top) } else { below };
+    let mut next = match digit(hash ^ root.hash) {
+        0 => Some(top),
+        difference => root.first[difference - 1],
+    };
     while let Some(layer) = next {
         let elder = entry(layer);
         next = match parting(hash, elder.hash) {
@@ -298,10 +301,12 @@ pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a
 /// The topmost value layer seen from `layer`, itself included.
 #[inline]
 pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
-    match layer.layer() {
-        Layer::Value { .. } => Some(layer),
-        Layer::Branch(branch) => branch.values,
-        Layer::Detached { values, .. } => *values,
-        Layer::Todo { .. } => None,
+    // No `match`: it would be a jump by a table, one more to guess.
+    if let Layer::Branch(branch) = layer.layer() {
+        return branch.values;
     }
+    if let Layer::Value { .. } = layer.layer() {
+        return Some(layer);
+    }
+    if let Layer::Detached { values, .. } = layer.layer() { *values } else { None }
 }
