@@ -121,10 +121,9 @@ impl Family for Line {
         layer
     }
 
-    fn take_links<V: 'static>(value: &mut V) -> Vec<Link<Line>> {
-        match (value as &mut dyn Any).downcast_mut::<Ties>() {
-            Some(ties) => ties.others.drain(..).filter_map(Context::into_link).collect(),
-            None => Vec::new(),
+    fn take_links<V: 'static>(value: &mut V, into: &mut Vec<Link<Line>>) {
+        if let Some(ties) = (value as &mut dyn Any).downcast_mut::<Ties>() {
+            into.extend(ties.others.drain(..).filter_map(Context::into_link));
         }
     }
 
