@@ -254,6 +254,9 @@ impl Context {
             let (branch, value) = build(parent);
             (Layer::Branch(branch), value)
         });
+        if let Some(branch) = child.branch() {
+            branch.have_time_noted();
+        }
         let (one, two) = child.link.expect("derived contexts are links").twin();
         (Context { link: Some(one) }, Canceller::new(two))
     }
