@@ -371,7 +371,7 @@ impl Context {
 
     #[inline]
     fn named<V: 'static>(&self, name: Name) -> Option<&V> {
-        values::find(values::top(self.link.as_ref()?.as_ref())?, name)
+        values::find(self.link.as_ref()?.as_ref(), name)
     }
 
     /// Runs `future` until it is finished or this context has ended, whichever

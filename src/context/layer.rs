@@ -448,6 +448,7 @@ impl<'a> Branch<'a> {
 
     /// Ends a light branch, unless it has ended before: how it ended, and whether
     /// this call ended it. `Err`: it has a scope, to which the cause may go.
+    #[inline]
     fn settle_light(&self, cause: Cause) -> Result<(&Cause, bool), (&Arc<Scope>, Cause)> {
         let refused = match self.fate.get() {
             None => match self.fate.set(Fate::Ended(cause)) {
@@ -466,11 +467,18 @@ impl<'a> Branch<'a> {
 
     /// Ends it for `cause`, unless it has ended before. Everything below it is
     /// marked when this returns; if this call ended it, everybody has been told.
+    #[inline]
     pub(super) fn cancel(&self, cause: Cause) {
         self.stirred();
+        // As it is when a canceller is dropped that has been used.
+        if !matches!(self.fate.get(), Some(Fate::Ended(_))) {
+            self.end(cause);
+        }
+    }
+
+    fn end(&self, cause: Cause) {
         match self.fate.get() {
-            Some(Fate::Ended(_)) => return,
-            Some(Fate::Open(_)) => {
+            Some(_) => {
                 self.look();
             }
             // Nothing is below a light branch, and nobody has asked how it ended.

@@ -275,11 +275,14 @@ fn named<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
     if same { layer.value() } else { None }
 }
 
-/// The value of the nearest layer with this name, from the topmost value layer
-/// down.
+/// The value of the nearest layer with this name, `layer` or one above it.
 #[inline]
-pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a V> {
+pub(super) fn find<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
     let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
+    let top = match layer.layer() {
+        Layer::Value { .. } => layer,
+        _ => top_above(layer)?,
+    };
     let root = entry(top);
     let mut next = match digit(hash ^ root.hash) {
         0 => Some(top),
@@ -301,19 +304,16 @@ pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a
 /// The topmost value layer seen from `layer`, itself included.
 #[inline]
 pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
-    // A jump by a table would be one more to guess.
-    match layer.layer() {
-        Layer::Value { .. } => Some(layer),
-        _ => top_above(layer),
-    }
-}
-
-#[inline(never)]
-fn top_above<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
     match layer.layer() {
         Layer::Value { .. } => Some(layer),
         Layer::Branch(branch) => branch.values,
         Layer::Detached { values, .. } => *values,
         Layer::Todo { .. } => None,
     }
+}
+
+/// The same out of line: for who is likely to have a value layer.
+#[inline(never)]
+fn top_above<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
+    top(layer)
 }

@@ -82,19 +82,13 @@ struct Body<F: Family, V> {
 
 /// What is known of a body whose value type has been forgotten.
 struct Shape<F: Family> {
-    /// Drops the body and moves the links it owned to the end of the list.
-    destroy: unsafe fn(NonNull<Head<F>>, &mut Elders<F>),
+    /// Drops the body; gives back the link to the parent, and moves the other links that
+    /// it owned, which few have, to the end of the list.
+    destroy: unsafe fn(NonNull<Head<F>>, &mut Vec<Link<F>>) -> Option<Link<F>>,
     /// Whether the value is of this type. It is said in a register: a `TypeId` that is
     /// returned is read back from the stack, which can take longer than all the rest.
     is: fn(TypeId) -> bool,
     type_name: fn() -> &'static str,
-}
-
-/// Links to elders that are to be let go: the parent, and whatever else a layer
-/// owned. Nearly always one, so it is kept apart from the rest.
-struct Elders<F: Family> {
-    parent: Option<Link<F>>,
-    others: Vec<Link<F>>,
 }
 
 trait Shaped<F: Family> {
@@ -271,14 +265,14 @@ impl<F: Family> Link<F> {
 
 /// Destroys a head, and then every elder that nobody else holds, in a loop.
 fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
-    let mut elders = Elders { parent: None, others: Vec::new() };
+    let mut others = Vec::new();
     let mut next = Some(first);
     while let Some(head) = next {
         // SAFETY: the count of this head has just been spent (by the caller or by the
         // last turn of the loop): by invariant 1 it is this thread's to destroy.
-        unsafe { (head.as_ref().shape.destroy)(head, &mut elders) };
+        let mut parent = unsafe { (head.as_ref().shape.destroy)(head, &mut others) };
         next = None;
-        while let Some(link) = elders.parent.take().or_else(|| elders.others.pop()) {
+        while let Some(link) = parent.take().or_else(|| others.pop()) {
             let link = ManuallyDrop::new(link);
             if link.count_off() {
                 next = Some(link.0);
@@ -292,7 +286,10 @@ fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
 ///
 /// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, its count is
 /// spent, and it is not used afterwards.
-unsafe fn destroy<F: Family, V: 'static>(head: NonNull<Head<F>>, elders: &mut Elders<F>) {
+unsafe fn destroy<F: Family, V: 'static>(
+    head: NonNull<Head<F>>,
+    others: &mut Vec<Link<F>>,
+) -> Option<Link<F>> {
     #[cfg(not(loom))]
     {
         // SAFETY: the head is alive until the box below is dropped.
@@ -300,14 +297,17 @@ unsafe fn destroy<F: Family, V: 'static>(head: NonNull<Head<F>>, elders: &mut El
             F::roster().leave(seat);
         }
     }
+    // Declared first, so kept until layer and value are gone, even if one of them panics:
+    // invariant 2.
+    let parent;
     // SAFETY: the pointer came from `Box::into_raw` of this very type.
     let mut body = unsafe { Box::from_raw(head.cast::<Body<F, V>>().as_ptr()) };
-    // Kept until layer and value are gone: invariant 2.
-    elders.parent = body.head.parent.take();
-    F::take_links(&mut body.value, &mut elders.others);
+    parent = body.head.parent.take();
+    F::take_links(&mut body.value, others);
     // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
     unsafe { ManuallyDrop::drop(&mut body.head.layer) };
     drop(body);
+    parent
 }
 
 /// # Safety
@@ -452,6 +452,7 @@ pub(crate) mod roster {
         }
 
         /// Seats `sitter`, having told it where, if there is a place.
+        #[inline]
         pub(super) fn join(&self, sitter: NonNull<Head<F>>, tell: impl FnOnce(Seat)) {
             let shard = own_shard();
             let mut places = self.0[shard as usize].0.lock();
