@@ -82,14 +82,16 @@ struct Body<F: Family, V> {
 
 /// What is known of a body whose value type has been forgotten.
 struct Shape<F: Family> {
-    /// Drops the body; gives back the link to the parent, and moves the other links that
-    /// it owned, which few have, to the end of the list.
-    destroy: unsafe fn(NonNull<Head<F>>, &mut Vec<Link<F>>) -> Option<Link<F>>,
+    destroy: Destroy<F>,
     /// Whether the value is of this type. It is said in a register: a `TypeId` that is
     /// returned is read back from the stack, which can take longer than all the rest.
     is: fn(TypeId) -> bool,
     type_name: fn() -> &'static str,
 }
+
+/// Drops the body; gives back the link to the parent, and moves the other links that it
+/// owned, which few have, to the end of the list.
+type Destroy<F> = unsafe fn(NonNull<Head<F>>, &mut Vec<Link<F>>) -> Option<Link<F>>;
 
 trait Shaped<F: Family> {
     const SHAPE: Shape<F>;
