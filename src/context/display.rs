@@ -56,7 +56,7 @@ impl fmt::Display for Shown<'_> {
                 None => write!(f, "value({})", short(self.0.value_type())),
                 Some(label) => write!(f, "value({})", label.name()),
             },
-            Layer::Branch(branch) => match branch.kind {
+            Layer::Branch(branch) => match branch.kind() {
                 Kind::Cancel => f.write_str("cancel"),
                 Kind::Linked => f.write_str("linked"),
                 Kind::Timeout => write!(f, "timeout({})", Limits(branch)),

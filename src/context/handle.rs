@@ -254,6 +254,9 @@ impl Context {
             let (branch, value) = build(parent);
             (Layer::Branch(branch), value)
         });
+        if let Some(branch) = child.branch() {
+            branch.have_time_noted();
+        }
         let (one, two) = child.link.expect("derived contexts are links").twin();
         (Context { link: Some(one) }, Canceller::new(two))
     }
@@ -368,7 +371,7 @@ impl Context {
 
     #[inline]
     fn named<V: 'static>(&self, name: Name) -> Option<&V> {
-        values::find(values::top(self.link.as_ref()?.as_ref())?, name)
+        values::find(self.link.as_ref()?.as_ref(), name)
     }
 
     /// Runs `future` until it is finished or this context has ended, whichever

@@ -57,19 +57,29 @@ pub(super) struct Branch<'a> {
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
     bound: Bound<'a>,
-    cancellers: AtomicU32,
-    pub(super) kind: Kind,
     /// Which checker watches it; zero: none. Its descendants inherit it.
     #[cfg(all(feature = "check", not(loom)))]
     mark: u16,
 }
 
-/// The deadline that ends a branch.
+/// The deadline that ends a branch. Two small things that every branch has lie in here,
+/// where there is room beside the tag: eight bytes less for each context.
 enum Bound<'a> {
-    None,
-    Own(Box<Deadline>),
+    None {
+        cancellers: AtomicU32,
+        kind: Kind,
+    },
+    Own {
+        cancellers: AtomicU32,
+        kind: Kind,
+        own: Box<Deadline>,
+    },
     /// That of a scope above.
-    Above(&'a Arc<Scope>),
+    Above {
+        cancellers: AtomicU32,
+        kind: Kind,
+        scope: &'a Arc<Scope>,
+    },
 }
 
 enum Fate {
@@ -107,7 +117,7 @@ impl Drop for Ties {
     }
 }
 
-/// The bit in `cancellers` that says that dropping them does not cancel.
+/// The bit in the number of cancellers that says that dropping them does not cancel.
 const DISARMED: u32 = 1 << 31;
 
 #[cfg(not(loom))]
@@ -121,10 +131,9 @@ impl Family for Line {
         layer
     }
 
-    fn take_links<V: 'static>(value: &mut V) -> Vec<Link<Line>> {
-        match (value as &mut dyn Any).downcast_mut::<Ties>() {
-            Some(ties) => ties.others.drain(..).filter_map(Context::into_link).collect(),
-            None => Vec::new(),
+    fn take_links<V: 'static>(value: &mut V, into: &mut Vec<Link<Line>>) {
+        if let Some(ties) = (value as &mut dyn Any).downcast_mut::<Ties>() {
+            into.extend(ties.others.drain(..).filter_map(Context::into_link));
         }
     }
 
@@ -146,15 +155,20 @@ impl<'a> Layer<'a> {
 /// The branch that answers for `layer`: itself, or the nearest above.
 #[inline]
 pub(super) fn nearest_branch<'a>(layer: Ref<'a, Line>) -> Option<&'a Branch<'a>> {
+    // The usual one first: it is one comparison then.
+    if let Layer::Branch(branch) = layer.layer() {
+        return Some(branch);
+    }
     match layer.layer() {
-        Layer::Branch(branch) => Some(branch),
         Layer::Value { branch, .. } => *branch,
-        Layer::Todo { .. } | Layer::Detached { .. } => None,
+        _ => None,
     }
 }
 
 impl<'a> Branch<'a> {
     /// A light branch below `parent`, with or without a deadline of its own.
+    /// Inlined, so that it is built where it stays: see `Link::new`.
+    #[inline(always)]
     pub(super) fn new(
         made_at: Place,
         kind: Kind,
@@ -168,17 +182,19 @@ impl<'a> Branch<'a> {
             Some(Ok(scope)) => (Some(&**scope), Latch::new()),
             Some(Err(cause)) => (None, Latch::full(Fate::Ended(cause.clone()))),
         };
+        let cancellers = AtomicU32::new(1);
         let bound = match (own, parent) {
-            (Some(own), _) => Bound::Own(own),
-            (None, None) => Bound::None,
+            (Some(own), _) => Bound::Own { cancellers, kind, own },
+            (None, None) => Bound::None { cancellers, kind },
             (None, Some(parent)) => match (parent.bounding(), parent.deadline()) {
-                (Some(above), _) => Bound::Above(above),
+                (Some(scope), _) => Bound::Above { cancellers, kind, scope },
                 // It has ended, light: there is no scope to point at.
-                (None, Some(deadline)) => Bound::Own(Box::new(deadline.clone())),
-                (None, None) => Bound::None,
+                (None, Some(deadline)) => {
+                    Bound::Own { cancellers, kind, own: Box::new(deadline.clone()) }
+                }
+                (None, None) => Bound::None { cancellers, kind },
             },
         };
-        let cancellers = AtomicU32::new(1);
         #[cfg(all(feature = "check", not(loom)))]
         let mark = parent.map_or(0, |parent| parent.mark);
         let branch = Branch {
@@ -187,8 +203,6 @@ impl<'a> Branch<'a> {
             fate,
             up,
             bound,
-            cancellers,
-            kind,
             #[cfg(all(feature = "check", not(loom)))]
             mark,
         };
@@ -196,14 +210,18 @@ impl<'a> Branch<'a> {
         if mark != 0 {
             world::tell(|onlooker| onlooker.made(mark, made_at));
         }
-        if let (Bound::Own(own), Some(up)) = (&branch.bound, up) {
-            // A child that its parent does not list must be able to tell, later, whether
-            // its own deadline came before the parent's end.
+        branch
+    }
+
+    /// Makes sure that a new branch with a deadline of its own can tell, later, whether
+    /// that came before the parent's end: unless it is listed, the parent must note when.
+    #[inline]
+    pub(super) fn have_time_noted(&self) {
+        if let (Bound::Own { own, .. }, Some(up)) = (&self.bound, self.up) {
             if !up.note_time_by(&own.clock) {
-                let _ = branch.open();
+                let _ = self.open();
             }
         }
-        branch
     }
 
     /// Has a new branch watched, and with it all that will be derived from it.
@@ -264,7 +282,7 @@ impl<'a> Branch<'a> {
             let Ok(scope) = self.open() else { break };
             let seat = other.open().map(|up| {
                 // Before it can end with this context in its list.
-                if let Bound::Own(own) = &self.bound {
+                if let Bound::Own { own, .. } = &self.bound {
                     up.note_time_by(&own.clock);
                 }
                 (up, up.adopt(scope))
@@ -315,17 +333,34 @@ impl<'a> Branch<'a> {
     #[inline]
     pub(super) fn deadline(&self) -> Option<&Deadline> {
         match &self.bound {
-            Bound::None => None,
-            Bound::Own(own) => Some(own),
-            Bound::Above(scope) => scope.deadline.as_ref(),
+            Bound::None { .. } => None,
+            Bound::Own { own, .. } => Some(own),
+            Bound::Above { scope, .. } => scope.deadline.as_ref(),
         }
     }
 
     /// How much time was asked for, of a branch with a deadline of its own.
     pub(super) fn asked(&self) -> Option<Duration> {
         match &self.bound {
-            Bound::Own(own) => own.asked,
-            Bound::None | Bound::Above(_) => None,
+            Bound::Own { own, .. } => own.asked,
+            Bound::None { .. } | Bound::Above { .. } => None,
+        }
+    }
+
+    /// How it was derived.
+    pub(super) fn kind(&self) -> Kind {
+        match self.bound {
+            Bound::None { kind, .. } | Bound::Own { kind, .. } | Bound::Above { kind, .. } => kind,
+        }
+    }
+
+    /// How many `Canceller`s there are.
+    #[inline]
+    fn cancellers(&self) -> &AtomicU32 {
+        match &self.bound {
+            Bound::None { cancellers, .. }
+            | Bound::Own { cancellers, .. }
+            | Bound::Above { cancellers, .. } => cancellers,
         }
     }
 
@@ -363,7 +398,7 @@ impl<'a> Branch<'a> {
     fn expire(&self) -> &Cause {
         let bounding = match (self.bounding(), &self.bound) {
             (Some(bounding), _) => bounding,
-            (None, Bound::Own(own)) => match self.settle_light(own.cause.clone()) {
+            (None, Bound::Own { own, .. }) => match self.settle_light(own.cause.clone()) {
                 Ok((cause, first)) => {
                     if first {
                         trace::ended(cause);
@@ -390,7 +425,7 @@ impl<'a> Branch<'a> {
     #[cold]
     fn inherit(&self, parent: &End) -> &Cause {
         let outran = match &self.bound {
-            Bound::Own(own) if parent.outran(own) => Some(own),
+            Bound::Own { own, .. } if parent.outran(own) => Some(own),
             _ => None,
         };
         let cause = outran.map_or(&parent.cause, |own| &own.cause);
@@ -413,6 +448,7 @@ impl<'a> Branch<'a> {
 
     /// Ends a light branch, unless it has ended before: how it ended, and whether
     /// this call ended it. `Err`: it has a scope, to which the cause may go.
+    #[inline]
     fn settle_light(&self, cause: Cause) -> Result<(&Cause, bool), (&Arc<Scope>, Cause)> {
         let refused = match self.fate.get() {
             None => match self.fate.set(Fate::Ended(cause)) {
@@ -431,11 +467,18 @@ impl<'a> Branch<'a> {
 
     /// Ends it for `cause`, unless it has ended before. Everything below it is
     /// marked when this returns; if this call ended it, everybody has been told.
+    #[inline]
     pub(super) fn cancel(&self, cause: Cause) {
         self.stirred();
+        // As it is when a canceller is dropped that has been used.
+        if !matches!(self.fate.get(), Some(Fate::Ended(_))) {
+            self.end(cause);
+        }
+    }
+
+    fn end(&self, cause: Cause) {
         match self.fate.get() {
-            Some(Fate::Ended(_)) => return,
-            Some(Fate::Open(_)) => {
+            Some(_) => {
                 self.look();
             }
             // Nothing is below a light branch, and nobody has asked how it ended.
@@ -466,8 +509,8 @@ impl<'a> Branch<'a> {
     fn open_first(&self) -> Result<&Arc<Scope>, &Cause> {
         if self.fate.get().is_none() {
             let own = match &self.bound {
-                Bound::Own(own) => Some(Deadline::clone(own)),
-                Bound::None | Bound::Above(_) => None,
+                Bound::Own { own, .. } => Some(Deadline::clone(own)),
+                Bound::None { .. } | Bound::Above { .. } => None,
             };
             // Whoever comes first: the next line takes what is there.
             let _ = self.fate.set(Fate::Open(Arc::new(Scope::new(own))));
@@ -492,8 +535,8 @@ impl<'a> Branch<'a> {
     /// that is its own scope, once it is open.
     pub(super) fn bounding(&self) -> Option<&Arc<Scope>> {
         match (&self.bound, self.fate.get()) {
-            (Bound::Own(_), Some(Fate::Open(scope))) => Some(scope),
-            (Bound::Above(scope), _) => Some(scope),
+            (Bound::Own { .. }, Some(Fate::Open(scope))) => Some(scope),
+            (Bound::Above { scope, .. }, _) => Some(scope),
             _ => None,
         }
     }
@@ -523,7 +566,7 @@ impl<'a> Branch<'a> {
     pub(super) fn add_canceller(&self) {
         // Relaxed: whoever adds one has one, so the last is not being dropped.
         if !skip(Break::CloneNotCounted) {
-            self.cancellers.fetch_add(1, Ordering::Relaxed);
+            self.cancellers().fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -533,14 +576,14 @@ impl<'a> Branch<'a> {
         // The last one sees what the threads of all others did before they let go:
         // Release and Acquire pair among these two lines. A count of exactly one is this
         // canceller's own, which nobody can clone meanwhile.
-        self.cancellers.load(Ordering::Acquire) == 1
-            || self.cancellers.fetch_sub(1, Ordering::AcqRel) == 1
+        self.cancellers().load(Ordering::Acquire) == 1
+            || self.cancellers().fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// From now on dropping cancellers does nothing.
     pub(super) fn disarm(&self) {
         // Release: see `drop_canceller`.
-        self.cancellers.fetch_or(DISARMED, Ordering::Release);
+        self.cancellers().fetch_or(DISARMED, Ordering::Release);
     }
 }
 

@@ -9,11 +9,10 @@
 //! # Invariants
 //!
 //! 1. A name's hash is read two bits at a time, lowest first: digit `l` is bits
-//!    `2l` and `2l + 1`. `first[d]` of a layer is the root for the names whose
-//!    digit 0 is `d`, the layer itself where that is its own digit.
-//! 2. In a layer reached through level `l - 1`, the sibling at level `l`,
-//!    difference `x` (1 to 3), is the root for the names that share the layer's
-//!    digits below `l` and whose digit `l` is the layer's own xor `x`.
+//!    `2l` and `2l + 1`.
+//! 2. In a layer reached through level `l - 1`, or from anywhere where `l` is 0, the
+//!    sibling at level `l`, difference `x` (1 to 3), is the root for the names that
+//!    share the layer's digits below `l` and whose digit `l` is the layer's own xor `x`.
 //! 3. The hash of a key is its address, turned about: no two keys share one.
 //!    Types of one hash (two of 2^64), or a type and a key, lie in a list:
 //!    `twin`. Which of them a layer is, its value's type tells.
@@ -97,7 +96,8 @@ impl Label {
     }
 
     /// Addresses differ in their middle bits; the product spreads those over the
-    /// upper half, and digits are read from the lowest.
+    /// upper half, and digits are read from the lowest: without an option to the compiler,
+    /// the lowest bit that differs is found in a third of the time of the highest.
     #[inline]
     fn hash(&'static self) -> u64 {
         (std::ptr::from_ref(self).addr() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).swap_bytes()
@@ -132,8 +132,8 @@ impl Hasher for TakeFirst {
 pub(super) struct Entry<'a> {
     hash: u64,
     pub(super) name: Name,
-    /// Level 0; nothing at the layer's own digit, for that is the layer.
-    first: [Sib<'a>; 4],
+    /// The siblings at level 0, by their difference, less one.
+    first: [Sib<'a>; 3],
     more: More<'a>,
 }
 
@@ -174,19 +174,15 @@ impl<'a> Entry<'a> {
     /// The entry of a layer with a value of type `V`, above which `top` is seen.
     pub(super) fn new<V: 'static>(name: Name, top: Sib<'a>) -> Self {
         let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
-        let mut new = Entry { hash, name, first: [None; 4], more: None };
-        let Some(top) = top else { return new };
-        new.first = entry(top).first;
-        new.first[digit(entry(top).hash)] = Some(top);
-        // The names with this layer's first digit are below this layer from now on: its
-        // way through those of the root that they had before.
-        let mut next = new.first[digit(hash)].take();
-        let mut level = 1;
+        let mut new = Entry { hash, name, first: [None; 3], more: None };
+        // Its way through those that are seen from the top.
+        let mut next = top;
+        let mut level = 0;
         while let Some(layer) = next {
             let elder = entry(layer);
             let Some((parts, difference)) = parting(hash, elder.hash) else {
                 (level..=elder.levels()).for_each(|level| new.put(level, elder.level(level)));
-                let covered = is::<V>(layer, name);
+                let covered = named::<V>(layer, name).is_some();
                 new.put_twin(if covered { elder.twin() } else { Some(layer) });
                 break;
             };
@@ -213,17 +209,21 @@ impl<'a> Entry<'a> {
         LEVELS * blocks.count()
     }
 
-    /// The siblings at a level from 1 on.
+    /// The siblings at a level.
     fn level(&self, level: usize) -> [Sib<'a>; 3] {
+        if level == 0 {
+            return self.first;
+        }
         self.block(level).map_or([None; 3], |block| block.levels[(level - 1) % LEVELS])
     }
 
-    /// One of them.
+    /// One of those at a level from 1 on.
     #[inline]
     fn sib(&self, level: usize, difference: usize) -> Sib<'a> {
         self.block(level)?.levels[(level - 1) % LEVELS][difference - 1]
     }
 
+    /// Where those at a level from 1 on are.
     #[inline]
     fn block(&self, level: usize) -> Option<&Block<'a>> {
         let mut block = self.more.as_deref()?;
@@ -234,7 +234,9 @@ impl<'a> Entry<'a> {
     }
 
     fn put(&mut self, level: usize, sibs: [Sib<'a>; 3]) {
-        if sibs.iter().any(Option::is_some) {
+        if level == 0 {
+            self.first = sibs;
+        } else if sibs.iter().any(Option::is_some) {
             let mut block = self.more.get_or_insert_default();
             for _ in 0..(level - 1) / LEVELS {
                 block = block.next.get_or_insert_default();
@@ -262,30 +264,39 @@ fn entry<'a>(layer: Ref<'a, Line>) -> &'a Entry<'a> {
     }
 }
 
-/// Whether a layer has this name: the same key, or the same type and no key.
+/// The value of a layer that has this name: the same key, or the same type and no key.
 #[inline]
-fn is<V: 'static>(layer: Ref<'_, Line>, name: Name) -> bool {
-    match (entry(layer).name, name) {
+fn named<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
+    let same = match (entry(layer).name, name) {
         (Some(one), Some(two)) => std::ptr::eq(one, two),
-        (None, None) => layer.value::<V>().is_some(),
+        (None, None) => true,
         _ => false,
-    }
+    };
+    // Under one key there are values of one type only.
+    if same { layer.value() } else { None }
 }
 
-/// The value of the nearest layer with this name, from the topmost value layer
-/// down.
+/// The value of the nearest layer with this name, `layer` or one above it.
 #[inline]
-pub(super) fn find<'a, V: 'static>(top: Ref<'a, Line>, name: Name) -> Option<&'a V> {
+pub(super) fn find<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
     let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
+    let top = match layer.layer() {
+        Layer::Value { .. } => layer,
+        _ => top_above(layer)?,
+    };
     let root = entry(top);
-    let below = root.first[digit(hash)];
-    let mut next = if digit(hash) == digit(root.hash) { Some(top) } else { below };
+    let mut next = match digit(hash ^ root.hash) {
+        0 => Some(top),
+        difference => root.first[difference - 1],
+    };
     while let Some(layer) = next {
         let elder = entry(layer);
         next = match parting(hash, elder.hash) {
             Some((level, difference)) => elder.sib(level, difference),
-            None if is::<V>(layer, name) => return layer.value(),
-            None => elder.twin(),
+            None => match named(layer, name) {
+                None => elder.twin(),
+                found => return found,
+            },
         };
     }
     None
@@ -300,4 +311,10 @@ pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
         Layer::Detached { values, .. } => *values,
         Layer::Todo { .. } => None,
     }
+}
+
+/// The same out of line: for who is likely to have a value layer.
+#[inline(never)]
+fn top_above<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
+    top(layer)
 }

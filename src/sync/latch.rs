@@ -62,6 +62,7 @@ impl<T> Latch<T> {
 
     /// Sets the value; gives it back where another was set before. Either way
     /// the latch is set when this returns.
+    #[inline]
     pub(crate) fn set(&self, value: T) -> Result<&T, T> {
         #[cfg(loom)]
         let _turn = self.turn.lock();

@@ -24,10 +24,10 @@
 //!    something the parent keeps alive.
 //! 4. Layer and value are never moved, and never lent out mutably, between
 //!    construction and destruction.
-//! 5. A head with a seat is in the roster from construction until the first
+//! 5. A head that has a seat is in the roster from construction until the first
 //!    step of its destruction; whoever holds the roster's shard may read it.
 
-use super::atomic::{AtomicUsize, Ordering};
+use super::atomic::{AtomicU32, Ordering};
 use super::planted::{Break, skip};
 #[cfg(not(loom))]
 use super::purse;
@@ -49,7 +49,7 @@ pub(crate) trait Family: Sized + 'static {
 
     /// Takes out the links that a value owns, so that they are let go in a loop
     /// too, like the one to the parent.
-    fn take_links<V: 'static>(value: &mut V) -> Vec<Link<Self>>;
+    fn take_links<V: 'static>(value: &mut V, into: &mut Vec<Link<Self>>);
 
     /// Where the seated links of this family sit.
     #[cfg(not(loom))]
@@ -64,11 +64,11 @@ pub(crate) struct Ref<'a, F: Family>(NonNull<Head<F>>, PhantomData<&'a Head<F>>)
 
 #[repr(C)]
 struct Head<F: Family> {
-    count: AtomicUsize,
-    parent: Option<Link<F>>,
-    shape: &'static Shape<F>,
+    count: AtomicU32,
     #[cfg(not(loom))]
     seat: Option<roster::Seat>,
+    parent: Option<Link<F>>,
+    shape: &'static Shape<F>,
     /// Lives as long as the parent does, which the type system is not told: the
     /// lifetime is `'static` here and shortened on every way out.
     layer: ManuallyDrop<F::Layer<'static>>,
@@ -82,18 +82,16 @@ struct Body<F: Family, V> {
 
 /// What is known of a body whose value type has been forgotten.
 struct Shape<F: Family> {
-    /// Drops the body and moves the links it owned to the end of the list.
-    destroy: unsafe fn(NonNull<Head<F>>, &mut Elders<F>),
-    type_id: fn() -> TypeId,
+    destroy: Destroy<F>,
+    /// Whether the value is of this type. It is said in a register: a `TypeId` that is
+    /// returned is read back from the stack, which can take longer than all the rest.
+    is: fn(TypeId) -> bool,
     type_name: fn() -> &'static str,
 }
 
-/// Links to elders that are to be let go: the parent, and whatever else a layer
-/// owned. Nearly always one, so it is kept apart from the rest.
-struct Elders<F: Family> {
-    parent: Option<Link<F>>,
-    others: Vec<Link<F>>,
-}
+/// Drops the body; gives back the link to the parent, and moves the other links that it
+/// owned, which few have, to the end of the list.
+type Destroy<F> = unsafe fn(NonNull<Head<F>>, &mut Vec<Link<F>>) -> Option<Link<F>>;
 
 trait Shaped<F: Family> {
     const SHAPE: Shape<F>;
@@ -102,10 +100,13 @@ trait Shaped<F: Family> {
 impl<F: Family, V: Send + Sync + 'static> Shaped<F> for V {
     const SHAPE: Shape<F> = Shape {
         destroy: destroy::<F, V>,
-        type_id: TypeId::of::<V>,
+        is: |id| id == TypeId::of::<V>(),
         type_name: std::any::type_name::<V>,
     };
 }
+
+/// More links than anybody has. Far from where the count would wrap.
+const MOST: u32 = i32::MAX as u32;
 
 // SAFETY: a link shares its layer and value with every other link to the same head
 // (both are `Sync`) and may be the one that drops them (both are `Send`).
@@ -137,11 +138,11 @@ impl<F: Family> Link<F> {
         let _ = seated;
         let body = Box::new(Body {
             head: Head {
-                count: AtomicUsize::new(1),
-                parent,
-                shape: &<V as Shaped<F>>::SHAPE,
+                count: AtomicU32::new(1),
                 #[cfg(not(loom))]
                 seat: None,
+                parent,
+                shape: &<V as Shaped<F>>::SHAPE,
                 layer: ManuallyDrop::new(layer),
             },
             value,
@@ -195,7 +196,7 @@ impl<F: Family> Clone for Link<F> {
         // Relaxed: whoever clones already has a link, so the count is above zero and
         // nothing is published by its going up.
         let old = self.head().count.fetch_add(1, Ordering::Relaxed);
-        if old > isize::MAX as usize {
+        if old > MOST {
             // Billions of forgotten clones: stop before the count wraps, as `Arc` does.
             std::process::abort();
         }
@@ -220,10 +221,10 @@ impl<F: Family> Drop for Link<F> {
 #[cfg(not(loom))]
 impl<F: Family> Link<F> {
     /// Counts `n` links that there are not yet.
-    pub(super) fn prepay(&self, n: usize) {
+    pub(super) fn prepay(&self, n: u32) {
         // Relaxed, and the check, as in `clone`.
         let old = self.head().count.fetch_add(n, Ordering::Relaxed);
-        if old > isize::MAX as usize {
+        if old > MOST {
             std::process::abort();
         }
     }
@@ -235,7 +236,7 @@ impl<F: Family> Link<F> {
     }
 
     /// Counts off `n` links that were paid for, or have come back.
-    pub(super) fn refund(&self, n: usize) {
+    pub(super) fn refund(&self, n: u32) {
         // Release: what this thread did with the links that came back comes before the
         // destruction, by the Acquire in `count_off`. This link is still counted.
         self.head().count.fetch_sub(n, Ordering::Release);
@@ -266,14 +267,14 @@ impl<F: Family> Link<F> {
 
 /// Destroys a head, and then every elder that nobody else holds, in a loop.
 fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
-    let mut elders = Elders { parent: None, others: Vec::new() };
+    let mut others = Vec::new();
     let mut next = Some(first);
     while let Some(head) = next {
         // SAFETY: the count of this head has just been spent (by the caller or by the
         // last turn of the loop): by invariant 1 it is this thread's to destroy.
-        unsafe { (head.as_ref().shape.destroy)(head, &mut elders) };
+        let mut parent = unsafe { (head.as_ref().shape.destroy)(head, &mut others) };
         next = None;
-        while let Some(link) = elders.parent.take().or_else(|| elders.others.pop()) {
+        while let Some(link) = parent.take().or_else(|| others.pop()) {
             let link = ManuallyDrop::new(link);
             if link.count_off() {
                 next = Some(link.0);
@@ -287,7 +288,10 @@ fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
 ///
 /// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, its count is
 /// spent, and it is not used afterwards.
-unsafe fn destroy<F: Family, V: 'static>(head: NonNull<Head<F>>, elders: &mut Elders<F>) {
+unsafe fn destroy<F: Family, V: 'static>(
+    head: NonNull<Head<F>>,
+    others: &mut Vec<Link<F>>,
+) -> Option<Link<F>> {
     #[cfg(not(loom))]
     {
         // SAFETY: the head is alive until the box below is dropped.
@@ -295,14 +299,17 @@ unsafe fn destroy<F: Family, V: 'static>(head: NonNull<Head<F>>, elders: &mut El
             F::roster().leave(seat);
         }
     }
+    // Declared first, so kept until layer and value are gone, even if one of them panics:
+    // invariant 2.
+    let parent;
     // SAFETY: the pointer came from `Box::into_raw` of this very type.
     let mut body = unsafe { Box::from_raw(head.cast::<Body<F, V>>().as_ptr()) };
-    // Kept until layer and value are gone: invariant 2.
-    elders.parent = body.head.parent.take();
-    elders.others.extend(F::take_links(&mut body.value));
+    parent = body.head.parent.take();
+    F::take_links(&mut body.value, others);
     // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
     unsafe { ManuallyDrop::drop(&mut body.head.layer) };
     drop(body);
+    parent
 }
 
 /// # Safety
@@ -348,7 +355,7 @@ impl<'a, F: Family> Ref<'a, F> {
     /// The value, if it is of this type.
     #[inline]
     pub(crate) fn value<V: 'static>(self) -> Option<&'a V> {
-        ((self.head().shape.type_id)() == TypeId::of::<V>()).then(|| {
+        (self.head().shape.is)(TypeId::of::<V>()).then(|| {
             // SAFETY: `shape` was made from the value's type, which is `V`, so this is a
             // `Body<F, V>`; the pointer came from the whole body's box. Nobody has it
             // mutably (invariant 4).
@@ -372,7 +379,8 @@ impl<'a, F: Family> Deref for Ref<'a, F> {
 /// Who is there: every seated link of a family, for a look at the whole tree.
 ///
 /// Nothing that a context promises depends on it. A thread joins in a shard of
-/// its own, so joining and leaving meet no other thread as a rule.
+/// its own, so joining and leaving meet no other thread as a rule. Who finds its
+/// shard full (with 67 million) is not seen.
 #[cfg(not(loom))]
 pub(crate) mod roster {
     use super::{Family, Head, Ref};
@@ -404,12 +412,24 @@ pub(crate) mod roster {
     // its shard is held.
     unsafe impl<F: Family> Send for Places<F> {}
 
-    /// Shard and place in it, in one word with room for `None`.
+    /// One more than the place, times `SHARDS`, plus the shard.
     #[derive(Clone, Copy)]
-    pub(super) struct Seat {
-        /// One more than the place.
-        place: NonZero<u32>,
-        shard: u32,
+    pub(super) struct Seat(NonZero<u32>);
+
+    impl Seat {
+        /// `None` past the 67 millionth place of a shard.
+        fn new(shard: u32, place: usize) -> Option<Seat> {
+            let number = u32::try_from(place).ok()?.checked_add(1)?.checked_mul(SHARDS as u32)?;
+            NonZero::new(number + shard).map(Seat)
+        }
+
+        fn shard(self) -> usize {
+            self.0.get() as usize % SHARDS
+        }
+
+        fn place(self) -> usize {
+            self.0.get() as usize / SHARDS - 1
+        }
     }
 
     thread_local! {
@@ -433,18 +453,19 @@ pub(crate) mod roster {
             Roster([const { Shard(BriefLock::new(Places::NONE)) }; SHARDS])
         }
 
-        /// Seats `sitter`, having told it where.
+        /// Seats `sitter`, having told it where, if there is a place.
+        #[inline]
         pub(super) fn join(&self, sitter: NonNull<Head<F>>, tell: impl FnOnce(Seat)) {
             let shard = own_shard();
             let mut places = self.0[shard as usize].0.lock();
-            let number = u32::try_from(places.free + 1).ok().and_then(NonZero::new);
-            tell(Seat { shard, place: number.expect("fewer than 2^32 live contexts") });
-            places.take(sitter);
+            if let Some(seat) = Seat::new(shard, places.free) {
+                tell(seat);
+                places.take(sitter);
+            }
         }
 
         pub(super) fn leave(&self, seat: Seat) {
-            let place = seat.place.get() as usize - 1;
-            self.0[seat.shard as usize].0.lock().leave(place);
+            self.0[seat.shard()].0.lock().leave(seat.place());
         }
 
         /// Shows every seated link to `see`, which must not make or drop links.

@@ -19,14 +19,14 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 /// How many clones are paid for at once.
-const PAYMENT: usize = 64;
+const PAYMENT: u32 = 64;
 
 /// More than this is not kept.
-const MOST: usize = 4 * PAYMENT;
+const MOST: u32 = 4 * PAYMENT;
 
 thread_local! {
     /// The head whose links go back into a purse, and how many have.
-    static OPEN: Cell<(Option<NonNull<()>>, usize)> = const { Cell::new((None, 0)) };
+    static OPEN: Cell<(Option<NonNull<()>>, u32)> = const { Cell::new((None, 0)) };
 }
 
 /// Whether a link to this head, which is being dropped, has gone into a purse.
@@ -43,7 +43,7 @@ pub(super) fn takes_back(head: NonNull<()>) -> bool {
 pub(crate) struct Purse<F: Family> {
     link: Link<F>,
     /// Clones that are paid for and not given out.
-    spare: usize,
+    spare: u32,
 }
 
 impl<F: Family> Purse<F> {
@@ -80,7 +80,7 @@ impl<F: Family> Drop for Purse<F> {
 /// A purse that is open: on this thread only.
 pub(crate) struct Open<'a, F: Family> {
     purse: &'a mut Purse<F>,
-    before: (Option<NonNull<()>>, usize),
+    before: (Option<NonNull<()>>, u32),
     here: PhantomData<*const ()>,
 }
 
