@@ -490,13 +490,7 @@ where
     let mut report = Report::new(plan);
     here(|engine| report.merge(&engine.sometimes));
     drop(session);
-    report.covered.push(Covered {
-        kind: token.kind,
-        points: outcome.length.points,
-        schedules: 1,
-        how: "the schedule of a token".to_string(),
-        cut: false,
-    });
+    report.covered.push(Covered::of_a_token(token.kind, outcome.length.points));
     report.finish(findings.violations);
     report.took = Clock::system_now() - began;
     Ok(report)

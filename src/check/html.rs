@@ -6,7 +6,7 @@
 use super::engine::NOBODY;
 use super::log::{Note, What};
 use super::report::Report;
-use super::story::{Story, time};
+use super::story::{self, Story, time};
 use super::violation::Violation;
 use std::fmt::Write as _;
 
@@ -80,21 +80,28 @@ fn one(page: &mut String, nth: usize, violation: &Violation) {
     let code = |text: &str| format!("<code>{}</code>", escaped(text));
     if let Some(task) = violation.task() {
         let place = violation.spawned_at().map(ToString::to_string);
-        let place = place.map_or(String::new(), |place| format!(", spawned at {}", code(&place)));
+        let did = if task == "body" { "run" } else { "spawned" };
+        let place = place.map_or(String::new(), |place| format!(", {did} at {}", code(&place)));
         row("Task", format!("{}{place}", code(task)));
     }
     if let Some(place) = violation.waiting_at() {
         row("At", code(&place.to_string()));
     }
     if let Some(what) = violation.waiting_for() {
-        row("For", escaped(what));
+        row(&capitalised(story::about(violation.kind())), escaped(what));
     }
     let root = story.root.and_then(|root| story.lanes.get(root as usize));
     if let Some((who, what)) = root.and_then(|lane| lane.touched) {
         row("Last touched", format!("by {}: {}", code(story.name(who)), escaped(what)));
     }
-    if !story.lanes.is_empty() {
-        row("Injection", escaped(&story.injection()));
+    if root.is_some_and(|lane| lane.no_lines) {
+        row("", escaped(story::NO_LINES));
+    }
+    if let Some(injection) = story.injection() {
+        row("Injection", escaped(&injection));
+    }
+    for (first, lane) in story.others() {
+        row(if first { "Left too" } else { "" }, escaped(&lane.stands()));
     }
     if violation.count() > 1 {
         row("Seen", format!("in {} schedules", super::report::grouped(violation.count())));
@@ -261,6 +268,11 @@ fn in_words(page: &mut String, story: &Story) {
         let _ = writeln!(page, "<li>… and {} more</li>", story.left_out);
     }
     page.push_str("</ol></details>\n");
+}
+
+fn capitalised(word: &str) -> String {
+    let (first, rest) = word.split_at(1);
+    first.to_uppercase() + rest
 }
 
 fn shortened(text: &str, most: usize) -> String {

@@ -6,9 +6,13 @@ use super::inject::Inject;
 use super::log::{Log, Note, What};
 use super::place::Place;
 use super::verdict::Finding;
-use super::violation::Violation;
+use super::violation::{Violation, ViolationKind};
 use std::fmt::{self, Write as _};
 use std::time::Duration;
+
+/// What to say where a stack trace has no lines.
+pub(super) const NO_LINES: &str =
+    "no line is known: build with `debug = \"line-tables-only\"` in the profile";
 
 /// What became of one task.
 #[derive(Clone, Debug)]
@@ -23,12 +27,28 @@ pub(super) struct Lane {
     pub(super) no_lines: bool,
 }
 
+impl Lane {
+    /// Where it hangs, and for what.
+    pub(super) fn stands(&self) -> String {
+        let mut text = format!("`{}`", self.name);
+        if let Some(place) = &self.place {
+            let _ = write!(text, " at {place}");
+        }
+        if let Some(what) = &self.what {
+            let _ = write!(text, ", for {what}");
+        }
+        text
+    }
+}
+
 /// A schedule that went wrong, ready to be told.
 #[derive(Clone, Debug)]
 pub(super) struct Story {
     pub(super) headline: String,
     pub(super) kind: Inject,
     pub(super) landed: Option<Landed>,
+    /// How the injection came, where that is known in words only.
+    pub(super) injected: Option<String>,
     pub(super) root: Option<u32>,
     pub(super) lanes: Vec<Lane>,
     pub(super) notes: Vec<Note>,
@@ -76,6 +96,7 @@ impl Story {
             headline,
             kind,
             landed: log.landed,
+            injected: None,
             root: finding.task,
             lanes: log.lanes,
             notes: log.notes,
@@ -89,6 +110,7 @@ impl Story {
             headline,
             kind,
             landed: None,
+            injected: None,
             root: None,
             lanes: Vec::new(),
             notes: Vec::new(),
@@ -103,19 +125,22 @@ impl Story {
         }
     }
 
-    /// When and how the injection came.
-    pub(super) fn injection(&self) -> String {
+    /// When and how the injection came; `None`, where there is no schedule.
+    pub(super) fn injection(&self) -> Option<String> {
+        if self.lanes.is_empty() {
+            return self.injected.clone();
+        }
         let Some(landed) = self.landed else {
-            return match self.kind {
+            return Some(match self.kind {
                 Inject::None => "none".to_string(),
                 kind => format!("{kind}, which had not come yet"),
-            };
+            });
         };
         let when = time(landed.time);
-        match landed.point {
+        Some(match landed.point {
             Some(point) => format!("{} at point {point}, at {when}", self.kind),
             None => format!("{} at {when}, when nothing else could happen", self.kind),
-        }
+        })
     }
 
     /// One line for each thing that happened.
@@ -158,31 +183,20 @@ impl Story {
             fact("at", place.to_string())?;
         }
         if let Some(what) = &violation.waiting_for {
-            fact("for", what.clone())?;
+            fact(about(violation.kind), what.clone())?;
         }
         let root = self.root.and_then(|root| self.lanes.get(root as usize));
         if let Some((who, what)) = root.and_then(|lane| lane.touched) {
             fact("last touched", format!("by `{}`: {what}", self.name(who)))?;
         }
         if root.is_some_and(|lane| lane.no_lines) {
-            fact(
-                "",
-                "no line is known: build with `debug = \"line-tables-only\"` in the profile"
-                    .to_string(),
-            )?;
+            fact("", NO_LINES.to_string())?;
         }
-        if !self.lanes.is_empty() {
-            fact("injection", self.injection())?;
+        if let Some(injection) = self.injection() {
+            fact("injection", injection)?;
         }
-        for (number, lane) in self.others() {
-            let mut text = format!("`{}`", lane.name);
-            if let Some(place) = &lane.place {
-                let _ = write!(text, " at {place}");
-            }
-            if let Some(what) = &lane.what {
-                let _ = write!(text, ", for {what}");
-            }
-            fact(if number { "left too" } else { "" }, text)?;
+        for (first, lane) in self.others() {
+            fact(if first { "left too" } else { "" }, lane.stands())?;
         }
         if violation.count > 1 {
             fact("seen", format!("in {} schedules", super::report::grouped(violation.count)))?;
@@ -197,7 +211,7 @@ impl Story {
     }
 
     /// The others that are left, the first of them marked.
-    fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
+    pub(super) fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
         let root = self.root;
         let left = self.lanes.iter().enumerate();
         let left = left.filter(move |(at, lane)| !lane.ended && Some(*at as u32) != root);
@@ -226,6 +240,18 @@ impl Story {
             writeln!(f, "    … and {} more", self.left_out)?;
         }
         Ok(())
+    }
+}
+
+/// What `waiting_for` says of a violation of this kind.
+pub(super) fn about(kind: ViolationKind) -> &'static str {
+    match kind {
+        ViolationKind::LeakedTask | ViolationKind::BlockedStage => "for",
+        ViolationKind::Panicked => "message",
+        ViolationKind::LostItem => "item",
+        ViolationKind::LeakedContext | ViolationKind::Nondeterministic | ViolationKind::Vacuous => {
+            "why"
+        }
     }
 }
 
