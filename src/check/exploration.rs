@@ -410,7 +410,9 @@ where
             report.merge(&engine.sometimes);
         });
         drop(session);
-        if kind.strikes() && !landed && !plan.single {
+        // One of many parts may have no schedule at all.
+        let idle = plan.shard.1 > 1 && covered.schedules == 0;
+        if kind.strikes() && !landed && !plan.single && !idle {
             let why = match kind {
                 Inject::Panic => {
                     "no injection landed: the body has come to no `check::fault` point"

@@ -53,6 +53,10 @@ pub(super) fn page(report: &Report) -> String {
     for covered in &report.covered {
         let _ = writeln!(page, "<p class=\"faint\">{}</p>", escaped(&covered.to_string()));
     }
+    page.push_str(
+        "<p class=\"faint\">A schedule is one order in which the tasks take turns; a delay lets \
+         another go first; a point is a moment at which the injection may come.</p>\n",
+    );
     if report.violations().is_empty() {
         page.push_str(
             "<p>Whenever the end came, every task ended, nothing was left waiting, and nothing was \
@@ -82,7 +86,10 @@ fn one(page: &mut String, nth: usize, violation: &Violation) {
         let place = violation.spawned_at().map(ToString::to_string);
         let did = if task == "body" { "run" } else { "spawned" };
         let place = place.map_or(String::new(), |place| format!(", {did} at {}", code(&place)));
-        row("Task", format!("{}{place}", code(task)));
+        let lane = story.root.and_then(|root| story.lanes.get(root as usize));
+        let lane = lane.filter(|lane| lane.told_as != task);
+        let below = lane.map(|lane| format!(" ({} below)", code(&lane.told_as)));
+        row("Task", format!("{}{place}{}", code(task), below.unwrap_or_default()));
     }
     if let Some(place) = violation.waiting_at() {
         row("At", code(&place.to_string()));
@@ -151,7 +158,9 @@ fn timeline(page: &mut String, story: &Story) {
          <span><i style=\"background:var(--wait)\"></i>waits</span>\
          <span><i style=\"background:var(--end)\"></i>has ended</span>\
          <span><i style=\"background:var(--strike)\"></i>injection</span>\
-         <span><i style=\"background:var(--bad)\"></i>still there at the end</span></p>\n",
+         <span><i style=\"background:var(--bad)\"></i>still there at the end</span></p>\n\
+         <p class=\"faint\">A row is a task, and a block one turn of it, in the order in which they \
+         came; above is the virtual time. Point at a block to read what it is.</p>\n",
     );
     let _ = writeln!(
         page,
@@ -161,7 +170,7 @@ fn timeline(page: &mut String, story: &Story) {
     let middle = |lane: usize| top + lane * LANE + LANE / 2;
     let left = |column: usize| LEFT + column * STEP;
     for (at, &lane) in lanes.iter().enumerate() {
-        let named = shortened(&story.lanes[lane].name, 20);
+        let named = shortened(&story.lanes[lane].told_as, 20);
         let bad = !story.lanes[lane].ended;
         let _ = writeln!(
             page,

@@ -212,6 +212,8 @@ impl Drop for Tracer {
 struct Outcome {
     state: State,
     violation: Option<Violation>,
+    /// It is known at which line the injection came.
+    at_a_line: bool,
 }
 
 /// Runs the body once for each point.
@@ -255,7 +257,7 @@ where
             if part && !over {
                 covered.schedules += 1;
                 if let Some(violation) = outcome.violation {
-                    let again = || run(plan, kind, target, body, &pulse, true).violation;
+                    let again = || run(plan, kind, target, body, &pulse, true);
                     findings.add(violation, again, &pulse);
                 }
             }
@@ -319,17 +321,14 @@ fn fingerprint<F>() -> u32 {
 #[derive(Default)]
 struct Findings {
     violations: Vec<Violation>,
+    /// Of each, whether its witness says at which line the injection came.
+    at_a_line: Vec<bool>,
     traced: u32,
 }
 
 impl Findings {
     /// `again`: the same run with stack traces.
-    fn add(
-        &mut self,
-        violation: Violation,
-        again: impl FnOnce() -> Option<Violation>,
-        pulse: &Pulse,
-    ) {
+    fn add(&mut self, violation: Violation, again: impl FnOnce() -> Outcome, pulse: &Pulse) {
         /// Traces take long; after so many the last lines that were seen have to do.
         const ENOUGH: u32 = 50;
         let alike = |known: &Violation, other: &Violation| {
@@ -346,14 +345,21 @@ impl Findings {
                 return;
             }
         }
-        let told = again().filter(|again| again.kind == kind).unwrap_or(violation);
-        match self.violations.iter_mut().find(|known| alike(known, &told)) {
-            Some(known) => known.count += 1,
-            None => {
-                pulse.found(told.to_string());
-                self.violations.push(told);
-            }
+        let again = again();
+        let told = again.violation.filter(|again| again.kind == kind).unwrap_or(violation);
+        let Some(known) = self.violations.iter().position(|known| alike(known, &told)) else {
+            pulse.found(told.to_string());
+            self.violations.push(told);
+            self.at_a_line.push(again.at_a_line);
+            return;
+        };
+        let count = self.violations[known].count + 1;
+        // The first witness is the shortest; but one that names a line says more.
+        if again.at_a_line && !self.at_a_line[known] {
+            self.violations[known] = told;
+            self.at_a_line[known] = true;
         }
+        self.violations[known].count = count;
     }
 }
 
@@ -412,6 +418,7 @@ where
     drop(runtime);
     let point = watcher.state.lock().landed;
     let struck = watcher.trail.as_ref().and_then(|trail| trail.0.lock().struck.take());
+    let at_a_line = struck.is_some();
     let injected = match (point, struck) {
         (Some(u32::MAX), _) => format!("{kind}, when nothing else could happen"),
         (Some(point), Some(place)) => format!("{kind} at point {point}, in the look at {place}"),
@@ -434,7 +441,7 @@ where
         sometimes: std::mem::take(&mut state.sometimes),
         ..*state
     };
-    Outcome { state: empty, violation }
+    Outcome { state: empty, violation, at_a_line }
 }
 
 fn judge(

@@ -7,6 +7,7 @@ use super::log::{Log, Note, What};
 use super::place::Place;
 use super::verdict::Finding;
 use super::violation::{Violation, ViolationKind};
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub(super) const NO_LINES: &str =
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) name: String,
+    /// Its name in the story: with a number, where several have the same.
+    pub(super) told_as: String,
     pub(super) spawned_at: Place,
     pub(super) ended: bool,
     /// Where it hangs, if it has not ended.
@@ -30,7 +33,7 @@ pub(super) struct Lane {
 impl Lane {
     /// Where it hangs, and for what.
     pub(super) fn stands(&self) -> String {
-        let mut text = format!("`{}`", self.name);
+        let mut text = format!("`{}`", self.told_as);
         if let Some(place) = &self.place {
             let _ = write!(text, " at {place}");
         }
@@ -69,6 +72,7 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
             let hung = if tell { log.hung(number) } else { super::log::Hung::default() };
             Lane {
                 name: name(number, &label.name),
+                told_as: name(number, &label.name),
                 spawned_at: label.place.into(),
                 ended,
                 place: hung.place,
@@ -78,7 +82,23 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
             }
         })
         .collect();
+    tell_apart(&mut log.lanes);
     engine.log = Some(log);
+}
+
+/// The second `worker` of two is told as `worker#2`.
+fn tell_apart(lanes: &mut [Lane]) {
+    let mut seen: HashMap<String, (u32, u32)> = HashMap::new();
+    for lane in &*lanes {
+        seen.entry(lane.name.clone()).or_default().1 += 1;
+    }
+    for lane in lanes {
+        let (nth, of) = seen.get_mut(&lane.name).expect("all are in it");
+        *nth += 1;
+        if *of > 1 {
+            lane.told_as = format!("{}#{nth}", lane.name);
+        }
+    }
 }
 
 /// What a task is called.
@@ -120,7 +140,7 @@ impl Story {
 
     pub(super) fn name(&self, task: u32) -> &str {
         match self.lanes.get(task as usize) {
-            Some(lane) => &lane.name,
+            Some(lane) => &lane.told_as,
             None => "the checker",
         }
     }
@@ -161,7 +181,7 @@ impl Story {
             What::Chose { value, of } => format!("is told {value} by `choose({of})`"),
             What::Time => format!("time moves to {}", time(note.time)),
             What::Looked => "looks at its context".to_string(),
-            What::Touched { what } => format!("touches: {what}"),
+            What::Touched { what } => format!("lets those who wait know: {what}"),
             What::Injected { kind, .. } => format!("*** {kind} ***"),
             What::Panicked { message } => format!("panics: {message}"),
             What::Lost { what } => format!("drops an item that nobody has settled: {what}"),
@@ -177,7 +197,10 @@ impl Story {
                 let did = if task == "body" { "run" } else { "spawned" };
                 format!(", {did} at {place}")
             });
-            fact("task", format!("`{task}`{place}"))?;
+            let lane = self.root.and_then(|root| self.lanes.get(root as usize));
+            let lane = lane.filter(|lane| lane.told_as != *task);
+            let below = lane.map(|lane| format!(" (`{}` below)", lane.told_as));
+            fact("task", format!("`{task}`{place}{}", below.unwrap_or_default()))?;
         }
         if let Some(place) = &violation.waiting_at {
             fact("at", place.to_string())?;
@@ -222,7 +245,7 @@ impl Story {
         /// So many lines are read; the rest is in the HTML page.
         const MOST: usize = 60;
         writeln!(f, "  what happened")?;
-        let width = self.lanes.iter().map(|lane| lane.name.len()).max().unwrap_or(4).min(24);
+        let width = self.lanes.iter().map(|lane| lane.told_as.len()).max().unwrap_or(4).min(24);
         let lines: Vec<_> =
             self.notes.iter().filter_map(|note| Some((note, self.line(note)?))).collect();
         let skipped = lines.len().saturating_sub(MOST);
