@@ -122,8 +122,9 @@ async fn hourly(ctx: Context) {
 
 /// Workers who have nothing to do until the next item is due.
 async fn idle_workers(ctx: Context) {
-    let mut results = Pipeline::from_iter(&ctx, 0..3_u32)
+    let mut results = Pipeline::from_iter(&ctx, 0..4_u32)
         .throttle(Rate::every(10 * MILLI))
+        .buffer(1)
         .dispatch(2, |_, n| async move { n })
         .run();
     while results.next().await.is_some() {}
