@@ -398,6 +398,20 @@ fn a_token_shows_the_same_again() {
 }
 
 #[test]
+fn tasks_of_one_name_are_told_apart_and_are_called_what_they_are() {
+    let report = Checker::new().run(|ctx| async move {
+        let first = rt::spawn_named("twin", async {});
+        drop(rt::spawn_named("twin", std::future::pending::<()>()));
+        let _ = ctx.run(first).await;
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.task(), Some("twin"));
+    let story = violation.to_string();
+    assert!(story.contains("(`twin#2` below)") && story.contains("spawns `twin#1`"), "{story}");
+    assert!(report.to_html().contains(">twin#2</text>"));
+}
+
+#[test]
 fn a_token_that_does_not_fit_says_why() {
     let token = token();
     assert_eq!(Checker::try_replay(&token, clean).unwrap_err(), ReplayError::Body);
