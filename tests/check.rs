@@ -3,6 +3,7 @@
 
 use quell::check::{self, Checker, Inject, ReplayError, Report, ViolationKind};
 use quell::{Context, rt};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -186,14 +187,57 @@ fn random_and_priorities_come_to_the_same_orders_in_time() {
     assert!(orders(&Checker::pct(1, 3, 5_000).inject(Inject::None)).1.len() > 30);
 }
 
+/// How often each order came up in the schedules that were counted: it is the name of a
+/// task that panics when all is over.
+fn counted(checker: &Checker) -> BTreeMap<String, u64> {
+    use std::sync::{Arc, Mutex};
+    let report = checker.run(|ctx| async move {
+        let order = Arc::new(Mutex::new(String::new()));
+        let (note, seen) = (order.clone(), ctx.clone());
+        three(ctx, move |name| {
+            let mut order = note.lock().unwrap();
+            order.push(name);
+            if seen.is_done() {
+                order.push('!');
+            }
+        })
+        .await;
+        let order = order.lock().unwrap().clone();
+        let _ = rt::spawn_named(order, async { panic!("this is how it went") }).await;
+    });
+    let name = |violation: &check::Violation| violation.task().unwrap().to_string();
+    report.violations().iter().map(|violation| (name(violation), violation.count())).collect()
+}
+
 #[test]
 fn shards_are_disjoint_and_together_they_are_the_whole() {
-    use std::sync::{Arc, Mutex};
-    // Each schedule that is counted leaves its token's worth: the order and the injection.
+    let whole = counted(&Checker::exhaustive().inject(Inject::None));
+    // Schedules within two delays have orders of their own, or share them with few.
+    assert!(whole.len() > 15, "{whole:?}");
+    for checker in [
+        Checker::exhaustive().inject(Inject::None),
+        Checker::exhaustive().max_delays(1).inject(Inject::Cancel),
+        Checker::exhaustive().inject(Inject::None).max_schedules(30),
+        Checker::random(3, 60).inject(Inject::None),
+        Checker::pct(3, 3, 60).inject(Inject::Cancel),
+    ] {
+        let whole = counted(&checker);
+        for of in [1, 2, 7] {
+            let mut parts = BTreeMap::new();
+            for part in 1..=of {
+                for (order, count) in counted(&checker.clone().shard(part, of)) {
+                    *parts.entry(order).or_insert(0) += count;
+                }
+            }
+            assert_eq!(parts, whole, "{checker:?} in {of} parts");
+        }
+    }
+}
+
+#[test]
+fn the_parts_of_each_strategy_have_as_many_schedules_as_the_whole() {
     let run = |checker: &Checker| {
-        let all = Arc::new(Mutex::new(0_u64));
         let report = checker.run(clean);
-        *all.lock().unwrap() += report.schedules();
         report.assert_clean();
         report.schedules()
     };
@@ -212,6 +256,13 @@ fn shards_are_disjoint_and_together_they_are_the_whole() {
             assert_eq!(parts.iter().sum::<u64>(), whole, "{parts:?}");
         }
     }
+}
+
+#[test]
+fn a_part_without_any_schedule_has_nothing_to_complain_of() {
+    let report = Checker::random(1, 3).shard(7, 7).run(clean);
+    assert_eq!(report.schedules(), 0);
+    report.assert_clean();
 }
 
 #[test]
@@ -347,6 +398,20 @@ fn a_token_shows_the_same_again() {
 }
 
 #[test]
+fn tasks_of_one_name_are_told_apart_and_are_called_what_they_are() {
+    let report = Checker::new().run(|ctx| async move {
+        let first = rt::spawn_named("twin", async {});
+        drop(rt::spawn_named("twin", std::future::pending::<()>()));
+        let _ = ctx.run(first).await;
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.task(), Some("twin"));
+    let story = violation.to_string();
+    assert!(story.contains("(`twin#2` below)") && story.contains("spawns `twin#1`"), "{story}");
+    assert!(report.to_html().contains(">twin#2</text>"));
+}
+
+#[test]
 fn a_token_that_does_not_fit_says_why() {
     let token = token();
     assert_eq!(Checker::try_replay(&token, clean).unwrap_err(), ReplayError::Body);
@@ -425,18 +490,26 @@ fn an_empty_list_of_injections_is_refused() {
 #[test]
 fn a_body_that_waits_for_a_thread_is_told_that_it_does() {
     let report = Checker::new().stop_at_first().run(|ctx| async move {
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (tell, mut told) = tokio::sync::oneshot::channel();
+        let (ask, asked) = std::sync::mpsc::channel();
         let helper = std::thread::spawn(move || {
+            let _ = asked.recv();
             let _ = tell.send(());
         });
-        let _ = told.await;
+        // It answers only when somebody waits.
+        let waited = std::future::poll_fn(|cx| {
+            let polled = std::pin::Pin::new(&mut told).poll(cx);
+            if polled.is_pending() {
+                let _ = ask.send(());
+            }
+            polled
+        });
+        let _ = waited.await;
         helper.join().unwrap();
         let _ = ctx.is_done();
     });
-    // Fast threads may have answered before anybody asks; then there is nothing to see.
-    if let Some(violation) = report.violations().first() {
-        assert_eq!(violation.kind(), ViolationKind::Nondeterministic, "{report}");
-    }
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::Nondeterministic, "{report}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![cfg(all(not(loom), feature = "check", feature = "tokio"))]
 
 use quell::Context;
-use quell::check::{Checker, Inject, ViolationKind};
+use quell::check::{Checker, Inject, ReplayError, ViolationKind};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time;
@@ -81,6 +81,46 @@ fn a_body_that_waits_for_ever_is_blocked() {
     let violation = &report.violations()[0];
     assert_eq!(violation.kind(), ViolationKind::BlockedStage);
     assert_eq!(violation.task(), Some("body"));
+    // The line of the second await, and what is called there.
+    let place = violation.waiting_at().expect("its waker was cloned there");
+    assert_eq!((place.file(), place.line()), ("tests/check_tokio.rs", line!() - 8));
+    assert!(violation.waiting_for().unwrap().contains("tokio::sync::mpsc"), "{report}");
+}
+
+async fn forgets_a_task(ctx: Context) {
+    let inside = ctx.clone();
+    let first = tokio::spawn(async move { ctx.run(time::sleep(Duration::from_secs(1))).await });
+    if inside.run(first).await.is_err() {
+        drop(tokio::spawn(time::sleep(Duration::from_secs(60))));
+    }
+}
+
+#[test]
+fn a_violation_says_at_which_look_the_injection_came() {
+    let report = Checker::tokio().run(forgets_a_task);
+    let story = report.violations()[0].to_string();
+    assert!(story.contains("injection    cancel at point "), "{story}");
+    assert!(story.contains(", in the look at tests/check_tokio.rs:"), "{story}");
+}
+
+#[test]
+fn a_token_of_a_tokio_program_shows_the_same_again() {
+    let report = Checker::tokio().inject(ALL).run(forgets_a_task);
+    assert!(!report.is_clean());
+    for found in report.violations() {
+        let again = Checker::try_replay(found.replay(), forgets_a_task).unwrap();
+        assert_eq!(again.violations().len(), 1, "{again}");
+        assert_eq!(again.schedules(), 1);
+        let same = &again.violations()[0];
+        assert_eq!((same.kind(), same.task()), (found.kind(), found.task()));
+        assert_eq!(same.waiting_at(), found.waiting_at());
+        assert_eq!(same.replay(), found.replay());
+    }
+    let token = report.violations()[0].replay();
+    assert_eq!(Checker::try_replay(token, service).unwrap_err(), ReplayError::Body);
+    let (head, _) = token.rsplit_once('-').unwrap();
+    let far = format!("{head}-k900");
+    assert_eq!(Checker::try_replay(&far, forgets_a_task).unwrap_err(), ReplayError::Diverged);
 }
 
 #[test]

@@ -42,8 +42,13 @@ fn a_token_it_prints_replays_and_is_a_violation() {
     for args in [&["check", "listing", "--replay", token][..], &["check", "--replay", token]] {
         let (code, out, err) = quell(args);
         assert_eq!(code, 1, "{out}{err}");
-        assert!(out.starts_with("listing: 1 violation"), "{out}");
+        assert!(out.starts_with("listing: 1 violation: the schedule of a token\n"), "{out}");
     }
+    let (code, out, _) = quell(&["check", "--replay", token, "--json"]);
+    assert_eq!(code, 1, "{out}");
+    let line: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!(line["strategy"], "replay");
+    assert_eq!(line["violations"][0]["replay"], token);
     let (code, _, err) = quell(&["check", "slow-store", "--replay", token]);
     assert_eq!(code, 2);
     assert!(err.contains("of another body"), "{err}");
@@ -54,7 +59,7 @@ fn its_page_needs_no_network() {
     let file = std::env::temp_dir().join(format!("quell-{}.html", std::process::id()));
     let name = file.to_str().unwrap();
     let (code, ..) = quell(&["check", "two-loops", "--schedules", "300", "--html", name]);
-    assert_eq!(code, 0);
+    assert_eq!(code, 1);
     let page = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
@@ -62,6 +67,48 @@ fn its_page_needs_no_network() {
     for fetched in ["http://", "https://", "src=", "@import", "<script", "<link"] {
         assert!(!page.contains(fetched), "{fetched}");
     }
+}
+
+#[test]
+fn a_page_of_several_scenarios_shows_each_and_is_one_page() {
+    let file = std::env::temp_dir().join(format!("quell-all-{}.html", std::process::id()));
+    let name = file.to_str().unwrap();
+    let args = ["check", "contexts", "listing", "two-loops", "--schedules", "300", "--html", name];
+    let (code, ..) = quell(&args);
+    assert_eq!(code, 1);
+    let page = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    for heading in ["contexts</code>: Clean", "listing</code>: ", "two-loops</code>: "] {
+        assert!(page.contains(heading), "{heading}");
+    }
+    assert_eq!(page.matches("<body>").count(), 1);
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+}
+
+#[test]
+fn a_scenario_that_is_named_and_has_a_violation_is_status_1() {
+    let (code, out, _) = quell(&["check", "listing", "--schedules", "300"]);
+    assert_eq!(code, 1, "{out}");
+    // What it waits for is named by its path, and not by what a compiler has made of it.
+    assert!(out.contains("for          tokio::sync::"), "{out}");
+    let (code, out, _) = quell(&["check", "listing-repaired", "--schedules", "300"]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.lines().nth(1).unwrap().contains(" usual "), "{out}");
+}
+
+#[test]
+fn a_part_without_any_schedule_or_without_the_bug_is_no_failure() {
+    let args = ["check", "--schedules", "16", "--shard", "8/8", "--strategy", "random"];
+    let (code, out, err) = quell(&args);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(!out.contains("Vacuous"), "{out}");
+}
+
+#[test]
+fn what_cannot_be_replayed_for_want_of_a_schedule_offers_no_token() {
+    let (code, out, _) = quell(&["check", "contexts", "--schedules", "1"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("Vacuous") && !out.contains("--replay"), "{out}");
 }
 
 #[test]
@@ -86,6 +133,8 @@ fn what_cannot_be_understood_is_status_2_and_says_why() {
         (&["check", "--replay", "hello"], "no replay token"),
         (&["check", "--replay", "q9c-00000000-"], "version `q9`"),
         (&["check", "--seed", "many"], "not a number"),
+        (&["check", "--schedules", "0"], "checks nothing"),
+        (&["check", "--replay", "q1c-00000000-", "--shard", "1/2"], "cannot be used with"),
         (&["chekc"], "check"),
     ] {
         let (code, out, err) = quell(args);

@@ -95,7 +95,9 @@ impl Checker {
 
     /// The one schedule of a real tokio runtime, of one thread and with a paused clock; the
     /// body may use all of tokio. The injection comes at each look at the context and at
-    /// each poll of the body's own future. What is left is what the runtime counts.
+    /// each poll of the body's own future. What is left is what the runtime counts. A
+    /// violation says at which look the injection came and, of the body, in which line it
+    /// waits; its token has the injection come there again.
     #[cfg(feature = "tokio")]
     pub fn tokio() -> Checker {
         Checker::of(How::Tokio)
@@ -265,6 +267,14 @@ impl Checker {
             How::Replay(Err(error)) => Err(error.clone()),
             How::Replay(Ok(token)) => {
                 plan.limits = token.limits(self.limits);
+                if let Some(target) = token.tokio {
+                    #[cfg(feature = "tokio")]
+                    return super::on_tokio::replay(&plan, token, target, body);
+                    #[cfg(not(feature = "tokio"))]
+                    return Err(ReplayError::Malformed {
+                        why: format!("`{target:?}` is a point on a tokio, and the feature is off"),
+                    });
+                }
                 exploration::replay(&plan, token, body)
             }
             How::Bytes(bytes) => {

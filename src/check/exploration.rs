@@ -410,7 +410,9 @@ where
             report.merge(&engine.sometimes);
         });
         drop(session);
-        if kind.strikes() && !landed && !plan.single {
+        // One of many parts may have no schedule at all.
+        let idle = plan.shard.1 > 1 && covered.schedules == 0;
+        if kind.strikes() && !landed && !plan.single && !idle {
             let why = match kind {
                 Inject::Panic => {
                     "no injection landed: the body has come to no `check::fault` point"
@@ -490,13 +492,7 @@ where
     let mut report = Report::new(plan);
     here(|engine| report.merge(&engine.sometimes));
     drop(session);
-    report.covered.push(Covered {
-        kind: token.kind,
-        points: outcome.length.points,
-        schedules: 1,
-        how: "the schedule of a token".to_string(),
-        cut: false,
-    });
+    report.covered.push(Covered::of_a_token(token.kind, outcome.length.points));
     report.finish(findings.violations);
     report.took = Clock::system_now() - began;
     Ok(report)

@@ -6,7 +6,7 @@
 use super::engine::NOBODY;
 use super::log::{Note, What};
 use super::report::Report;
-use super::story::{Story, time};
+use super::story::{self, Story, time};
 use super::violation::Violation;
 use std::fmt::Write as _;
 
@@ -53,6 +53,10 @@ pub(super) fn page(report: &Report) -> String {
     for covered in &report.covered {
         let _ = writeln!(page, "<p class=\"faint\">{}</p>", escaped(&covered.to_string()));
     }
+    page.push_str(
+        "<p class=\"faint\">A schedule is one order in which the tasks take turns; a delay lets \
+         another go first; a point is a moment at which the injection may come.</p>\n",
+    );
     if report.violations().is_empty() {
         page.push_str(
             "<p>Whenever the end came, every task ended, nothing was left waiting, and nothing was \
@@ -80,21 +84,31 @@ fn one(page: &mut String, nth: usize, violation: &Violation) {
     let code = |text: &str| format!("<code>{}</code>", escaped(text));
     if let Some(task) = violation.task() {
         let place = violation.spawned_at().map(ToString::to_string);
-        let place = place.map_or(String::new(), |place| format!(", spawned at {}", code(&place)));
-        row("Task", format!("{}{place}", code(task)));
+        let did = if task == "body" { "run" } else { "spawned" };
+        let place = place.map_or(String::new(), |place| format!(", {did} at {}", code(&place)));
+        let lane = story.root.and_then(|root| story.lanes.get(root as usize));
+        let lane = lane.filter(|lane| lane.told_as != task);
+        let below = lane.map(|lane| format!(" ({} below)", code(&lane.told_as)));
+        row("Task", format!("{}{place}{}", code(task), below.unwrap_or_default()));
     }
     if let Some(place) = violation.waiting_at() {
         row("At", code(&place.to_string()));
     }
     if let Some(what) = violation.waiting_for() {
-        row("For", escaped(what));
+        row(&capitalised(story::about(violation.kind())), escaped(what));
     }
     let root = story.root.and_then(|root| story.lanes.get(root as usize));
     if let Some((who, what)) = root.and_then(|lane| lane.touched) {
         row("Last touched", format!("by {}: {}", code(story.name(who)), escaped(what)));
     }
-    if !story.lanes.is_empty() {
-        row("Injection", escaped(&story.injection()));
+    if root.is_some_and(|lane| lane.no_lines) {
+        row("", escaped(story::NO_LINES));
+    }
+    if let Some(injection) = story.injection() {
+        row("Injection", escaped(&injection));
+    }
+    for (first, lane) in story.others() {
+        row(if first { "Left too" } else { "" }, escaped(&lane.stands()));
     }
     if violation.count() > 1 {
         row("Seen", format!("in {} schedules", super::report::grouped(violation.count())));
@@ -144,7 +158,9 @@ fn timeline(page: &mut String, story: &Story) {
          <span><i style=\"background:var(--wait)\"></i>waits</span>\
          <span><i style=\"background:var(--end)\"></i>has ended</span>\
          <span><i style=\"background:var(--strike)\"></i>injection</span>\
-         <span><i style=\"background:var(--bad)\"></i>still there at the end</span></p>\n",
+         <span><i style=\"background:var(--bad)\"></i>still there at the end</span></p>\n\
+         <p class=\"faint\">A row is a task, and a block one turn of it, in the order in which they \
+         came; above is the virtual time. Point at a block to read what it is.</p>\n",
     );
     let _ = writeln!(
         page,
@@ -154,7 +170,7 @@ fn timeline(page: &mut String, story: &Story) {
     let middle = |lane: usize| top + lane * LANE + LANE / 2;
     let left = |column: usize| LEFT + column * STEP;
     for (at, &lane) in lanes.iter().enumerate() {
-        let named = shortened(&story.lanes[lane].name, 20);
+        let named = shortened(&story.lanes[lane].told_as, 20);
         let bad = !story.lanes[lane].ended;
         let _ = writeln!(
             page,
@@ -261,6 +277,11 @@ fn in_words(page: &mut String, story: &Story) {
         let _ = writeln!(page, "<li>… and {} more</li>", story.left_out);
     }
     page.push_str("</ol></details>\n");
+}
+
+fn capitalised(word: &str) -> String {
+    let (first, rest) = word.split_at(1);
+    first.to_uppercase() + rest
 }
 
 fn shortened(text: &str, most: usize) -> String {

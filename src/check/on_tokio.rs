@@ -3,28 +3,34 @@
 //!
 //! There is one schedule, tokio's; what varies is the point of the injection: each
 //! look at the context, each poll of the body's own future. What is left is what the
-//! runtime counts as alive.
+//! runtime counts as alive. A run that goes wrong is run once more with stack traces: of
+//! the look at which the injection comes, and of where the body waits.
 //!
 //! # Invariants
 //!
 //! 1. The lock is let go before anybody's code runs: contexts are cancelled, and
 //!    futures polled and dropped, without it.
 
+use super::checker::USUAL;
 use super::exploration::Plan;
 use super::inject::Inject;
-use super::place::Place;
+use super::label;
+use super::place::{Place, users_line};
 use super::pulse::{self, Pulse};
 use super::quiet;
 use super::report::{Covered, Report, grouped};
 use super::story::{Story, time};
+use super::token::{ReplayError, Token};
 use super::violation::{Violation, ViolationKind};
 use crate::context::{Canceller, Context};
 use crate::rt::world::{self, Look, Onlooker};
 use crate::rt::{Clock, panic_message};
+use crate::sync::traced::{self, Traced};
 use crate::sync::{Arc, Mutex};
+use std::backtrace::Backtrace;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 
@@ -43,6 +49,8 @@ const TURNS: u32 = 16;
 #[derive(Debug)]
 struct Watcher {
     state: Mutex<State>,
+    /// In a run that is to be told.
+    trail: Option<Arc<Trail>>,
 }
 
 #[derive(Debug)]
@@ -99,7 +107,13 @@ impl Onlooker for Watcher {
             return false;
         }
         state.looked = true;
-        state.kind == Inject::Cancel && state.point()
+        let strikes = state.kind == Inject::Cancel && state.point();
+        drop(state);
+        if let (true, Some(trail)) = (strikes, &self.trail) {
+            let place = users_line(&Backtrace::force_capture()).place;
+            trail.0.lock().struck = place;
+        }
+        strikes
     }
 
     fn strikes(&self) {
@@ -143,10 +157,63 @@ impl Onlooker for Watcher {
     }
 }
 
+/// Where the injection came and where the body waits, by stack traces.
+#[derive(Debug)]
+struct Trail(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    struck: Option<Place>,
+    /// The clones of the body's waker that are alive, each with its number.
+    clones: Vec<(u64, Backtrace)>,
+    cloned: u64,
+}
+
+impl Trail {
+    /// The line that waits, and the library's function that it called.
+    fn waits(&self) -> Option<(Place, Option<String>)> {
+        let seen = self.0.lock();
+        let mut lines = seen.clones.iter().rev().map(|(_, trace)| users_line(trace));
+        lines.find_map(|line| Some((line.place?, line.called)))
+    }
+}
+
+/// Stands behind the waker of a body that is to be told.
+struct Tracer {
+    waker: Waker,
+    clone: u64,
+    trail: Arc<Trail>,
+}
+
+impl Traced for Tracer {
+    fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+
+    fn cloned(&self) -> Arc<Self> {
+        let trace = Backtrace::force_capture();
+        let mut seen = self.trail.0.lock();
+        seen.cloned += 1;
+        let clone = seen.cloned;
+        seen.clones.push((clone, trace));
+        drop(seen);
+        let (waker, trail) = (self.waker.clone(), Arc::clone(&self.trail));
+        Arc::new(Tracer { waker, clone, trail })
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.trail.0.lock().clones.retain(|(clone, _)| *clone != self.clone);
+    }
+}
+
 /// How a run went.
 struct Outcome {
     state: State,
     violation: Option<Violation>,
+    /// It is known at which line the injection came.
+    at_a_line: bool,
 }
 
 /// Runs the body once for each point.
@@ -160,7 +227,7 @@ where
     let _watch = pulse::watch(&pulse, plan.patience);
     let _quiet = quiet::keep_quiet();
     let mut report = Report::new(plan);
-    let mut violations: Vec<Violation> = Vec::new();
+    let mut findings = Findings::default();
     let mut looked = false;
     for &kind in kinds {
         let mut landed = false;
@@ -179,7 +246,7 @@ where
             }
             let number = target.map_or(0, |target| u64::from(target) + 1);
             let part = number % plan.shard.1 == plan.shard.0 - 1;
-            let outcome = run(plan, kind, target, body, &pulse);
+            let outcome = run(plan, kind, target, body, &pulse, false);
             let state = outcome.state;
             report.merge(&state.sometimes);
             covered.points = covered.points.max(state.points);
@@ -189,42 +256,111 @@ where
             let over = target.is_some() && state.landed != target;
             if part && !over {
                 covered.schedules += 1;
-                violations.extend(outcome.violation);
+                if let Some(violation) = outcome.violation {
+                    let again = || run(plan, kind, target, body, &pulse, true);
+                    findings.add(violation, again, &pulse);
+                }
             }
-            if over || kind == Inject::None || (plan.stop_at_first && !violations.is_empty()) {
+            let enough = plan.stop_at_first && !findings.violations.is_empty();
+            if over || kind == Inject::None || enough {
                 break;
             }
             target = Some(target.map_or(0, |target| target + 1));
         }
         if kind.strikes() && !landed {
-            violations.push(vacuous("no injection landed".to_string()));
+            findings.violations.push(vacuous("no injection landed".to_string()));
         }
         report.covered.push(covered);
     }
     let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
-    if asks && !looked && violations.is_empty() {
-        violations.push(vacuous("no schedule ever looked at the context".to_string()));
+    if asks && !looked && findings.violations.is_empty() {
+        let why = "no schedule ever looked at the context";
+        findings.violations.push(vacuous(why.to_string()));
     }
-    report.finish(merged(violations));
+    report.finish(findings.violations);
     report.took = Clock::system_now() - began;
     report
 }
 
-/// Those that are equal, once, with a count.
-fn merged(violations: Vec<Violation>) -> Vec<Violation> {
-    let mut merged: Vec<Violation> = Vec::new();
-    for violation in violations {
-        let same = |known: &&mut Violation| {
-            known.kind == violation.kind
-                && known.waiting_at == violation.waiting_at
-                && known.waiting_for == violation.waiting_for
-        };
-        match merged.iter_mut().find(same) {
-            Some(known) => known.count += 1,
-            None => merged.push(violation),
-        }
+/// Runs the body once, with the injection where a token says.
+pub(super) fn replay<F, Fut>(
+    plan: &Plan,
+    token: &Token,
+    target: Option<u32>,
+    body: &F,
+) -> Result<Report, ReplayError>
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future,
+{
+    if token.fingerprint != fingerprint::<F>() {
+        return Err(ReplayError::Body);
     }
-    merged
+    let began = Clock::system_now();
+    let pulse = Arc::new(Pulse::new());
+    let _watch = pulse::watch(&pulse, plan.patience);
+    let _quiet = quiet::keep_quiet();
+    let outcome = run(plan, token.kind, target, body, &pulse, true);
+    if target.is_some() && outcome.state.landed != target {
+        return Err(ReplayError::Diverged);
+    }
+    let mut report = Report::new(plan);
+    report.merge(&outcome.state.sometimes);
+    report.covered.push(Covered::of_a_token(token.kind, outcome.state.points));
+    report.finish(outcome.violation.into_iter().collect());
+    report.took = Clock::system_now() - began;
+    Ok(report)
+}
+
+/// There is one schedule, and it is tokio's: a body is known by its type alone.
+fn fingerprint<F>() -> u32 {
+    label::hash(std::any::type_name::<F>())
+}
+
+/// What has been found so far: what is equal, once, with a count.
+#[derive(Default)]
+struct Findings {
+    violations: Vec<Violation>,
+    /// Of each, whether its witness says at which line the injection came.
+    at_a_line: Vec<bool>,
+    traced: u32,
+}
+
+impl Findings {
+    /// `again`: the same run with stack traces.
+    fn add(&mut self, violation: Violation, again: impl FnOnce() -> Outcome, pulse: &Pulse) {
+        /// Traces take long; after so many the last lines that were seen have to do.
+        const ENOUGH: u32 = 50;
+        let alike = |known: &Violation, other: &Violation| {
+            known.kind == other.kind
+                && known.task == other.task
+                && known.waiting_at == other.waiting_at
+                && known.waiting_for == other.waiting_for
+        };
+        self.traced += 1;
+        let kind = violation.kind;
+        if self.traced > ENOUGH {
+            if let Some(known) = self.violations.iter_mut().find(|known| known.kind == kind) {
+                known.count += 1;
+                return;
+            }
+        }
+        let again = again();
+        let told = again.violation.filter(|again| again.kind == kind).unwrap_or(violation);
+        let Some(known) = self.violations.iter().position(|known| alike(known, &told)) else {
+            pulse.found(told.to_string());
+            self.violations.push(told);
+            self.at_a_line.push(again.at_a_line);
+            return;
+        };
+        let count = self.violations[known].count + 1;
+        // The first witness is the shortest; but one that names a line says more.
+        if again.at_a_line && !self.at_a_line[known] {
+            self.violations[known] = told;
+            self.at_a_line[known] = true;
+        }
+        self.violations[known].count = count;
+    }
 }
 
 fn vacuous(why: String) -> Violation {
@@ -244,7 +380,14 @@ fn told(kind: ViolationKind, headline: String, what: String, place: Option<Place
     }
 }
 
-fn run<F, Fut>(plan: &Plan, kind: Inject, target: Option<u32>, body: &F, pulse: &Pulse) -> Outcome
+fn run<F, Fut>(
+    plan: &Plan,
+    kind: Inject,
+    target: Option<u32>,
+    body: &F,
+    pulse: &Pulse,
+    traced: bool,
+) -> Outcome
 where
     F: Fn(Context) -> Fut,
     Fut: Future,
@@ -264,6 +407,7 @@ where
             lost: None,
             sometimes: Vec::new(),
         }),
+        trail: traced.then(|| Arc::new(Trail(Mutex::new(Seen::default())))),
     });
     let _looking = world::look_on(Arc::clone(&watcher) as _);
     let _ = quiet::last_panic();
@@ -273,14 +417,21 @@ where
     let left = runtime.block_on(drive(&watcher, kind, body, plan.asked_at, stop_within, pulse));
     drop(runtime);
     let point = watcher.state.lock().landed;
-    let when = match point {
-        Some(u32::MAX) => format!("{kind}, when nothing else could happen"),
-        Some(point) => format!("{kind} at point {point}"),
-        None => "no injection".to_string(),
+    let struck = watcher.trail.as_ref().and_then(|trail| trail.0.lock().struck.take());
+    let at_a_line = struck.is_some();
+    let injected = match (point, struck) {
+        (Some(u32::MAX), _) => format!("{kind}, when nothing else could happen"),
+        (Some(point), Some(place)) => format!("{kind} at point {point}, in the look at {place}"),
+        (Some(point), None) => format!("{kind} at point {point}"),
+        (None, _) => "none".to_string(),
     };
-    let mut violation = judge(&watcher, left, stop_within);
+    let mut violation = judge(&watcher, left, stop_within, plan.asked_at);
     if let Some(violation) = &mut violation {
-        violation.story.headline = format!("{}, after: {when}", violation.story.headline);
+        violation.story.injected = Some(injected);
+        let token = Token::new(kind, fingerprint::<F>(), plan.limits, USUAL, Vec::new());
+        // Where the injection came by itself, or not at all, no point brings it back.
+        let target = point.filter(|&point| point != u32::MAX);
+        violation.replay = token.on_tokio(target).to_string();
     }
     let mut state = watcher.state.lock();
     let empty = State {
@@ -290,10 +441,15 @@ where
         sometimes: std::mem::take(&mut state.sometimes),
         ..*state
     };
-    Outcome { state: empty, violation }
+    Outcome { state: empty, violation, at_a_line }
 }
 
-fn judge(watcher: &Watcher, left: Left, stop_within: Duration) -> Option<Violation> {
+fn judge(
+    watcher: &Watcher,
+    left: Left,
+    stop_within: Duration,
+    asked_at: &'static Location<'static>,
+) -> Option<Violation> {
     if let Some((message, place)) = quiet::last_panic() {
         if !message.contains(quiet::INJECTED) {
             let headline = "somebody has panicked".to_string();
@@ -301,11 +457,14 @@ fn judge(watcher: &Watcher, left: Left, stop_within: Duration) -> Option<Violati
         }
     }
     if left.body {
-        let headline = "the body waits for what will never come".to_string();
-        let what = format!("it has not ended {stop_within:?} after the injection");
+        let within = time(stop_within.as_nanos() as u64);
+        let headline = format!("the body has not ended {within} after the injection");
+        let (place, called) = left.waits.unzip();
+        let what = called.flatten().unwrap_or_else(|| "what will not come".to_string());
         return Some(Violation {
             task: Some("body".to_string()),
-            ..told(ViolationKind::BlockedStage, headline, what, None)
+            spawned_at: Some(asked_at.into()),
+            ..told(ViolationKind::BlockedStage, headline, what, place)
         });
     }
     if left.tasks > 0 {
@@ -335,6 +494,8 @@ fn judge(watcher: &Watcher, left: Left, stop_within: Duration) -> Option<Violati
 struct Left {
     body: bool,
     tasks: usize,
+    /// Where the body waits, in a run that is traced.
+    waits: Option<(Place, Option<String>)>,
 }
 
 async fn drive<F, Fut>(
@@ -405,7 +566,12 @@ where
             }
         }
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            future.as_mut().as_pin_mut().expect("it has not ended").poll(cx).map(drop)
+            let own = watcher.trail.as_ref().map(|trail| {
+                let (waker, trail) = (cx.waker().clone(), Arc::clone(trail));
+                traced::waker(Arc::new(Tracer { waker, clone: 0, trail }))
+            });
+            let mut cx = std::task::Context::from_waker(own.as_ref().unwrap_or(cx.waker()));
+            future.as_mut().as_pin_mut().expect("it has not ended").poll(&mut cx).map(drop)
         }));
         match polled {
             Ok(polled) => polled.map(|()| true),
@@ -413,6 +579,7 @@ where
         }
     })
     .await;
+    let waits = watcher.trail.as_ref().filter(|_| !ended).and_then(|trail| trail.waits());
     future.set(None);
     let canceller = {
         let mut state = watcher.state.lock();
@@ -424,14 +591,14 @@ where
     for _ in 0..STEPS {
         for _ in 0..TURNS {
             if alive() == 0 {
-                return Left { body: !ended, tasks: 0 };
+                return Left { body: !ended, tasks: 0, waits };
             }
             tokio::task::yield_now().await;
             pulse.beats(0);
         }
         tokio::time::advance(stop_within / STEPS).await;
     }
-    Left { body: !ended, tasks: alive() }
+    Left { body: !ended, tasks: alive(), waits }
 }
 
 /// True: whoever panics has ended.

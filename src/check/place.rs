@@ -75,13 +75,12 @@ pub(super) struct Seen {
 pub(super) fn users_line(trace: &Backtrace) -> Seen {
     let text = trace.to_string();
     let mut seen = Seen { place: None, called: None, no_lines: true };
-    let (mut symbol, mut before) = (String::new(), None);
+    let (mut symbol, mut file, mut before) = (String::new(), String::new(), None);
     for line in text.lines().map(str::trim) {
         let Some(at) = line.strip_prefix("at ") else {
             let name = line.split_once(": ").filter(|(n, _)| n.parse::<u32>().is_ok());
-            if says_something(&symbol) {
-                before = Some(std::mem::take(&mut symbol));
-            }
+            before = named(&symbol, &file).or(before);
+            file.clear();
             symbol = name.map_or(line, |(_, name)| name).to_string();
             continue;
         };
@@ -91,8 +90,40 @@ pub(super) fn users_line(trace: &Backtrace) -> Seen {
             seen.called = before.as_deref().and_then(function);
             break;
         }
+        file = at.to_string();
     }
     seen
+}
+
+/// What a frame is called, if it says what is waited for.
+fn named(symbol: &str, file: &str) -> Option<String> {
+    if says_something(symbol) {
+        return Some(symbol.to_string());
+    }
+    // What was inlined has lost its path, and an async function its name too; the file
+    // tells the module.
+    let (name, _) = symbol.split_once('<').unwrap_or((symbol, ""));
+    let module = module(file).filter(|_| !name.contains("::"))?;
+    Some(if name.is_empty() || name.starts_with('{') {
+        module
+    } else {
+        format!("{module}::{name}")
+    })
+}
+
+/// `…/registry/src/index/tokio-1.0.0/src/sync/mpsc/mod.rs:7:9`: `tokio::sync::mpsc`.
+fn module(file: &str) -> Option<String> {
+    let (_, path) = file.split_once("/.cargo/registry/src/")?;
+    let mut parts = path.split('/').skip(1);
+    let (name, _version) = parts.next()?.rsplit_once('-')?;
+    let mut module = name.replace('-', "_");
+    for part in parts.skip_while(|part| *part == "src") {
+        match part.split_once(".rs").map_or(part, |(part, _)| part) {
+            "mod" | "lib" => {}
+            part => module = format!("{module}::{part}"),
+        }
+    }
+    Some(module)
 }
 
 /// Whether a frame says what is waited for: the nearest to the user's that is neither
@@ -101,7 +132,8 @@ fn says_something(symbol: &str) -> bool {
     const SILENT: &[&str] =
         &["quell::", "core::", "std::", "alloc::", "<core::", "<alloc::", "<std::"];
     let inner = symbol.strip_prefix('<').unwrap_or(symbol);
-    symbol.contains("::")
+    let path = if inner == symbol { symbol.split('<').next().unwrap_or("") } else { symbol };
+    path.contains("::")
         && !symbol.starts_with('{')
         && !SILENT.iter().any(|silent| symbol.starts_with(silent) || inner.starts_with(silent))
         && !symbol.starts_with("<&mut ")
@@ -148,6 +180,17 @@ mod tests {
         let place = Place::parse("./src/main.rs:7").unwrap();
         assert_eq!((place.file(), place.line(), place.column()), ("src/main.rs", 7, 0));
         assert_eq!(Place::parse("no line"), None);
+    }
+
+    #[test]
+    fn what_was_inlined_is_called_by_its_file() {
+        let file =
+            "/root/.cargo/registry/src/index.crates.io-1/tokio-1.2.3/src/sync/mpsc/mod.rs:7:9";
+        assert_eq!(named("poll_acquire", file).unwrap(), "tokio::sync::mpsc::poll_acquire");
+        assert_eq!(named("{async_fn#0}<core::Option<u32>>", file).unwrap(), "tokio::sync::mpsc");
+        assert_eq!(named("with<a::B, c::D>", file).unwrap(), "tokio::sync::mpsc::with");
+        assert_eq!(named("with<a::B, c::D>", "./src/check/log.rs:1:1"), None);
+        assert_eq!(named("tokio::time::sleep", file).unwrap(), "tokio::time::sleep");
     }
 
     #[test]

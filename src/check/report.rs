@@ -32,6 +32,15 @@ pub(super) struct Covered {
     pub(super) cut: bool,
 }
 
+impl Covered {
+    /// The one schedule of a token.
+    pub(super) fn of_a_token(kind: Inject, points: u32) -> Covered {
+        Covered { kind, points, schedules: 1, how: Covered::TOKEN.to_string(), cut: false }
+    }
+
+    const TOKEN: &str = "the schedule of a token";
+}
+
 impl Report {
     pub(super) fn new(plan: &Plan) -> Report {
         Report {
@@ -133,11 +142,17 @@ impl Report {
 impl fmt::Display for Covered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.how)?;
+        if self.how == Covered::TOKEN {
+            return Ok(());
+        }
+        let many = |number: u64, what: &str| {
+            format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
+        };
         match self.kind {
             Inject::None => {}
-            kind => write!(f, ", {kind} at each of {} points", grouped(self.points.into()))?,
+            kind => write!(f, ", {kind} at each of {}", many(self.points.into(), "point"))?,
         }
-        write!(f, ": {} schedules", grouped(self.schedules))?;
+        write!(f, ": {}", many(self.schedules, "schedule"))?;
         if self.cut { f.write_str(" (cut short by a maximum)") } else { Ok(()) }
     }
 }

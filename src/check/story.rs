@@ -6,14 +6,21 @@ use super::inject::Inject;
 use super::log::{Log, Note, What};
 use super::place::Place;
 use super::verdict::Finding;
-use super::violation::Violation;
+use super::violation::{Violation, ViolationKind};
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
+
+/// What to say where a stack trace has no lines.
+pub(super) const NO_LINES: &str =
+    "no line is known: build with `debug = \"line-tables-only\"` in the profile";
 
 /// What became of one task.
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) name: String,
+    /// Its name in the story: with a number, where several have the same.
+    pub(super) told_as: String,
     pub(super) spawned_at: Place,
     pub(super) ended: bool,
     /// Where it hangs, if it has not ended.
@@ -23,12 +30,28 @@ pub(super) struct Lane {
     pub(super) no_lines: bool,
 }
 
+impl Lane {
+    /// Where it hangs, and for what.
+    pub(super) fn stands(&self) -> String {
+        let mut text = format!("`{}`", self.told_as);
+        if let Some(place) = &self.place {
+            let _ = write!(text, " at {place}");
+        }
+        if let Some(what) = &self.what {
+            let _ = write!(text, ", for {what}");
+        }
+        text
+    }
+}
+
 /// A schedule that went wrong, ready to be told.
 #[derive(Clone, Debug)]
 pub(super) struct Story {
     pub(super) headline: String,
     pub(super) kind: Inject,
     pub(super) landed: Option<Landed>,
+    /// How the injection came, where that is known in words only.
+    pub(super) injected: Option<String>,
     pub(super) root: Option<u32>,
     pub(super) lanes: Vec<Lane>,
     pub(super) notes: Vec<Note>,
@@ -49,6 +72,7 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
             let hung = if tell { log.hung(number) } else { super::log::Hung::default() };
             Lane {
                 name: name(number, &label.name),
+                told_as: name(number, &label.name),
                 spawned_at: label.place.into(),
                 ended,
                 place: hung.place,
@@ -58,7 +82,23 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
             }
         })
         .collect();
+    tell_apart(&mut log.lanes);
     engine.log = Some(log);
+}
+
+/// The second `worker` of two is told as `worker#2`.
+fn tell_apart(lanes: &mut [Lane]) {
+    let mut seen: HashMap<String, (u32, u32)> = HashMap::new();
+    for lane in &*lanes {
+        seen.entry(lane.name.clone()).or_default().1 += 1;
+    }
+    for lane in lanes {
+        let (nth, of) = seen.get_mut(&lane.name).expect("all are in it");
+        *nth += 1;
+        if *of > 1 {
+            lane.told_as = format!("{}#{nth}", lane.name);
+        }
+    }
 }
 
 /// What a task is called.
@@ -76,6 +116,7 @@ impl Story {
             headline,
             kind,
             landed: log.landed,
+            injected: None,
             root: finding.task,
             lanes: log.lanes,
             notes: log.notes,
@@ -89,6 +130,7 @@ impl Story {
             headline,
             kind,
             landed: None,
+            injected: None,
             root: None,
             lanes: Vec::new(),
             notes: Vec::new(),
@@ -98,24 +140,27 @@ impl Story {
 
     pub(super) fn name(&self, task: u32) -> &str {
         match self.lanes.get(task as usize) {
-            Some(lane) => &lane.name,
+            Some(lane) => &lane.told_as,
             None => "the checker",
         }
     }
 
-    /// When and how the injection came.
-    pub(super) fn injection(&self) -> String {
+    /// When and how the injection came; `None`, where there is no schedule.
+    pub(super) fn injection(&self) -> Option<String> {
+        if self.lanes.is_empty() {
+            return self.injected.clone();
+        }
         let Some(landed) = self.landed else {
-            return match self.kind {
+            return Some(match self.kind {
                 Inject::None => "none".to_string(),
                 kind => format!("{kind}, which had not come yet"),
-            };
+            });
         };
         let when = time(landed.time);
-        match landed.point {
+        Some(match landed.point {
             Some(point) => format!("{} at point {point}, at {when}", self.kind),
             None => format!("{} at {when}, when nothing else could happen", self.kind),
-        }
+        })
     }
 
     /// One line for each thing that happened.
@@ -136,7 +181,7 @@ impl Story {
             What::Chose { value, of } => format!("is told {value} by `choose({of})`"),
             What::Time => format!("time moves to {}", time(note.time)),
             What::Looked => "looks at its context".to_string(),
-            What::Touched { what } => format!("touches: {what}"),
+            What::Touched { what } => format!("lets those who wait know: {what}"),
             What::Injected { kind, .. } => format!("*** {kind} ***"),
             What::Panicked { message } => format!("panics: {message}"),
             What::Lost { what } => format!("drops an item that nobody has settled: {what}"),
@@ -152,37 +197,29 @@ impl Story {
                 let did = if task == "body" { "run" } else { "spawned" };
                 format!(", {did} at {place}")
             });
-            fact("task", format!("`{task}`{place}"))?;
+            let lane = self.root.and_then(|root| self.lanes.get(root as usize));
+            let lane = lane.filter(|lane| lane.told_as != *task);
+            let below = lane.map(|lane| format!(" (`{}` below)", lane.told_as));
+            fact("task", format!("`{task}`{place}{}", below.unwrap_or_default()))?;
         }
         if let Some(place) = &violation.waiting_at {
             fact("at", place.to_string())?;
         }
         if let Some(what) = &violation.waiting_for {
-            fact("for", what.clone())?;
+            fact(about(violation.kind), what.clone())?;
         }
         let root = self.root.and_then(|root| self.lanes.get(root as usize));
         if let Some((who, what)) = root.and_then(|lane| lane.touched) {
             fact("last touched", format!("by `{}`: {what}", self.name(who)))?;
         }
         if root.is_some_and(|lane| lane.no_lines) {
-            fact(
-                "",
-                "no line is known: build with `debug = \"line-tables-only\"` in the profile"
-                    .to_string(),
-            )?;
+            fact("", NO_LINES.to_string())?;
         }
-        if !self.lanes.is_empty() {
-            fact("injection", self.injection())?;
+        if let Some(injection) = self.injection() {
+            fact("injection", injection)?;
         }
-        for (number, lane) in self.others() {
-            let mut text = format!("`{}`", lane.name);
-            if let Some(place) = &lane.place {
-                let _ = write!(text, " at {place}");
-            }
-            if let Some(what) = &lane.what {
-                let _ = write!(text, ", for {what}");
-            }
-            fact(if number { "left too" } else { "" }, text)?;
+        for (first, lane) in self.others() {
+            fact(if first { "left too" } else { "" }, lane.stands())?;
         }
         if violation.count > 1 {
             fact("seen", format!("in {} schedules", super::report::grouped(violation.count)))?;
@@ -197,7 +234,7 @@ impl Story {
     }
 
     /// The others that are left, the first of them marked.
-    fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
+    pub(super) fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
         let root = self.root;
         let left = self.lanes.iter().enumerate();
         let left = left.filter(move |(at, lane)| !lane.ended && Some(*at as u32) != root);
@@ -208,7 +245,7 @@ impl Story {
         /// So many lines are read; the rest is in the HTML page.
         const MOST: usize = 60;
         writeln!(f, "  what happened")?;
-        let width = self.lanes.iter().map(|lane| lane.name.len()).max().unwrap_or(4).min(24);
+        let width = self.lanes.iter().map(|lane| lane.told_as.len()).max().unwrap_or(4).min(24);
         let lines: Vec<_> =
             self.notes.iter().filter_map(|note| Some((note, self.line(note)?))).collect();
         let skipped = lines.len().saturating_sub(MOST);
@@ -226,6 +263,18 @@ impl Story {
             writeln!(f, "    … and {} more", self.left_out)?;
         }
         Ok(())
+    }
+}
+
+/// What `waiting_for` says of a violation of this kind.
+pub(super) fn about(kind: ViolationKind) -> &'static str {
+    match kind {
+        ViolationKind::LeakedTask | ViolationKind::BlockedStage => "for",
+        ViolationKind::Panicked => "message",
+        ViolationKind::LostItem => "item",
+        ViolationKind::LeakedContext | ViolationKind::Nondeterministic | ViolationKind::Vacuous => {
+            "why"
+        }
     }
 }
 

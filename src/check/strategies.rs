@@ -11,8 +11,8 @@
 //!         async move {
 //!             let mut results = shape.pipeline(&ctx).run();
 //!             while results.next().await.is_some() {}
-//!             prop_assert!(results.finish().await.conserved());
-//!             Ok(())
+//!             // What a body returns is dropped; a panic is a violation.
+//!             assert!(results.finish().await.conserved());
 //!         }
 //!     });
 //!     prop_assert!(report.is_clean(), "{}", report);

@@ -4,6 +4,8 @@
 //! `Inject::letter`), the body's fingerprint, then what is not as usual: the limits
 //! (`s` steps, `p` points, `w` microseconds to stop within), where the injection comes
 //! (`i`, by the number of the decision) and every other deviation (number `x` value).
+//! On a real tokio there is one schedule, and `k7` says that the injection comes at its
+//! point 7; `k`, that it comes when nothing else can happen.
 
 use super::engine::Limits;
 use super::inject::Inject;
@@ -22,6 +24,8 @@ pub(super) struct Token {
     pub(super) points: Option<u32>,
     pub(super) micros: Option<u64>,
     pub(super) deviations: Vec<Deviation>,
+    /// It is of a real tokio: the injection comes at this point, or by itself.
+    pub(super) tokio: Option<Option<u32>>,
 }
 
 /// Why a schedule was not replayed.
@@ -87,7 +91,14 @@ impl Token {
             points: differs(limits.points, usual.points),
             micros: (limits.stop_within != usual.stop_within).then_some(limits.stop_within / 1_000),
             deviations,
+            tokio: None,
         }
+    }
+
+    /// Of a run on a real tokio, with the injection at this point or by itself.
+    #[cfg(feature = "tokio")]
+    pub(super) fn on_tokio(self, target: Option<u32>) -> Self {
+        Token { tokio: Some(target), ..self }
     }
 
     pub(super) fn limits(&self, usual: Limits) -> Limits {
@@ -130,9 +141,13 @@ impl Token {
             points: None,
             micros: None,
             deviations: Vec::new(),
+            tokio: None,
         };
         for word in rest.split('.').filter(|word| !word.is_empty()) {
             token.add(word).ok_or_else(|| malformed(&format!("`{word}` says nothing")))?;
+        }
+        if token.tokio.is_some() && !token.deviations.is_empty() {
+            return Err(malformed("tokio's schedule has no other decisions"));
         }
         let in_order = token.deviations.windows(2).all(|pair| pair[0].at < pair[1].at);
         if in_order { Ok(token) } else { Err(malformed("its decisions are not in order")) }
@@ -150,6 +165,8 @@ impl Token {
             "p" => self.points = Some(number.parse().ok()?),
             "w" => self.micros = Some(number.parse().ok().filter(|&n: &u64| n < 1 << 50)?),
             "i" => self.deviations.push(Deviation { at: number.parse().ok()?, value: STRIKE }),
+            "k" if number.is_empty() => self.tokio = Some(None),
+            "k" => self.tokio = Some(Some(number.parse().ok()?)),
             _ => return None,
         }
         Some(())
@@ -168,7 +185,11 @@ impl fmt::Display for Token {
             STRIKE => format!("i{}", deviation.at),
             value => format!("{}x{value}", deviation.at),
         });
-        let words: Vec<_> = limits.into_iter().flatten().chain(deviations).collect();
+        let tokio = self.tokio.map(|target| match target {
+            Some(point) => format!("k{point}"),
+            None => "k".to_string(),
+        });
+        let words: Vec<_> = limits.into_iter().flatten().chain(tokio).chain(deviations).collect();
         f.write_str(&words.join("."))
     }
 }
@@ -191,6 +212,10 @@ mod tests {
         }
         let plain = Token::new(Inject::None, 1, USUAL, USUAL, Vec::new());
         assert_eq!(Token::parse(&plain.to_string()).unwrap(), plain);
+        for target in [None, Some(7)] {
+            let tokio = Token { tokio: Some(target), ..plain.clone() };
+            assert_eq!(Token::parse(&tokio.to_string()).unwrap(), tokio);
+        }
     }
 
     #[test]
@@ -206,5 +231,6 @@ mod tests {
         assert!(why("q1c-00000001-5x0").contains("says nothing"));
         assert!(why("q1c-00000001-i7.5x1").contains("order"));
         assert!(why("q1c-00000001-i7-").contains("after its end"));
+        assert!(why("q1c-00000001-k7.i7").contains("no other decisions"));
     }
 }

@@ -77,8 +77,9 @@ pub fn grpc_timeout(value: &[u8]) -> Result<Duration, InvalidHeader> {
     number(digits).map(of)
 }
 
-/// Writes `grpc-timeout`: as exactly as eight digits can, never more than
-/// `left`, and never nothing, which some take for no limit.
+/// Writes `grpc-timeout`: as exactly as eight digits can, and never more than
+/// `left`; but nothing left is written as a nanosecond, for some take a zero for no
+/// limit.
 pub fn format_grpc_timeout(left: Duration) -> String {
     const MOST: u128 = 10_u128.pow(GRPC_DIGITS as u32) - 1;
     let nanos = left.as_nanos().max(1);
