@@ -322,6 +322,8 @@ fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
         (&["http://"], "not a URL"),
         (&["http:///path"], "not a URL"),
         (&["ftp://host/"], "neither http nor https"),
+        (&["http://host:99999/"], "no port"),
+        (&["http://host:port/"], "no port"),
         (&["--what", url], "unexpected argument '--what'"),
         (&[url, url], "unexpected argument"),
         (&[], "the URL is missing"),
