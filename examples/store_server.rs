@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-/// Something slow that other slow things depend on; all of them get the context.
+/// Something slow.
 #[derive(Clone)]
 pub(crate) struct Store {
     pub(crate) takes: Duration,
@@ -21,20 +21,22 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn fetch(self, ctx: Context) -> Result<String, Cancelled> {
-        let letters = async {
-            let mut fetched = String::new();
-            for letter in "hello".chars() {
-                tokio::time::sleep(self.takes / 5).await;
-                fetched.push(letter);
-            }
-            fetched
-        };
-        let result = ctx.run(letters).await;
+        let result = self.letters(&ctx).await;
         let _ = self.log.send(match &result {
             Ok(fetched) => format!("the store finished: {fetched}"),
             Err(cancelled) => format!("the store was told to give up: {}", cancelled.cause()),
         });
         result
+    }
+
+    /// What the store depends on is slow as well, and gets the context as well.
+    async fn letters(&self, ctx: &Context) -> Result<String, Cancelled> {
+        let mut fetched = String::new();
+        for letter in "hello".chars() {
+            ctx.run(tokio::time::sleep(self.takes / 5)).await?;
+            fetched.push(letter);
+        }
+        Ok(fetched)
     }
 }
 
