@@ -59,12 +59,14 @@ impl Client {
     /// over a Unix socket, or inside of a test. The closure is given the address that is
     /// called; a call that is given up while it connects is dropped there.
     ///
-    /// ```no_run
+    /// ```
+    /// # #[cfg(unix)] {
     /// use quell::http::Client;
     /// use tokio::net::UnixStream;
     ///
     /// let client = Client::connecting(|_uri| UnixStream::connect("/run/docker.sock"));
     /// # drop(client);
+    /// # }
     /// ```
     #[must_use]
     pub fn connecting<C, F, S>(connect: C) -> Self
