@@ -15,8 +15,13 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, Sender};
 
 /// Asks for a status, one of four of which is bad, once a second.
-async fn statuses(ctx: Context, canceller: Canceller, url: String, results: Sender<String>) {
-    let client = Client::new();
+async fn statuses(
+    ctx: Context,
+    canceller: Canceller,
+    client: Client,
+    url: String,
+    results: Sender<String>,
+) {
     loop {
         match client.get(&ctx, url.as_str()).await {
             Ok(answer) if answer.status() == StatusCode::INTERNAL_SERVER_ERROR => {
@@ -36,8 +41,13 @@ async fn statuses(ctx: Context, canceller: Canceller, url: String, results: Send
 }
 
 /// Asks for an answer that takes a second, again and again.
-async fn delays(ctx: Context, canceller: Canceller, url: String, results: Sender<String>) {
-    let client = Client::new();
+pub(crate) async fn delays(
+    ctx: Context,
+    canceller: Canceller,
+    client: Client,
+    url: String,
+    results: Sender<String>,
+) {
     loop {
         match client.get(&ctx, url.as_str()).await {
             Ok(answer) => {
@@ -54,20 +64,26 @@ async fn delays(ctx: Context, canceller: Canceller, url: String, results: Sender
     }
 }
 
-#[tokio::main]
-async fn main() {
-    let base = httpbin::base().await;
-    let (ctx, canceller) = Context::background().with_cancel();
+/// Both at once, until one of them has had enough.
+pub(crate) async fn both(parent: &Context, client: Client, base: &str) {
+    let (ctx, canceller) = parent.with_cancel();
     let (results, mut received) = mpsc::channel(1);
 
     let url = format!("{base}/status/200,200,200,500");
-    let status = tokio::spawn(statuses(ctx.clone(), canceller.clone(), url, results.clone()));
+    let status = statuses(ctx.clone(), canceller.clone(), client.clone(), url, results.clone());
     let url = format!("{base}/delay/1");
-    let delay = tokio::spawn(delays(ctx.clone(), canceller, url, results));
+    let delay = delays(ctx.clone(), canceller, client, url, results);
+    let (status, delay) = (tokio::spawn(status), tokio::spawn(delay));
 
     while let Ok(Some(result)) = ctx.run(received.recv()).await {
         println!("main: {result}");
     }
     println!("main: cancelled");
     let _ = tokio::join!(status, delay);
+}
+
+#[tokio::main]
+async fn main() {
+    let base = httpbin::base().await;
+    both(&Context::background(), Client::new(), &base).await;
 }

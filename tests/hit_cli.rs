@@ -300,6 +300,25 @@ fn fail_on_error_says_so_in_the_status() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_summary_that_cannot_be_written_is_an_error_and_a_reader_who_has_gone_is_none() {
+    let (url, _) = well();
+    let hit = |out: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hit"));
+        command.args(["-n", "1", "--json", &url]).stdout(out).stderr(Stdio::piped());
+        command.output().unwrap()
+    };
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = hit(full.into());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).starts_with("hit: nothing can be written: "), "{output:?}");
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    let output = hit(OwnedFd::from(writer).into());
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{output:?}");
+}
+
+#[test]
 fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
     let url = "http://127.0.0.1:1/";
     let cases: &[(&[&str], &str)] = &[
@@ -322,6 +341,8 @@ fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
         (&["http://"], "not a URL"),
         (&["http:///path"], "not a URL"),
         (&["ftp://host/"], "neither http nor https"),
+        (&["http://host:99999/"], "no port"),
+        (&["http://host:port/"], "no port"),
         (&["--what", url], "unexpected argument '--what'"),
         (&[url, url], "unexpected argument"),
         (&[], "the URL is missing"),

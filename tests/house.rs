@@ -64,6 +64,7 @@ const FROM_STD: &[(&str, &str)] = &[
     ("src/hit/seats.rs", "no model has sockets"),
     ("src/hit/send.rs", "no model has sockets"),
     ("src/hit/tls.rs", "rustls takes std's Arc"),
+    ("src/http/client/transport.rs", "no model has sockets"),
     ("src/http/context/layer.rs", "no model has sockets"),
     ("src/http/limit/places.rs", "tokio's owned permits are made of std's Arc"),
 ];

@@ -22,14 +22,18 @@ pub(crate) async fn base() -> String {
     }
     let seed = argument("--seed").and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-    let app = Router::new()
-        .route("/status/{choices}", get(status))
-        .route("/delay/{seconds}", get(delay))
-        .with_state(Arc::new(AtomicU64::new(seed)));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let base = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(serve(&Context::background(), listener, app).into_future());
+    tokio::spawn(serve(&Context::background(), listener, app(seed)).into_future());
     base
+}
+
+/// What answers there.
+pub(crate) fn app(seed: u64) -> Router {
+    Router::new()
+        .route("/status/{choices}", get(status))
+        .route("/delay/{seconds}", get(delay))
+        .with_state(Arc::new(AtomicU64::new(seed)))
 }
 
 async fn status(Path(choices): Path<String>, State(state): State<Arc<AtomicU64>>) -> StatusCode {

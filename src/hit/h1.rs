@@ -27,7 +27,8 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
-    /// Whether nothing of a response had come.
+    /// Whether nothing of a response had come; over HTTP/2: whether the server has
+    /// certainly not looked at the request.
     pub(super) untouched: bool,
 }
 

@@ -2,7 +2,7 @@
 
 use super::ErrorKind;
 use super::connect::Stream;
-use super::h1::Answer;
+use super::h1::{Answer, Failure};
 use super::job::Job;
 use crate::rt;
 use ::http::Request;
@@ -44,15 +44,16 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    pub(super) async fn exchange(&mut self, job: &Job) -> Result<Answer, ErrorKind> {
+    pub(super) async fn exchange(&mut self, job: &Job) -> Result<Answer, Failure> {
         let parts = job.parts.as_deref().expect("asked for HTTP/2").clone();
         let body = Once((!job.body.is_empty()).then(|| job.body.clone()));
-        self.sender.ready().await.map_err(|error| kind(&error))?;
+        let not_answered = |error| Failure { kind: kind(&error), untouched: was_not_taken(&error) };
+        self.sender.ready().await.map_err(not_answered)?;
         let response = self.sender.send_request(Request::from_parts(parts, body)).await;
-        let (head, mut body) = response.map_err(|error| kind(&error))?.into_parts();
+        let (head, mut body) = response.map_err(not_answered)?.into_parts();
         let mut bytes = 0;
         while let Some(frame) = poll_fn(|task| Pin::new(&mut body).poll_frame(task)).await {
-            let frame = frame.map_err(|error| kind(&error))?;
+            let frame = frame.map_err(|error| Failure { kind: kind(&error), untouched: false })?;
             bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         Ok(Answer { status: head.status.as_u16(), bytes, keep: true })
@@ -68,7 +69,8 @@ fn kind(error: &hyper::Error) -> ErrorKind {
         }
         cause = error.source();
     }
-    if error.is_closed() || error.is_canceled() || error.is_incomplete_message() {
+    let closed = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
+    if closed || said(error, GOODBYE) {
         ErrorKind::Closed
     } else if said(error, "stream error") {
         ErrorKind::Reset
@@ -76,6 +78,15 @@ fn kind(error: &hyper::Error) -> ErrorKind {
         ErrorKind::Protocol
     }
 }
+
+/// Whether the server has certainly not looked at the request: it was not sent, or was
+/// refused, or came after the last that the server takes.
+fn was_not_taken(error: &hyper::Error) -> bool {
+    error.is_canceled() || said(error, REFUSED) || said(error, GOODBYE)
+}
+
+const REFUSED: &str = "stream error received: refused stream";
+const GOODBYE: &str = "connection error received: not a result of an error";
 
 /// Whether one of its sources says this.
 fn said(error: &hyper::Error, words: &str) -> bool {

@@ -27,6 +27,7 @@ impl Job {
     pub(super) fn new(request: Request<Bytes>, options: &Options) -> Result<Job, Error> {
         let (mut parts, body) = request.into_parts();
         let (host, port, https) = place(&parts.uri).map_err(Error)?;
+        parts.uri = with_a_path(parts.uri);
         if parts.headers.contains_key(header::TRANSFER_ENCODING) {
             return Err(Error(Problem::Header("transfer-encoding".into())));
         }
@@ -75,7 +76,29 @@ fn place(uri: &Uri) -> Result<(String, u16, bool), Problem> {
     if host.is_empty() {
         return Err(Problem::NoHost(uri.to_string()));
     }
-    Ok((host.to_string(), uri.port_u16().unwrap_or(if https { 443 } else { 80 }), https))
+    // What is no port is none at all to `port`, and would mean the usual one.
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let after_user = authority.rsplit('@').next().unwrap_or_default();
+    // The last colon of an address in brackets is not before a port.
+    let port = after_user.rsplit_once(':').map_or("", |(_, port)| port);
+    let port = if port.is_empty() || port.ends_with(']') {
+        if https { 443 } else { 80 }
+    } else {
+        port.parse().map_err(|_| Problem::NoPort(uri.to_string()))?
+    };
+    Ok((host.to_string(), port, https))
+}
+
+/// A query may follow the host at once; what is asked for has a path all the same.
+fn with_a_path(uri: Uri) -> Uri {
+    let mut parts = uri.into_parts();
+    parts.path_and_query = parts.path_and_query.map(|path| match path.as_str() {
+        query if query.starts_with('?') => {
+            format!("/{query}").parse().expect("a path before what was a query")
+        }
+        _ => path,
+    });
+    Uri::from_parts(parts).expect("it has all the parts that it had")
 }
 
 /// The request as it is sent.
@@ -126,6 +149,22 @@ mod tests {
     }
 
     #[test]
+    fn a_query_right_after_the_host_is_asked_of_the_root() {
+        let request = Request::get("http://one?a=b").body("").unwrap();
+        let wire = wire(request, &Options::new());
+        assert!(wire.starts_with("GET /?a=b HTTP/1.1\r\nhost: one\r\n"), "{wire}");
+    }
+
+    #[test]
+    fn a_port_is_the_one_that_is_written_or_the_usual_one() {
+        let port = |url: &str| place(&url.parse().unwrap()).map_or(0, |(_, port, _)| port);
+        assert_eq!((port("http://one"), port("https://one/"), port("http://one:")), (80, 443, 80));
+        assert_eq!((port("http://[::1]"), port("https://[::1]:81")), (80, 81));
+        assert_eq!((port("http://u:1@one"), port("http://u:1@one:2")), (80, 2));
+        assert_eq!((port("http://one:65536"), port("http://one:a")), (0, 0));
+    }
+
+    #[test]
     fn what_the_user_says_is_not_said_twice() {
         let request = Request::post("http://one").header("host", "two").header("user-agent", "me");
         let request = request.header("accept", "a/b").header("x", "1").header("x", "2");
@@ -146,5 +185,6 @@ mod tests {
         assert!(why("localhost:3000").contains("no scheme"), "{}", why("localhost:3000"));
         assert!(why("ftp://host/").contains("neither http nor https"), "{}", why("ftp://host/"));
         assert!(why("http://:80/").contains("no host"), "{}", why("http://:80/"));
+        assert!(why("http://one:99999/").contains("no port"), "{}", why("http://one:99999/"));
     }
 }

@@ -119,6 +119,7 @@ pub(super) enum Problem {
     NoScheme(String),
     OtherScheme(String),
     NoHost(String),
+    NoPort(String),
     #[cfg(not(feature = "tls"))]
     NoTls,
     #[cfg(feature = "tls")]
@@ -138,6 +139,9 @@ impl fmt::Display for Error {
                 write!(f, "the URL's scheme is neither http nor https: {url}")
             }
             Problem::NoHost(url) => write!(f, "the URL has no host: {url}"),
+            Problem::NoPort(url) => {
+                write!(f, "what stands after the host is no port, 0 to 65535: {url}")
+            }
             #[cfg(not(feature = "tls"))]
             Problem::NoTls => f.write_str("https needs the feature tls"),
             #[cfg(feature = "tls")]

@@ -14,7 +14,7 @@
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
 use super::connect::Stream;
-use super::h1::{self, Answer, Failure};
+use super::h1::{self, Answer};
 use super::h2;
 use super::job::Job;
 use super::{ErrorKind, Hit};
@@ -100,7 +100,7 @@ impl Connection {
                         }
                         return Ok(answer);
                     }
-                    Err(kind) => Failure { kind, untouched: false },
+                    Err(failure) => failure,
                 },
                 // Closed first: as many connections as workers, and not one more.
                 _ => {

@@ -9,8 +9,11 @@ use http::{Request, StatusCode};
 use quell::http::{CallBody, Client, Ctx, PeerAddress};
 use quell::{Context, ContextError};
 use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Handlers that report their end.
 fn app(reporter: super::rig::Reporter<String>) -> Router {
@@ -196,7 +199,7 @@ async fn mistakes_in_an_address_are_explained_and_secrets_in_it_are_not_shown() 
     let ctx = Context::background();
     let client = Client::new();
     for (address, advice) in [
-        ("https://localhost/", "Client::over"),
+        ("https://localhost/", "Client::connecting"),
         ("/only/a/path", "http://host/path"),
         ("ftp://localhost/", "http://"),
         ("http://", ""),
@@ -235,6 +238,47 @@ async fn a_body_longer_than_allowed_is_refused_whether_or_not_it_says_so() {
     let body: CallBody = client.get(&ctx, rig.url("/bytes")).await.unwrap().into_body();
     let error = body.text(10).await.unwrap_err().to_string();
     assert!(error.contains("bytes()"), "{error}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn streams_of_ones_own_carry_the_calls_and_are_kept_and_dropped_like_any_other() {
+    let (reporter, mut reports) = reports();
+    let rig = Rig::new(app(reporter)).await;
+    let (at, connected) = (rig.at, Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&connected);
+    let client = Client::connecting(move |uri| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            match uri.host() {
+                Some("inside") => TcpStream::connect(at).await,
+                Some("never") => std::future::pending().await,
+                _ => Err(io::Error::other("no such place")),
+            }
+        }
+    });
+    let root = Context::background();
+    // What is behind the stream, TLS or not, is the closure's business.
+    for url in ["http://inside/hello", "https://inside/hello", "https://inside/hello"] {
+        let answer = client.get(&root, url).await.unwrap();
+        assert_eq!(answer.into_body().text(100).await.unwrap(), "hello\n");
+    }
+    assert_eq!(connected.load(Ordering::Relaxed), 2, "one for each scheme, kept");
+
+    let error = client.get(&root, "http://elsewhere/").await.unwrap_err().to_string();
+    assert!(error.contains("no such place"), "{error}");
+    for url in ["http://never/", "http://inside/slow"] {
+        let (ctx, canceller) = root.with_cancel();
+        let call = client.get(&ctx, url);
+        let ends = async {
+            if url.ends_with("slow") {
+                reports.next().await;
+            }
+            canceller.cancel();
+        };
+        assert!(tokio::join!(call, ends).0.unwrap_err().cancelled().is_some(), "{url}");
+    }
+    assert_eq!(reports.next().await, "client gone");
     rig.end().await;
 }
 

@@ -170,6 +170,12 @@ fn each_unit_is_read_and_each_mistake_is_named() {
     }
 }
 
+#[test]
+fn no_time_at_all_is_written_as_the_least_there_is_and_never_as_no_limit() {
+    assert_eq!(format_grpc_timeout(Duration::ZERO), "1n");
+    assert_eq!(format_grpc_timeout(Duration::MAX), "99999999H");
+}
+
 fn durations() -> impl Strategy<Value = Duration> {
     // As many small ones as large ones.
     (0_u32..64, any::<u64>(), 0_u32..1_000_000_000)

@@ -10,6 +10,7 @@ use quell::http::{Client, Ctx, serve};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -184,6 +185,38 @@ async fn a_client_that_is_slow_with_its_headers_is_sent_away() {
     let mut client = rig.connect().await;
     client.get("/hello").await;
     client.hear("hello\n").await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_client_of_http2_that_is_gone_without_a_word_is_noticed_and_a_quiet_one_is_kept() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (reporter, mut reports) = reports();
+    let change =
+        |serve: quell::http::Serve<Router>| serve.header_timeout(Duration::from_millis(300));
+    let rig = Rig::with(app(reporter, gate.clone()), change).await;
+    // One that waits, and answers when it is asked whether it is there.
+    let (client, url) = (Client::http2(), rig.url("/gated"));
+    let quiet = tokio::spawn(async move {
+        let answer = client.get(&Context::background(), url).await?;
+        answer.into_body().text(100).await
+    });
+    assert_eq!(reports.next().await, "gated began");
+    // One that asks for `/stuck`, and is never heard of again.
+    let mut gone = rig.connect().await;
+    let request = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0],
+        &[0, 0, 13, 1, 5, 0, 0, 0, 1],
+        &[0x82, 0x86, 0x41, 1, b't', 0x04, 6],
+        b"/stuck",
+    ];
+    gone.0.write_all(&request.concat()).await.unwrap();
+    assert_eq!(reports.next().await, "stuck began");
+    assert_eq!(reports.next().await, "client gone");
+    gate.add_permits(1);
+    assert_eq!(soon("the quiet one", quiet).await.unwrap().unwrap(), "through, false\n");
+    drop(gone);
     rig.end().await;
 }
 

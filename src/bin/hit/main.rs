@@ -8,7 +8,7 @@
 //! | `text`, `json` | the summary, for people and for programs |
 //!
 //! It ends with 0 when it has sent what it was to send; with 1 where that was to be
-//! without errors, and was not; with 2 when it was asked for what it cannot do; and
+//! without errors, and was not, and where the summary cannot be written; with 2 when it was asked for what it cannot do; and
 //! with 128 and the number of the signal when it was interrupted.
 
 mod args;
@@ -24,8 +24,7 @@ fn main() -> ExitCode {
     let args = match args::Args::parse() {
         Ok(args) => args,
         Err(args::Instead::Help(help)) => {
-            print(&help);
-            return ExitCode::SUCCESS;
+            return if print(&help) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         Err(args::Instead::Usage(problem)) => return usage(&problem),
     };
@@ -33,12 +32,13 @@ fn main() -> ExitCode {
         Ok(done) => done,
         Err(problem) => return usage(&problem),
     };
-    print(&if args.json { json::of(&args, &done) } else { text::of(&args, &done) });
+    let printed = print(&if args.json { json::of(&args, &done) } else { text::of(&args, &done) });
     let failed = done.summary.successes() < done.summary.requests();
     // Not by returning: a name that is still being looked up holds up nobody.
     std::process::exit(match done.interrupted {
         Some(status) => status,
         None if args.fail_on_error && (failed || done.summary.requests() == 0) => 1,
+        None if !printed => 1,
         None => 0,
     })
 }
@@ -48,9 +48,14 @@ fn usage(problem: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Nobody may be reading any more.
-fn print(text: &str) {
+/// Whether it was written. That nobody reads any more is the reader's business.
+fn print(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "hit: nothing can be written: {error}");
+            false
+        }
+        _ => true,
+    }
 }

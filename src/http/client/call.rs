@@ -8,6 +8,8 @@ use crate::http::propagation::{TRACKING_ID, propagate_as};
 use ::http::{HeaderName, Method, Request, Response, Uri};
 use bytes::Bytes;
 use std::future::poll_fn;
+use std::io;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 /// The body of a request as it is sent, of whatever kind it was.
@@ -51,6 +53,29 @@ impl Client {
     #[must_use]
     pub fn http2() -> Self {
         Client::over(Transport::new(true))
+    }
+
+    /// Over streams of your own making, HTTP/1.1 on each, kept and used again: through TLS,
+    /// over a Unix socket, or inside of a test. The closure is given the address that is
+    /// called; a call that is given up while it connects is dropped there.
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// use quell::http::Client;
+    /// use tokio::net::UnixStream;
+    ///
+    /// let client = Client::connecting(|_uri| UnixStream::connect("/run/docker.sock"));
+    /// # drop(client);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn connecting<C, F, S>(connect: C) -> Self
+    where
+        C: Fn(Uri) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Client::over(Transport::connecting(connect))
     }
 }
 

@@ -4,43 +4,72 @@ use super::call::Body;
 use crate::context::BoxError;
 use ::http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client as Pool, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::fmt;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as Task, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tower_service::Service;
 
-/// Connections over plain TCP, kept and used again: what a
-/// [`Client::new`](crate::http::Client::new) sends through.
+/// A future that comes to something, or to an error.
+type Coming<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// Connections, kept and used again: over plain TCP those that a
+/// [`Client::new`](crate::http::Client::new) sends through, or such as
+/// [`Client::connecting`](crate::http::Client::connecting) was given.
 #[derive(Clone)]
 pub struct Transport {
-    pool: Pool<HttpConnector, Body>,
+    pool: Pool<Connector, Body>,
+    /// Whether that is all it can.
+    plain_tcp: bool,
 }
 
 impl Transport {
     pub(super) fn new(only_http2: bool) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        Transport::through(Connector::Tcp(connector), only_http2)
+    }
+
+    pub(super) fn connecting<C, F, S>(connect: C) -> Self
+    where
+        C: Fn(Uri) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let connect = move |uri| -> Coming<Stream> {
+            let connecting = connect(uri);
+            Box::pin(async { Ok(TokioIo::new(Wire::Given(Box::new(connecting.await?)))) })
+        };
+        Transport::through(Connector::Given(Arc::new(connect)), false)
+    }
+
+    fn through(connector: Connector, only_http2: bool) -> Self {
+        let plain_tcp = matches!(connector, Connector::Tcp(_));
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .http2_only(only_http2)
             .build(connector);
-        Transport { pool }
+        Transport { pool, plain_tcp }
     }
 }
 
 impl Service<Request<Body>> for Transport {
     type Response = Response<Incoming>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, BoxError>> + Send>>;
+    type Future = Coming<Response<Incoming>>;
 
     fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if let Err(why) = can_be_reached(request.uri()) {
+        if let Err(why) = can_be_reached(request.uri(), self.plain_tcp) {
             return Box::pin(std::future::ready(Err(why.into())));
         }
         let answer = self.pool.request(request);
@@ -48,11 +77,121 @@ impl Service<Request<Body>> for Transport {
     }
 }
 
-fn can_be_reached(uri: &Uri) -> Result<(), &'static str> {
+/// Where connections come from.
+#[derive(Clone)]
+enum Connector {
+    Tcp(HttpConnector),
+    Given(Arc<dyn Fn(Uri) -> Coming<Stream> + Send + Sync>),
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = Coming<Stream>;
+
+    fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
+        match self {
+            Connector::Tcp(tcp) => tcp.poll_ready(task).map_err(Into::into),
+            Connector::Given(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, uri: Uri) -> Coming<Stream> {
+        match self {
+            Connector::Tcp(tcp) => {
+                let connecting = tcp.call(uri);
+                Box::pin(async { Ok(TokioIo::new(Wire::Tcp(connecting.await?.into_inner()))) })
+            }
+            Connector::Given(connect) => connect(uri),
+        }
+    }
+}
+
+type Stream = TokioIo<Wire>;
+
+/// What bytes go over.
+enum Wire {
+    Tcp(TcpStream),
+    Given(Box<dyn BothWays>),
+}
+
+trait BothWays: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> BothWays for S {}
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        match self {
+            Wire::Tcp(tcp) => tcp.connected(),
+            Wire::Given(_) => Connected::new(),
+        }
+    }
+}
+
+macro_rules! either {
+    ($wire:expr, $inner:ident => $do:expr) => {
+        match $wire.get_mut() {
+            Wire::Tcp(tcp) => {
+                let $inner = Pin::new(tcp);
+                $do
+            }
+            Wire::Given(given) => {
+                let $inner = Pin::new(given);
+                $do
+            }
+        }
+    };
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read(task, buffer))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write(task, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write_vectored(task, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Wire::Tcp(tcp) => tcp.is_write_vectored(),
+            Wire::Given(given) => given.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_flush(task))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_shutdown(task))
+    }
+}
+
+fn can_be_reached(uri: &Uri, plain_tcp: bool) -> Result<(), &'static str> {
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(_)) => Ok(()),
+        (Some("https"), Some(_)) if !plain_tcp => Ok(()),
         (Some("https"), _) => Err("this client speaks plain HTTP: for https make one with \
-                                   Client::over, of a service that speaks TLS"),
+                                   Client::connecting, of streams that speak TLS"),
         (Some(_), Some(_)) => Err("a scheme other than http: write http://…"),
         _ => Err("an address without scheme or host: write http://host/path"),
     }

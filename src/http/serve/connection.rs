@@ -81,7 +81,11 @@ where
     let stream = Stream::new(stream, house.write_limit, house.over.clone());
     let mut builder = auto::Builder::new(Within { house: house.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(house.header_limit);
-    builder.http2().timer(TokioTimer::new());
+    // A client of HTTP/2 may be silent for as long as it likes, but not gone without a word.
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(house.header_limit);
+    if let Some(limit) = house.header_limit {
+        builder.http2().keep_alive_timeout(limit);
+    }
 
     let mut connection = pin!(builder.serve_connection_with_upgrades(stream, service));
     let mut stopping = Once(Some(house.stopping.done()));

@@ -94,8 +94,9 @@ impl<S> Serve<S> {
     }
 
     /// How long a client may take for its first request, and over HTTP/1.1 for the head of
-    /// each, time between them included: thirty seconds unless set here. `Duration::MAX` is for
-    /// as long as it likes.
+    /// each, time between them included: thirty seconds unless set here. Over HTTP/2 a client
+    /// that has said nothing for so long is asked whether it is there, and has as long to
+    /// answer. `Duration::MAX` is for as long as it likes.
     pub fn header_timeout(self, limit: Duration) -> Self {
         let header_limit = (limit != Duration::MAX).then_some(limit);
         Serve { header_limit, ..self }

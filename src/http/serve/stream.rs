@@ -7,11 +7,11 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A stream on which nothing may stay unwritten for longer than a limit.
-pub(super) struct Stream {
-    io: TokioIo<TcpStream>,
+pub(super) struct Stream<S> {
+    io: TokioIo<S>,
     limit: Option<Duration>,
     /// What the limit's context is derived from.
     over: Context,
@@ -19,12 +19,12 @@ pub(super) struct Stream {
     stalled: Option<(Done, Canceller)>,
 }
 
-impl Stream {
-    pub(super) fn new(stream: TcpStream, limit: Option<Duration>, over: Context) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
+    pub(super) fn new(stream: S, limit: Option<Duration>, over: Context) -> Self {
         Stream { io: TokioIo::new(stream), limit, over, stalled: None }
     }
 
-    fn io(&mut self) -> Pin<&mut TokioIo<TcpStream>> {
+    fn io(&mut self) -> Pin<&mut TokioIo<S>> {
         Pin::new(&mut self.io)
     }
 
@@ -53,7 +53,7 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
+impl<S: AsyncRead + AsyncWrite + Unpin> Read for Stream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         task: &mut Task<'_>,
@@ -63,7 +63,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Stream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         task: &mut Task<'_>,
@@ -92,5 +92,45 @@ impl Write for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         self.io().poll_shutdown(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt;
+    use std::future::poll_fn;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_is_not_one_that_has_stopped_reading() {
+        let (near, mut far) = tokio::io::duplex(4);
+        let limit = Duration::from_secs(10);
+        let mut stream = Stream::new(near, Some(limit), Context::background());
+        let mut write = async || {
+            poll_fn(|task| Pin::new(&mut stream).poll_write(task, b"four")).await.map(drop)
+        };
+        let writes = async {
+            for _ in 0..9 {
+                write().await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        // All of it takes much longer than the limit, and no single write does.
+        let reads = async {
+            for _ in 0..8 {
+                rt::sleep(limit * 9 / 10).await;
+                far.read_exact(&mut [0; 4]).await.expect("it is written");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            written = writes => written.expect("a client that reads"),
+            () = reads => unreachable!("it never ends"),
+        }
+
+        let began = rt::now();
+        let error = write().await.expect_err("nobody reads any more");
+        assert_eq!((error.kind(), rt::now() - began), (io::ErrorKind::TimedOut, limit));
     }
 }
