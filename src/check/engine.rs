@@ -19,7 +19,7 @@ use super::inject::Inject;
 use super::label::Labels;
 use super::log::{Log, What};
 use super::pulse::Pulse;
-use super::signal::Seat;
+use super::signal;
 use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
 use crate::context::Canceller;
 use crate::rt::probe::Wait;
@@ -153,13 +153,12 @@ pub(super) struct Limits {
 }
 
 pub(super) struct Engine {
-    pub(super) run: u64,
+    pub(super) run: usize,
     pub(super) kind: Inject,
     pub(super) limits: Limits,
     pub(super) strategy: Box<dyn Strategy>,
     pub(super) tasks: Vec<Task>,
     pub(super) labels: Labels,
-    pub(super) seats: Vec<Seat>,
     /// Not ended, the body included.
     pub(super) alive: u32,
     ready: VecDeque<u32>,
@@ -212,7 +211,6 @@ impl Engine {
             strategy,
             tasks: Vec::new(),
             labels,
-            seats: Vec::new(),
             alive: 0,
             ready: VecDeque::new(),
             current: NOBODY,
@@ -244,7 +242,7 @@ impl Engine {
     }
 
     /// For a new schedule. What the last one left has been taken out.
-    pub(super) fn reset(&mut self, run: u64) {
+    pub(super) fn reset(&mut self, run: usize) {
         self.run = run;
         self.alive = 0;
         self.ready.clear();
@@ -263,7 +261,7 @@ impl Engine {
 
     /// What a watched context carries.
     pub(super) fn mark(&self) -> u16 {
-        (self.run % u64::from(u16::MAX)) as u16 + 1
+        (self.run % usize::from(u16::MAX)) as u16 + 1
     }
 
     #[inline]
@@ -296,10 +294,6 @@ impl Engine {
             wait: None,
             polls: 0,
         });
-        if self.seats.len() == task as usize {
-            self.seats.push(Seat::new(task));
-        }
-        self.seats[task as usize].take(self.run);
         self.alive += 1;
         // A crowd is not busy because it is large; one that never stops growing is.
         if (500..100_000).contains(&task) {
@@ -313,7 +307,7 @@ impl Engine {
     }
 
     /// From a waker.
-    pub(super) fn wake(&mut self, run: u64, task: u32) {
+    pub(super) fn wake(&mut self, run: usize, task: u32) {
         if run != self.run || self.closing {
             return;
         }
@@ -331,7 +325,7 @@ impl Engine {
     }
 
     /// Has a task dropped when its turn comes: aborting is not done at once anywhere.
-    pub(super) fn abort(&mut self, run: u64, task: u32) {
+    pub(super) fn abort(&mut self, run: usize, task: u32) {
         if run != self.run {
             return;
         }
@@ -347,7 +341,7 @@ impl Engine {
 
     /// A task was polled and goes on.
     #[inline]
-    pub(super) fn pending(&mut self, task: u32, future: Option<Future>, waker: Waker) {
+    pub(super) fn pending(&mut self, task: u32, future: Option<Future>) {
         self.current = NOBODY;
         let polled = &mut self.tasks[task as usize];
         polled.future = future;
@@ -356,20 +350,16 @@ impl Engine {
         if again {
             self.ready.push_back(task);
         }
-        self.seats[task as usize].waker = Some(waker);
         self.note(task, || What::Waits);
     }
 
     /// A task has ended.
-    pub(super) fn ended(&mut self, task: u32, waker: Option<Waker>) {
+    pub(super) fn ended(&mut self, task: u32) {
         self.current = NOBODY;
         let before = std::mem::replace(&mut self.tasks[task as usize].state, State::Ended);
         if before == State::Queued {
             // The body was dropped: nobody else ends but in its own turn.
             self.ready.retain(|&queued| queued != task);
-        }
-        if let Some(waker) = waker {
-            self.seats[task as usize].waker = Some(waker);
         }
         self.alive -= 1;
         self.mix(u64::from(task) << 8 | 1);
@@ -431,7 +421,7 @@ impl Engine {
         self.pulse.learn(&self.labels);
         self.pulse.beats(label);
         let waker = match &mut self.log {
-            None => self.seats[task as usize].waker.take().expect("lent once"),
+            None => signal::waker(self.run, task),
             Some(log) => {
                 log.add(self.clock.now, task, What::Polled);
                 log.waker(self.run, task)

@@ -18,16 +18,11 @@ use super::verdict::{self, End, Finding};
 use crate::context::Context;
 use crate::rt::probe::Wait;
 use crate::rt::world::{Armed, Look, Onlooker, World};
-use crate::rt::{Abort, Bell, Unstarted};
-use crate::sync::Arc;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::rt::{Bell, Stop, Unstarted};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
-
-/// A schedule of this process.
-static RUNS: AtomicU64 = AtomicU64::new(1);
 
 /// The world of a body that is being checked. What changes is in the engine.
 #[derive(Debug)]
@@ -44,13 +39,19 @@ impl Explorer {
 }
 
 impl World for Explorer {
-    fn spawn(&self, task: Unstarted) -> Arc<dyn Abort> {
+    fn spawn(&self, task: Unstarted) -> Stop {
         let Unstarted { name, place, address, future } = task;
-        here(|engine| {
+        // Left where it is, if there is no room: invariant 1 of `engine`.
+        let mut future = Some(future);
+        let spawned = here(|engine| {
+            if engine.tasks.len() == signal::MOST_TASKS {
+                return None;
+            }
             let label = engine.labels.of(engine.tasks.len(), name, place);
-            let task = engine.add(Some(future), label, address);
-            engine.seats[task as usize].signal()
-        })
+            let task = engine.add(future.take(), label, address);
+            Some(signal::stop(engine.run, task))
+        });
+        spawned.expect("a schedule has no room for more tasks")
     }
 
     fn now(&self) -> Instant {
@@ -163,7 +164,7 @@ impl Onlooker for Explorer {
 /// A bell that is armed in a schedule.
 #[derive(Debug)]
 struct Alarm {
-    run: u64,
+    run: usize,
     key: Key,
 }
 
@@ -234,8 +235,7 @@ where
     F: Fn(Context) -> Fut,
     Fut: std::future::Future,
 {
-    // Relaxed: a number, and each is given once.
-    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let run = signal::new_run();
     let (mark, kind) = here(|engine| {
         engine.reset(run);
         (engine.mark(), engine.kind)
@@ -257,15 +257,15 @@ where
                         Ok(made) => future.set(Some(made)),
                         Err(payload) => {
                             caught(payload);
-                            end_body(Some(waker));
+                            end_body();
                             continue;
                         }
                     }
                 }
                 if poll_body(future.as_mut(), &waker) {
-                    end_body(Some(waker));
+                    end_body();
                 } else {
-                    here(|engine| engine.pending(BODY, None, waker));
+                    here(|engine| engine.pending(BODY, None));
                 }
             }
             Step::Poll { task, future, waker } => {
@@ -274,7 +274,7 @@ where
             Step::Drop(future) => {
                 let task = here(|engine| engine.current);
                 drop(future);
-                here(|engine| engine.ended(task, None));
+                here(|engine| engine.ended(task));
             }
             Step::Tick => {
                 if let Some(due) = here(Engine::tick) {
@@ -289,7 +289,7 @@ where
                     here(|engine| engine.current = BODY);
                     drop_body(future.as_mut());
                     drop(ctx.take());
-                    end_body(None);
+                    end_body();
                 }
             }
             Step::Quiet => break End::Quiet,
@@ -316,7 +316,7 @@ where
 }
 
 /// Whether another thread has woken a task, which then is what went wrong.
-fn note_threads(run: u64) -> bool {
+fn note_threads(run: usize) -> bool {
     let woken = signal::from_other_threads(run);
     let Some(&task) = woken.first() else { return false };
     here(|engine| {
@@ -361,19 +361,19 @@ fn caught(payload: Box<dyn std::any::Any + Send>) {
 #[inline]
 fn poll_task(task: u32, mut future: Future, waker: Waker) {
     match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
-        Poll::Pending => here(|engine| engine.pending(task, Some(future), waker)),
+        Poll::Pending => here(|engine| engine.pending(task, Some(future))),
         Poll::Ready(()) => {
             drop(future);
-            here(|engine| engine.ended(task, Some(waker)));
+            here(|engine| engine.ended(task));
         }
     }
 }
 
 /// The body has ended: its canceller goes, and what it has left behind has
 /// `stop_within` to stop.
-fn end_body(waker: Option<Waker>) {
+fn end_body() {
     let canceller = here(|engine| {
-        engine.ended(BODY, waker);
+        engine.ended(BODY);
         engine.body_ended = true;
         let soon = engine.clock.now.saturating_add(engine.limits.stop_within);
         engine.until = Some(engine.until.unwrap_or(soon));

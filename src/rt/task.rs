@@ -317,10 +317,12 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
         .unwrap_or("with a value that is no text")
 }
 
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) use own::Stop;
+#[cfg(any(loom, feature = "check"))]
+pub(crate) use own::Unstarted;
 #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
 use own::own;
-#[cfg(any(loom, feature = "check"))]
-pub(crate) use own::{Abort, Unstarted};
 
 /// The tasks of models and checkers.
 #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
@@ -350,14 +352,28 @@ mod own {
         }
     }
 
-    /// The way to end a task from outside.
-    pub(crate) trait Abort: Send + Sync {
-        fn abort(&self);
+    /// The way to end a task from outside: which one it is, and how that is done.
+    #[cfg(not(loom))]
+    #[cfg_attr(not(feature = "check"), allow(dead_code))]
+    pub(crate) struct Stop {
+        pub(crate) task: usize,
+        pub(crate) stop: fn(usize),
     }
+
+    #[cfg(not(loom))]
+    impl Stop {
+        fn stop(&self) {
+            (self.stop)(self.task);
+        }
+    }
+
+    /// Under a model it holds a count of what it stops.
+    #[cfg(loom)]
+    use crate::rt::by_thread::Stop;
 
     pub(super) struct Handle<T> {
         slot: Arc<Slot<T>>,
-        abort: std::sync::Arc<dyn Abort>,
+        stop: Stop,
     }
 
     struct Slot<T>(Mutex<State<T>>);
@@ -373,7 +389,7 @@ mod own {
         name: Cow<'static, str>,
         place: &'static Location<'static>,
         future: F,
-        start: impl FnOnce(Unstarted) -> std::sync::Arc<dyn Abort>,
+        start: impl FnOnce(Unstarted) -> Stop,
     ) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -383,8 +399,8 @@ mod own {
         let slot = Arc::new(Slot(Mutex::new(state)));
         let address = Arc::as_ptr(&slot) as *const () as usize;
         let future = Box::pin(Job { future: Some(future), slot: Arc::clone(&slot) });
-        let abort = start(Unstarted { name: name.clone(), place, address, future });
-        JoinHandle { name, place, task: Task::Own(Handle { slot, abort }) }
+        let stop = start(Unstarted { name: name.clone(), place, address, future });
+        JoinHandle { name, place, task: Task::Own(Handle { slot, stop }) }
     }
 
     impl<T> Slot<T> {
@@ -406,7 +422,7 @@ mod own {
 
     impl<T> Handle<T> {
         pub(super) fn abort(&self) {
-            self.abort.abort();
+            self.stop.stop();
         }
 
         pub(super) fn is_finished(&self) -> bool {

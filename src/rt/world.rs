@@ -7,7 +7,7 @@
 
 use super::clock::Bell;
 use super::probe::Wait;
-use super::task::{Abort, Unstarted};
+use super::task::{Stop, Unstarted};
 use std::cell::RefCell;
 use std::fmt;
 use std::panic::Location;
@@ -17,7 +17,7 @@ use std::time::Instant;
 /// What stands behind the functions of `rt` while a checker runs a body.
 pub(crate) trait World: Send + Sync + fmt::Debug {
     /// Takes a task over. It must be dropped as soon as it is aborted or finished.
-    fn spawn(&self, task: Unstarted) -> Arc<dyn Abort>;
+    fn spawn(&self, task: Unstarted) -> Stop;
 
     /// Its own time.
     fn now(&self) -> Instant;
