@@ -124,6 +124,15 @@ pub(super) enum Trouble {
     },
 }
 
+/// How the last step has come out.
+pub(super) enum Turned {
+    /// It was nobody's, or has been written down.
+    Nobody,
+    /// This task goes on.
+    Waits(u32, Option<Future>),
+    Ended(u32),
+}
+
 /// What there is to do next.
 pub(super) enum Step {
     Poll {
@@ -132,7 +141,10 @@ pub(super) enum Step {
         waker: Waker,
     },
     /// The task was aborted.
-    Drop(Option<Future>),
+    Drop {
+        task: u32,
+        future: Option<Future>,
+    },
     Strike,
     Tick,
     /// Everything has ended.
@@ -253,7 +265,7 @@ impl Engine {
         self.steps_left = self.limits.steps;
         self.looks_left = self.limits.steps;
         (self.stirred, self.funcs, self.body_ended) = (true, false, false);
-        (self.landed, self.cut, self.closing) = (None, false, false);
+        (self.landed, self.cut, self.closing, self.looked) = (None, false, false, false);
         self.taken.clear();
         self.contexts = 0;
         (self.trouble, self.lost) = (None, None);
@@ -341,7 +353,7 @@ impl Engine {
 
     /// A task was polled and goes on.
     #[inline]
-    pub(super) fn pending(&mut self, task: u32, future: Option<Future>) {
+    fn pending(&mut self, task: u32, future: Option<Future>) {
         self.current = NOBODY;
         let polled = &mut self.tasks[task as usize];
         polled.future = future;
@@ -368,8 +380,28 @@ impl Engine {
 
     // -------------------------------------------------------------- decisions
 
-    /// What to do next.
-    pub(super) fn next(&mut self) -> Step {
+    /// What to do next, after this.
+    pub(super) fn step(&mut self, turned: Turned) -> Step {
+        match turned {
+            Turned::Nobody => {}
+            Turned::Waits(task, future) => self.pending(task, future),
+            Turned::Ended(task) => self.ended(task),
+        }
+        self.note_threads();
+        self.next()
+    }
+
+    /// Whether another thread has woken a task, which then is what went wrong.
+    pub(super) fn note_threads(&mut self) -> bool {
+        let Some(task) = signal::from_other_threads(self.run) else { return false };
+        let first = self.trouble.is_none();
+        if first {
+            self.trouble = Some(Trouble::Threads { task });
+        }
+        first
+    }
+
+    fn next(&mut self) -> Step {
         if self.trouble.is_some() {
             return Step::Stuck;
         }
@@ -411,7 +443,7 @@ impl Engine {
         if polled.aborted {
             let future = polled.future.take();
             self.current = task;
-            return Step::Drop(future);
+            return Step::Drop { task, future };
         }
         polled.state = State::Running(false);
         polled.wait = None;
@@ -551,6 +583,15 @@ impl Engine {
         self.mix(5);
         let (task, kind, point) = (self.current, self.kind, landed.point);
         self.note(task, || What::Injected { kind, point });
+    }
+
+    /// Whether the injection that has come is for the body's future; that is its turn, then.
+    pub(super) fn drops_body(&mut self) -> bool {
+        let drops = self.kind == Inject::Drop;
+        if drops {
+            self.current = BODY;
+        }
+        drops
     }
 
     pub(super) fn stir(&mut self) {

@@ -8,7 +8,7 @@
 //!    body's future, the canceller. What is left then is what the user's code keeps.
 
 use super::clock::Key;
-use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, here};
+use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, Turned, here};
 use super::inject::Inject;
 use super::log::What;
 use super::quiet;
@@ -225,6 +225,57 @@ fn ring(bell: Bell) {
     }
 }
 
+/// The body of one schedule, for those who need not know its type.
+trait Body {
+    /// True: it has ended, and is no more.
+    fn poll(&mut self, waker: &Waker) -> bool;
+
+    /// Drops it where it is. What it panics with is noted.
+    fn end(&mut self);
+}
+
+struct Running<'a, F, Fut> {
+    make: &'a F,
+    /// Until it is called.
+    ctx: Option<Context>,
+    future: Pin<&'a mut Option<Fut>>,
+}
+
+impl<F, Fut> Body for Running<'_, F, Fut>
+where
+    F: Fn(Context) -> Fut,
+    Fut: std::future::Future,
+{
+    fn poll(&mut self, waker: &Waker) -> bool {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(ctx) = self.ctx.take() {
+                let made = (self.make)(ctx);
+                self.future.set(Some(made));
+            }
+            let future = self.future.as_mut().as_pin_mut().expect("the body has not ended");
+            // What it returns is dropped here, in its own turn.
+            future.poll(&mut std::task::Context::from_waker(waker)).map(drop)
+        }));
+        match polled {
+            Ok(Poll::Pending) => return false,
+            Ok(Poll::Ready(())) => {}
+            Err(payload) => caught(payload),
+        }
+        self.end();
+        true
+    }
+
+    fn end(&mut self) {
+        let drops = AssertUnwindSafe(|| {
+            self.future.set(None);
+            drop(self.ctx.take());
+        });
+        if let Err(payload) = catch_unwind(drops) {
+            caught(payload);
+        }
+    }
+}
+
 /// Runs one schedule of `body`, and judges it.
 pub(super) fn schedule<F, Fut>(
     body: &F,
@@ -235,6 +286,13 @@ where
     F: Fn(Context) -> Fut,
     Fut: std::future::Future,
 {
+    let ctx = Some(begin(label, asked_at));
+    let mut running = Running { make: body, ctx, future: pin!(None) };
+    run(&mut running)
+}
+
+/// Begins a schedule; its root.
+fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
     let run = signal::new_run();
     let (mark, kind) = here(|engine| {
         engine.reset(run);
@@ -246,35 +304,29 @@ where
         engine.canceller = Some(canceller);
         engine.add(None, label, 0);
     });
-    let mut ctx = Some(ctx);
-    let mut future = pin!(None::<Fut>);
+    ctx
+}
+
+/// Goes from step to step, to the end.
+fn run(body: &mut dyn Body) -> Option<Finding> {
+    let mut turn = Turned::Nobody;
     let end = loop {
-        let step = here(Engine::next);
-        match step {
+        // One look at the engine for each step: the end of the last, and what is next.
+        turn = match here(|engine| engine.step(turn)) {
             Step::Poll { task: BODY, waker, .. } => {
-                if let Some(ctx) = ctx.take() {
-                    match catch_unwind(AssertUnwindSafe(|| body(ctx))) {
-                        Ok(made) => future.set(Some(made)),
-                        Err(payload) => {
-                            caught(payload);
-                            end_body();
-                            continue;
-                        }
-                    }
-                }
-                if poll_body(future.as_mut(), &waker) {
+                if body.poll(&waker) {
                     end_body();
+                    Turned::Nobody
                 } else {
-                    here(|engine| engine.pending(BODY, None));
+                    Turned::Waits(BODY, None)
                 }
             }
             Step::Poll { task, future, waker } => {
-                poll_task(task, future.expect("only the body is elsewhere"), waker);
+                poll_task(task, future.expect("only the body is elsewhere"), &waker)
             }
-            Step::Drop(future) => {
-                let task = here(|engine| engine.current);
+            Step::Drop { task, future } => {
                 drop(future);
-                here(|engine| engine.ended(task));
+                Turned::Ended(task)
             }
             Step::Tick => {
                 if let Some(due) = here(Engine::tick) {
@@ -282,72 +334,39 @@ where
                         ring(armed.bell);
                     }
                 }
+                Turned::Nobody
             }
             Step::Strike => {
                 strike();
-                if kind == Inject::Drop {
-                    here(|engine| engine.current = BODY);
-                    drop_body(future.as_mut());
-                    drop(ctx.take());
+                if here(Engine::drops_body) {
+                    body.end();
                     end_body();
                 }
+                Turned::Nobody
             }
             Step::Quiet => break End::Quiet,
             Step::Stuck => {
-                if here(|engine| engine.log.is_some()) {
+                if let Some(run) = here(|engine| engine.log.as_ref().map(|_| engine.run)) {
                     signal::wait_for_other_threads(run, Duration::from_millis(50));
-                    if note_threads(run) {
+                    if here(Engine::note_threads) {
+                        turn = Turned::Nobody;
                         continue;
                     }
                 }
                 break End::Stuck;
             }
             Step::Busy => break End::Busy,
-        }
-        note_threads(run);
+        };
     };
     let finding = here(|engine| {
         let finding = verdict::judge(engine, end);
         story::keep(engine, finding.as_ref());
+        engine.closing = true;
+        engine.current = NOBODY;
         finding
     });
-    close(future, ctx);
+    close(body);
     finding
-}
-
-/// Whether another thread has woken a task, which then is what went wrong.
-fn note_threads(run: usize) -> bool {
-    let woken = signal::from_other_threads(run);
-    let Some(&task) = woken.first() else { return false };
-    here(|engine| {
-        if engine.trouble.is_some() {
-            return false;
-        }
-        engine.trouble = Some(Trouble::Threads { task });
-        true
-    })
-}
-
-/// True: it has ended.
-fn poll_body<Fut: std::future::Future>(mut future: Pin<&mut Option<Fut>>, waker: &Waker) -> bool {
-    let polled = catch_unwind(AssertUnwindSafe(|| {
-        let future = future.as_mut().as_pin_mut().expect("the body has not ended");
-        // What it returns is dropped here, in its own turn.
-        future.poll(&mut std::task::Context::from_waker(waker)).map(drop)
-    }));
-    match polled {
-        Ok(Poll::Pending) => return false,
-        Ok(Poll::Ready(())) => {}
-        Err(payload) => caught(payload),
-    }
-    drop_body(future);
-    true
-}
-
-fn drop_body<Fut>(mut future: Pin<&mut Option<Fut>>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| future.set(None))) {
-        caught(payload);
-    }
 }
 
 fn caught(payload: Box<dyn std::any::Any + Send>) {
@@ -359,12 +378,12 @@ fn caught(payload: Box<dyn std::any::Any + Send>) {
 }
 
 #[inline]
-fn poll_task(task: u32, mut future: Future, waker: Waker) {
-    match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
-        Poll::Pending => here(|engine| engine.pending(task, Some(future))),
+fn poll_task(task: u32, mut future: Future, waker: &Waker) -> Turned {
+    match future.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
+        Poll::Pending => Turned::Waits(task, Some(future)),
         Poll::Ready(()) => {
             drop(future);
-            here(|engine| engine.ended(task));
+            Turned::Ended(task)
         }
     }
 }
@@ -383,30 +402,28 @@ fn end_body() {
 }
 
 /// Drops what is left of a schedule.
-fn close<Fut>(mut future: Pin<&mut Option<Fut>>, ctx: Option<Context>) {
-    here(|engine| {
-        engine.closing = true;
-        engine.current = NOBODY;
-    });
+fn close(body: &mut dyn Body) {
     let quietly = |f: &mut dyn FnMut()| {
         let _ = catch_unwind(AssertUnwindSafe(f));
     };
-    quietly(&mut || future.set(None));
-    drop(ctx);
-    let canceller = here(|engine| engine.canceller.take());
-    quietly(&mut || drop(canceller.clone()));
-    drop(canceller);
+    body.end();
+    let mut canceller = here(|engine| engine.canceller.take());
+    if canceller.is_some() {
+        quietly(&mut || drop(canceller.take()));
+    }
     // What is dropped may spawn: until nothing is left.
     let mut next = 0;
-    while let Some(task) = here(|engine| {
-        let task = engine.tasks.get_mut(next)?;
-        next += 1;
-        Some(task.future.take())
-    }) {
-        if let Some(task) = task {
-            let mut task = Some(task);
-            quietly(&mut || drop(task.take()));
-        }
+    let left = |next: &mut usize| {
+        here(|engine| {
+            engine.tasks[*next..].iter_mut().find_map(|task| {
+                *next += 1;
+                task.future.take()
+            })
+        })
+    };
+    while let Some(task) = left(&mut next) {
+        let mut task = Some(task);
+        quietly(&mut || drop(task.take()));
     }
     let bells = here(|engine| {
         // Marks and signals of this schedule mean nothing from here on.
