@@ -106,7 +106,7 @@ impl Onlooker for Explorer {
 
     fn made(&self, mark: u16, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            if engine.mark() == mark {
+            if engine.mark == mark {
                 engine.contexts += 1;
                 engine.stir();
                 if let Some(log) = &mut engine.log {
@@ -118,7 +118,7 @@ impl Onlooker for Explorer {
 
     fn gone(&self, mark: u16, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            if engine.mark() == mark {
+            if engine.mark == mark {
                 engine.contexts -= 1;
                 engine.stir();
                 if let Some(log) = &mut engine.log {
@@ -296,7 +296,7 @@ fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
     let run = signal::new_run();
     let (mark, kind) = here(|engine| {
         engine.reset(run);
-        (engine.mark(), engine.kind)
+        (engine.mark, engine.kind)
     });
     let after = (kind == Inject::Deadline).then_some(Duration::from_nanos(super::DEADLINE));
     let (ctx, canceller) = Context::watched(mark, asked_at, after);

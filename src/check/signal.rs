@@ -93,14 +93,16 @@ pub(super) fn wait_for_other_threads(run: usize, patience: Duration) {
     drop(waited);
 }
 
+/// Whether another thread has woken anybody of any schedule.
+#[inline]
+pub(super) fn is_any_elsewhere() -> bool {
+    // Relaxed: what is missed now is seen at the next step.
+    ELSEWHERE.load(Ordering::Relaxed) > 0
+}
+
 /// The first task of this schedule that was woken on another thread, since this was last
 /// asked.
-#[inline]
 pub(super) fn from_other_threads(run: usize) -> Option<u32> {
-    // Relaxed: what is missed now is seen at the next step.
-    if ELSEWHERE.load(Ordering::Relaxed) == 0 {
-        return None;
-    }
     let mut abroad = ABROAD.lock();
     let woken = abroad.iter().find(|(of, _)| *of == run).map(|(_, task)| *task);
     abroad.retain(|(of, _)| *of != run);

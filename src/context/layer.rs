@@ -544,14 +544,19 @@ impl<'a> Branch<'a> {
     }
 }
 
+#[cfg(all(feature = "check", not(loom)))]
+fn looked(look: Look) {
+    if world::looked(look) {
+        befalls();
+    }
+}
+
 /// Out of line: the one who looks on may end contexts, and run the user's code.
 #[cfg(all(feature = "check", not(loom)))]
 #[cold]
-fn looked(look: Look) {
-    if world::looked(look) {
-        if let Some(onlooker) = world::onlooker() {
-            onlooker.strikes();
-        }
+fn befalls() {
+    if let Some(onlooker) = world::onlooker() {
+        onlooker.strikes();
     }
 }
 
