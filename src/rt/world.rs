@@ -91,6 +91,12 @@ pub(crate) fn current() -> Option<Arc<dyn World>> {
     CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
 }
 
+/// Whether this thread is in one.
+#[inline]
+pub(crate) fn is_here() -> bool {
+    CURRENT.try_with(|current| current.borrow().is_some()).unwrap_or(false)
+}
+
 /// What the world of this thread says. `f` must not run the user's code.
 #[inline]
 pub(crate) fn ask<R>(f: impl FnOnce(&dyn World) -> R) -> Option<R> {
