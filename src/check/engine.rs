@@ -71,7 +71,8 @@ pub(super) fn try_with(f: impl FnOnce(&mut Engine)) {
 /// The engine of a thread that has one.
 #[inline]
 pub(super) fn here<R>(f: impl FnOnce(&mut Engine) -> R) -> R {
-    ENGINE.with(|engine| f(engine.borrow_mut().as_deref_mut().expect("a schedule is running")))
+    // `LocalKey::with` is not inlined.
+    with(f).expect("a schedule is running")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -381,7 +382,9 @@ impl Engine {
             if passed_over == self.ready.len() {
                 return if self.jumps_next() { Step::Strike } else { Step::Tick };
             }
-            self.ready.rotate_left(passed_over);
+            if passed_over > 0 {
+                self.ready.rotate_left(passed_over);
+            }
         }
         let task = self.ready.pop_front().expect("not empty");
         self.steps += 1;
