@@ -558,6 +558,12 @@ impl Engine {
         self.note(task, || What::Injected { kind, point });
     }
 
+    /// Whether the end of the root would tell nobody: no task is left, no context but the root,
+    /// and no function was ever to run at an end.
+    pub(super) fn nobody_is_left(&self) -> bool {
+        self.alive == 0 && self.contexts == 1 && !self.funcs
+    }
+
     /// Whether the injection that has come is for the body's future; that is its turn, then.
     pub(super) fn drops_body(&mut self) -> bool {
         let drops = self.kind == Inject::Drop;

@@ -391,14 +391,17 @@ fn poll_task(task: u32, mut future: Future, waker: &Waker) -> Turned {
 /// The body has ended: its canceller goes, and what it has left behind has
 /// `stop_within` to stop.
 fn end_body() {
-    let canceller = here(|engine| {
+    let (canceller, nobody_is_left) = here(|engine| {
         engine.ended(BODY);
         engine.body_ended = true;
         let soon = engine.clock.now.saturating_add(engine.limits.stop_within);
         engine.until = Some(engine.until.unwrap_or(soon));
-        engine.canceller.take()
+        (engine.canceller.take(), engine.nobody_is_left())
     });
-    drop(canceller);
+    match canceller {
+        Some(canceller) if nobody_is_left => canceller.detach(),
+        canceller => drop(canceller),
+    }
 }
 
 /// Drops what is left of a schedule.

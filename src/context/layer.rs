@@ -446,7 +446,11 @@ impl<'a> Branch<'a> {
             Ok((cause, true)) => trace::ended(cause),
             Ok((_, false)) => {}
             Err(_) if skip(Break::LightCancelGivesUp) => {}
-            Err((scope, cause)) => Scope::cancel(scope, cause).run(),
+            Err((scope, cause)) => {
+                if let Some(harvest) = Scope::cancel(scope, cause) {
+                    harvest.run();
+                }
+            }
         }
     }
 
