@@ -295,6 +295,7 @@ fn main() {
                 }
             },
         );
+        report.assert_clean();
         let steps = schedules.max(1) * tasks as u64 * (turns + 2);
         let each = began.elapsed().as_nanos() as f64 / steps as f64;
         println!("{tasks:>6} tasks  {each:>7.1} ns  ({} schedules)", report.schedules());

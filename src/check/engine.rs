@@ -254,7 +254,7 @@ impl Engine {
         self.alive += 1;
         // A crowd is not busy because it is large; one that never stops growing is.
         if (500..100_000).contains(&task) {
-            self.steps_left += 20;
+            self.steps_left = self.steps_left.saturating_add(20);
         }
         self.ready.push_back(task);
         self.mix(u64::from(self.labels.hash(label)));
