@@ -1,8 +1,9 @@
 //! How fast the checker is, beside shuttle, in one run: `cargo bench --features check --bench check`.
 //!
-//! The same pipeline, each with its own primitives: a producer, workers that share a
-//! channel, results read until the first, then a cancel. What is counted is schedules a
-//! second. The granularity differs, and that is most of it: shuttle may switch at every
+//! The same pipeline: a producer, workers that share a channel, results read until the
+//! first, then a cancel. The channel is the same source for both, made of std's locks here
+//! and of shuttle's there; tasks and contexts are each one's own. What is counted is
+//! schedules a second. The granularity differs, and that is most of it: shuttle may switch at every
 //! access to a lock, a channel or an atomic, with a stack for each task; here tasks
 //! switch where they await, and are polled. Shuttle therefore sees more of what happens
 //! inside of a poll, and nothing of time.
@@ -10,53 +11,142 @@
 #![allow(missing_docs)]
 
 use quell::check::{Checker, Inject};
-use quell::{Context, rt};
-use std::sync::Arc;
+use quell::rt;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
-async fn pipeline(ctx: Context, items: u32, workers: usize) {
-    let (ctx, canceller) = ctx.with_cancel();
-    let (requests, read) = mpsc::channel::<u32>(1);
-    let (results, mut out) = mpsc::channel::<u32>(1);
-    let read = Arc::new(tokio::sync::Mutex::new(read));
-    let inside = ctx.clone();
-    let producer = rt::spawn_named("producer", async move {
-        for n in 0..items {
-            if !matches!(inside.run(requests.send(n)).await, Ok(Ok(()))) {
-                return;
+/// A channel with room for one, made of the locks that are in scope: std's for quell, to
+/// whom they are nothing, and shuttle's, which it sees into.
+macro_rules! channel {
+    () => {
+        struct Link {
+            items: VecDeque<u32>,
+            senders: usize,
+            receivers: usize,
+            waiters: Vec<Waker>,
+        }
+
+        /// A channel with room for one.
+        struct Channel(Arc<Mutex<Link>>, bool);
+
+        impl Channel {
+            fn pair() -> (Channel, Channel) {
+                let items = VecDeque::new();
+                let link = Link { items, senders: 1, receivers: 1, waiters: Vec::new() };
+                let link = Arc::new(Mutex::new(link));
+                (Channel(link.clone(), true), Channel(link, false))
+            }
+
+            fn change<R>(&self, f: impl FnOnce(&mut Link) -> R) -> R {
+                let mut link = self.0.lock().unwrap();
+                let changed = f(&mut link);
+                let waiters = std::mem::take(&mut link.waiters);
+                drop(link);
+                waiters.into_iter().for_each(Waker::wake);
+                changed
+            }
+
+            async fn wait<R>(&self, mut f: impl FnMut(&mut Link) -> Option<R>) -> R {
+                poll_fn(|cx| {
+                    let mut link = self.0.lock().unwrap();
+                    let Some(done) = f(&mut link) else {
+                        link.waiters.push(cx.waker().clone());
+                        return Poll::Pending;
+                    };
+                    let waiters = std::mem::take(&mut link.waiters);
+                    drop(link);
+                    waiters.into_iter().for_each(Waker::wake);
+                    Poll::Ready(done)
+                })
+                .await
+            }
+
+            async fn send(&self, item: u32) -> bool {
+                self.wait(|link| {
+                    if link.receivers == 0 {
+                        return Some(false);
+                    }
+                    link.items.is_empty().then(|| {
+                        link.items.push_back(item);
+                        true
+                    })
+                })
+                .await
+            }
+
+            async fn recv(&self) -> Option<u32> {
+                self.wait(|link| match link.items.pop_front() {
+                    None if link.senders > 0 => None,
+                    item => Some(item),
+                })
+                .await
             }
         }
-    });
-    let mut all = vec![producer];
-    for _ in 0..workers {
-        let (ctx, read, results) = (ctx.clone(), read.clone(), results.clone());
-        all.push(rt::spawn_named("worker", async move {
-            let _ = ctx
-                .run(async {
-                    loop {
-                        let next = read.lock().await.recv().await;
-                        let Some(n) = next else { return };
-                        if results.send(n).await.is_err() {
-                            return;
+
+        impl Clone for Channel {
+            fn clone(&self) -> Self {
+                self.change(|link| if self.1 { link.senders += 1 } else { link.receivers += 1 });
+                Channel(self.0.clone(), self.1)
+            }
+        }
+
+        impl Drop for Channel {
+            fn drop(&mut self) {
+                self.change(|link| if self.1 { link.senders -= 1 } else { link.receivers -= 1 });
+            }
+        }
+    };
+}
+
+/// For quell.
+mod in_quell {
+    use quell::{Context, rt};
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+    use std::sync::{Arc, Mutex};
+    use std::task::{Poll, Waker};
+
+    channel!();
+
+    pub(crate) async fn pipeline(ctx: Context, items: u32, workers: usize) {
+        let (ctx, canceller) = ctx.with_cancel();
+        let (requests, read) = Channel::pair();
+        let (results, out) = Channel::pair();
+        let inside = ctx.clone();
+        let producer = rt::spawn_named("producer", async move {
+            for n in 0..items {
+                if !matches!(inside.run(requests.send(n)).await, Ok(true)) {
+                    return;
+                }
+            }
+        });
+        let mut all = vec![producer];
+        for _ in 0..workers {
+            let (ctx, read, results) = (ctx.clone(), read.clone(), results.clone());
+            all.push(rt::spawn_named("worker", async move {
+                let _ = ctx
+                    .run(async {
+                        while let Some(n) = read.recv().await {
+                            if !results.send(n).await {
+                                return;
+                            }
                         }
-                    }
-                })
-                .await;
-        }));
-    }
-    drop(results);
-    if out.recv().await.is_some() {
-        canceller.cancel();
-    }
-    drop(out);
-    for task in all {
-        task.await.unwrap();
+                    })
+                    .await;
+            }));
+        }
+        drop(read);
+        drop(results);
+        if out.recv().await.is_some() {
+            canceller.cancel();
+        }
+        drop(out);
+        for task in all {
+            task.await.unwrap();
+        }
     }
 }
 
-/// The same for shuttle: tasks, a channel and a context of its locks, so that it sees
-/// into them. A context is a flag and whoever waits for it, and no more.
+/// The same for shuttle: tasks, and a context of its locks, so that it sees into it. A context is a flag and whoever waits for it, and no more.
 mod in_shuttle {
     use shuttle::future;
     use shuttle::sync::{Arc, Mutex};
@@ -103,82 +193,7 @@ mod in_shuttle {
         }
     }
 
-    struct Link {
-        items: VecDeque<u32>,
-        senders: usize,
-        receivers: usize,
-        waiters: Vec<Waker>,
-    }
-
-    /// A channel with room for one.
-    struct Channel(Arc<Mutex<Link>>, bool);
-
-    impl Channel {
-        fn pair() -> (Channel, Channel) {
-            let items = VecDeque::new();
-            let link = Link { items, senders: 1, receivers: 1, waiters: Vec::new() };
-            let link = Arc::new(Mutex::new(link));
-            (Channel(link.clone(), true), Channel(link, false))
-        }
-
-        fn change<R>(&self, f: impl FnOnce(&mut Link) -> R) -> R {
-            let mut link = self.0.lock().unwrap();
-            let changed = f(&mut link);
-            let waiters = std::mem::take(&mut link.waiters);
-            drop(link);
-            waiters.into_iter().for_each(Waker::wake);
-            changed
-        }
-
-        async fn wait<R>(&self, mut f: impl FnMut(&mut Link) -> Option<R>) -> R {
-            poll_fn(|cx| {
-                let mut link = self.0.lock().unwrap();
-                let Some(done) = f(&mut link) else {
-                    link.waiters.push(cx.waker().clone());
-                    return Poll::Pending;
-                };
-                let waiters = std::mem::take(&mut link.waiters);
-                drop(link);
-                waiters.into_iter().for_each(Waker::wake);
-                Poll::Ready(done)
-            })
-            .await
-        }
-
-        async fn send(&self, item: u32) -> bool {
-            self.wait(|link| {
-                if link.receivers == 0 {
-                    return Some(false);
-                }
-                link.items.is_empty().then(|| {
-                    link.items.push_back(item);
-                    true
-                })
-            })
-            .await
-        }
-
-        async fn recv(&self) -> Option<u32> {
-            self.wait(|link| match link.items.pop_front() {
-                None if link.senders > 0 => None,
-                item => Some(item),
-            })
-            .await
-        }
-    }
-
-    impl Clone for Channel {
-        fn clone(&self) -> Self {
-            self.change(|link| if self.1 { link.senders += 1 } else { link.receivers += 1 });
-            Channel(self.0.clone(), self.1)
-        }
-    }
-
-    impl Drop for Channel {
-        fn drop(&mut self) {
-            self.change(|link| if self.1 { link.senders -= 1 } else { link.receivers -= 1 });
-        }
-    }
+    channel!();
 
     pub(crate) fn pipeline(items: u32, workers: usize) {
         future::block_on(async move {
@@ -240,7 +255,8 @@ fn main() {
                     "pct" => Checker::pct(seed, 3, ours),
                     _ => Checker::random(seed, ours),
                 };
-                let report = checker.inject(Inject::None).run(|ctx| pipeline(ctx, items, workers));
+                let report =
+                    checker.inject(Inject::None).run(|ctx| in_quell::pipeline(ctx, items, workers));
                 report.assert_clean();
                 own = own.max(rate(report.schedules(), report.took()));
                 let began = Instant::now();
@@ -279,6 +295,7 @@ fn main() {
                 }
             },
         );
+        report.assert_clean();
         let steps = schedules.max(1) * tasks as u64 * (turns + 2);
         let each = began.elapsed().as_nanos() as f64 / steps as f64;
         println!("{tasks:>6} tasks  {each:>7.1} ns  ({} schedules)", report.schedules());

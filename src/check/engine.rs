@@ -13,23 +13,26 @@
 //!    address, no time of the system's, no order of a hash table. So the same
 //!    deviations give the same schedule.
 //! 4. Decisions are numbered by `at` whatever the strategy says of them.
+//! 5. Looks that cannot be the point of an injection are counted by the thread
+//!    (`world::only_count`) while a task is polled, and then only: `settle_looks`, before
+//!    anybody else's code runs, takes them over. A schedule that is told does without, and
+//!    comes to the same hash.
 
 use super::clock::Clock;
 use super::inject::Inject;
 use super::label::Labels;
 use super::log::{Log, What};
 use super::pulse::Pulse;
-use super::signal::Seat;
+use super::signal;
+pub(super) use super::step::{Landed, Step, Trouble, Turned};
 use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
 use crate::context::Canceller;
 use crate::rt::probe::Wait;
-use crate::rt::world::Look;
+use crate::rt::world::{self, Look};
 use crate::sync::Arc;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::panic::Location;
 use std::pin::Pin;
-use std::task::Waker;
 
 /// How a wait for a task to end is called.
 pub(super) const JOIN: &str = "the end of a task";
@@ -46,6 +49,7 @@ thread_local! {
 
 /// Puts an engine in its place; gives back the one that was there.
 pub(super) fn install(engine: Option<Box<Engine>>) -> Option<Box<Engine>> {
+    with(Engine::settle_looks);
     ENGINE.with(|current| current.replace(engine))
 }
 
@@ -67,7 +71,8 @@ pub(super) fn try_with(f: impl FnOnce(&mut Engine)) {
 /// The engine of a thread that has one.
 #[inline]
 pub(super) fn here<R>(f: impl FnOnce(&mut Engine) -> R) -> R {
-    ENGINE.with(|engine| f(engine.borrow_mut().as_deref_mut().expect("a schedule is running")))
+    // `LocalKey::with` is not inlined.
+    with(f).expect("a schedule is running")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,56 +98,6 @@ pub(super) struct Task {
     pub(super) polls: u32,
 }
 
-/// How far an injection has come.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Landed {
-    /// Which point it was; `None`: at none, it came because nothing else could.
-    pub(super) point: Option<u32>,
-    pub(super) time: u64,
-}
-
-/// What went wrong while a schedule ran, before it was over.
-#[derive(Clone, Debug)]
-pub(super) enum Trouble {
-    Panicked {
-        task: u32,
-        message: String,
-        place: Option<super::place::Place>,
-    },
-    Lost {
-        task: u32,
-        what: String,
-        made_at: &'static Location<'static>,
-    },
-    /// Somebody looks at a context again and again and lets nobody else run.
-    Spins {
-        task: u32,
-    },
-    /// A thread that is not the checker's has woken a task.
-    Threads {
-        task: u32,
-    },
-}
-
-/// What there is to do next.
-pub(super) enum Step {
-    Poll {
-        task: u32,
-        future: Option<Future>,
-        waker: Waker,
-    },
-    /// The task was aborted.
-    Drop(Option<Future>),
-    Strike,
-    Tick,
-    /// Everything has ended.
-    Quiet,
-    /// Nothing can go on.
-    Stuck,
-    /// It goes on and on.
-    Busy,
-}
-
 /// What does not change from schedule to schedule.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -153,13 +108,14 @@ pub(super) struct Limits {
 }
 
 pub(super) struct Engine {
-    pub(super) run: u64,
+    pub(super) run: usize,
+    /// What a watched context carries.
+    pub(super) mark: u16,
     pub(super) kind: Inject,
     pub(super) limits: Limits,
     pub(super) strategy: Box<dyn Strategy>,
     pub(super) tasks: Vec<Task>,
     pub(super) labels: Labels,
-    pub(super) seats: Vec<Seat>,
     /// Not ended, the body included.
     pub(super) alive: u32,
     ready: VecDeque<u32>,
@@ -175,6 +131,8 @@ pub(super) struct Engine {
     pub(super) steps: u32,
     steps_left: u32,
     looks_left: u32,
+    /// Looks of this turn that are not in the hash yet.
+    looks: u32,
     pub(super) looked: bool,
     /// Something has been done since the last point that would have gone otherwise
     /// had the context ended before.
@@ -207,12 +165,12 @@ impl Engine {
     ) -> Self {
         Engine {
             run: 0,
+            mark: 0,
             kind,
             limits,
             strategy,
             tasks: Vec::new(),
             labels,
-            seats: Vec::new(),
             alive: 0,
             ready: VecDeque::new(),
             current: NOBODY,
@@ -226,6 +184,7 @@ impl Engine {
             steps: 0,
             steps_left: 0,
             looks_left: 0,
+            looks: 0,
             looked: false,
             stirred: false,
             funcs: false,
@@ -244,8 +203,9 @@ impl Engine {
     }
 
     /// For a new schedule. What the last one left has been taken out.
-    pub(super) fn reset(&mut self, run: u64) {
+    pub(super) fn reset(&mut self, run: usize) {
         self.run = run;
+        self.mark = (run % usize::from(u16::MAX)) as u16 + 1;
         self.alive = 0;
         self.ready.clear();
         self.current = NOBODY;
@@ -253,17 +213,12 @@ impl Engine {
         (self.at, self.points, self.turns, self.steps) = (0, 0, 0, 0);
         self.hash = 0;
         self.steps_left = self.limits.steps;
-        self.looks_left = self.limits.steps;
+        (self.looks_left, self.looks) = (self.limits.steps, 0);
         (self.stirred, self.funcs, self.body_ended) = (true, false, false);
-        (self.landed, self.cut, self.closing) = (None, false, false);
+        (self.landed, self.cut, self.closing, self.looked) = (None, false, false, false);
         self.taken.clear();
         self.contexts = 0;
         (self.trouble, self.lost) = (None, None);
-    }
-
-    /// What a watched context carries.
-    pub(super) fn mark(&self) -> u16 {
-        (self.run % u64::from(u16::MAX)) as u16 + 1
     }
 
     #[inline]
@@ -296,14 +251,10 @@ impl Engine {
             wait: None,
             polls: 0,
         });
-        if self.seats.len() == task as usize {
-            self.seats.push(Seat::new(task));
-        }
-        self.seats[task as usize].take(self.run);
         self.alive += 1;
         // A crowd is not busy because it is large; one that never stops growing is.
         if (500..100_000).contains(&task) {
-            self.steps_left += 20;
+            self.steps_left = self.steps_left.saturating_add(20);
         }
         self.ready.push_back(task);
         self.mix(u64::from(self.labels.hash(label)));
@@ -313,7 +264,7 @@ impl Engine {
     }
 
     /// From a waker.
-    pub(super) fn wake(&mut self, run: u64, task: u32) {
+    pub(super) fn wake(&mut self, run: usize, task: u32) {
         if run != self.run || self.closing {
             return;
         }
@@ -331,7 +282,7 @@ impl Engine {
     }
 
     /// Has a task dropped when its turn comes: aborting is not done at once anywhere.
-    pub(super) fn abort(&mut self, run: u64, task: u32) {
+    pub(super) fn abort(&mut self, run: usize, task: u32) {
         if run != self.run {
             return;
         }
@@ -347,8 +298,9 @@ impl Engine {
 
     /// A task was polled and goes on.
     #[inline]
-    pub(super) fn pending(&mut self, task: u32, future: Option<Future>, waker: Waker) {
+    fn pending(&mut self, task: u32, future: Option<Future>) {
         self.current = NOBODY;
+        self.settle_looks();
         let polled = &mut self.tasks[task as usize];
         polled.future = future;
         let again = polled.state == State::Running(true) || polled.aborted;
@@ -356,20 +308,17 @@ impl Engine {
         if again {
             self.ready.push_back(task);
         }
-        self.seats[task as usize].waker = Some(waker);
         self.note(task, || What::Waits);
     }
 
     /// A task has ended.
-    pub(super) fn ended(&mut self, task: u32, waker: Option<Waker>) {
+    pub(super) fn ended(&mut self, task: u32) {
         self.current = NOBODY;
+        self.settle_looks();
         let before = std::mem::replace(&mut self.tasks[task as usize].state, State::Ended);
         if before == State::Queued {
             // The body was dropped: nobody else ends but in its own turn.
             self.ready.retain(|&queued| queued != task);
-        }
-        if let Some(waker) = waker {
-            self.seats[task as usize].waker = Some(waker);
         }
         self.alive -= 1;
         self.mix(u64::from(task) << 8 | 1);
@@ -378,8 +327,31 @@ impl Engine {
 
     // -------------------------------------------------------------- decisions
 
-    /// What to do next.
-    pub(super) fn next(&mut self) -> Step {
+    /// What to do next, after this.
+    pub(super) fn step(&mut self, turned: Turned) -> Step {
+        match turned {
+            Turned::Nobody => {}
+            Turned::Waits(task, future) => self.pending(task, future),
+            Turned::Ended(task) => self.ended(task),
+        }
+        if signal::is_any_elsewhere() {
+            self.note_threads();
+        }
+        self.next()
+    }
+
+    /// Whether another thread has woken a task, which then is what went wrong.
+    #[cold]
+    pub(super) fn note_threads(&mut self) -> bool {
+        let Some(task) = signal::from_other_threads(self.run) else { return false };
+        let first = self.trouble.is_none();
+        if first {
+            self.trouble = Some(Trouble::Threads { task });
+        }
+        first
+    }
+
+    fn next(&mut self) -> Step {
         if self.trouble.is_some() {
             return Step::Stuck;
         }
@@ -410,28 +382,35 @@ impl Engine {
             if passed_over == self.ready.len() {
                 return if self.jumps_next() { Step::Strike } else { Step::Tick };
             }
-            self.ready.rotate_left(passed_over);
+            if passed_over > 0 {
+                self.ready.rotate_left(passed_over);
+            }
         }
         let task = self.ready.pop_front().expect("not empty");
         self.steps += 1;
         self.steps_left -= 1;
-        self.looks_left = self.limits.steps;
         self.mix(u64::from(task) << 8 | 2);
         let polled = &mut self.tasks[task as usize];
         if polled.aborted {
             let future = polled.future.take();
             self.current = task;
-            return Step::Drop(future);
+            self.looks_left = self.limits.steps;
+            return Step::Drop { task, future };
         }
         polled.state = State::Running(false);
         polled.wait = None;
         polled.polls += 1;
         let (future, label) = (polled.future.take(), polled.label);
         self.current = task;
+        self.looks_left = self.limits.steps;
+        // Invariant 5.
+        if self.log.is_none() && !self.may_come_at_a_look() {
+            world::only_count(self.looks_left);
+        }
         self.pulse.learn(&self.labels);
         self.pulse.beats(label);
         let waker = match &mut self.log {
-            None => self.seats[task as usize].waker.take().expect("lent once"),
+            None => signal::waker(self.run, task),
             Some(log) => {
                 log.add(self.clock.now, task, What::Polled);
                 log.waker(self.run, task)
@@ -518,11 +497,27 @@ impl Engine {
         value as usize
     }
 
+    /// Whether an injection has still to come, if there is one at all.
+    #[inline]
+    fn may_come(&self) -> bool {
+        self.landed.is_none() && !self.body_ended && self.kind.strikes()
+    }
+
+    /// A future cannot be dropped while it is being polled, and a panic has points of its own.
+    #[inline]
+    fn may_come_at_a_look(&self) -> bool {
+        matches!(self.kind, Inject::Cancel | Inject::Deadline) && self.may_come()
+    }
+
     /// A point: whether the injection comes here. `counts`: whether it may.
+    #[inline]
     pub(super) fn point(&mut self, counts: bool) -> bool {
-        if !counts || self.landed.is_some() || self.body_ended || !self.kind.strikes() {
-            return false;
-        }
+        counts && self.may_come() && self.comes()
+    }
+
+    /// A point at which it may.
+    fn comes(&mut self) -> bool {
+        self.stirred |= world::take_stirred();
         let at = self.at;
         self.at += 1;
         let number = self.points;
@@ -563,6 +558,21 @@ impl Engine {
         self.note(task, || What::Injected { kind, point });
     }
 
+    /// Whether the end of the root would tell nobody: no task is left, no context but the root,
+    /// and no function was ever to run at an end.
+    pub(super) fn nobody_is_left(&self) -> bool {
+        self.alive == 0 && self.contexts == 1 && !self.funcs
+    }
+
+    /// Whether the injection that has come is for the body's future; that is its turn, then.
+    pub(super) fn drops_body(&mut self) -> bool {
+        let drops = self.kind == Inject::Drop;
+        if drops {
+            self.current = BODY;
+        }
+        drops
+    }
+
     pub(super) fn stir(&mut self) {
         self.stirred = true;
     }
@@ -570,16 +580,12 @@ impl Engine {
     /// A watched context is looked at. True: the injection comes here.
     pub(super) fn look(&mut self, look: Look) -> bool {
         self.stirred = true;
-        match look {
-            Look::Stirred => return false,
-            Look::AfterFunc => self.funcs = true,
-            Look::Asked => {}
-        }
+        self.funcs |= look == Look::AfterFunc;
         if self.closing || self.current == NOBODY || self.trouble.is_some() {
             return false;
         }
-        self.looked = true;
-        self.mix(6);
+        self.take_looks();
+        self.looks += 1;
         if self.looks_left == 0 {
             if self.may_come_by_itself() && self.kind != Inject::Drop {
                 self.cut = true;
@@ -592,8 +598,27 @@ impl Engine {
         self.looks_left -= 1;
         let by = self.current;
         self.note(by, || What::Looked);
-        // A future cannot be dropped while it is being polled.
-        self.point(matches!(self.kind, Inject::Cancel | Inject::Deadline))
+        self.point(self.may_come_at_a_look())
+    }
+
+    /// Takes over the looks that were only counted.
+    #[inline]
+    fn take_looks(&mut self) {
+        let asked = world::take_asked();
+        self.looks_left = self.looks_left.saturating_sub(asked);
+        self.looks += asked;
+    }
+
+    /// The end of a turn: nobody looks any more.
+    #[inline]
+    fn settle_looks(&mut self) {
+        world::only_count(0);
+        self.take_looks();
+        if self.looks > 0 {
+            self.looked = true;
+            self.mix(u64::from(self.looks) << 8 | 6);
+            self.looks = 0;
+        }
     }
 
     /// Time moves to the next bell. Those of that moment are rung one by one, with the

@@ -49,6 +49,14 @@ pub(super) struct Plan {
 /// One schedule in so many is run twice, to see that it is the same each time.
 const AGAIN: u64 = 512;
 
+/// Prepares the next schedule, if there is one; whether that counts.
+fn next(engine: &mut Engine) -> Option<bool> {
+    match engine.strategy.next() {
+        Next::Run { counts } => Some(counts),
+        Next::Over => None,
+    }
+}
+
 /// A body in its world.
 struct Session<'a, F> {
     body: &'a F,
@@ -71,9 +79,39 @@ struct Outcome {
     cut: bool,
     steps: u32,
     length: Length,
+    /// The strategy had expected something else.
+    diverged: bool,
 }
 
 impl Outcome {
+    /// The outcome of the schedule that has just been run.
+    fn of(finding: Option<Finding>) -> Self {
+        here(|engine| {
+            let length = engine.length();
+            engine.strategy.over(length);
+            Outcome {
+                finding,
+                taken: std::mem::take(&mut engine.taken),
+                hash: engine.hash,
+                landed: engine.landed.is_some(),
+                looked: engine.looked,
+                cut: engine.cut,
+                steps: engine.steps,
+                length,
+                diverged: engine.strategy.diverged().is_some(),
+            }
+        })
+    }
+
+    /// The memory of what it has taken is for the next schedule; whether there is one, and
+    /// whether that counts.
+    fn then_next(self) -> Option<bool> {
+        here(|engine| {
+            engine.taken = self.taken;
+            next(engine)
+        })
+    }
+
     fn key(&self) -> Option<Key> {
         self.finding.as_ref().map(Finding::key)
     }
@@ -127,22 +165,7 @@ where
 
     /// The schedule that the strategy is ready for.
     fn schedule(&self) -> Outcome {
-        here(|engine| engine.looked = false);
-        let finding = explorer::schedule(self.body, self.label, self.plan.asked_at);
-        here(|engine| {
-            let length = engine.length();
-            engine.strategy.over(length);
-            Outcome {
-                finding,
-                taken: if engine.taken.is_empty() { Vec::new() } else { engine.taken.clone() },
-                hash: engine.hash,
-                landed: engine.landed.is_some(),
-                looked: engine.looked,
-                cut: engine.cut,
-                steps: engine.steps,
-                length,
-            }
-        })
+        Outcome::of(explorer::schedule(self.body, self.label, self.plan.asked_at))
     }
 
     /// The schedule of these deviations; whether all of them came up.
@@ -376,14 +399,15 @@ where
             }
         }
         let mut runs = 0_u64;
-        while let Next::Run { counts } = here(|engine| engine.strategy.next()) {
+        let mut goes_on = here(next);
+        while let Some(counts) = goes_on {
             let outcome = session.schedule();
             runs += 1;
             landed |= outcome.landed;
             looked |= outcome.looked;
             covered.points = covered.points.max(outcome.length.points);
             covered.cut |= outcome.cut;
-            if let Some(_decision) = here(|engine| engine.strategy.diverged()) {
+            if outcome.diverged {
                 let violation = session.diverged(&outcome.taken);
                 findings.add_told(violation, &session.pulse);
                 break;
@@ -403,6 +427,7 @@ where
                     break;
                 }
             }
+            goes_on = outcome.then_next();
         }
         here(|engine| {
             covered.how = engine.strategy.covered();

@@ -8,7 +8,7 @@
 //!    body's future, the canceller. What is left then is what the user's code keeps.
 
 use super::clock::Key;
-use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, here};
+use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, Turned, here};
 use super::inject::Inject;
 use super::log::What;
 use super::quiet;
@@ -18,16 +18,11 @@ use super::verdict::{self, End, Finding};
 use crate::context::Context;
 use crate::rt::probe::Wait;
 use crate::rt::world::{Armed, Look, Onlooker, World};
-use crate::rt::{Abort, Bell, Unstarted};
-use crate::sync::Arc;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::rt::{Bell, Stop, Unstarted};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
-
-/// A schedule of this process.
-static RUNS: AtomicU64 = AtomicU64::new(1);
 
 /// The world of a body that is being checked. What changes is in the engine.
 #[derive(Debug)]
@@ -44,13 +39,19 @@ impl Explorer {
 }
 
 impl World for Explorer {
-    fn spawn(&self, task: Unstarted) -> Arc<dyn Abort> {
+    fn spawn(&self, task: Unstarted) -> Stop {
         let Unstarted { name, place, address, future } = task;
-        here(|engine| {
+        // Left where it is, if there is no room: invariant 1 of `engine`.
+        let mut future = Some(future);
+        let spawned = here(|engine| {
+            if engine.tasks.len() == signal::MOST_TASKS {
+                return None;
+            }
             let label = engine.labels.of(engine.tasks.len(), name, place);
-            let task = engine.add(Some(future), label, address);
-            engine.seats[task as usize].signal()
-        })
+            let task = engine.add(future.take(), label, address);
+            Some(signal::stop(engine.run, task))
+        });
+        spawned.expect("a schedule has no room for more tasks")
     }
 
     fn now(&self) -> Instant {
@@ -105,7 +106,7 @@ impl Onlooker for Explorer {
 
     fn made(&self, mark: u16, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            if engine.mark() == mark {
+            if engine.mark == mark {
                 engine.contexts += 1;
                 engine.stir();
                 if let Some(log) = &mut engine.log {
@@ -117,7 +118,7 @@ impl Onlooker for Explorer {
 
     fn gone(&self, mark: u16, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            if engine.mark() == mark {
+            if engine.mark == mark {
                 engine.contexts -= 1;
                 engine.stir();
                 if let Some(log) = &mut engine.log {
@@ -163,7 +164,7 @@ impl Onlooker for Explorer {
 /// A bell that is armed in a schedule.
 #[derive(Debug)]
 struct Alarm {
-    run: u64,
+    run: usize,
     key: Key,
 }
 
@@ -224,6 +225,57 @@ fn ring(bell: Bell) {
     }
 }
 
+/// The body of one schedule, for those who need not know its type.
+trait Body {
+    /// True: it has ended, and is no more.
+    fn poll(&mut self, waker: &Waker) -> bool;
+
+    /// Drops it where it is. What it panics with is noted.
+    fn end(&mut self);
+}
+
+struct Running<'a, F, Fut> {
+    make: &'a F,
+    /// Until it is called.
+    ctx: Option<Context>,
+    future: Pin<&'a mut Option<Fut>>,
+}
+
+impl<F, Fut> Body for Running<'_, F, Fut>
+where
+    F: Fn(Context) -> Fut,
+    Fut: std::future::Future,
+{
+    fn poll(&mut self, waker: &Waker) -> bool {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(ctx) = self.ctx.take() {
+                let made = (self.make)(ctx);
+                self.future.set(Some(made));
+            }
+            let future = self.future.as_mut().as_pin_mut().expect("the body has not ended");
+            // What it returns is dropped here, in its own turn.
+            future.poll(&mut std::task::Context::from_waker(waker)).map(drop)
+        }));
+        match polled {
+            Ok(Poll::Pending) => return false,
+            Ok(Poll::Ready(())) => {}
+            Err(payload) => caught(payload),
+        }
+        self.end();
+        true
+    }
+
+    fn end(&mut self) {
+        let drops = AssertUnwindSafe(|| {
+            self.future.set(None);
+            drop(self.ctx.take());
+        });
+        if let Err(payload) = catch_unwind(drops) {
+            caught(payload);
+        }
+    }
+}
+
 /// Runs one schedule of `body`, and judges it.
 pub(super) fn schedule<F, Fut>(
     body: &F,
@@ -234,11 +286,17 @@ where
     F: Fn(Context) -> Fut,
     Fut: std::future::Future,
 {
-    // Relaxed: a number, and each is given once.
-    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let ctx = Some(begin(label, asked_at));
+    let mut running = Running { make: body, ctx, future: pin!(None) };
+    run(&mut running)
+}
+
+/// Begins a schedule; its root.
+fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
+    let run = signal::new_run();
     let (mark, kind) = here(|engine| {
         engine.reset(run);
-        (engine.mark(), engine.kind)
+        (engine.mark, engine.kind)
     });
     let after = (kind == Inject::Deadline).then_some(Duration::from_nanos(super::DEADLINE));
     let (ctx, canceller) = Context::watched(mark, asked_at, after);
@@ -246,35 +304,29 @@ where
         engine.canceller = Some(canceller);
         engine.add(None, label, 0);
     });
-    let mut ctx = Some(ctx);
-    let mut future = pin!(None::<Fut>);
+    ctx
+}
+
+/// Goes from step to step, to the end.
+fn run(body: &mut dyn Body) -> Option<Finding> {
+    let mut turn = Turned::Nobody;
     let end = loop {
-        let step = here(Engine::next);
-        match step {
+        // One look at the engine for each step: the end of the last, and what is next.
+        turn = match here(|engine| engine.step(turn)) {
             Step::Poll { task: BODY, waker, .. } => {
-                if let Some(ctx) = ctx.take() {
-                    match catch_unwind(AssertUnwindSafe(|| body(ctx))) {
-                        Ok(made) => future.set(Some(made)),
-                        Err(payload) => {
-                            caught(payload);
-                            end_body(Some(waker));
-                            continue;
-                        }
-                    }
-                }
-                if poll_body(future.as_mut(), &waker) {
-                    end_body(Some(waker));
+                if body.poll(&waker) {
+                    end_body();
+                    Turned::Nobody
                 } else {
-                    here(|engine| engine.pending(BODY, None, waker));
+                    Turned::Waits(BODY, None)
                 }
             }
             Step::Poll { task, future, waker } => {
-                poll_task(task, future.expect("only the body is elsewhere"), waker);
+                poll_task(task, future.expect("only the body is elsewhere"), &waker)
             }
-            Step::Drop(future) => {
-                let task = here(|engine| engine.current);
+            Step::Drop { task, future } => {
                 drop(future);
-                here(|engine| engine.ended(task, None));
+                Turned::Ended(task)
             }
             Step::Tick => {
                 if let Some(due) = here(Engine::tick) {
@@ -282,72 +334,39 @@ where
                         ring(armed.bell);
                     }
                 }
+                Turned::Nobody
             }
             Step::Strike => {
                 strike();
-                if kind == Inject::Drop {
-                    here(|engine| engine.current = BODY);
-                    drop_body(future.as_mut());
-                    drop(ctx.take());
-                    end_body(None);
+                if here(Engine::drops_body) {
+                    body.end();
+                    end_body();
                 }
+                Turned::Nobody
             }
             Step::Quiet => break End::Quiet,
             Step::Stuck => {
-                if here(|engine| engine.log.is_some()) {
+                if let Some(run) = here(|engine| engine.log.as_ref().map(|_| engine.run)) {
                     signal::wait_for_other_threads(run, Duration::from_millis(50));
-                    if note_threads(run) {
+                    if here(Engine::note_threads) {
+                        turn = Turned::Nobody;
                         continue;
                     }
                 }
                 break End::Stuck;
             }
             Step::Busy => break End::Busy,
-        }
-        note_threads(run);
+        };
     };
     let finding = here(|engine| {
         let finding = verdict::judge(engine, end);
         story::keep(engine, finding.as_ref());
+        engine.closing = true;
+        engine.current = NOBODY;
         finding
     });
-    close(future, ctx);
+    close(body);
     finding
-}
-
-/// Whether another thread has woken a task, which then is what went wrong.
-fn note_threads(run: u64) -> bool {
-    let woken = signal::from_other_threads(run);
-    let Some(&task) = woken.first() else { return false };
-    here(|engine| {
-        if engine.trouble.is_some() {
-            return false;
-        }
-        engine.trouble = Some(Trouble::Threads { task });
-        true
-    })
-}
-
-/// True: it has ended.
-fn poll_body<Fut: std::future::Future>(mut future: Pin<&mut Option<Fut>>, waker: &Waker) -> bool {
-    let polled = catch_unwind(AssertUnwindSafe(|| {
-        let future = future.as_mut().as_pin_mut().expect("the body has not ended");
-        // What it returns is dropped here, in its own turn.
-        future.poll(&mut std::task::Context::from_waker(waker)).map(drop)
-    }));
-    match polled {
-        Ok(Poll::Pending) => return false,
-        Ok(Poll::Ready(())) => {}
-        Err(payload) => caught(payload),
-    }
-    drop_body(future);
-    true
-}
-
-fn drop_body<Fut>(mut future: Pin<&mut Option<Fut>>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| future.set(None))) {
-        caught(payload);
-    }
 }
 
 fn caught(payload: Box<dyn std::any::Any + Send>) {
@@ -359,54 +378,55 @@ fn caught(payload: Box<dyn std::any::Any + Send>) {
 }
 
 #[inline]
-fn poll_task(task: u32, mut future: Future, waker: Waker) {
-    match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
-        Poll::Pending => here(|engine| engine.pending(task, Some(future), waker)),
+fn poll_task(task: u32, mut future: Future, waker: &Waker) -> Turned {
+    match future.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
+        Poll::Pending => Turned::Waits(task, Some(future)),
         Poll::Ready(()) => {
             drop(future);
-            here(|engine| engine.ended(task, Some(waker)));
+            Turned::Ended(task)
         }
     }
 }
 
 /// The body has ended: its canceller goes, and what it has left behind has
 /// `stop_within` to stop.
-fn end_body(waker: Option<Waker>) {
-    let canceller = here(|engine| {
-        engine.ended(BODY, waker);
+fn end_body() {
+    let (canceller, nobody_is_left) = here(|engine| {
+        engine.ended(BODY);
         engine.body_ended = true;
         let soon = engine.clock.now.saturating_add(engine.limits.stop_within);
         engine.until = Some(engine.until.unwrap_or(soon));
-        engine.canceller.take()
+        (engine.canceller.take(), engine.nobody_is_left())
     });
-    drop(canceller);
+    match canceller {
+        Some(canceller) if nobody_is_left => canceller.detach(),
+        canceller => drop(canceller),
+    }
 }
 
 /// Drops what is left of a schedule.
-fn close<Fut>(mut future: Pin<&mut Option<Fut>>, ctx: Option<Context>) {
-    here(|engine| {
-        engine.closing = true;
-        engine.current = NOBODY;
-    });
+fn close(body: &mut dyn Body) {
     let quietly = |f: &mut dyn FnMut()| {
         let _ = catch_unwind(AssertUnwindSafe(f));
     };
-    quietly(&mut || future.set(None));
-    drop(ctx);
-    let canceller = here(|engine| engine.canceller.take());
-    quietly(&mut || drop(canceller.clone()));
-    drop(canceller);
+    body.end();
+    let mut canceller = here(|engine| engine.canceller.take());
+    if canceller.is_some() {
+        quietly(&mut || drop(canceller.take()));
+    }
     // What is dropped may spawn: until nothing is left.
     let mut next = 0;
-    while let Some(task) = here(|engine| {
-        let task = engine.tasks.get_mut(next)?;
-        next += 1;
-        Some(task.future.take())
-    }) {
-        if let Some(task) = task {
-            let mut task = Some(task);
-            quietly(&mut || drop(task.take()));
-        }
+    let left = |next: &mut usize| {
+        here(|engine| {
+            engine.tasks[*next..].iter_mut().find_map(|task| {
+                *next += 1;
+                task.future.take()
+            })
+        })
+    };
+    while let Some(task) = left(&mut next) {
+        let mut task = Some(task);
+        quietly(&mut || drop(task.take()));
     }
     let bells = here(|engine| {
         // Marks and signals of this schedule mean nothing from here on.

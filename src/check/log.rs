@@ -114,7 +114,7 @@ impl Log {
 
     /// A waker for a poll of this task: a new one each time, so that whoever waits
     /// clones it anew.
-    pub(super) fn waker(&mut self, run: u64, task: u32) -> Waker {
+    pub(super) fn waker(&mut self, run: usize, task: u32) -> Waker {
         self.hangs(task).clear();
         traced::waker(Arc::new(Tracer { run, task, clone: 0 }))
     }
@@ -188,7 +188,7 @@ impl Log {
 
 /// Stands behind a waker of a schedule that is told.
 struct Tracer {
-    run: u64,
+    run: usize,
     task: u32,
     clone: u64,
 }

@@ -5,7 +5,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `checker` | how to check: which schedules, which injections, how much of it |
-//! | `engine`, `clock` | the state of the schedule that runs, and its time |
+//! | `engine`, `step`, `clock` | the state of the schedule that runs, what is next, and its time |
 //! | `explorer` | the run of one schedule |
 //! | `exploration` | going through all of them |
 //! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
@@ -34,6 +34,7 @@ mod quiet;
 mod report;
 mod shrink;
 mod signal;
+mod step;
 mod story;
 #[cfg(feature = "proptest")]
 pub mod strategies;

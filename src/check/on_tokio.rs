@@ -97,10 +97,7 @@ impl Watcher {
 }
 
 impl Onlooker for Watcher {
-    fn looks(&self, look: Look) -> bool {
-        if look == Look::Stirred {
-            return false;
-        }
+    fn looks(&self, _look: Look) -> bool {
         let mut state = self.state.lock();
         // Until the body is polled for the first time the looks are our own.
         if state.points == 0 && state.kind != Inject::Panic && state.kind != Inject::None {

@@ -52,13 +52,21 @@ impl Pulse {
     }
 
     /// Takes over the names that are new.
+    #[inline]
     pub(super) fn learn(&self, labels: &Labels) {
+        // Relaxed: the same thread has stored it.
         if labels.len() as u32 != self.known.load(Ordering::Relaxed) {
-            let mut told = self.told.lock();
-            let from = told.labels.len();
-            told.labels.extend((from..labels.len()).map(|n| labels.get(n as u32).clone()));
-            self.known.store(labels.len() as u32, Ordering::Relaxed);
+            self.learn_new(labels);
         }
+    }
+
+    #[cold]
+    fn learn_new(&self, labels: &Labels) {
+        let mut told = self.told.lock();
+        let from = told.labels.len();
+        told.labels.extend((from..labels.len()).map(|n| labels.get(n as u32).clone()));
+        // Relaxed: see `learn`.
+        self.known.store(labels.len() as u32, Ordering::Relaxed);
     }
 
     pub(super) fn found(&self, story: String) {

@@ -2,47 +2,75 @@
 //!
 //! # Invariants
 //!
-//! 1. A signal says which schedule and which task it is of. One that outlives its
-//!    schedule wakes nobody: a signal is used again only where nobody else has it.
+//! 1. The number of a waker says which schedule and which task it is of. One that
+//!    outlives its schedule wakes nobody.
 //! 2. `ELSEWHERE` counts the wakes in `ABROAD`: looking at the count is enough to know
 //!    that there are none.
 
 use super::engine;
-use crate::rt::Abort;
+use crate::rt::Stop;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Condvar, Mutex, atomic};
-use std::task::{Wake, Waker};
+use crate::sync::numbered::{self, Numbered};
+use crate::sync::{Condvar, Mutex};
+use std::task::Waker;
 use std::time::Duration;
 
-/// Wakes and aborts one task of one schedule.
-#[derive(Debug)]
-pub(super) struct Signal {
-    run: atomic::AtomicU64,
-    task: u32,
-}
+/// How much of a number is the task's; the rest is the schedule's.
+const TASK_BITS: u32 = usize::BITS * 3 / 8;
+/// The most tasks of a schedule.
+pub(super) const MOST_TASKS: usize = 1 << TASK_BITS;
+/// After so many schedules of this process their numbers begin anew.
+const MOST_RUNS: usize = usize::MAX >> TASK_BITS;
+
+/// How many schedules this process has begun.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 /// Wakes from threads that run no schedule.
-static ABROAD: Mutex<Vec<(u64, u32)>> = Mutex::new(Vec::new());
+static ABROAD: Mutex<Vec<(usize, u32)>> = Mutex::new(Vec::new());
 static ELSEWHERE: AtomicUsize = AtomicUsize::new(0);
 static ARRIVED: Condvar = Condvar::new();
 
-impl Signal {
-    pub(super) fn new(run: u64, task: u32) -> Self {
-        Signal { run: atomic::AtomicU64::new(run), task }
-    }
+/// The number of a new schedule. None has zero.
+pub(super) fn new_run() -> usize {
+    // Relaxed: a number, and each is given once.
+    RUNS.fetch_add(1, Ordering::Relaxed) % MOST_RUNS + 1
+}
 
-    fn run(&self) -> u64 {
-        // Relaxed: set before anybody else has it.
-        self.run.load(Ordering::Relaxed)
-    }
+fn number(run: usize, task: u32) -> usize {
+    run << TASK_BITS | task as usize
+}
 
-    pub(super) fn send(&self) {
-        wake(self.run(), self.task);
+fn parts(number: usize) -> (usize, u32) {
+    (number >> TASK_BITS, (number & (MOST_TASKS - 1)) as u32)
+}
+
+/// Wakes a task by its number.
+struct Signal;
+
+impl Numbered for Signal {
+    fn wake(number: usize) {
+        let (run, task) = parts(number);
+        wake(run, task);
     }
 }
 
+/// A waker of this task of this schedule.
+#[inline]
+pub(super) fn waker(run: usize, task: u32) -> Waker {
+    numbered::waker::<Signal>(number(run, task))
+}
+
+/// The way to abort it.
+pub(super) fn stop(run: usize, task: u32) -> Stop {
+    let stop = |number| {
+        let (run, task) = parts(number);
+        engine::with(|engine| engine.abort(run, task));
+    };
+    Stop { task: number(run, task), stop }
+}
+
 /// Wakes a task, from wherever this is called.
-pub(super) fn wake(run: u64, task: u32) {
+pub(super) fn wake(run: usize, task: u32) {
     if engine::with(|engine| engine.wake(run, task)).is_none() {
         let mut abroad = ABROAD.lock();
         // Those of schedules that are over wait for nobody to come for them.
@@ -58,66 +86,26 @@ pub(super) fn wake(run: u64, task: u32) {
 
 /// Gives other threads this long to wake a task of a schedule that hangs: a body that
 /// counts on them hangs only because a checker is faster.
-pub(super) fn wait_for_other_threads(run: u64, patience: Duration) {
+pub(super) fn wait_for_other_threads(run: usize, patience: Duration) {
     let abroad = ABROAD.lock();
-    let none = |abroad: &mut Vec<(u64, u32)>| !abroad.iter().any(|(of, _)| *of == run);
+    let none = |abroad: &mut Vec<(usize, u32)>| !abroad.iter().any(|(of, _)| *of == run);
     let waited = ARRIVED.wait_timeout_while(abroad, patience, none);
     drop(waited);
 }
 
-/// The tasks of this schedule that were woken on other threads.
-pub(super) fn from_other_threads(run: u64) -> Vec<u32> {
+/// Whether another thread has woken anybody of any schedule.
+#[inline]
+pub(super) fn is_any_elsewhere() -> bool {
     // Relaxed: what is missed now is seen at the next step.
-    if ELSEWHERE.load(Ordering::Relaxed) == 0 {
-        return Vec::new();
-    }
+    ELSEWHERE.load(Ordering::Relaxed) > 0
+}
+
+/// The first task of this schedule that was woken on another thread, since this was last
+/// asked.
+pub(super) fn from_other_threads(run: usize) -> Option<u32> {
     let mut abroad = ABROAD.lock();
-    let woken = abroad.iter().filter(|(of, _)| *of == run).map(|(_, task)| *task).collect();
+    let woken = abroad.iter().find(|(of, _)| *of == run).map(|(_, task)| *task);
     abroad.retain(|(of, _)| *of != run);
     ELSEWHERE.store(abroad.len(), Ordering::Relaxed);
     woken
-}
-
-impl Wake for Signal {
-    fn wake(self: Arc<Self>) {
-        self.send();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.send();
-    }
-}
-
-impl Abort for Signal {
-    fn abort(&self) {
-        engine::with(|engine| engine.abort(self.run(), self.task));
-    }
-}
-
-/// Where a task's signal is kept from one schedule to the next.
-pub(super) struct Seat {
-    task: u32,
-    signal: Arc<Signal>,
-    /// `None` while the task is polled.
-    pub(super) waker: Option<Waker>,
-}
-
-impl Seat {
-    pub(super) fn new(task: u32) -> Self {
-        let signal = Arc::new(Signal::new(0, task));
-        Seat { task, waker: Some(Waker::from(Arc::clone(&signal))), signal }
-    }
-
-    /// For the task of this number in this schedule.
-    pub(super) fn take(&mut self, run: u64) {
-        // Invariant 1: the two are this seat's own.
-        if Arc::strong_count(&self.signal) != 2 || self.waker.is_none() {
-            *self = Seat::new(self.task);
-        }
-        self.signal.run.store(run, Ordering::Relaxed);
-    }
-
-    pub(super) fn signal(&self) -> Arc<Signal> {
-        Arc::clone(&self.signal)
-    }
 }

@@ -42,7 +42,10 @@ impl Harvest {
 
     /// Tells everybody, on this thread.
     pub(super) fn run(mut self) {
-        run_all(self.wake());
+        let funcs = self.wake();
+        if !funcs.is_empty() {
+            run_all(funcs);
+        }
     }
 
     /// Wakes everybody, and leaves the users' functions to another thread.
@@ -58,8 +61,9 @@ impl Harvest {
         for cause in self.ended.drain(..) {
             super::trace::ended(&cause);
         }
-        let late = self.late.take();
-        quietly(|| drop(late));
+        if let Some(late) = self.late.take() {
+            quietly(|| drop(late));
+        }
         std::mem::take(&mut self.funcs)
     }
 }

@@ -489,7 +489,11 @@ impl<'a> Branch<'a> {
             Ok((cause, true)) => trace::ended(cause),
             Ok((_, false)) => {}
             Err(_) if skip(Break::LightCancelGivesUp) => {}
-            Err((scope, cause)) => Scope::cancel(scope, cause).run(),
+            Err((scope, cause)) => {
+                if let Some(harvest) = Scope::cancel(scope, cause) {
+                    harvest.run();
+                }
+            }
         }
     }
 
@@ -587,14 +591,19 @@ impl<'a> Branch<'a> {
     }
 }
 
+#[cfg(all(feature = "check", not(loom)))]
+fn looked(look: Look) {
+    if world::looked(look) {
+        befalls();
+    }
+}
+
 /// Out of line: the one who looks on may end contexts, and run the user's code.
 #[cfg(all(feature = "check", not(loom)))]
 #[cold]
-fn looked(look: Look) {
-    if world::looked(look) {
-        if let Some(onlooker) = world::onlooker() {
-            onlooker.strikes();
-        }
+fn befalls() {
+    if let Some(onlooker) = world::onlooker() {
+        onlooker.strikes();
     }
 }
 

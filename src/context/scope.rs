@@ -326,8 +326,8 @@ impl Scope {
 
     /// Ends for `cause` if it has not ended; everything below it is marked when
     /// this returns. What is to be told is in the harvest, if this call was the
-    /// one that ended it.
-    pub(super) fn cancel(this: &Arc<Self>, cause: Cause) -> Harvest {
+    /// one that ended it. `None`: it had been swept before.
+    pub(super) fn cancel(this: &Arc<Self>, cause: Cause) -> Option<Harvest> {
         Scope::end_and_sweep(this, |harvest| {
             let when = this.note.get().map(|clock| Box::new((clock.now(), Clock::clone(clock))));
             match this.settle(End { cause, by: this.id(), when }) {
@@ -345,7 +345,7 @@ impl Scope {
     }
 
     /// Ends by its own deadline, which has passed, and tells everybody.
-    fn ring(this: &Arc<Self>) -> Harvest {
+    fn ring(this: &Arc<Self>) -> Option<Harvest> {
         let deadline = this.deadline.as_ref().expect("only a deadline rings");
         Scope::end_and_sweep(this, |harvest| {
             let (end, ended_now) = this.settle_deadline(deadline);
@@ -361,17 +361,17 @@ impl Scope {
     fn end_and_sweep(
         this: &Arc<Self>,
         settle: impl FnOnce(&mut Harvest) -> Option<Mode>,
-    ) -> Harvest {
-        let mut harvest = Harvest::default();
+    ) -> Option<Harvest> {
         let mut members = this.members.lock();
         if members.swept {
-            return harvest;
+            return None;
         }
+        let mut harvest = Harvest::default();
         if members.children == 0 {
             if let Some(mode) = settle(&mut harvest) {
                 members.visit(mode, &mut harvest);
             }
-            return harvest;
+            return Some(harvest);
         }
         drop(members);
         let mut members = lock_arc(Arc::clone(this), |scope| &scope.members);
@@ -381,7 +381,7 @@ impl Scope {
                 sweep(members, mode, &mut harvest);
             }
         }
-        harvest
+        Some(harvest)
     }
 
     /// Somebody, here or below, waits for this scope's deadline: the first arms
@@ -399,7 +399,7 @@ impl Scope {
         }
         // Outside of the lock: it may start a thread, or fail to.
         let scope = Arc::clone(this);
-        let bell = Box::new(move || Scope::ring(&scope).wake_and_leave_the_rest());
+        let bell = Box::new(move || Scope::ring(&scope)?.wake_and_leave_the_rest());
         let alarm = Box::new(deadline.clock.arm(deadline.at, bell));
         let mut members = this.members.lock();
         members.watchers += 1;

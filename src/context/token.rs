@@ -143,7 +143,9 @@ impl Bridge {
             drop(crossing);
             if future.as_mut().poll(&mut cx) == Poll::Ready(()) {
                 if let Some(scope) = self.scope.upgrade() {
-                    Scope::cancel(&scope, Cause::cancelled(None)).run();
+                    if let Some(harvest) = Scope::cancel(&scope, Cause::cancelled(None)) {
+                        harvest.run();
+                    }
                 }
                 return;
             }

@@ -22,7 +22,7 @@ pub(crate) fn block_aside(name: String, future: impl Future<Output = ()> + Send 
     #[cfg(not(loom))]
     {
         #[cfg(feature = "check")]
-        if super::world::current().is_some() {
+        if super::world::is_here() {
             drop(super::spawn_named(name, future));
             return;
         }

@@ -13,7 +13,7 @@
 //! 3. Every waker holds a count of its carrier that loom sees: one that is left
 //!    behind is a leak that loom reports.
 
-use super::task::{Abort, Unstarted};
+use super::task::Unstarted;
 use crate::sync::{Arc, Condvar, Mutex, thread, wait};
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -47,13 +47,16 @@ struct Seat {
     task: usize,
 }
 
+/// Aborts one task.
+pub(crate) struct Stop(std::sync::Arc<Seat>);
+
 loom::thread_local! {
     static CURRENT: std::cell::RefCell<Option<Arc<Carrier>>> = std::cell::RefCell::new(None);
 }
 
-pub(crate) fn spawn(task: Unstarted) -> std::sync::Arc<dyn Abort> {
+pub(crate) fn spawn(task: Unstarted) -> Stop {
     let here = CURRENT.with(|current| current.borrow().clone());
-    match here.filter(|carrier| carrier.shares) {
+    Stop(match here.filter(|carrier| carrier.shares) {
         Some(carrier) => Carrier::add(&carrier, task.future),
         None => {
             let carrier = Arc::new(Carrier::new(false));
@@ -61,7 +64,7 @@ pub(crate) fn spawn(task: Unstarted) -> std::sync::Arc<dyn Abort> {
             thread::spawn(move || Carrier::run(&carrier, std::future::ready(())));
             seat
         }
-    }
+    })
 }
 
 /// Runs `future` and every task that it spawns, directly or not, on this thread;
@@ -157,8 +160,8 @@ impl Wake for Seat {
     }
 }
 
-impl Abort for Seat {
-    fn abort(&self) {
-        self.put(true);
+impl Stop {
+    pub(super) fn stop(&self) {
+        self.0.put(true);
     }
 }

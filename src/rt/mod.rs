@@ -61,7 +61,7 @@ pub(crate) mod world;
 pub(crate) use clock::Bell;
 pub(crate) use clock::{Alarm, Clock, Work};
 #[cfg(all(feature = "check", not(loom)))]
-pub(crate) use task::{Abort, Unstarted};
+pub(crate) use task::{Stop, Unstarted};
 
 pub(crate) use aside::block_aside;
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};

@@ -8,6 +8,7 @@
 //! 1. A slot is filled once: by the result, by the panic, or, when the task is
 //!    dropped before it has either, by "aborted".
 //! 2. What a task holds has been dropped when its handle says that it has ended.
+//! 3. Once a slot is filled there is no joiner in it.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
@@ -62,8 +63,10 @@ where
     #[cfg(loom)]
     return own(name, place, future, super::by_thread::spawn);
     #[cfg(all(feature = "check", not(loom)))]
-    if let Some(world) = super::world::current() {
-        return own(name, place, future, |task| world.spawn(task));
+    if super::world::is_here() {
+        return own(name, place, future, |task| {
+            super::world::ask(|world| world.spawn(task)).expect("it is here")
+        });
     }
     #[cfg(all(feature = "tokio", not(loom)))]
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -115,7 +118,7 @@ impl Nudge {
 #[track_caller]
 pub(crate) fn require() {
     #[cfg(all(feature = "check", not(loom)))]
-    if super::world::current().is_some() {
+    if super::world::is_here() {
         return;
     }
     #[cfg(all(feature = "tokio", not(loom)))]
@@ -317,17 +320,19 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
         .unwrap_or("with a value that is no text")
 }
 
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) use own::Stop;
+#[cfg(any(loom, feature = "check"))]
+pub(crate) use own::Unstarted;
 #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
 use own::own;
-#[cfg(any(loom, feature = "check"))]
-pub(crate) use own::{Abort, Unstarted};
 
 /// The tasks of models and checkers.
 #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
 mod own {
     use super::{Cow, Ending, JoinHandle, Location, Task};
     use crate::rt::probe;
-    use crate::sync::{Arc, Mutex};
+    use crate::sync::{Arc, BriefLock};
     use pin_project_lite::pin_project;
     use std::fmt;
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -350,17 +355,34 @@ mod own {
         }
     }
 
-    /// The way to end a task from outside.
-    pub(crate) trait Abort: Send + Sync {
-        fn abort(&self);
+    /// The way to end a task from outside: which one it is, and how that is done.
+    #[cfg(not(loom))]
+    #[cfg_attr(not(feature = "check"), allow(dead_code))]
+    pub(crate) struct Stop {
+        pub(crate) task: usize,
+        pub(crate) stop: fn(usize),
     }
+
+    #[cfg(not(loom))]
+    impl Stop {
+        fn stop(&self) {
+            (self.stop)(self.task);
+        }
+    }
+
+    /// Under a model it holds a count of what it stops.
+    #[cfg(loom)]
+    use crate::rt::by_thread::Stop;
 
     pub(super) struct Handle<T> {
         slot: Arc<Slot<T>>,
-        abort: std::sync::Arc<dyn Abort>,
+        stop: Stop,
+        /// Its result has been taken.
+        joined: bool,
     }
 
-    struct Slot<T>(Mutex<State<T>>);
+    /// Nobody's code runs under its lock.
+    struct Slot<T>(BriefLock<State<T>>);
 
     struct State<T> {
         result: Option<Result<T, Ending>>,
@@ -373,18 +395,18 @@ mod own {
         name: Cow<'static, str>,
         place: &'static Location<'static>,
         future: F,
-        start: impl FnOnce(Unstarted) -> std::sync::Arc<dyn Abort>,
+        start: impl FnOnce(Unstarted) -> Stop,
     ) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let state = State { result: None, ended: false, joiner: None };
-        let slot = Arc::new(Slot(Mutex::new(state)));
+        let slot = Arc::new(Slot(BriefLock::new(state)));
         let address = Arc::as_ptr(&slot) as *const () as usize;
         let future = Box::pin(Job { future: Some(future), slot: Arc::clone(&slot) });
-        let abort = start(Unstarted { name: name.clone(), place, address, future });
-        JoinHandle { name, place, task: Task::Own(Handle { slot, abort }) }
+        let stop = start(Unstarted { name: name.clone(), place, address, future });
+        JoinHandle { name, place, task: Task::Own(Handle { slot, stop, joined: false }) }
     }
 
     impl<T> Slot<T> {
@@ -406,7 +428,7 @@ mod own {
 
     impl<T> Handle<T> {
         pub(super) fn abort(&self) {
-            self.abort.abort();
+            self.stop.stop();
         }
 
         pub(super) fn is_finished(&self) -> bool {
@@ -418,24 +440,37 @@ mod own {
         }
 
         pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Ending>> {
-            let waker = cx.waker().clone();
-            let mut state = self.slot.0.lock();
-            if state.ended {
-                let result = state.result.take();
+            // Cloning a waker and dropping one is the user's code: outside of the lock.
+            let mut joiner = None;
+            loop {
+                let mut state = self.slot.0.lock();
+                if state.ended {
+                    let result = state.result.take();
+                    drop(state);
+                    self.joined = true;
+                    let result = result.expect("a `JoinHandle` was polled after it was ready");
+                    return Poll::Ready(result);
+                }
+                if state.joiner.as_ref().is_some_and(|joiner| joiner.will_wake(cx.waker())) {
+                    return Poll::Pending;
+                }
+                if joiner.is_some() {
+                    std::mem::swap(&mut state.joiner, &mut joiner);
+                    return Poll::Pending;
+                }
                 drop(state);
-                return Poll::Ready(result.expect("a `JoinHandle` was polled after it was ready"));
+                joiner = Some(cx.waker().clone());
             }
-            let before = state.joiner.replace(waker);
-            drop(state);
-            drop(before);
-            Poll::Pending
         }
     }
 
     impl<T> Drop for Handle<T> {
         fn drop(&mut self) {
-            let joiner = self.slot.0.lock().joiner.take();
-            drop(joiner);
+            // Invariant 3.
+            if !self.joined {
+                let joiner = self.slot.0.lock().joiner.take();
+                drop(joiner);
+            }
         }
     }
 
@@ -450,6 +485,9 @@ mod own {
         impl<F: Future> PinnedDrop for Job<F> {
             fn drop(this: Pin<&mut Self>) {
                 let mut this = this.project();
+                if this.future.is_none() {
+                    return;
+                }
                 // A panic in what is dropped must not keep the joiner waiting.
                 let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
                 this.slot.fill(Err(match dropped {

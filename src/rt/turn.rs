@@ -84,7 +84,7 @@ impl Turn {
     #[cold]
     fn is_late(&self) -> bool {
         #[cfg(all(feature = "check", not(loom)))]
-        if super::world::current().is_some() {
+        if super::world::is_here() {
             return false;
         }
         #[cfg(loom)]

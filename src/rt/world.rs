@@ -7,8 +7,8 @@
 
 use super::clock::Bell;
 use super::probe::Wait;
-use super::task::{Abort, Unstarted};
-use std::cell::RefCell;
+use super::task::{Stop, Unstarted};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::Instant;
 /// What stands behind the functions of `rt` while a checker runs a body.
 pub(crate) trait World: Send + Sync + fmt::Debug {
     /// Takes a task over. It must be dropped as soon as it is aborted or finished.
-    fn spawn(&self, task: Unstarted) -> Arc<dyn Abort>;
+    fn spawn(&self, task: Unstarted) -> Stop;
 
     /// Its own time.
     fn now(&self) -> Instant;
@@ -42,8 +42,9 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
 /// made, and all that are derived from them. It need not be the one who runs the
 /// tasks.
 pub(crate) trait Onlooker: Send + Sync + fmt::Debug {
-    /// A watched context was asked, derived from, or waited for. True: something is to
-    /// befall it here, for which [`strikes`](Onlooker::strikes) is called.
+    /// A watched context was asked, or derived from, or is to run a function at its end; if
+    /// it was not one of the questions that are [only counted](only_count). True: something is
+    /// to befall it here, for which [`strikes`](Onlooker::strikes) is called.
     fn looks(&self, look: Look) -> bool;
 
     /// It befalls, and may run the user's code.
@@ -72,7 +73,8 @@ pub(crate) enum Look {
     Asked,
     /// A function is to be run at its end.
     AfterFunc,
-    /// Not by the program, but it would notice whether the context had ended.
+    /// Not by the program, but it would notice whether the context had ended. No onlooker is
+    /// told: see [`take_stirred`].
     Stirred,
 }
 
@@ -89,6 +91,12 @@ pub(crate) fn current() -> Option<Arc<dyn World>> {
     CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
 }
 
+/// Whether this thread is in one.
+#[inline]
+pub(crate) fn is_here() -> bool {
+    CURRENT.try_with(|current| current.borrow().is_some()).unwrap_or(false)
+}
+
 /// What the world of this thread says. `f` must not run the user's code.
 #[inline]
 pub(crate) fn ask<R>(f: impl FnOnce(&dyn World) -> R) -> Option<R> {
@@ -100,9 +108,59 @@ pub(crate) fn onlooker() -> Option<Arc<dyn Onlooker>> {
     ONLOOKER.try_with(|onlooker| onlooker.borrow().clone()).ok().flatten()
 }
 
-/// Whether something is to befall a watched context that is looked at.
+/// What a thread notes by itself of the looks at watched contexts, for an onlooker who
+/// would do no more than count them.
+struct Looks {
+    /// So many questions are only counted from here on.
+    free: Cell<u32>,
+    /// How many were.
+    asked: Cell<u32>,
+    /// Whether a watched context was stirred.
+    stirred: Cell<bool>,
+}
+
+thread_local! {
+    static LOOKS: Looks =
+        const { Looks { free: Cell::new(0), asked: Cell::new(0), stirred: Cell::new(false) } };
+}
+
+/// Of the next questions so many are nothing but counted.
 #[inline]
+pub(crate) fn only_count(questions: u32) {
+    LOOKS.with(|looks| looks.free.set(questions));
+}
+
+/// How many were, since this was last asked.
+#[inline]
+pub(crate) fn take_asked() -> u32 {
+    LOOKS.with(|looks| looks.asked.take())
+}
+
+/// Whether a watched context was stirred, since this was last asked.
+#[inline]
+pub(crate) fn take_stirred() -> bool {
+    LOOKS.with(|looks| looks.stirred.take())
+}
+
+/// Whether something is to befall a watched context that is looked at.
 pub(crate) fn looked(look: Look) -> bool {
+    let noted = LOOKS.with(|looks| match look {
+        Look::Stirred => {
+            looks.stirred.set(true);
+            true
+        }
+        Look::Asked if looks.free.get() > 0 => {
+            looks.free.set(looks.free.get() - 1);
+            looks.asked.set(looks.asked.get() + 1);
+            true
+        }
+        Look::Asked | Look::AfterFunc => false,
+    });
+    !noted && is_to_befall(look)
+}
+
+#[cold]
+fn is_to_befall(look: Look) -> bool {
     ONLOOKER
         .try_with(|onlooker| onlooker.borrow().as_deref().is_some_and(|one| one.looks(look)))
         .unwrap_or(false)
@@ -116,6 +174,7 @@ pub(crate) fn tell(f: impl FnOnce(&dyn Onlooker)) {
 
 /// Has `onlooker` told of what happens on this thread until the guard is dropped.
 pub(crate) fn look_on(onlooker: Arc<dyn Onlooker>) -> Looking {
+    only_count(0);
     Looking { before: ONLOOKER.with(|current| current.replace(Some(onlooker))) }
 }
 

@@ -12,6 +12,7 @@
 //! | `brief` | a lock for a handful of instructions |
 //! | [`guard`] | a lock guard that keeps its owner alive |
 //! | [`planted`] | bugs for the models to catch |
+//! | `numbered` | a waker that is a number, for the checker |
 //! | `traced` | a waker that tells when it is cloned, for the checker |
 //! | `watched` | loom's atomics, with the schedules that loom leaves out |
 
@@ -22,6 +23,8 @@ pub(crate) mod brief;
 pub(crate) mod guard;
 pub(crate) mod latch;
 pub(crate) mod lineage;
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) mod numbered;
 #[allow(unreachable_pub)]
 pub mod planted;
 #[cfg(not(loom))]

@@ -1,0 +1,68 @@
+//! What the engine and the loop that drives it tell each other: what is to be done next,
+//! how it has come out, and what went wrong.
+
+use super::engine::Future;
+use std::panic::Location;
+use std::task::Waker;
+
+/// How far an injection has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Landed {
+    /// Which point it was; `None`: at none, it came because nothing else could.
+    pub(super) point: Option<u32>,
+    pub(super) time: u64,
+}
+
+/// What went wrong while a schedule ran, before it was over.
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    Panicked {
+        task: u32,
+        message: String,
+        place: Option<super::place::Place>,
+    },
+    Lost {
+        task: u32,
+        what: String,
+        made_at: &'static Location<'static>,
+    },
+    /// Somebody looks at a context again and again and lets nobody else run.
+    Spins {
+        task: u32,
+    },
+    /// A thread that is not the checker's has woken a task.
+    Threads {
+        task: u32,
+    },
+}
+
+/// How the last step has come out.
+pub(super) enum Turned {
+    /// It was nobody's, or has been written down.
+    Nobody,
+    /// This task goes on.
+    Waits(u32, Option<Future>),
+    Ended(u32),
+}
+
+/// What there is to do next.
+pub(super) enum Step {
+    Poll {
+        task: u32,
+        future: Option<Future>,
+        waker: Waker,
+    },
+    /// The task was aborted.
+    Drop {
+        task: u32,
+        future: Option<Future>,
+    },
+    Strike,
+    Tick,
+    /// Everything has ended.
+    Quiet,
+    /// Nothing can go on.
+    Stuck,
+    /// It goes on and on.
+    Busy,
+}
