@@ -58,7 +58,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    const STEPS: u32 = 256;
+    const STEPS: u32 = 64;
     #[cfg(not(loom))]
     const TIME: std::time::Duration = std::time::Duration::from_micros(100);
 
@@ -74,9 +74,8 @@ impl Turn {
     #[inline]
     pub(crate) fn is_over(&mut self) -> bool {
         self.steps += 1;
-        // Reading the clock takes as long as an item may: now and then is enough.
-        let looks = matches!(self.steps, 1 | 4 | 16 | 64 | 128);
-        self.steps >= Self::STEPS || (looks && self.is_late())
+        // Reading the clock takes as long as an item may: at 1, 4 and 16 steps is enough.
+        self.steps >= Self::STEPS || (matches!(self.steps, 1 | 4 | 16) && self.is_late())
     }
 
     /// Real time, because it is the thread that is being shared; a checker shares it
