@@ -223,7 +223,8 @@ mod http {
             run("user_identity", &[]),
             "theme=dark; identity=ann: 200 OK, hello ann, about tea\n\
              theme=dark: 401 Unauthorized, unauthorized\n\
-             no cookie: 401 Unauthorized, unauthorized\n"
+             no cookie: 401 Unauthorized, unauthorized\n\
+             no middleware: 500 Internal Server Error\n"
         );
     }
 
