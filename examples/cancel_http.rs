@@ -9,10 +9,18 @@
 mod httpbin;
 
 use axum::http::StatusCode;
-use quell::http::Client;
+use quell::http::{CallError, Client};
 use quell::{Canceller, Context};
 use std::time::Duration;
 use tokio::sync::mpsc::{self, Sender};
+
+/// What came, when it is there to its last byte: then its connection is used again.
+async fn ask(ctx: &Context, client: &Client, url: &str) -> Result<(StatusCode, String), CallError> {
+    let (head, body) = client.get(ctx, url).await?.into_parts();
+    body.bytes(64 * 1024).await?;
+    let date = head.headers.get("date").and_then(|date| date.to_str().ok());
+    Ok((head.status, date.unwrap_or("undated").to_string()))
+}
 
 /// Asks for a status, one of four of which is bad, once a second.
 async fn statuses(
@@ -23,13 +31,13 @@ async fn statuses(
     results: Sender<String>,
 ) {
     loop {
-        match client.get(&ctx, url.as_str()).await {
-            Ok(answer) if answer.status() == StatusCode::INTERNAL_SERVER_ERROR => {
+        match ask(&ctx, &client, &url).await {
+            Ok((StatusCode::INTERNAL_SERVER_ERROR, _)) => {
                 println!("status: a bad one, that is enough");
                 return canceller.cancel();
             }
-            Ok(answer) => {
-                let _ = ctx.run(results.send(format!("status {}", answer.status()))).await;
+            Ok((status, _)) => {
+                let _ = ctx.run(results.send(format!("status {status}"))).await;
             }
             Err(error) => {
                 println!("status: {error}");
@@ -49,10 +57,8 @@ pub(crate) async fn delays(
     results: Sender<String>,
 ) {
     loop {
-        match client.get(&ctx, url.as_str()).await {
-            Ok(answer) => {
-                let date = answer.headers().get("date").cloned();
-                let date = date.as_ref().and_then(|date| date.to_str().ok()).unwrap_or("undated");
+        match ask(&ctx, &client, &url).await {
+            Ok((_, date)) => {
                 let _ = ctx.run(results.send(format!("delay, {date}"))).await;
             }
             Err(error) => {

@@ -67,9 +67,13 @@ async fn start(server: &Context, app: Router) -> String {
     base
 }
 
-async fn second(Ctx(ctx): Ctx, uri: Uri) -> &'static str {
-    TrackingLogger.log(&ctx, &format!("second service: {}", uri.query().unwrap_or_default()));
-    "done"
+async fn second(Ctx(ctx): Ctx, uri: Uri) -> (StatusCode, &'static str) {
+    let query = uri.query().unwrap_or_default();
+    TrackingLogger.log(&ctx, &format!("second service: {query}"));
+    match query {
+        "query=tea" => (StatusCode::OK, "done"),
+        _ => (StatusCode::NOT_FOUND, "no such thing"),
+    }
 }
 
 // The only place that knows of both the logic and the tracking.
@@ -85,23 +89,28 @@ async fn main() {
             let (client, url) = (client.clone(), format!("{remote}{path}"));
             Box::pin(async move {
                 let answer = client.get(&ctx, url).await?;
-                Ok::<_, BoxError>(answer.into_body().text(1000).await?)
+                if answer.status() != StatusCode::OK {
+                    return Err(BoxError::from(format!("unexpected status {}", answer.status())));
+                }
+                Ok(answer.into_body().text(1000).await?)
             })
         }),
     };
-    let first = move |Ctx(ctx): Ctx| async move {
-        logic.process(&ctx, "tea").await.map_err(|_| StatusCode::BAD_GATEWAY)
+    let first = move |Ctx(ctx): Ctx, uri: Uri| async move {
+        let data = uri.query().and_then(|query| query.strip_prefix("data=")).unwrap_or_default();
+        logic.process(&ctx, data).await.map_err(|_| StatusCode::BAD_GATEWAY)
     };
     let base = start(&server, Router::new().route("/first", get(first))).await;
 
     let ctx = Context::background();
-    for id in [Some("order-66"), None] {
-        let mut request = Request::get(format!("{base}/first"));
+    for (id, data) in [(Some("order-66"), "tea"), (None, "tea"), (Some("order-67"), "coal")] {
+        let mut request = Request::get(format!("{base}/first?data={data}"));
         if let Some(id) = id {
             request = request.header("X-GUID", id);
         }
         let request = request.body(Body::empty()).expect("a request");
         println!("with {}:", id.unwrap_or("no id"));
-        Client::new().send(&ctx, request).await.expect("an answer");
+        let answer = Client::new().send(&ctx, request).await.expect("an answer");
+        println!("{}", answer.status());
     }
 }

@@ -60,11 +60,11 @@ async fn main() {
     let three = ask(3);
     inside(2, 1).await;
     ask(4).await.expect("refused at once");
-    // One is let through; the other is too slow, and the one that waited as well.
+    // One of those that run is let through; the other is too slow, and the one that waited as
+    // well.
     gate.add_permits(1);
-    one.await.expect("done");
-    for slow in [two, three] {
-        slow.await.expect("answered");
+    for request in [one, two, three] {
+        request.await.expect("answered");
     }
     inside(0, 0).await;
     stop.cancel();

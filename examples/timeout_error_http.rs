@@ -10,48 +10,64 @@
 mod httpbin;
 
 use axum::http::StatusCode;
-use quell::http::Client;
+use quell::http::{CallError, Client};
 use quell::{BoxError, Context};
 use std::time::Duration;
 use tokio::sync::mpsc::{self, Sender};
 
+/// What came, when it is there to its last byte: then its connection is used again.
+async fn ask(ctx: &Context, client: &Client, url: &str) -> Result<(StatusCode, String), CallError> {
+    let (head, body) = client.get(ctx, url).await?.into_parts();
+    body.bytes(64 * 1024).await?;
+    let date = head.headers.get("date").and_then(|date| date.to_str().ok());
+    Ok((head.status, date.unwrap_or("undated").to_string()))
+}
+
 /// Asks for a status, one of four of which is bad, once a second.
-async fn statuses(ctx: &Context, url: &str, results: Sender<String>) -> Result<(), BoxError> {
-    let client = Client::new();
+async fn statuses(
+    ctx: &Context,
+    client: &Client,
+    url: &str,
+    results: Sender<String>,
+) -> Result<(), BoxError> {
     loop {
-        let answer = client.get(ctx, url).await.map_err(|e| format!("in the status loop: {e}"))?;
-        if answer.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        let answer = ask(ctx, client, url).await;
+        let (status, _) = answer.map_err(|error| format!("in the status loop: {error}"))?;
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
             return Err("bad status".into());
         }
-        ctx.run(results.send(format!("status {}", answer.status()))).await??;
+        ctx.run(results.send(format!("status {status}"))).await??;
         ctx.run(tokio::time::sleep(Duration::from_secs(1))).await?;
     }
 }
 
 /// Asks for an answer that takes a second, again and again.
-async fn delays(ctx: &Context, url: &str, results: Sender<String>) -> Result<(), BoxError> {
-    let client = Client::new();
+async fn delays(
+    ctx: &Context,
+    client: &Client,
+    url: &str,
+    results: Sender<String>,
+) -> Result<(), BoxError> {
     loop {
-        let answer = client.get(ctx, url).await.map_err(|e| format!("in the delay loop: {e}"))?;
-        let date = answer.headers().get("date").and_then(|date| date.to_str().ok());
-        let date = date.unwrap_or("undated").to_string();
+        let answer = ask(ctx, client, url).await;
+        let (_, date) = answer.map_err(|error| format!("in the delay loop: {error}"))?;
         ctx.run(results.send(format!("delay, {date}"))).await??;
     }
 }
 
-#[tokio::main]
-async fn main() {
-    let base = httpbin::base().await;
+/// Both at once, until one of them has had enough, or the time is over.
+pub(crate) async fn both(parent: &Context, client: Client, base: &str) {
     // The canceller of a context with a limit takes a cause as any other.
-    let (ctx, canceller) = Context::background().with_timeout(Duration::from_secs(3));
+    let (ctx, canceller) = parent.with_timeout(Duration::from_secs(3));
     let (results, mut received) = mpsc::channel(1);
 
     // Whichever loop fails first says why; what the other says then is too late.
     let status = tokio::spawn({
         let (ctx, canceller, results) = (ctx.clone(), canceller.clone(), results.clone());
+        let client = client.clone();
         let url = format!("{base}/status/200,200,200,500");
         async move {
-            if let Err(error) = statuses(&ctx, &url, results).await {
+            if let Err(error) = statuses(&ctx, &client, &url, results).await {
                 canceller.cancel_with(error);
             }
         }
@@ -60,7 +76,7 @@ async fn main() {
         let ctx = ctx.clone();
         let url = format!("{base}/delay/1");
         async move {
-            if let Err(error) = delays(&ctx, &url, results).await {
+            if let Err(error) = delays(&ctx, &client, &url, results).await {
                 println!("delay: {error}");
                 canceller.cancel_with(error);
             }
@@ -77,4 +93,10 @@ async fn main() {
     println!("main: cancelled with cause: {}; error: {}", cancelled.cause(), cancelled.error());
     let _ = tokio::join!(status, delay);
     println!("cause: {}", ctx.cause().expect("it has ended"));
+}
+
+#[tokio::main]
+async fn main() {
+    let base = httpbin::base().await;
+    both(&Context::background(), Client::new(), &base).await;
 }

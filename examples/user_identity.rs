@@ -61,8 +61,10 @@ async fn handler(Ctx(ctx): Ctx, request: Request<Body>) -> Result<String, Status
 
 #[tokio::main]
 async fn main() {
-    let app =
-        Router::new().route("/", get(handler)).layer(middleware::from_fn(identity::middleware));
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(middleware::from_fn(identity::middleware))
+        .route("/forgotten", get(handler)); // after the layer, and so outside of it
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/?data=tea", listener.local_addr().expect("an address"));
     let (server, stop) = Context::background().with_cancel();
@@ -80,6 +82,9 @@ async fn main() {
         let text = answer.into_body().text(1000).await.expect("text");
         println!("{}: {status}, {text}", cookie.unwrap_or("no cookie"));
     }
+    let forgotten = url.replace("/?", "/forgotten?");
+    let answer = client.get(&ctx, forgotten).await.expect("an answer");
+    println!("no middleware: {}", answer.status());
     stop.cancel();
     served.await.expect("a server that does not panic");
 }

@@ -1,8 +1,8 @@
-//! Two of the example programs under `Checker::tokio`: cancelled, dropped and out of time at
+//! Four of the example programs under `Checker::tokio`: cancelled, dropped and out of time at
 //! every point.
 //!
 //! What is checked is the programs' own code, taken from their files: the store, its
-//! handlers and its clients; the two loops, and the service that they call. Below it is
+//! handlers and its clients; the three programs with two loops, and the service that they call. Below it is
 //! quell's client with its pool of connections, hyper on both sides, and
 //! [`ContextLayer`].
 //!
@@ -21,14 +21,17 @@ use hyper_util::service::TowerToHyperService;
 use quell::Context;
 use quell::check::{Checker, Inject, Report, ViolationKind};
 use quell::http::{Client, ContextLayer, Ctx};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::duplex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
+#[allow(dead_code, reason = "their `main` is not run here")]
+#[path = "../examples/cancel_error_http.rs"]
+mod cancel_error_http;
 #[allow(dead_code, reason = "their `main` is not run here")]
 #[path = "../examples/cancel_http.rs"]
 mod cancel_http;
@@ -38,6 +41,9 @@ mod httpbin;
 #[allow(dead_code, reason = "their `main` is not run here")]
 #[path = "../examples/store_server.rs"]
 mod store_server;
+#[allow(dead_code, reason = "their `main` is not run here")]
+#[path = "../examples/timeout_error_http.rs"]
+mod timeout_error_http;
 
 const ALL: [Inject; 4] = [Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::None];
 
@@ -47,20 +53,32 @@ const INSIDE: &str = "http://inside";
 /// With this the service answers once as it should, and then with a bad status.
 const SECOND: u64 = 2;
 
+/// With this the fifth is the first bad one.
+const FIFTH: u64 = 10;
+
 /// So small that a request takes several reads and writes: more points to end it at.
 const PIPE: usize = 64;
 
 /// A client whose connections all lead to this app. The contexts of its requests are
 /// derived from `server`.
 fn client_of(server: &Context, app: Router) -> Client {
+    counted(server, app).0
+}
+
+/// … and how many connections it has made.
+fn counted(server: &Context, app: Router) -> (Client, Arc<AtomicUsize>) {
     let app = ContextLayer::new(server).layer(app);
-    Client::connecting(move |_| {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let made = connections.clone();
+    let client = Client::connecting(move |_| {
+        made.fetch_add(1, Ordering::Relaxed);
         let (near, far) = duplex(PIPE);
         let service = TowerToHyperService::new(app.clone());
         let connection = http1::Builder::new().serve_connection(TokioIo::new(far), service);
         tokio::spawn(async { connection.await.is_ok() });
         async { Ok(near) }
-    })
+    });
+    (client, connections)
 }
 
 fn found(report: &Report, kind: ViolationKind) -> bool {
@@ -86,23 +104,48 @@ fn the_store_server_leaves_no_fetch_behind_wherever_it_is_ended() {
     assert!(came_to_its_end.into_inner() > 0, "with nothing injected it tells of all clients");
 }
 
-#[test]
-fn the_two_loops_end_wherever_they_are_ended() {
-    let longest = Mutex::new(Duration::ZERO);
+/// Ends a program of two loops wherever it can be ended. Gives back for how long it runs where
+/// nobody ends it.
+fn two_loops(seed: u64, both: impl AsyncFn(&Context, Client)) -> Duration {
+    let seen = Mutex::new((Duration::ZERO, 0));
     let report = Checker::tokio().inject(ALL).run(|ctx| {
-        let longest = &longest;
+        let (seen, both) = (&seen, &both);
         async move {
             let began = Instant::now();
-            let client = client_of(&ctx, httpbin::app(SECOND));
-            cancel_http::both(&ctx, client, INSIDE).await;
-            let mut longest = longest.lock().unwrap();
-            *longest = began.elapsed().max(*longest);
+            let (client, connections) = counted(&ctx, httpbin::app(seed));
+            both(&ctx, client).await;
+            let mut seen = seen.lock().unwrap();
+            // What is not ended by anybody comes last.
+            seen.0 = began.elapsed();
+            seen.1 = connections.load(Ordering::Relaxed).max(seen.1);
         }
     });
     println!("{report}");
     report.assert_clean();
     assert!(report.points() > 30, "both loops and both handlers look at their contexts");
-    assert!(longest.into_inner().unwrap() >= Duration::from_secs(1), "the second status is bad");
+    let (took, connections) = seen.into_inner().unwrap();
+    // One more than there are loops: a call does not wait for the connection that is just on
+    // its way back.
+    assert!(connections <= 3, "an answer was not read to its end: {connections} connections");
+    took
+}
+
+#[test]
+fn the_two_loops_end_wherever_they_are_ended() {
+    let both = async |ctx: &Context, client| cancel_http::both(ctx, client, INSIDE).await;
+    assert_eq!(two_loops(FIFTH, both), Duration::from_secs(4), "the fifth status is bad");
+}
+
+#[test]
+fn the_two_loops_with_a_cause_end_wherever_they_are_ended() {
+    let both = async |ctx: &Context, client| cancel_error_http::both(ctx, client, INSIDE).await;
+    assert_eq!(two_loops(FIFTH, both), Duration::from_secs(4), "the fifth status is bad");
+}
+
+#[test]
+fn the_two_loops_with_a_limit_end_wherever_they_are_ended() {
+    let both = async |ctx: &Context, client| timeout_error_http::both(ctx, client, INSIDE).await;
+    assert_eq!(two_loops(FIFTH, both), Duration::from_secs(3), "the limit comes first");
 }
 
 /// The handler of the store server with a mistake: its fetch does not hear of the end.

@@ -215,6 +215,21 @@ fn method_headers_and_body_arrive() {
 }
 
 #[test]
+fn a_user_in_the_url_is_sent_to_the_server_and_shown_to_nobody() {
+    let (url, heard) = well();
+    let secret = url.replace("http://", "http://ann:s3cret@");
+    let output = run(&["-n", "1", &secret]);
+    assert!(heard.recv().unwrap().1.contains("\r\nauthorization: Basic YW5uOnMzY3JldA==\r\n"));
+    assert!(text(&output.stdout).starts_with(&format!("GET {url}\n")), "{output:?}");
+    assert_eq!(json(&["-n", "1", &secret], 0)["url"], url);
+    for wrong in ["http://ann:s3cret@", "ann:s3cret@host/", "ftp://ann:s3cret@host/"] {
+        let output = run(&[wrong]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(!text(&output.stderr).contains("s3cret"), "{output:?}");
+    }
+}
+
+#[test]
 fn a_body_may_come_from_a_file_and_is_posted() {
     let file = std::env::temp_dir().join(format!("quell-hit-{}", std::process::id()));
     std::fs::write(&file, "from a file").unwrap();
@@ -350,6 +365,8 @@ fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
         (&["-H", "nothing", url], "not a header"),
         (&["-H", "a b: c", url], "not a header"),
         (&["-b", "@/does/not/exist", url], "the body cannot be read"),
+        (&["-H", "content-length: 5", url], "content-length is not that of the body"),
+        (&["-H", "transfer-encoding: chunked", url], "transfer-encoding is for connections"),
         (&["--latency-correction", url], "needs a rate"),
     ];
     for (arguments, wanted) in cases {

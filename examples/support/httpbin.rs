@@ -5,7 +5,8 @@
 //! * `/delay/1` answers after so many seconds, ten at the most.
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::{Router, routing::get};
 use quell::Context;
 use quell::http::{Ctx, serve};
@@ -45,11 +46,18 @@ async fn status(Path(choices): Path<String>, State(state): State<Arc<AtomicU64>>
     choice.parse().unwrap_or(StatusCode::BAD_REQUEST)
 }
 
-async fn delay(Path(seconds): Path<f64>, Ctx(ctx): Ctx) -> &'static str {
+/// As long as that of the real one, more or less.
+const JSON: &str = r#"{
+  "args": {}, "data": "", "files": {}, "form": {}, "headers": {"Accept": "*/*"},
+  "origin": "127.0.0.1", "url": "http://127.0.0.1/delay/1"
+}
+"#;
+
+async fn delay(Path(seconds): Path<f64>, Ctx(ctx): Ctx) -> impl IntoResponse {
     let delay = Duration::try_from_secs_f64(seconds.min(10.0)).unwrap_or_default();
     // When the caller hangs up, this ends too.
     let _ = ctx.run(tokio::time::sleep(delay)).await;
-    "{}\n"
+    ([(header::CONTENT_TYPE, "application/json")], JSON)
 }
 
 fn argument(name: &str) -> Option<String> {

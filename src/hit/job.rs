@@ -3,6 +3,7 @@
 use super::Options;
 use super::connect::Way;
 use super::options::{Error, Problem};
+use super::user;
 use ::http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 use bytes::Bytes;
 use std::time::Duration;
@@ -27,9 +28,16 @@ impl Job {
     pub(super) fn new(request: Request<Bytes>, options: &Options) -> Result<Job, Error> {
         let (mut parts, body) = request.into_parts();
         let (host, port, https) = place(&parts.uri).map_err(Error)?;
-        parts.uri = with_a_path(parts.uri);
+        if let Some(value) = user::authorization(&parts.uri) {
+            parts.headers.entry(header::AUTHORIZATION).or_insert(value);
+        }
+        parts.uri = with_a_path(user::without(parts.uri).map_err(Error)?);
         if parts.headers.contains_key(header::TRANSFER_ENCODING) {
             return Err(Error(Problem::Header("transfer-encoding".into())));
+        }
+        let length = HeaderValue::from(body.len());
+        if parts.headers.get_all(header::CONTENT_LENGTH).iter().any(|said| *said != length) {
+            return Err(Error(Problem::Length(body.len())));
         }
         let method = &parts.method;
         let fill = |parts: &mut Parts, name, value: &str| {
@@ -39,7 +47,7 @@ impl Job {
         let has_body = [Method::POST, Method::PUT, Method::PATCH].contains(method);
         let (head_only, idempotent) = (*method == Method::HEAD, method.is_idempotent());
         if has_body || !body.is_empty() {
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            parts.headers.insert(header::CONTENT_LENGTH, length);
         }
         fill(&mut parts, header::USER_AGENT, concat!("quell-hit/", env!("CARGO_PKG_VERSION")));
         fill(&mut parts, header::ACCEPT, "*/*");
@@ -66,15 +74,15 @@ impl Job {
 /// The host without brackets, the port, and whether it is behind TLS.
 fn place(uri: &Uri) -> Result<(String, u16, bool), Problem> {
     let https = match uri.scheme_str() {
-        None => return Err(Problem::NoScheme(uri.to_string())),
+        None => return Err(Problem::NoScheme(user::hidden(uri))),
         Some("http") => false,
         Some("https") => true,
-        Some(_) => return Err(Problem::OtherScheme(uri.to_string())),
+        Some(_) => return Err(Problem::OtherScheme(user::hidden(uri))),
     };
     let host = uri.host().unwrap_or_default();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.is_empty() {
-        return Err(Problem::NoHost(uri.to_string()));
+        return Err(Problem::NoHost(user::hidden(uri)));
     }
     // What is no port is none at all to `port`, and would mean the usual one.
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -84,7 +92,7 @@ fn place(uri: &Uri) -> Result<(String, u16, bool), Problem> {
     let port = if port.is_empty() || port.ends_with(']') {
         if https { 443 } else { 80 }
     } else {
-        port.parse().map_err(|_| Problem::NoPort(uri.to_string()))?
+        port.parse().map_err(|_| Problem::NoPort(user::hidden(uri)))?
     };
     Ok((host.to_string(), port, https))
 }
@@ -113,8 +121,7 @@ fn write(parts: &Parts, body: &Bytes, keepalive: bool) -> Bytes {
     };
     if !parts.headers.contains_key(header::HOST) {
         let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
-        let without_user = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        line("host", without_user.as_bytes());
+        line("host", authority.as_bytes());
     }
     for (name, value) in &parts.headers {
         line(name.as_str(), value.as_bytes());
@@ -143,7 +150,8 @@ mod tests {
         assert_eq!(
             wire(request, &Options::new()),
             format!(
-                "GET /a?b=c HTTP/1.1\r\nhost: [::1]:81\r\nuser-agent: {agent}\r\naccept: */*\r\n\r\n"
+                "GET /a?b=c HTTP/1.1\r\nhost: [::1]:81\r\nauthorization: Basic dXNlcjp3b3Jk\r\n\
+                 user-agent: {agent}\r\naccept: */*\r\n\r\n"
             )
         );
     }
@@ -176,6 +184,35 @@ mod tests {
     }
 
     #[test]
+    fn over_http2_too_the_user_is_a_header_and_no_part_of_the_address() {
+        let request = Request::get("http://ann:word@one/a").body(Bytes::new()).unwrap();
+        let parts = Job::new(request, &Options::new().http2(true)).unwrap().parts.unwrap();
+        assert_eq!(parts.uri, "http://one/a");
+        assert_eq!(parts.headers["authorization"], "Basic YW5uOndvcmQ=");
+        assert!(!format!("{parts:?}").contains("YW5u"), "{parts:?}");
+    }
+
+    #[test]
+    fn a_header_of_the_users_own_says_who_asks() {
+        let request = Request::get("http://ann:word@one").header("authorization", "Bearer 1");
+        let wire = wire(request.body("").unwrap(), &Options::new());
+        assert!(wire.contains("authorization: Bearer 1\r\n") && !wire.contains("Basic"), "{wire}");
+    }
+
+    #[test]
+    fn a_length_that_is_not_the_bodys_is_refused() {
+        let refused = |length: &str, body: &'static str| {
+            let request = Request::put("http://one").header("content-length", length);
+            let job = Job::new(request.body(Bytes::from(body)).unwrap(), &Options::new());
+            job.map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(refused("3", "abc"), Ok(()));
+        let why = "the header content-length is not that of the body, which has 0 bytes";
+        assert_eq!(refused("5", ""), Err(why.into()));
+        assert!(refused("03", "abc").is_err());
+    }
+
+    #[test]
     fn a_url_that_leads_nowhere_is_an_error_that_says_why() {
         let why = |url: &str| {
             let request = Request::builder().uri(url).body(Bytes::new()).unwrap();
@@ -186,5 +223,8 @@ mod tests {
         assert!(why("ftp://host/").contains("neither http nor https"), "{}", why("ftp://host/"));
         assert!(why("http://:80/").contains("no host"), "{}", why("http://:80/"));
         assert!(why("http://one:99999/").contains("no port"), "{}", why("http://one:99999/"));
+        for secret in ["http://u:pass@one:a/", "http://u:pass/word@one", "ftp://u:pass@one/"] {
+            assert!(!why(secret).contains("pass"), "{}", why(secret));
+        }
     }
 }

@@ -32,6 +32,7 @@
 //! | `send` | the pipeline |
 //! | `results` | what users read |
 //! | `job` | a request, checked and written down once |
+//! | `user` | who asks, where the URL says so |
 //! | `seats` | connections, and who sits at them |
 //! | `connect`, `tls` | from an address to a stream |
 //! | `h1`, `parse` | a request and its response over HTTP/1.1 |
@@ -51,6 +52,7 @@ mod send;
 mod summary;
 #[cfg(feature = "tls")]
 mod tls;
+mod user;
 
 pub use measure::{ErrorKind, Hit};
 pub use options::{Error, Options};

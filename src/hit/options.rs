@@ -125,6 +125,8 @@ pub(super) enum Problem {
     #[cfg(feature = "tls")]
     Certificates(String),
     Header(String),
+    /// How long the body is.
+    Length(usize),
 }
 
 impl fmt::Display for Error {
@@ -149,6 +151,10 @@ impl fmt::Display for Error {
             Problem::Header(name) => {
                 write!(f, "the header {name} is for connections, not for requests")
             }
+            Problem::Length(bytes) => write!(
+                f,
+                "the header content-length is not that of the body, which has {bytes} bytes"
+            ),
         }
     }
 }

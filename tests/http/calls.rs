@@ -204,9 +204,11 @@ async fn mistakes_in_an_address_are_explained_and_secrets_in_it_are_not_shown() 
         ("ftp://localhost/", "http://"),
         ("http://", ""),
         ("not an address", ""),
+        ("http://ann:password@localhost/", "set the header authorization"),
     ] {
         let error = client.get(&ctx, address).await.unwrap_err().to_string();
         assert!(error.starts_with("GET ") && error.contains(advice), "{error}");
+        assert!(!error.contains("password"), "{error}");
     }
     let (ctx, canceller) = ctx.with_cancel();
     canceller.cancel();

@@ -59,6 +59,7 @@ struct Cli {
 
 /// What was asked for, and can be done.
 pub(crate) struct Args {
+    /// As it may be shown: without user and password.
     pub(crate) url: String,
     pub(crate) request: Request<Bytes>,
     /// `None`: until the time is up.
@@ -120,7 +121,11 @@ impl Cli {
         let mut request = Request::new(body.unwrap_or_default());
         *request.method_mut() = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("not a method: {method:?}"))?;
-        let no_url = |error| format!("not a URL: {:?} ({error})", self.url);
+        let no_url = |error| match self.url.rsplit_once('@') {
+            // Whatever is in front of it may be a password.
+            Some((_, rest)) => format!("not a URL: \"…@{rest}\" ({error})"),
+            None => format!("not a URL: {:?} ({error})", self.url),
+        };
         *request.uri_mut() = self.url.parse::<Uri>().map_err(no_url)?;
         for text in &self.headers {
             let (name, value) = header(text)?;
@@ -140,7 +145,7 @@ impl Cli {
             options = options.timeout(timeout);
         }
         Ok(Args {
-            url: self.url,
+            url: without_user(self.url, request.uri()),
             request,
             n,
             concurrency,
@@ -157,6 +162,15 @@ fn positive(name: &str, number: i64) -> Result<usize, String> {
     match usize::try_from(number) {
         Ok(number @ 1..) => Ok(number),
         _ => Err(format!("{name} must be positive: got {number}")),
+    }
+}
+
+fn without_user(url: String, uri: &Uri) -> String {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    match authority.rsplit_once('@') {
+        // The first `@` there is comes no earlier than in the user.
+        Some((user, _)) => url.replacen(&format!("{user}@"), "", 1),
+        None => url,
     }
 }
 

@@ -8,8 +8,9 @@
 //! | `text`, `json` | the summary, for people and for programs |
 //!
 //! It ends with 0 when it has sent what it was to send; with 1 where that was to be
-//! without errors, and was not, and where the summary cannot be written; with 2 when it was asked for what it cannot do; and
-//! with 128 and the number of the signal when it was interrupted.
+//! without errors, and was not, and where the summary cannot be written; with 2 when it
+//! was asked for what it cannot do; and with 128 and the number of the signal when it was
+//! interrupted.
 
 mod args;
 mod json;

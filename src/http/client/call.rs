@@ -34,8 +34,10 @@ pub(super) type Body = axum_core::body::Body;
 /// }
 /// ```
 ///
-/// Clones share their connections. A name that is being looked up is waited for by a
-/// thread of tokio's; giving up the call leaves that to itself.
+/// Clones share their connections. A call that is still connecting when a kept connection
+/// comes back takes that one; the new one is made to its end without the call, and kept for
+/// the next. A name that is being looked up is waited for by a thread of tokio's; giving up
+/// the call leaves that to itself.
 #[derive(Clone, Debug)]
 pub struct Client<S = Transport> {
     service: S,

@@ -301,3 +301,27 @@ impl Connections {
         let _ = limit.run(async { while self.ended().await {} }).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_have_ended_are_not_kept_until_the_server_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
+        let ended =
+            [true, false, true].map(|by_itself| connections.tasks.spawn(async move { by_itself }));
+        while !ended.iter().all(tokio::task::AbortHandle::is_finished) {
+            tokio::task::yield_now().await;
+        }
+        let waits = connections.tasks.spawn(std::future::pending());
+        let ctx = Context::background();
+        let client = TcpStream::connect(at);
+        let (client, accepted) = tokio::join!(client, next(&ctx, &listener, &mut connections));
+        assert!(client.is_ok() && accepted.is_ok());
+        assert_eq!((connections.tasks.len(), connections.dropped), (1, 1));
+        assert!(!waits.is_finished());
+    }
+}
