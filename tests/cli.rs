@@ -32,6 +32,19 @@ fn it_names_its_scenarios() {
 }
 
 #[test]
+fn the_violation_on_the_first_screen_of_the_readme_is_what_its_token_shows() {
+    let readme = include_str!("../README.md");
+    let (_, shown) = readme.split_once("```text\nBlockedStage").unwrap();
+    let (shown, _) = shown.split_once("\n```").unwrap();
+    let (_, token) = shown.rsplit_once(' ').unwrap();
+    let (code, out, err) = quell(&["check", "--replay", token]);
+    assert_eq!(code, 1, "{out}{err}");
+    for line in shown.lines() {
+        assert!(out.contains(line), "{line:?} is not in\n{out}");
+    }
+}
+
+#[test]
 fn a_token_it_prints_replays_and_is_a_violation() {
     let (_, out, _) = quell(&["check", "listing", "--schedules", "500", "--json"]);
     let line: serde_json::Value = serde_json::from_str(out.trim()).unwrap();

@@ -196,8 +196,18 @@ impl Checker {
     }
 
     /// How long, by the system's clock, one poll of a task may take before the process is
-    /// ended with a message that names the task: ten seconds.
+    /// ended with a message that names the task: ten seconds. `Duration::MAX`: any time.
+    ///
+    /// # Panics
+    ///
+    /// When it is zero.
+    #[track_caller]
     pub fn patience(mut self, patience: Duration) -> Checker {
+        assert!(
+            !patience.is_zero(),
+            "quell: a patience of zero would end the process at the first poll; pass how long one \
+             may take, or `Duration::MAX`"
+        );
         self.patience = patience;
         self
     }
@@ -241,6 +251,21 @@ impl Checker {
     }
 
     fn attempt<F, Fut>(
+        &self,
+        body: &F,
+        asked_at: &'static Location<'static>,
+    ) -> Result<Report, ReplayError>
+    where
+        F: Fn(Context) -> Fut,
+        Fut: Future,
+    {
+        #[cfg(feature = "tokio")]
+        return super::on_tokio::without_a_budget(|| self.go(body, asked_at));
+        #[cfg(not(feature = "tokio"))]
+        self.go(body, asked_at)
+    }
+
+    fn go<F, Fut>(
         &self,
         body: &F,
         asked_at: &'static Location<'static>,

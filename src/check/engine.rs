@@ -21,10 +21,10 @@
 use super::clock::Clock;
 use super::inject::Inject;
 use super::label::Labels;
-use super::log::{Log, What};
+use super::log::{Log, What, rank};
 use super::pulse::Pulse;
 use super::signal;
-pub(super) use super::step::{Landed, Step, Trouble, Turned};
+pub(super) use super::step::{Landed, Limits, Step, Trouble, Turned};
 use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
 use crate::context::Canceller;
 use crate::rt::probe::Wait;
@@ -47,10 +47,28 @@ thread_local! {
     static ENGINE: RefCell<Option<Box<Engine>>> = const { RefCell::new(None) };
 }
 
-/// Puts an engine in its place; gives back the one that was there.
-pub(super) fn install(engine: Option<Box<Engine>>) -> Option<Box<Engine>> {
-    with(Engine::settle_looks);
-    ENGINE.with(|current| current.replace(engine))
+/// Puts an engine in its place. One that is there already, of a checker in whose body
+/// this is, is around it until it goes.
+pub(super) fn enter(mut engine: Box<Engine>) {
+    with(|around| {
+        around.settle_looks();
+        around.stirred |= world::take_stirred();
+    });
+    ENGINE.with(|current| {
+        let mut current = current.borrow_mut();
+        engine.around = current.take();
+        *current = Some(engine);
+    });
+}
+
+/// Takes the engine out of its place, and puts the one around it there.
+pub(super) fn leave() -> Option<Box<Engine>> {
+    let around = with(|engine| {
+        engine.settle_looks();
+        world::take_stirred();
+        engine.around.take()
+    });
+    ENGINE.with(|current| current.replace(around.flatten()))
 }
 
 /// The engine of this thread, if there is one. `f` runs no code of the user's.
@@ -98,16 +116,9 @@ pub(super) struct Task {
     pub(super) polls: u32,
 }
 
-/// What does not change from schedule to schedule.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) steps: u32,
-    pub(super) points: u32,
-    /// In nanoseconds.
-    pub(super) stop_within: u64,
-}
-
 pub(super) struct Engine {
+    /// That of the checker in whose body this one's checker runs.
+    around: Option<Box<Engine>>,
     pub(super) run: usize,
     /// What a watched context carries.
     pub(super) mark: u16,
@@ -164,6 +175,7 @@ impl Engine {
         pulse: Arc<Pulse>,
     ) -> Self {
         Engine {
+            around: None,
             run: 0,
             mark: 0,
             kind,
@@ -221,6 +233,18 @@ impl Engine {
         (self.trouble, self.lost) = (None, None);
     }
 
+    /// The engine of that schedule: this one, or one around it.
+    #[inline]
+    pub(super) fn of_run(&mut self, run: usize) -> Option<&mut Engine> {
+        if run == self.run { Some(self) } else { self.around.as_mut()?.of_run(run) }
+    }
+
+    /// The engine of the schedule whose contexts carry this.
+    #[inline]
+    pub(super) fn of_mark(&mut self, mark: u16) -> Option<&mut Engine> {
+        if mark == self.mark { Some(self) } else { self.around.as_mut()?.of_mark(mark) }
+    }
+
     #[inline]
     pub(super) fn mix(&mut self, with: u64) {
         self.hash = (self.hash.rotate_left(5) ^ with).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -264,8 +288,8 @@ impl Engine {
     }
 
     /// From a waker.
-    pub(super) fn wake(&mut self, run: usize, task: u32) {
-        if run != self.run || self.closing {
+    pub(super) fn wake(&mut self, task: u32) {
+        if self.closing {
             return;
         }
         let Some(woken) = self.tasks.get_mut(task as usize) else { return };
@@ -282,16 +306,13 @@ impl Engine {
     }
 
     /// Has a task dropped when its turn comes: aborting is not done at once anywhere.
-    pub(super) fn abort(&mut self, run: usize, task: u32) {
-        if run != self.run {
-            return;
-        }
+    pub(super) fn abort(&mut self, task: u32) {
         if let Some(aborted) = self.tasks.get_mut(task as usize) {
             if aborted.state != State::Ended {
                 aborted.aborted = true;
                 let by = self.current;
                 self.note(task, || What::Aborted { by });
-                self.wake(run, task);
+                self.wake(task);
             }
         }
     }
@@ -317,7 +338,7 @@ impl Engine {
         self.settle_looks();
         let before = std::mem::replace(&mut self.tasks[task as usize].state, State::Ended);
         if before == State::Queued {
-            // The body was dropped: nobody else ends but in its own turn.
+            // The body was dropped: nobody else ends but in its own turn, out of line.
             self.ready.retain(|&queued| queued != task);
         }
         self.alive -= 1;
@@ -392,6 +413,8 @@ impl Engine {
         self.mix(u64::from(task) << 8 | 2);
         let polled = &mut self.tasks[task as usize];
         if polled.aborted {
+            // Invariant 2: it is no longer in line.
+            polled.state = State::Running(false);
             let future = polled.future.take();
             self.current = task;
             self.looks_left = self.limits.steps;
@@ -403,10 +426,7 @@ impl Engine {
         let (future, label) = (polled.future.take(), polled.label);
         self.current = task;
         self.looks_left = self.limits.steps;
-        // Invariant 5.
-        if self.log.is_none() && !self.may_come_at_a_look() {
-            world::only_count(self.looks_left);
-        }
+        self.only_count();
         self.pulse.learn(&self.labels);
         self.pulse.beats(label);
         let waker = match &mut self.log {
@@ -552,7 +572,9 @@ impl Engine {
         }
         let crowd = self.tasks.len().clamp(500, 100_000) as u32 - 500;
         self.steps_left = self.limits.steps.saturating_add(20 * crowd);
+        self.take_looks();
         self.looks_left = self.limits.steps;
+        self.only_count();
         self.mix(5);
         let (task, kind, point) = (self.current, self.kind, landed.point);
         self.note(task, || What::Injected { kind, point });
@@ -596,9 +618,27 @@ impl Engine {
             return true;
         }
         self.looks_left -= 1;
+        self.only_count();
         let by = self.current;
         self.note(by, || What::Looked);
         self.point(self.may_come_at_a_look())
+    }
+
+    /// Has the thread count the looks of the task that is being polled, as many as it has
+    /// left, where a count is all there is to them (invariant 5).
+    #[inline]
+    fn only_count(&self) {
+        if self.current != NOBODY && self.log.is_none() && !self.may_come_at_a_look() {
+            world::only_count(self.looks_left);
+        }
+    }
+
+    /// Something went wrong in this turn: what looks at a context from here on, while it
+    /// is thrown away, is not counted.
+    pub(super) fn goes_wrong(&mut self, trouble: Trouble) {
+        world::only_count(0);
+        self.take_looks();
+        self.trouble.get_or_insert(trouble);
     }
 
     /// Takes over the looks that were only counted.
@@ -651,15 +691,5 @@ impl Engine {
 
     pub(super) fn length(&self) -> Length {
         Length { points: self.points, turns: self.turns }
-    }
-}
-
-/// How much a wait says about why a task hangs: in a `select!`, the end of the context
-/// is what everybody waits for.
-pub(super) fn rank(wait: &Wait) -> u8 {
-    match wait.what {
-        "the end of a context" => 0,
-        "a time" => 1,
-        _ => 2,
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! 1. The engine lies in this thread's place from `Session::begin` to the drop of the
 //!    session, between schedules too; the one that was there before, of a checker in
-//!    whose body this one runs, is put back.
+//!    whose body this one runs, is around it until then, and hears what is for it.
 
 use super::checker::USUAL;
 use super::engine::{self, Engine, Limits, here};
@@ -65,7 +65,6 @@ struct Session<'a, F> {
     label: u32,
     fingerprint: u32,
     pulse: Arc<Pulse>,
-    before: Option<Box<Engine>>,
     _inside: (world::Inside, world::Looking, quiet::Quiet),
 }
 
@@ -127,7 +126,7 @@ impl Outcome {
 
 impl<F> Drop for Session<'_, F> {
     fn drop(&mut self) {
-        drop(engine::install(self.before.take()));
+        drop(engine::leave());
     }
 }
 
@@ -146,7 +145,7 @@ where
         let mut labels = Labels::default();
         let label = labels.of(0, "body".into(), plan.asked_at);
         let engine = Engine::new(kind, plan.limits, labels, strategy, Arc::clone(&pulse));
-        let before = engine::install(Some(Box::new(engine)));
+        engine::enter(Box::new(engine));
         let explorer = Arc::new(Explorer { began: Clock::system_now() });
         let inside = world::enter(Arc::clone(&explorer) as _);
         let looking = world::look_on(explorer);
@@ -158,7 +157,6 @@ where
             label,
             fingerprint: 0,
             pulse,
-            before,
             _inside: (inside, looking, quiet),
         }
     }
@@ -320,8 +318,9 @@ fn first_difference(one: &Log, other: &Log) -> Option<String> {
 #[derive(Default)]
 struct Findings {
     violations: Vec<Violation>,
-    /// Findings whose violation is known.
-    known: Vec<(Inject, Key, usize)>,
+    /// Findings of this session whose violation is known. Labels, which are in their keys,
+    /// are numbered anew in the next.
+    known: Vec<(Key, usize)>,
     /// Findings of the fast kind that turned out to be a known violation.
     aliases: u32,
 }
@@ -333,7 +332,7 @@ impl Findings {
         Fut: Future,
     {
         let Some(key) = outcome.key() else { return };
-        let known = self.known.iter().find(|(_, known, _)| *known == key).map(|known| known.2);
+        let known = self.known.iter().find(|(known, _)| *known == key).map(|known| known.1);
         // Where the await can be told from others only by a stack trace, there is an end
         // to looking.
         let known = known.or_else(|| {
@@ -348,7 +347,7 @@ impl Findings {
         }
         let violation = session.tell(outcome);
         let place = self.add_told(violation, &session.pulse);
-        self.known.push((session.kind, key, place));
+        self.known.push((key, place));
     }
 
     /// Adds a violation, or counts one that is equal; where it is.
@@ -390,6 +389,7 @@ where
     for (nth, &kind) in kinds.iter().enumerate() {
         let strategy = strategy(kind, nth as u64);
         let mut session = Session::begin(plan, kind, strategy, body, Arc::clone(&pulse));
+        findings.known.clear();
         let mut covered = Covered { kind, points: 0, schedules: 0, how: String::new(), cut: false };
         let mut landed = false;
         match session.take_fingerprint() {

@@ -106,7 +106,7 @@ impl Onlooker for Explorer {
 
     fn made(&self, mark: u16, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            if engine.mark == mark {
+            if let Some(engine) = engine.of_mark(mark) {
                 engine.contexts += 1;
                 engine.stir();
                 if let Some(log) = &mut engine.log {
@@ -118,7 +118,7 @@ impl Onlooker for Explorer {
 
     fn gone(&self, mark: u16, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            if engine.mark == mark {
+            if let Some(engine) = engine.of_mark(mark) {
                 engine.contexts -= 1;
                 engine.stir();
                 if let Some(log) = &mut engine.log {
@@ -172,12 +172,9 @@ impl Armed for Alarm {}
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        let armed =
-            engine::with(
-                |engine| {
-                    if engine.run == self.run { engine.clock.disarm(self.key) } else { None }
-                },
-            );
+        let armed = engine::with(|engine| {
+            engine.of_run(self.run).and_then(|engine| engine.clock.disarm(self.key))
+        });
         drop(armed);
     }
 }
@@ -192,7 +189,7 @@ fn note_panic() {
         if !engine.closing {
             let task = engine.current;
             engine.note(task, || What::Panicked { message: message.clone() });
-            engine.trouble.get_or_insert(Trouble::Panicked { task, message, place });
+            engine.goes_wrong(Trouble::Panicked { task, message, place });
         }
     });
 }
@@ -399,7 +396,8 @@ fn end_body() {
         (engine.canceller.take(), engine.nobody_is_left())
     });
     match canceller {
-        Some(canceller) if nobody_is_left => canceller.detach(),
+        // Another thread may still wait.
+        Some(canceller) if nobody_is_left && canceller.is_alone() => canceller.detach(),
         canceller => drop(canceller),
     }
 }

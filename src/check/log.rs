@@ -145,11 +145,8 @@ impl Log {
     pub(super) fn hung(&self, task: u32) -> Hung {
         let none = Vec::new();
         let hangs = self.hangs.get(task as usize).unwrap_or(&none);
-        let known = |rank: u8| {
-            hangs
-                .iter()
-                .rev()
-                .find(|hang| hang.wait.is_some_and(|wait| engine::rank(&wait) == rank))
+        let known = |how: u8| {
+            hangs.iter().rev().find(|hang| hang.wait.is_some_and(|wait| rank(&wait) == how))
         };
         let foreign = || hangs.iter().rev().find(|hang| hang.wait.is_none());
         let hang = known(2).or_else(foreign).or_else(|| known(1)).or_else(|| known(0));
@@ -201,7 +198,7 @@ impl Traced for Tracer {
     fn cloned(&self) -> Arc<Self> {
         let trace = Backtrace::force_capture();
         let clone = engine::with(|engine| {
-            let own = engine.current == self.task;
+            let own = engine.run == self.run && engine.current == self.task;
             own.then_some(engine.log.as_mut()?).map(|log| log.cloned(self.task, trace))
         });
         Arc::new(Tracer { run: self.run, task: self.task, clone: clone.flatten().unwrap_or(0) })
@@ -212,10 +209,21 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         if self.clone != 0 {
             engine::try_with(|engine| {
-                if let Some(log) = &mut engine.log {
+                // Clones are numbered anew in each schedule.
+                if let (true, Some(log)) = (engine.run == self.run, &mut engine.log) {
                     log.dropped(self.task, self.clone);
                 }
             });
         }
+    }
+}
+
+/// How much a wait says about why a task hangs: in a `select!`, the end of the context
+/// is what everybody waits for.
+pub(super) fn rank(wait: &Wait) -> u8 {
+    match wait.what {
+        "the end of a context" => 0,
+        "a time" => 1,
+        _ => 2,
     }
 }

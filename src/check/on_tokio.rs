@@ -34,6 +34,16 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 
+/// Does something that no budget of tokio's ends. In a task of tokio's, where a checker
+/// may well run, channels give a poll only so many answers; a whole check is one poll.
+pub(super) fn without_a_budget<R>(f: impl FnOnce() -> R) -> R {
+    let once = pin!(tokio::task::unconstrained(async { f() }));
+    match once.poll(&mut std::task::Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => unreachable!("it awaits nothing"),
+    }
+}
+
 /// Contexts of such checks carry this.
 const MARK: u16 = u16::MAX;
 

@@ -7,7 +7,7 @@
 //! 2. `ELSEWHERE` counts the wakes in `ABROAD`: looking at the count is enough to know
 //!    that there are none.
 
-use super::engine;
+use super::engine::{self, Engine};
 use crate::rt::Stop;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::numbered::{self, Numbered};
@@ -64,14 +64,18 @@ pub(super) fn waker(run: usize, task: u32) -> Waker {
 pub(super) fn stop(run: usize, task: u32) -> Stop {
     let stop = |number| {
         let (run, task) = parts(number);
-        engine::with(|engine| engine.abort(run, task));
+        let abort = |engine: &mut Engine| engine.of_run(run).map(|engine| engine.abort(task));
+        if engine::with(abort).is_none() {
+            wake(run, task);
+        }
     };
     Stop { task: number(run, task), stop }
 }
 
 /// Wakes a task, from wherever this is called.
 pub(super) fn wake(run: usize, task: u32) {
-    if engine::with(|engine| engine.wake(run, task)).is_none() {
+    let wake = |engine: &mut Engine| engine.of_run(run).map(|engine| engine.wake(task));
+    if engine::with(wake).is_none() {
         let mut abroad = ABROAD.lock();
         // Those of schedules that are over wait for nobody to come for them.
         if abroad.len() > 10_000 {

@@ -66,3 +66,12 @@ pub(super) enum Step {
     /// It goes on and on.
     Busy,
 }
+
+/// What does not change from schedule to schedule.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) steps: u32,
+    pub(super) points: u32,
+    /// In nanoseconds.
+    pub(super) stop_within: u64,
+}

@@ -2,7 +2,8 @@
 //!
 //! `q1c-1f2e3d4c-s500.i17.20x2`: the version of the format and the injection (see
 //! `Inject::letter`), the body's fingerprint, then what is not as usual: the limits
-//! (`s` steps, `p` points, `w` microseconds to stop within), where the injection comes
+//! (`s` steps, `p` points, `w` microseconds to stop within, `n` nanoseconds if those do not
+//! come out even), where the injection comes
 //! (`i`, by the number of the decision) and every other deviation (number `x` value).
 //! On a real tokio there is one schedule, and `k7` says that the injection comes at its
 //! point 7; `k`, that it comes when nothing else can happen.
@@ -22,7 +23,7 @@ pub(super) struct Token {
     /// Only those that are not as usual.
     pub(super) steps: Option<u32>,
     pub(super) points: Option<u32>,
-    pub(super) micros: Option<u64>,
+    pub(super) nanos: Option<u64>,
     pub(super) deviations: Vec<Deviation>,
     /// It is of a real tokio: the injection comes at this point, or by itself.
     pub(super) tokio: Option<Option<u32>>,
@@ -89,7 +90,7 @@ impl Token {
             fingerprint,
             steps: differs(limits.steps, usual.steps),
             points: differs(limits.points, usual.points),
-            micros: (limits.stop_within != usual.stop_within).then_some(limits.stop_within / 1_000),
+            nanos: (limits.stop_within != usual.stop_within).then_some(limits.stop_within),
             deviations,
             tokio: None,
         }
@@ -105,7 +106,7 @@ impl Token {
         Limits {
             steps: self.steps.unwrap_or(usual.steps),
             points: self.points.unwrap_or(usual.points),
-            stop_within: self.micros.map_or(usual.stop_within, |micros| micros * 1_000),
+            stop_within: self.nanos.unwrap_or(usual.stop_within),
         }
     }
 
@@ -139,7 +140,7 @@ impl Token {
             fingerprint,
             steps: None,
             points: None,
-            micros: None,
+            nanos: None,
             deviations: Vec::new(),
             tokio: None,
         };
@@ -163,7 +164,8 @@ impl Token {
         match letter {
             "s" => self.steps = Some(number.parse().ok()?),
             "p" => self.points = Some(number.parse().ok()?),
-            "w" => self.micros = Some(number.parse().ok().filter(|&n: &u64| n < 1 << 50)?),
+            "w" => self.nanos = Some(number.parse::<u64>().ok()?.checked_mul(1_000)?),
+            "n" => self.nanos = Some(number.parse().ok()?),
             "i" => self.deviations.push(Deviation { at: number.parse().ok()?, value: STRIKE }),
             "k" if number.is_empty() => self.tokio = Some(None),
             "k" => self.tokio = Some(Some(number.parse().ok()?)),
@@ -179,7 +181,10 @@ impl fmt::Display for Token {
         let limits = [
             self.steps.map(|n| format!("s{n}")),
             self.points.map(|n| format!("p{n}")),
-            self.micros.map(|n| format!("w{n}")),
+            self.nanos.map(|n| match n % 1_000 {
+                0 => format!("w{}", n / 1_000),
+                _ => format!("n{n}"),
+            }),
         ];
         let deviations = self.deviations.iter().map(|deviation| match deviation.value {
             STRIKE => format!("i{}", deviation.at),
@@ -203,7 +208,8 @@ mod tests {
     #[test]
     fn a_token_comes_back_as_it_was() {
         let deviations = vec![Deviation { at: 3, value: 2 }, Deviation { at: 17, value: STRIKE }];
-        for limits in [USUAL, Limits { steps: 7, points: 8, stop_within: 9_000 }] {
+        let limits = |stop_within| Limits { steps: 7, points: 8, stop_within };
+        for limits in [USUAL, limits(9_000), limits(1_500), limits(0), limits(u64::MAX)] {
             let token = Token::new(Inject::Cancel, 0xBEEF, limits, USUAL, deviations.clone());
             let back = Token::parse(&token.to_string()).unwrap();
             assert_eq!(back, token);

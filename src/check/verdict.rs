@@ -9,6 +9,7 @@
 //! blocked one, a task before the body, and the first spawned before the rest.
 
 use super::engine::{BODY, Engine, JOIN, State, Trouble};
+use super::label;
 use super::place::Place;
 use super::violation::ViolationKind;
 use std::panic::Location;
@@ -43,7 +44,7 @@ pub(super) struct Finding {
 }
 
 /// What makes two findings the same, before they are told.
-pub(super) type Key = (ViolationKind, Option<u32>, Option<(usize, u32)>, u32, Option<String>);
+pub(super) type Key = (ViolationKind, Option<u32>, Option<(u32, u32, u32)>, u32, Option<String>);
 
 impl Finding {
     pub(super) fn new(kind: ViolationKind) -> Self {
@@ -72,8 +73,8 @@ impl Finding {
     /// polled tells its awaits apart.
     pub(super) fn key(&self) -> Key {
         let line = match (self.at, &self.place) {
-            (Some(at), _) => Some((at.file().len(), at.line() << 8 | at.column())),
-            (None, Some(place)) => Some((place.file().len(), place.line() << 8)),
+            (Some(at), _) => Some((label::hash(at.file()), at.line(), at.column())),
+            (None, Some(place)) => Some((label::hash(place.file()), place.line(), 0)),
             (None, None) => None,
         };
         let polls = if line.is_none() { self.polls.min(8) } else { 0 };
@@ -128,7 +129,7 @@ fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
         Trouble::Threads { task } => {
             let mut finding = Finding::new(ViolationKind::Nondeterministic).of(engine, *task);
             finding.message = Some(
-                "it was woken by another thread of the system, whose time a checker cannot choose; \
+                "it was woken or aborted by another thread of the system, whose time a checker cannot choose; \
                  what such a thread does must be a task here"
                     .to_string(),
             );

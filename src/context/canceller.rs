@@ -82,6 +82,12 @@ impl Canceller {
         self.branch().cancel(Cause::given(ContextError::Cancelled, cause.into(), origin));
     }
 
+    /// Whether nobody else has a handle to the context, nor to anything below it.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn is_alone(&self) -> bool {
+        self.link.is_only()
+    }
+
     /// Ends the context as something else has ended, or failed.
     pub(crate) fn cancel_as(&self, cause: Cause) {
         self.branch().cancel(cause);

@@ -174,6 +174,14 @@ impl<F: Family> Link<F> {
         }
     }
 
+    /// Whether there is no other link to this head.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn is_only(&self) -> bool {
+        // Relaxed: nothing is read that another thread has written, and with a count of
+        // one nobody else can make it more.
+        self.head().count.load(Ordering::Relaxed) == 1
+    }
+
     fn head(&self) -> &Head<F> {
         // SAFETY: invariant 1: this link is counted, so the head has not been destroyed.
         unsafe { self.0.as_ref() }
