@@ -9,6 +9,7 @@ use super::parse::{Chunks, Length, Malformed, head};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How much is read at once, and how long a head may be.
@@ -71,21 +72,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         untouched: &mut bool,
     ) -> Result<Answer, ErrorKind> {
         self.filled = 0;
-        let sent = self.write(wire).await;
+        let upload = &mut Upload { left: wire, flushed: false, failed: None };
+        self.write(upload).await;
         // A server may answer before it has read all, and close: then what it says counts.
-        let found = self.read_head(head_only, untouched).await;
-        let head = match (&sent, found) {
+        // Or it answers while it reads: then it gets the rest.
+        let found = self.read_head(head_only, untouched, upload).await;
+        let head = match (&upload.failed, found) {
             (_, Ok(head)) => head,
-            (Err(error), Err(_)) => return Err(ErrorKind::of_io(error)),
-            (Ok(_), Err(kind)) => return Err(kind),
+            (Some(error), Err(_)) => return Err(ErrorKind::of_io(error)),
+            (None, Err(kind)) => return Err(kind),
         };
         let bytes = match head.length {
-            Length::Exact(length) => self.read_exactly(length).await?,
-            Length::Chunked => self.read_chunks().await?,
-            Length::UntilClose => self.read_to_the_end().await?,
+            Length::Exact(length) => self.read_exactly(length, upload).await?,
+            Length::Chunked => self.read_chunks(upload).await?,
+            Length::UntilClose => self.read_to_the_end(upload).await?,
         };
         // What is left over belongs to no request.
-        let whole = matches!(sent, Ok(Sent::All)) && self.filled == 0;
+        let whole = upload.flushed && self.filled == 0;
         let keep = head.keep && whole && head.length != Length::UntilClose;
         Ok(Answer { status: head.status, bytes, keep })
     }
@@ -95,6 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &mut self,
         head_only: bool,
         untouched: &mut bool,
+        upload: &mut Upload<'_>,
     ) -> Result<super::parse::Head, ErrorKind> {
         loop {
             *untouched &= self.filled == 0;
@@ -110,13 +114,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if self.filled == self.buffer.len() {
                 return Err(ErrorKind::Protocol);
             }
-            if self.read().await? == 0 {
+            if self.read(upload).await? == 0 {
                 return Err(ErrorKind::Closed);
             }
         }
     }
 
-    async fn read_exactly(&mut self, length: u64) -> Result<u64, ErrorKind> {
+    async fn read_exactly(
+        &mut self,
+        length: u64,
+        upload: &mut Upload<'_>,
+    ) -> Result<u64, ErrorKind> {
         let mut left = length;
         loop {
             let here = usize::try_from(left).unwrap_or(usize::MAX).min(self.filled);
@@ -125,13 +133,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if left == 0 {
                 return Ok(length);
             }
-            if self.read().await? == 0 {
+            if self.read(upload).await? == 0 {
                 return Err(ErrorKind::Closed);
             }
         }
     }
 
-    async fn read_chunks(&mut self) -> Result<u64, ErrorKind> {
+    async fn read_chunks(&mut self, upload: &mut Upload<'_>) -> Result<u64, ErrorKind> {
         let mut chunks = Chunks::new();
         loop {
             let used = chunks.take(&self.buffer[..self.filled]);
@@ -140,18 +148,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if chunks.are_over() {
                 return Ok(chunks.bytes());
             }
-            if self.read().await? == 0 {
+            if self.read(upload).await? == 0 {
                 return Err(ErrorKind::Closed);
             }
         }
     }
 
-    async fn read_to_the_end(&mut self) -> Result<u64, ErrorKind> {
+    async fn read_to_the_end(&mut self, upload: &mut Upload<'_>) -> Result<u64, ErrorKind> {
         let mut bytes = 0;
         loop {
             bytes += self.filled as u64;
             self.filled = 0;
-            if self.read().await? == 0 {
+            if self.read(upload).await? == 0 {
                 return Ok(bytes);
             }
         }
@@ -164,11 +172,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.filled -= used;
     }
 
-    /// How many bytes have come; zero at the end.
-    async fn read(&mut self) -> Result<usize, ErrorKind> {
+    /// How many bytes have come; zero at the end. Meanwhile the request goes on.
+    async fn read(&mut self, upload: &mut Upload<'_>) -> Result<usize, ErrorKind> {
         let (stream, free) = (&mut self.stream, &mut self.buffer[self.filled..]);
         let mut free = ReadBuf::new(free);
-        let read = poll_fn(|task| Pin::new(&mut *stream).poll_read(task, &mut free)).await;
+        let read = poll_fn(|task| {
+            upload.go_on(stream, task);
+            Pin::new(&mut *stream).poll_read(task, &mut free)
+        })
+        .await;
         let more = free.filled().len();
         self.filled += more;
         match read {
@@ -178,35 +190,136 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Sends all of it, or as much as the server takes before it answers.
-    async fn write(&mut self, wire: &[u8]) -> io::Result<Sent> {
-        let mut left = wire;
-        while !left.is_empty() {
-            let Connection { stream, buffer, filled } = self;
-            let wrote = poll_fn(|task| {
-                let wrote = Pin::new(&mut *stream).poll_write(task, left);
-                if wrote.is_ready() || *filled == buffer.len() {
-                    return wrote.map_ok(Some);
-                }
-                let mut free = ReadBuf::new(&mut buffer[*filled..]);
-                let read = Pin::new(&mut *stream).poll_read(task, &mut free);
-                *filled += free.filled().len();
-                read.map_ok(|()| None)
-            });
-            match wrote.await? {
-                Some(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Some(wrote) => left = &left[wrote..],
-                None => return Ok(Sent::Part),
+    async fn write(&mut self, upload: &mut Upload<'_>) {
+        let Connection { stream, buffer, filled } = self;
+        poll_fn(|task| {
+            upload.go_on(stream, task);
+            if upload.is_over() {
+                return Poll::Ready(());
             }
-        }
-        let stream = &mut self.stream;
-        poll_fn(|task| Pin::new(&mut *stream).poll_flush(task)).await?;
-        Ok(Sent::All)
+            // While it does not take more, it may be answering.
+            let mut free = ReadBuf::new(&mut buffer[*filled..]);
+            let read = Pin::new(&mut *stream).poll_read(task, &mut free);
+            *filled += free.filled().len();
+            read.map(|read| {
+                if let Err(error) = read {
+                    upload.failed = Some(error);
+                }
+            })
+        })
+        .await;
     }
 }
 
-/// How much of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sent {
-    All,
-    Part,
+/// A request on its way.
+struct Upload<'a> {
+    left: &'a [u8],
+    /// Whether all of it is out.
+    flushed: bool,
+    /// Why no more of it can be sent.
+    failed: Option<io::Error>,
+}
+
+impl Upload<'_> {
+    fn is_over(&self) -> bool {
+        self.flushed || self.failed.is_some()
+    }
+
+    /// Sends as much as is taken now. If that is not all, the task is woken for the rest.
+    fn go_on<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, task: &mut Context<'_>) {
+        while !self.is_over() {
+            let sent = if self.left.is_empty() {
+                Pin::new(&mut *stream).poll_flush(task).map_ok(|()| self.flushed = true)
+            } else {
+                Pin::new(&mut *stream).poll_write(task, self.left).map(|wrote| match wrote? {
+                    0 => Err(io::ErrorKind::WriteZero.into()),
+                    wrote => {
+                        self.left = &self.left[wrote..];
+                        Ok(())
+                    }
+                })
+            };
+            match sent {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => self.failed = Some(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    const BODY: usize = 100_000;
+
+    /// What comes of a request that is larger than the way to the server holds.
+    async fn asked<F: Future<Output = DuplexStream> + Send + 'static>(
+        server: impl FnOnce(DuplexStream) -> F,
+    ) -> Answer {
+        let (here, mut there) = duplex(1024);
+        let mut wire = format!("POST / HTTP/1.1\r\ncontent-length: {BODY}\r\n\r\n").into_bytes();
+        let head = wire.len();
+        wire.resize(head + BODY, b'x');
+        let mut connection = Connection::new(here);
+        let serves = tokio::spawn(async move {
+            let mut skipped = vec![0; head];
+            there.read_exact(&mut skipped).await.unwrap();
+            there
+        });
+        let exchange = async {
+            let answer = connection.exchange(&wire, false).await;
+            answer.expect("it answers")
+        };
+        let serves = async { server(serves.await.unwrap()).await };
+        let both = async { tokio::join!(exchange, serves) };
+        let (answer, _there) = tokio::time::timeout(Duration::from_secs(60), both)
+            .await
+            .expect("nobody waits for ever");
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_answers_while_it_reads_gets_the_whole_request() {
+        let answer = asked(|mut there| async move {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n");
+            there.write_all(head.as_bytes()).await.unwrap();
+            let mut piece = [0; 512];
+            let mut left = BODY;
+            while left > 0 {
+                let came = there.read(&mut piece).await.unwrap();
+                there.write_all(&piece[..came]).await.unwrap();
+                left -= came;
+            }
+            there
+        })
+        .await;
+        assert_eq!(answer, Answer { status: 200, bytes: BODY as u64, keep: true });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_said_beforehand_does_not_end_a_request() {
+        let answer = asked(|mut there| async move {
+            there.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+            there.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await.unwrap();
+            there.read_exact(&mut vec![0; BODY]).await.unwrap();
+            there.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            there
+        })
+        .await;
+        assert_eq!(answer, Answer { status: 204, bytes: 0, keep: true });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_answer_to_half_a_request_no_other_follows() {
+        let answer = asked(|mut there| async move {
+            there.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            there
+        })
+        .await;
+        assert_eq!(answer, Answer { status: 413, bytes: 0, keep: false });
+    }
 }

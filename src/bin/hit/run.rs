@@ -19,12 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 /// How it went.
 pub(crate) struct Done {
     pub(crate) summary: Summary,
     pub(crate) took: Duration,
-    /// The status to end with.
+    /// The status to end with, if it did not come to its end.
     pub(crate) interrupted: Option<i32>,
 }
 
@@ -41,7 +42,9 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
         Some(duration) => ctx.with_timeout(duration),
         None => ctx.with_cancel(),
     };
-    let shares: Vec<_> = shares(args)
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = if args.rps.is_some() { 1 } else { cores.min(args.concurrency) };
+    let shares: Vec<_> = shares(args.n.unwrap_or(usize::MAX), args.concurrency, threads)
         .map(|(n, concurrency)| {
             let options = args.options.clone().concurrency(concurrency);
             send_n(&timed, n, args.request.clone(), options).map_err(|error| error.to_string())
@@ -54,18 +57,24 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
     for (number, results) in shares.into_iter().enumerate() {
         let (sender, counts) = (sender.clone(), Arc::new(Live::default()));
         live.push(Arc::clone(&counts));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime =
+            runtime.map_err(|error| format!("there is no runtime to send with: {error}"))?;
         std::thread::Builder::new()
             .name(format!("hit-{number}"))
-            .spawn(move || send(results, &counts, &sender))
+            .spawn(move || send(runtime, results, &counts, &sender))
             .map_err(|error| format!("there is no thread to send from: {error}"))?;
     }
     drop(sender);
 
     let mut progress = Progress::new(args.n, args.duration, began, live);
-    let mut summary = Summary::new();
+    let (mut summary, mut missing) = (Summary::new(), threads);
     loop {
         match summaries.recv_timeout(Progress::EVERY) {
-            Ok(part) => summary.merge(&part),
+            Ok(part) => {
+                summary.merge(&part);
+                missing -= 1;
+            }
             Err(RecvTimeoutError::Timeout) => progress.show(),
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -74,21 +83,33 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
     progress.clear();
     let cause = ctx.cause();
     let interrupted = cause.as_ref().and_then(|cause| cause.downcast_ref::<signal::Interrupted>());
-    Ok(Done { summary, took, interrupted: interrupted.map(|signal| signal.exit_status()) })
+    let mut interrupted = interrupted.map(|signal| signal.exit_status());
+    if missing > 0 {
+        eprintln!(
+            "hit: {missing} of {threads} threads panicked, and what they measured is missing"
+        );
+        interrupted = interrupted.or(Some(1));
+    }
+    Ok(Done { summary, took, interrupted })
 }
 
-/// How many requests and connections each thread has.
-fn shares(args: &Args) -> impl Iterator<Item = (usize, usize)> + use<> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let (n, concurrency) = (args.n.unwrap_or(usize::MAX), args.concurrency);
-    let threads = if args.rps.is_some() { 1 } else { cores.min(concurrency) };
-    let part = move |of: usize, number: usize| of / threads + usize::from(number < of % threads);
-    (0..threads).map(move |number| (part(n, number), part(concurrency, number)))
+/// How many requests and connections each thread has: as many of the one as of the other,
+/// so that none needs more rounds than all together would.
+fn shares(n: usize, concurrency: usize, threads: usize) -> impl Iterator<Item = (usize, usize)> {
+    let connections =
+        move |number: usize| concurrency / threads + usize::from(number < concurrency % threads);
+    // Of the requests for the first so many connections.
+    let upto =
+        move |connections: usize| (n as u128 * connections as u128 / concurrency as u128) as usize;
+    let mut before = 0;
+    (0..threads).map(move |number| {
+        let (from, own) = (before, connections(number));
+        before += own;
+        (upto(before) - upto(from), own)
+    })
 }
 
-fn send(mut results: Results, live: &Live, sender: &Sender<Summary>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
+fn send(runtime: Runtime, mut results: Results, live: &Live, sender: &Sender<Summary>) {
     let mut summary = Summary::new();
     runtime.block_on(async {
         let mut errors = 0;
@@ -103,4 +124,33 @@ fn send(mut results: Results, live: &Live, sender: &Sender<Summary>) {
     // Before the runtime is dropped, which waits for names that are being looked up.
     let _ = sender.send(summary);
     runtime.shutdown_background();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn no_thread_needs_more_rounds_than_all_connections_together() {
+        for threads in 1..=9 {
+            for concurrency in threads..=40 {
+                for n in
+                    [concurrency, concurrency + 1, 2 * concurrency - 1, 120, 200, 1000, usize::MAX]
+                {
+                    if n < concurrency {
+                        continue;
+                    }
+                    let all: Vec<_> = shares(n, concurrency, threads).collect();
+                    assert_eq!(all.iter().map(|share| share.0).sum::<usize>(), n);
+                    assert_eq!(all.iter().map(|share| share.1).sum::<usize>(), concurrency);
+                    for (requests, connections) in all {
+                        let rounds = n.div_ceil(concurrency);
+                        let own = requests.div_ceil(connections);
+                        assert!(own <= rounds, "{n} of {concurrency}: {requests} of {connections}");
+                        assert!(requests >= connections, "each connection has something to do");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -104,7 +104,8 @@ impl<S> Serve<S> {
 
     /// How long a client may leave unread what is sent to it: thirty seconds unless set
     /// here. Then the connection is closed, and its requests end as if the client had
-    /// gone. `Duration::MAX` is for as long as it likes.
+    /// gone. `Duration::MAX` is for as long as it likes. Over HTTP/2 that is for the
+    /// connection: a stream of it whose window the client leaves shut is not noticed.
     pub fn write_timeout(self, limit: Duration) -> Self {
         let write_limit = (limit != Duration::MAX).then_some(limit);
         Serve { write_limit, ..self }
