@@ -185,8 +185,9 @@ async fn waits_that_are_no_pause_by_themselves_earn_no_more_than_a_burst_togethe
         let rate = Rate::per_second(10_000).burst(burst);
         let came = times(Pipeline::from_stream(&background(), items).throttle(rate)).await;
         let rest = came[1000..].iter().filter(|&&at| at <= came[999] + 10).count();
-        // In 10 ms a hundred, what the burst earned, and what is no pause: less than 1 ms.
-        assert!((100..=110 + burst as usize).contains(&rest), "burst {burst}: {rest} in 10 ms");
+        // Ten a millisecond, for 10 ms that may be 11 (they are told in whole ones); what the
+        // burst earned; and what is no pause, less than 1 ms.
+        assert!((100..=120 + burst as usize).contains(&rest), "burst {burst}: {rest} in 10 ms");
     }
 }
 
