@@ -265,7 +265,7 @@ mod tests {
         let head = wire.len();
         wire.resize(head + BODY, b'x');
         let mut connection = Connection::new(here);
-        let serves = tokio::spawn(async move {
+        let serves = crate::rt::spawn(async move {
             let mut skipped = vec![0; head];
             there.read_exact(&mut skipped).await.unwrap();
             there
@@ -276,9 +276,8 @@ mod tests {
         };
         let serves = async { server(serves.await.unwrap()).await };
         let both = async { tokio::join!(exchange, serves) };
-        let (answer, _there) = tokio::time::timeout(Duration::from_secs(60), both)
-            .await
-            .expect("nobody waits for ever");
+        let (answer, _there) =
+            crate::rt::timeout(Duration::from_secs(60), both).await.expect("nobody waits for ever");
         answer
     }
 
