@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn what_was_inlined_is_called_by_its_file() {
         let file =
-            "/root/.cargo/registry/src/index.crates.io-1/tokio-1.2.3/src/sync/mpsc/mod.rs:7:9";
+            "/home/ann/.cargo/registry/src/index.crates.io-1/tokio-1.2.3/src/sync/mpsc/mod.rs:7:9";
         assert_eq!(named("poll_acquire", file).unwrap(), "tokio::sync::mpsc::poll_acquire");
         assert_eq!(named("{async_fn#0}<core::Option<u32>>", file).unwrap(), "tokio::sync::mpsc");
         assert_eq!(named("with<a::B, c::D>", file).unwrap(), "tokio::sync::mpsc::with");
