@@ -47,19 +47,21 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
     let shares: Vec<_> = shares(args.n.unwrap_or(usize::MAX), args.concurrency, threads)
         .map(|(n, concurrency)| {
             let options = args.options.clone().concurrency(concurrency);
-            send_n(&timed, n, args.request.clone(), options).map_err(|error| error.to_string())
+            let results = send_n(&timed, n, args.request.clone(), options);
+            // Before anything is sent: what could be measured till then would be lost.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime =
+                runtime.map_err(|error| format!("there is no runtime to send with: {error}"))?;
+            Ok((runtime, results.map_err(|error| error.to_string())?))
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, String>>()?;
 
     let began = Instant::now();
     let (sender, summaries) = mpsc::channel();
     let mut live = Vec::new();
-    for (number, results) in shares.into_iter().enumerate() {
+    for (number, (runtime, results)) in shares.into_iter().enumerate() {
         let (sender, counts) = (sender.clone(), Arc::new(Live::default()));
         live.push(Arc::clone(&counts));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime =
-            runtime.map_err(|error| format!("there is no runtime to send with: {error}"))?;
         std::thread::Builder::new()
             .name(format!("hit-{number}"))
             .spawn(move || send(runtime, results, &counts, &sender))
