@@ -577,7 +577,9 @@ mod targets {
         let peer = ("depth 1", look_up(1));
         table.row("value, depth 1024 : depth 1", QUICK, target, look_up(1024), peer);
         let peer = ("depth 1", look_up_typed(1));
-        table.row("value by type, depth 1024 : depth 1", QUICK, target, look_up_typed(1024), peer);
+        // Not judged: how many of eight types are two steps away is the compiler's to say.
+        let name = "value by type, depth 1024 : depth 1";
+        table.row(name, QUICK, Target::None, look_up_typed(1024), peer);
 
         for count in [1, 16, 1024] {
             let (ctx, keys) = keys(count);

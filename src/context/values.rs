@@ -8,12 +8,13 @@
 //!
 //! # Invariants
 //!
-//! 1. A name's hash is read two bits at a time, lowest first: digit `l` is bits
-//!    `2l` and `2l + 1`.
+//! 1. A name's hash is read four bits at a time, lowest first: digit `l` is the bits
+//!    from `4l` on.
 //! 2. In a layer reached through level `l - 1`, or from anywhere where `l` is 0, the
-//!    sibling at level `l`, difference `x` (1 to 3), is the root for the names that
-//!    share the layer's digits below `l` and whose digit `l` is the layer's own xor `x`.
-//! 3. The hash of a key is its address, turned about: no two keys share one.
+//!    sibling `x` at level `l` is the root for the names that share the layer's digits
+//!    below `l` and whose digit `l` is `x`. For the layer's own digit there is none: it
+//!    is that root itself.
+//! 3. The hash of a key is its address, turned: no two keys share one.
 //!    Types of one hash (two of 2^64), or a type and a key, lie in a list:
 //!    `twin`. Which of them a layer is, its value's type tells.
 
@@ -95,12 +96,12 @@ impl Label {
         self.name
     }
 
-    /// Addresses differ in their middle bits; the product spreads those over the
-    /// upper half, and digits are read from the lowest: without an option to the compiler,
-    /// the lowest bit that differs is found in a third of the time of the highest.
+    /// Labels lie eight bytes apart or more, and those of one program not far from each
+    /// other: the lowest bits that can differ come first, and eight that were written one
+    /// after another have eight different first digits.
     #[inline]
     fn hash(&'static self) -> u64 {
-        (std::ptr::from_ref(self).addr() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).swap_bytes()
+        (std::ptr::from_ref(self).addr() as u64).rotate_right(align_of::<Label>().trailing_zeros())
     }
 }
 
@@ -132,128 +133,104 @@ impl Hasher for TakeFirst {
 pub(super) struct Entry<'a> {
     hash: u64,
     pub(super) name: Name,
-    /// The siblings at level 0, by their difference, less one.
-    first: [Sib<'a>; 3],
-    more: More<'a>,
+    /// The siblings from level 0 on; nobody has any who is the only one.
+    index: Levels<'a>,
 }
 
 type Sib<'a> = Option<Ref<'a, Line>>;
 
-/// The siblings at the levels from 1 on. Among a handful of names few have any.
-type More<'a> = Option<Box<Block<'a>>>;
+/// How many bits of a hash are a digit. Among eight names, most are then one step away from
+/// any layer; with fewer bits more are two, with more a layer takes longer to make.
+const BITS: usize = 4;
 
-/// Four levels of siblings (by their difference, less one), and the next four.
+/// One level, and those below it.
+type Levels<'a> = Option<Box<Level<'a>>>;
+
+/// The siblings at one level, by their digit.
+type Sibs<'a> = [Sib<'a>; 1 << BITS];
+
 #[derive(Default)]
-struct Block<'a> {
-    levels: [[Sib<'a>; 3]; LEVELS],
-    next: More<'a>,
-    /// In the first block only.
+struct Level<'a> {
+    sibs: Sibs<'a>,
+    next: Levels<'a>,
+    /// At level 0 only.
     twin: Sib<'a>,
 }
 
-const LEVELS: usize = 4;
-
-/// The digit of `hash` at level 0.
-fn digit(hash: u64) -> usize {
-    hash as usize & 3
+/// The digit of `hash` at a level.
+#[inline]
+fn digit(hash: u64, level: usize) -> usize {
+    (hash >> (BITS * level)) as usize % (1 << BITS)
 }
 
-/// Where two hashes part: the level, and the digits' difference there. `None`
-/// if they are one.
+/// The level at which two hashes part; `None` if they are one.
 #[inline]
-fn parting(hash: u64, other: u64) -> Option<(usize, usize)> {
+fn parting(hash: u64, other: u64) -> Option<usize> {
     let differ = hash ^ other;
-    if differ == 0 {
-        return None;
-    }
-    let level = (differ.trailing_zeros() / 2) as usize;
-    Some((level, digit(differ >> (2 * level))))
+    (differ != 0).then(|| differ.trailing_zeros() as usize / BITS)
 }
 
 impl<'a> Entry<'a> {
     /// The entry of a layer with a value of type `V`, above which `top` is seen.
     pub(super) fn new<V: 'static>(name: Name, top: Sib<'a>) -> Self {
         let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
-        let mut new = Entry { hash, name, first: [None; 3], more: None };
-        // Its way through those that are seen from the top.
+        let mut new = Entry { hash, name, index: None };
+        // Its way through those that are seen from the top, level by level.
+        let mut place = &mut new.index;
+        let mut twin = None;
         let mut next = top;
         let mut level = 0;
         while let Some(layer) = next {
             let elder = entry(layer);
-            let Some((parts, difference)) = parting(hash, elder.hash) else {
-                (level..=elder.levels()).for_each(|level| new.put(level, elder.level(level)));
+            let parts = parting(hash, elder.hash);
+            let mut elders = elder.level(level);
+            // Before they part, they have the same siblings.
+            while let Some(shared) = elders.filter(|_| parts.is_none_or(|parts| level < parts)) {
+                place = put(place, shared.sibs);
+                elders = shared.next.as_deref();
+                level += 1;
+            }
+            let Some(parts) = parts else {
                 let covered = named::<V>(layer, name).is_some();
-                new.put_twin(if covered { elder.twin() } else { Some(layer) });
+                twin = if covered { elder.twin() } else { Some(layer) };
                 break;
             };
-            (level..parts).for_each(|level| new.put(level, elder.level(level)));
+            while level < parts {
+                place = put(place, Sibs::default());
+                level += 1;
+            }
             // Where they part, the elder is one of this layer's siblings, and one of the
             // elder's is where this layer's way goes on.
-            let elders = elder.level(parts);
-            let mut sibs = [None; 3];
-            for other in 1..=3 {
-                let seen_from_here = if other == difference { other } else { other ^ difference };
-                sibs[seen_from_here - 1] =
-                    if other == difference { Some(layer) } else { elders[other - 1] };
-            }
-            new.put(parts, sibs);
-            next = elders[difference - 1];
-            level = parts + 1;
+            let mut sibs = elders.map_or_else(Sibs::default, |elders| elders.sibs);
+            sibs[digit(elder.hash, level)] = Some(layer);
+            next = sibs[digit(hash, level)].take();
+            place = put(place, sibs);
+            level += 1;
+        }
+        if twin.is_some() {
+            new.index.get_or_insert_default().twin = twin;
         }
         new
     }
 
-    /// Above this level there are no siblings.
-    fn levels(&self) -> usize {
-        let blocks = std::iter::successors(self.more.as_ref(), |block| block.next.as_ref());
-        LEVELS * blocks.count()
-    }
-
-    /// The siblings at a level.
-    fn level(&self, level: usize) -> [Sib<'a>; 3] {
-        if level == 0 {
-            return self.first;
-        }
-        self.block(level).map_or([None; 3], |block| block.levels[(level - 1) % LEVELS])
-    }
-
-    /// One of those at a level from 1 on.
+    /// The siblings at a level, and those below.
     #[inline]
-    fn sib(&self, level: usize, difference: usize) -> Sib<'a> {
-        self.block(level)?.levels[(level - 1) % LEVELS][difference - 1]
-    }
-
-    /// Where those at a level from 1 on are.
-    #[inline]
-    fn block(&self, level: usize) -> Option<&Block<'a>> {
-        let mut block = self.more.as_deref()?;
-        for _ in 0..(level - 1) / LEVELS {
-            block = block.next.as_deref()?;
+    fn level(&self, level: usize) -> Option<&Level<'a>> {
+        let mut found = self.index.as_deref();
+        for _ in 0..level {
+            found = found?.next.as_deref();
         }
-        Some(block)
-    }
-
-    fn put(&mut self, level: usize, sibs: [Sib<'a>; 3]) {
-        if level == 0 {
-            self.first = sibs;
-        } else if sibs.iter().any(Option::is_some) {
-            let mut block = self.more.get_or_insert_default();
-            for _ in 0..(level - 1) / LEVELS {
-                block = block.next.get_or_insert_default();
-            }
-            block.levels[(level - 1) % LEVELS] = sibs;
-        }
+        found
     }
 
     fn twin(&self) -> Sib<'a> {
-        self.more.as_ref()?.twin
+        self.index.as_ref()?.twin
     }
+}
 
-    fn put_twin(&mut self, twin: Sib<'a>) {
-        if twin.is_some() {
-            self.more.get_or_insert_default().twin = twin;
-        }
-    }
+/// Fills the place of a level; gives back that of the next.
+fn put<'l, 'a>(place: &'l mut Levels<'a>, sibs: Sibs<'a>) -> &'l mut Levels<'a> {
+    &mut place.insert(Box::new(Level { sibs, next: None, twin: None })).next
 }
 
 #[inline]
@@ -284,15 +261,11 @@ pub(super) fn find<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&
         Layer::Value { .. } => layer,
         _ => top_above(layer)?,
     };
-    let root = entry(top);
-    let mut next = match digit(hash ^ root.hash) {
-        0 => Some(top),
-        difference => root.first[difference - 1],
-    };
+    let mut next = Some(top);
     while let Some(layer) = next {
         let elder = entry(layer);
         next = match parting(hash, elder.hash) {
-            Some((level, difference)) => elder.sib(level, difference),
+            Some(level) => elder.level(level)?.sibs[digit(hash, level)],
             None => match named(layer, name) {
                 None => elder.twin(),
                 found => return found,
