@@ -832,7 +832,7 @@ async fn a_group_whose_handle_a_task_holds_lives_as_long_as_that_task() {
 }
 
 #[test]
-fn a_group_whose_runtime_is_gone_does_not_wait_for_ever() {
+fn a_group_whose_runtime_is_gone_does_not_wait_for_ever_and_says_why_its_task_ended() {
     in_time(|| {
         let (held, group) = (Running::new(), Group::new(&Context::background()));
         let runtime = threads(2);
@@ -845,7 +845,9 @@ fn a_group_whose_runtime_is_gone_does_not_wait_for_ever() {
             task.await.unwrap();
         });
         drop(runtime);
-        block_on(group.wait()).unwrap();
+        let said = block_on(group.wait()).unwrap_err();
+        assert_eq!(said.cause().to_string(), "the runtime was shut down");
+        assert!(group.ctx().is_done());
         assert_eq!((held.now(), group.running()), (0, 0));
     });
 }

@@ -6,8 +6,8 @@
 //! 2. Before the receiver waits for an item, the room of all that it handed out has
 //!    been offered to those who wait for some.
 //! 3. Where the room is offered late (`quantum`), the task that polls the receiver is one
-//!    that offers it when it waits: the stage's own, see [`at_home`]. In another task,
-//!    from the first fetch there, the room of each item is offered at once.
+//!    that offers it when it waits: the stage's own, see [`at_home`]. In another task
+//!    the room of each item is offered at once.
 
 use super::link::Link;
 use crate::rt::probe::{self, Wait};
@@ -50,8 +50,6 @@ pub struct Receiver<T> {
     batch: VecDeque<T>,
     /// Handed out, and its room not offered.
     unsettled: usize,
-    /// After so many it is.
-    quantum: usize,
     /// Whether it may be polled by any task: it is in the user's hands.
     roams: bool,
     /// When it began to wait.
@@ -66,10 +64,8 @@ impl<T> Unpin for Receiver<T> {}
 
 impl<T> Receiver<T> {
     pub(super) fn new(link: Arc<Link<T>>) -> Self {
-        let quantum = link.quantum;
         Receiver {
             link,
-            quantum,
             roams: false,
             batch: VecDeque::new(),
             unsettled: 0,
@@ -114,7 +110,10 @@ impl<T> Receiver<T> {
     fn hand_out(&mut self, item: T) -> T {
         let wanted = self.link.hand_out(&item);
         self.unsettled += 1;
-        if wanted || self.unsettled >= self.quantum {
+        // Invariant 3; what was fetched at home may be read elsewhere.
+        #[cfg(not(loom))]
+        let wanted = wanted || (self.roams && HOME.get() != self.address());
+        if wanted || self.unsettled >= self.link.quantum {
             self.settle();
         }
         item
@@ -135,11 +134,6 @@ impl<T> Receiver<T> {
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
         self.unsettled = 0;
-        #[cfg(not(loom))]
-        if self.roams {
-            let is_home = HOME.get() == self.address();
-            self.quantum = if is_home { self.link.quantum } else { 1 };
-        }
         let mut waker = None;
         loop {
             let mut state = self.link.state.lock();

@@ -41,10 +41,18 @@ enum State {
 pub(super) struct Func {
     job: Arc<Job>,
     context: Option<Context>,
+    whose: Whose,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// quell's own: it runs before any of the users', which may take as long as they like.
+    Ours,
+    Users,
 }
 
 impl AfterFunc {
-    pub(super) fn register(context: &Context, f: Box<dyn FnOnce() + Send>) -> Self {
+    pub(super) fn register(context: &Context, whose: Whose, f: Box<dyn FnOnce() + Send>) -> Self {
         let job = Job::new(f);
         let Some(branch) = context.branch() else {
             // It cannot end: the function waits, for nothing, with this handle.
@@ -56,7 +64,7 @@ impl AfterFunc {
         };
         branch.got_func();
         branch.watch();
-        let func = Func { job: Arc::clone(&job), context: Some(context.clone()) };
+        let func = Func { job: Arc::clone(&job), context: Some(context.clone()), whose };
         match scope.add_func(func) {
             Ok(key) => AfterFunc { job, place: Some((Arc::clone(scope), key)) },
             Err(ended) => {
@@ -147,7 +155,11 @@ impl Func {
     /// One of quell's own: does not keep its context alive.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn quiet(job: Arc<Job>) -> Self {
-        Func { job, context: None }
+        Func { job, context: None, whose: Whose::Ours }
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.whose == Whose::Ours
     }
 
     pub(super) fn run(self) {

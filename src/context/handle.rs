@@ -1,6 +1,6 @@
 //! What users hold: every derivation and every question.
 
-use super::after::AfterFunc;
+use super::after::{AfterFunc, Whose};
 use super::canceller::Canceller;
 use super::cause::{BoxError, Cancelled, Cause, ContextError};
 use super::done::Done;
@@ -432,7 +432,14 @@ impl Context {
     /// ```
     pub fn after_func(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
         self.looked();
-        AfterFunc::register(self, Box::new(f))
+        AfterFunc::register(self, Whose::Users, Box::new(f))
+    }
+
+    /// [`after_func`](Context::after_func) for what quell does itself: nobody's function
+    /// comes before it, or holds it up.
+    pub(crate) fn at_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
+        self.looked();
+        AfterFunc::register(self, Whose::Ours, Box::new(f))
     }
 
     /// Everything below this context that can end by itself and has not: who
@@ -472,7 +479,7 @@ impl Context {
 
     /// It has been asked: see [`Branch::looked`].
     #[inline(always)]
-    fn looked(&self) {
+    pub(super) fn looked(&self) {
         #[cfg(all(feature = "check", not(loom)))]
         if let Some(branch) = self.branch() {
             branch.looked();

@@ -3,8 +3,9 @@
 //! # Invariants
 //!
 //! 1. A harvest is run, or its pieces dropped, without any lock of quell's held.
-//! 2. Wakers come before events and functions: nobody waits to be woken for
-//!    somebody else's code.
+//! 2. Wakers come before events and functions, and quell's own functions before the
+//!    users': nobody waits to be woken, and no pipeline to be stopped, for somebody
+//!    else's code.
 //! 3. A panic in one of them is caught and keeps no other from being told.
 
 use super::after::Func;
@@ -16,7 +17,11 @@ use std::task::Waker;
 #[derive(Default)]
 pub(super) struct Harvest {
     wakers: Vec<Waker>,
-    funcs: Vec<Func>,
+    ours: Vec<Func>,
+    users: Vec<Func>,
+    /// Whatever else is to end with the contexts.
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    pub(super) tokens: Vec<super::token::Root>,
     /// Not needed any more; disarmed when the harvest goes.
     pub(super) alarms: Vec<crate::rt::Alarm>,
     /// Ended by this sweep, each for a reason of its own.
@@ -29,7 +34,8 @@ impl Harvest {
     pub(super) fn add(&mut self, member: Member) {
         match member {
             Member::Waiter(waker) => self.wakers.push(waker),
-            Member::Func(func) => self.funcs.push(func),
+            Member::Func(func) if func.is_ours() => self.ours.push(func),
+            Member::Func(func) => self.users.push(func),
             Member::Child(_) => unreachable!("children stay"),
         }
     }
@@ -58,13 +64,19 @@ impl Harvest {
         for waker in self.wakers.drain(..) {
             quietly(|| waker.wake());
         }
+        #[cfg(all(feature = "tokio-util", not(loom)))]
+        for token in self.tokens.drain(..) {
+            quietly(|| token.cancel());
+        }
         for cause in self.ended.drain(..) {
             super::trace::ended(&cause);
         }
         if let Some(late) = self.late.take() {
             quietly(|| drop(late));
         }
-        std::mem::take(&mut self.funcs)
+        let mut funcs = std::mem::take(&mut self.ours);
+        funcs.append(&mut self.users);
+        funcs
     }
 }
 

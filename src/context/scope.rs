@@ -63,6 +63,9 @@ struct Members {
     /// armed while anybody does.
     watchers: u32,
     alarm: Option<Box<crate::rt::Alarm>>,
+    /// The token of which all tokens that were asked for are children.
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    token: Option<super::token::Root>,
     /// How many of them are children.
     children: usize,
     all: Slab<Member>,
@@ -308,6 +311,29 @@ impl Scope {
         }
     }
 
+    /// The root of the tokens, which `make` makes where there is none; `None`: it has ended.
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    pub(super) fn token(
+        &self,
+        make: impl FnOnce() -> super::token::Root,
+    ) -> Option<tokio_util::sync::CancellationToken> {
+        let root_of = |members: &Members| members.token.as_ref().map(|root| root.token().clone());
+        if let Some(token) = root_of(&self.members.lock()) {
+            return Some(token);
+        }
+        // Outside of the lock: it may arm an alarm.
+        let made = make();
+        let mut members = self.members.lock();
+        let mut spare = Some(made);
+        if self.end.get().is_none() && members.token.is_none() {
+            members.token = spare.take();
+        }
+        let token = root_of(&members);
+        drop(members);
+        drop(spare);
+        token
+    }
+
     /// Takes out the member with this key, if a sweep has not taken it and it is
     /// still the one that is meant.
     pub(super) fn remove(&self, key: usize, is_meant: impl FnOnce(&Member) -> bool) {
@@ -478,6 +504,8 @@ impl Members {
         }
         self.swept = true;
         harvest.alarms.extend(self.alarm.take().map(|alarm| *alarm));
+        #[cfg(all(feature = "tokio-util", not(loom)))]
+        harvest.tokens.extend(self.token.take());
         if self.all.len() > self.children {
             for key in 0..self.all.capacity() {
                 if let Some(Member::Waiter(_) | Member::Func(_)) = self.all.get(key) {

@@ -82,7 +82,7 @@ pub fn interrupt(parent: &Context) -> (Context, Canceller) {
         watch.by_default.store(false, Ordering::SeqCst);
         waiting.insert(Waiting { ctx: ctx.clone(), made_at })
     };
-    ctx.after_func(move || {
+    ctx.at_end(move || {
         let mut waiting = watch.waiting.lock();
         let gone = waiting.try_remove(key);
         if waiting.is_empty() {

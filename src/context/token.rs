@@ -1,13 +1,13 @@
 //! A bridge to and from `tokio_util::sync::CancellationToken`.
 //!
-//! No task is spawned in either direction. A context ends a token from a
-//! function in its scope; a token ends a context from the waker of its own
-//! future, which is polled by nothing but that waker.
+//! No task is spawned in either direction. A context ends its tokens from its scope,
+//! which keeps the one that they are children of; a token ends a context from the waker
+//! of its own future, which is polled by nothing but that waker.
 //!
 //! # Invariants
 //!
 //! 1. A bridge does not keep its context alive, and is gone when the context
-//!    has ended or been dropped: a function in the scope owns it.
+//!    has ended or been dropped: the scope, or a function in it, owns it.
 //! 2. The token's future is polled by one thread at a time, outside of the lock;
 //!    a wake that comes meanwhile is noted, and it is polled again.
 
@@ -26,6 +26,9 @@ impl Context {
     /// A child that also ends when `token` is cancelled, before that call has
     /// returned. Its cause then reads `context canceled` and has no origin: the
     /// token does not know one.
+    ///
+    /// A context ends its tokens, and a token its contexts, one call inside the other: thousands
+    /// of them in one chain need a stack for it.
     ///
     /// ```
     /// # use quell::Context;
@@ -54,6 +57,10 @@ impl Context {
     /// A token that is cancelled when this context ends. Cancelling the token
     /// does nothing to the context; the token does not keep it alive.
     ///
+    /// All tokens of a context are children of one, so that those which are dropped leave
+    /// nothing behind. Nobody hears when the last of them is: from the first on, a context
+    /// with a deadline keeps its alarm, until it has ended or been dropped.
+    ///
     /// ```
     /// # use quell::Context;
     /// let (ctx, canceller) = Context::background().with_cancel();
@@ -62,32 +69,45 @@ impl Context {
     /// assert!(token.is_cancelled());
     /// ```
     pub fn token(&self) -> CancellationToken {
-        let token = CancellationToken::new();
-        let Some(branch) = self.branch() else { return token };
-        let Ok(scope) = branch.open() else {
+        self.looked();
+        let Some(branch) = self.branch() else { return CancellationToken::new() };
+        let root = branch.open().ok().and_then(|scope| {
+            scope.token(|| {
+                branch.got_func();
+                branch.watch();
+                let watched = branch.bounding().map(Arc::downgrade);
+                Root { token: CancellationToken::new(), watched }
+            })
+        });
+        let ended = || {
+            let token = CancellationToken::new();
             token.cancel();
-            return token;
+            token
         };
-        branch.watch();
-        let watched = Watched(branch.bounding().map(Arc::downgrade));
-        let cancels = token.clone();
-        let job = Job::new(Box::new(move || {
-            cancels.cancel();
-            drop(watched);
-        }));
-        if let Err(ended) = scope.add_func(Func::quiet(job)) {
-            ended.run();
-        }
-        token
+        root.map_or_else(ended, |root| root.child_token())
     }
 }
 
-/// Lets go of a deadline that was watched, wherever it is dropped.
-struct Watched(Option<Weak<Scope>>);
+/// Of which all tokens of a context are children.
+pub(super) struct Root {
+    token: CancellationToken,
+    /// Whose deadline it watches, if there is one.
+    watched: Option<Weak<Scope>>,
+}
 
-impl Drop for Watched {
+impl Root {
+    pub(super) fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    pub(super) fn cancel(&self) {
+        self.token.cancel();
+    }
+}
+
+impl Drop for Root {
     fn drop(&mut self) {
-        if let Some(scope) = self.0.as_ref().and_then(Weak::upgrade) {
+        if let Some(scope) = self.watched.as_ref().and_then(Weak::upgrade) {
             scope.unwatch();
         }
     }

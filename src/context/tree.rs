@@ -140,10 +140,31 @@ fn described(layer: Ref<'_, Line>) -> String {
     }
 }
 
+impl Tree {
+    /// For each row, a bit for each depth at which a sibling is still to come below it.
+    fn bars(&self) -> Vec<u64> {
+        let mut bars = vec![0; self.rows.len()];
+        let mut below = 0;
+        for (row, bars) in self.rows.iter().zip(&mut bars).rev() {
+            *bars = below;
+            // Whatever is deeper than this row and comes before it ends with it.
+            if (1..=DEEPEST).contains(&row.depth) {
+                below = (below & (bit(row.depth) - 1)) | bit(row.depth);
+            }
+        }
+        bars
+    }
+}
+
+/// Of a depth from 1 to [`DEEPEST`].
+fn bit(depth: usize) -> u64 {
+    1 << (depth - 1)
+}
+
 impl fmt::Display for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut deeper = 0;
-        for (at, line) in self.rows.iter().enumerate() {
+        for (at, (line, bars)) in self.rows.iter().zip(self.bars()).enumerate() {
             if line.depth > DEEPEST {
                 deeper += line.alike;
                 continue;
@@ -151,11 +172,7 @@ impl fmt::Display for Tree {
             if at > 0 {
                 f.write_str("\n")?;
             }
-            // A bar runs beside a line at each depth where a sibling is still to come.
-            let rest = &self.rows[at + 1..];
-            let more_at = |depth: usize| {
-                rest.iter().find(|next| next.depth <= depth).is_some_and(|next| next.depth == depth)
-            };
+            let more_at = |depth: usize| bars & bit(depth) != 0;
             for depth in 1..line.depth {
                 f.write_str(if more_at(depth) { "│  " } else { "   " })?;
             }

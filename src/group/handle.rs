@@ -8,6 +8,8 @@
 //! 3. `first` is set once. What tasks return because the group ended never is it.
 //! 4. A task's failure is noted, and has ended the group, before the task counts
 //!    as ended.
+//! 5. Whoever starts a task counts as one while it looks whether the group has ended. So
+//!    it sees the end, or is waited for by whoever ended the group and waits for its tasks.
 
 use super::report::{GroupDropped, ShutdownReport, StillRunning, TaskPanicked};
 use super::spawn::{Spawn, TrySpawnError};
@@ -157,22 +159,24 @@ impl Group {
         E: Into<BoxError> + 'static,
     {
         let shared = &self.handle.shared;
+        let name = name.into();
         if let Err(cancelled) = shared.ctx.check() {
             return Err(TrySpawnError::Ended(cancelled, task));
         }
+        rt::require();
         if !shared.state.lock().enter() {
             return Err(TrySpawnError::Full(task));
         }
-        Shared::start(shared, name.into(), Location::caller(), task);
-        Ok(())
+        Shared::start(shared, name, Location::caller(), task)
+            .map_err(|(cancelled, task)| TrySpawnError::Ended(cancelled, task))
     }
 
     /// Waits until every task has ended, those too that are spawned meanwhile.
     ///
     /// # Errors
     ///
-    /// The first task's error, or its panic as a [`TaskPanicked`]; what tasks
-    /// return because the group ended never takes its place. Else, if the group's
+    /// The first task's error, or its panic as a [`TaskPanicked`], or that the runtime was
+    /// shut down under it; what tasks return because the group ended never takes its place. Else, if the group's
     /// parent ended and a task returned an error for it, the parent's cause.
     ///
     /// # Cancel safety
@@ -240,18 +244,25 @@ impl Shared {
         // Those that wait for room see the end of the context by themselves.
     }
 
-    /// Runs a task that has its place already.
+    /// Runs a task that has its place already, unless the group has ended: then the place is
+    /// given back, and so is the task. Invariant 5.
     #[track_caller]
     pub(super) fn start<F, Fut, E>(
         this: &Arc<Self>,
         name: Cow<'static, str>,
         place: &'static Location<'static>,
         task: F,
-    ) where
+    ) -> Result<(), (Cancelled, F)>
+    where
         F: FnOnce(Context) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError> + 'static,
     {
+        let _busy = (!skip(Break::StartNotAnnounced)).then(|| this.tasks.busy());
+        if let Err(cancelled) = this.ctx.check() {
+            this.leave();
+            return Err((cancelled, task));
+        }
         let ctx = this.ctx.clone();
         let shared = Arc::clone(this);
         let whose = name.clone();
@@ -262,10 +273,15 @@ impl Shared {
                 Ending::Panicked(message) => {
                     shared.failed(Box::new(TaskPanicked::new(whose, message)), place);
                 }
+                // If nobody here did that, its runtime has gone.
+                Ending::Aborted if !shared.ctx.is_done() => {
+                    shared.failed("the runtime was shut down".into(), place);
+                }
                 Ending::Returned(Ok(())) | Ending::Aborted => {}
             }
             shared.leave();
         });
+        Ok(())
     }
 
     /// Invariants 3 and 4.

@@ -7,6 +7,7 @@
 
 use super::handle::Shared;
 use crate::context::{BoxError, Cancelled, Context, Done};
+use crate::rt;
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::planted::{Break, skip};
@@ -78,6 +79,8 @@ where
                 this.task = None;
                 return Poll::Ready(Err(cancelled));
             }
+            // Before it takes a place.
+            rt::require();
             let waker = cx.waker().clone();
             let mut state = this.shared.state.lock();
             let mut before = None;
@@ -105,8 +108,8 @@ where
             if enters {
                 this.end = None;
                 let task = this.task.take().expect("asserted above");
-                Shared::start(this.shared, this.name.clone(), this.place, task);
-                return Poll::Ready(Ok(()));
+                let started = Shared::start(this.shared, this.name.clone(), this.place, task);
+                return Poll::Ready(started.map_err(|(cancelled, _task)| cancelled));
             }
             let end = this.end.get_or_insert_with(|| this.shared.ctx.done());
             if skip(Break::SpawnIgnoresTheEnd) || Pin::new(end).poll(cx).is_pending() {

@@ -32,6 +32,8 @@ use std::time::Duration;
 
 /// What the stages of a running pipeline share.
 pub(super) struct Engine {
+    /// The user's context.
+    parent: Context,
     /// Ends with the pipeline; what the stages' closures get.
     pub(super) ctx: Context,
     canceller: Canceller,
@@ -79,7 +81,7 @@ impl Engine {
     /// An engine that will abort at once when `parent` ends.
     pub(super) fn start(parent: &Context, stages: Vec<Stage>) -> Arc<Self> {
         let (ctx, canceller) = parent.with_cancel();
-        Engine::new(ctx, canceller, None, stages)
+        Engine::new(parent, ctx, canceller, None, stages)
     }
 
     /// An engine that will drain when `parent` ends.
@@ -90,10 +92,10 @@ impl Engine {
     ) -> Arc<Self> {
         let (ctx, canceller) = parent.without_cancel().with_cancel();
         let more = ctx.with_cancel();
-        let engine = Engine::new(ctx, canceller, Some(more), stages);
+        let engine = Engine::new(parent, ctx, canceller, Some(more), stages);
         let clock = Clock::ambient();
         let (draining, whose) = (Arc::clone(&engine), parent.clone());
-        let watch = parent.after_func(move || {
+        let watch = parent.at_end(move || {
             let cause = whose.cause().expect("it has ended");
             Engine::begin_to_drain(&draining, cause, grace, &clock);
         });
@@ -103,6 +105,7 @@ impl Engine {
     }
 
     fn new(
+        parent: &Context,
         ctx: Context,
         canceller: Canceller,
         more: Option<(Context, Canceller)>,
@@ -110,6 +113,7 @@ impl Engine {
     ) -> Arc<Self> {
         let has_deadline = ctx.deadline().is_some();
         let engine = Arc::new(Engine {
+            parent: parent.clone(),
             has_deadline,
             ctx,
             canceller,
@@ -123,7 +127,7 @@ impl Engine {
         });
         // Invariant 1.
         let stopping = Arc::clone(&engine);
-        let _registered = engine.ctx.after_func(move || stopping.stop());
+        let _registered = engine.ctx.at_end(move || stopping.stop());
         engine
     }
 
@@ -231,8 +235,17 @@ impl Engine {
     /// Ends it for this cause, unless it has ended before. Of two that end it at once, the
     /// one that is the outcome is also the cause.
     fn end(&self, outcome: Outcome, cause: Cause) {
+        // Where it drains, or nobody has had a turn to tell, the user's context may have
+        // ended before.
+        if let Some(cause) = self.parent.cause() {
+            self.cancelled(cause);
+        }
         let first = self.settle(outcome, cause);
         self.canceller.cancel_as(first);
+        // Another thread, or this one further up, may be in the middle of ending it.
+        if !self.is_stopped() {
+            self.stop();
+        }
     }
 
     /// How it ended, and the cause for which its context did.
@@ -337,9 +350,8 @@ impl<F: Future> Future for Settling<F> {
         };
         #[cfg(loom)]
         let polled = this.task.poll(cx);
-        if polled.is_pending() {
-            this.inputs.iter().for_each(|input| input.settle());
-        }
+        // Ready, too: a receiver may outlive its stage, in another task.
+        this.inputs.iter().for_each(|input| input.settle());
         polled
     }
 }

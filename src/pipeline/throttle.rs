@@ -105,7 +105,7 @@ impl Rate {
                 let now = rt::now();
                 let schedule = schedule.get_or_insert_with(|| Schedule::new(self, now));
                 if waited {
-                    schedule.paused(before, now, 0);
+                    schedule.paused(before, now);
                 }
                 match schedule.due() {
                     Some(due) if due <= now => {}
@@ -120,11 +120,11 @@ impl Rate {
                     return Ok(StageEnd::ReaderGone);
                 }
                 tally.pass_on(1);
-                schedule.gone();
                 if waited {
-                    // The item that waited for room is the first of what the pause has earned.
-                    schedule.paused(before, rt::now(), 1);
+                    // For room: this item is the first of what the pause has earned.
+                    schedule.paused(before, rt::now());
                 }
+                schedule.gone();
             }
         }
     }
@@ -180,9 +180,9 @@ impl Schedule {
         self.brief = Duration::ZERO;
     }
 
-    /// Between these two times nothing could be done; so many items have gone at their
-    /// end. Invariant 2.
-    fn paused(&mut self, from: Instant, to: Instant, gone: u64) {
+    /// Between these two times nothing could be done, and the next item has not gone.
+    /// Invariant 2.
+    fn paused(&mut self, from: Instant, to: Instant) {
         let Some(due) = self.due() else { return };
         if to <= due {
             return self.in_time();
@@ -197,7 +197,7 @@ impl Schedule {
         let keep = own.max(late.min(earned));
         if keep < late && !skip(Break::PauseEarnsAll) {
             self.began = to.checked_sub(keep).unwrap_or(to);
-            self.gone = gone;
+            self.gone = 0;
         }
     }
 }

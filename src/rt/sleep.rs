@@ -1,7 +1,9 @@
 //! Waiting for a time.
 //!
 //! Inside tokio these are tokio's timers, on its clock. Elsewhere they are alarms
-//! (see `clock`), which need no runtime.
+//! (see `clock`), which need no runtime; and so they are where tokio's timer turns out
+//! to be none, because its runtime was built without timers or has shut down. There is no
+//! way to ask but to try: tokio panics, which is caught here, and its message stands.
 //!
 //! # Invariants
 //!
@@ -16,6 +18,8 @@ use crate::sync::{Arc, Mutex};
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::marker::PhantomPinned;
+#[cfg(all(feature = "tokio", not(loom)))]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -99,8 +103,14 @@ impl Sleep {
     fn start(at: Instant) -> Timer {
         #[cfg(all(feature = "tokio", not(loom)))]
         if Clock::ambient_is_tokios() {
-            return Timer::Tokio { sleep: tokio::time::sleep_until(at.into()) };
+            if let Ok(sleep) = catch_unwind(|| tokio::time::sleep_until(at.into())) {
+                return Timer::Tokio { sleep };
+            }
         }
+        Sleep::start_alarm(at)
+    }
+
+    fn start_alarm(at: Instant) -> Timer {
         let bedside = Arc::new(Bedside(Mutex::new(Sleeper::default())));
         let bell = Arc::clone(&bedside);
         let alarm = Clock::ambient().arm(
@@ -156,7 +166,15 @@ impl Future for Sleep {
                     continue;
                 }
                 #[cfg(all(feature = "tokio", not(loom)))]
-                TimerProjected::Tokio { sleep } => sleep.poll(cx),
+                TimerProjected::Tokio { sleep } => {
+                    match catch_unwind(AssertUnwindSafe(|| sleep.poll(cx))) {
+                        Ok(polled) => polled,
+                        Err(_shut_down) => {
+                            this.timer.set(Sleep::start_alarm(at));
+                            continue;
+                        }
+                    }
+                }
                 TimerProjected::Alarm { bedside, alarm: _ } => bedside.poll(cx.waker()),
             };
             if polled.is_pending() {

@@ -64,6 +64,8 @@ pub enum Break {
     PlaceNotOffered,
     /// A spawn that goes away keeps the place that was promised to it.
     PlaceNotPassedOn,
+    /// A task is started as if nobody could shut the group down meanwhile.
+    StartNotAnnounced,
     /// A spawn that waits for room does not look at its group's context.
     SpawnIgnoresTheEnd,
     /// A pipeline that ends leaves its tasks to themselves.

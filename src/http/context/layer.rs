@@ -71,7 +71,7 @@ impl ContextLayer {
         };
         canceller.clone().detach();
         let ended = server.clone();
-        let tell = server.after_func(move || {
+        let tell = server.at_end(move || {
             let why = ended.cause().expect("after-functions run when the context has ended");
             canceller.cancel_with(RequestEnd::ServerStopped(why));
         });
