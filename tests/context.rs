@@ -2456,6 +2456,24 @@ fn the_tree_draws_the_live_subtree_with_the_lines_that_made_it() {
 }
 
 #[test]
+fn the_tree_draws_a_bar_beside_whatever_has_a_sibling_to_come() {
+    let (root, _a) = Context::background().with_cancel();
+    let below = |ctx: &Context, many: usize| -> Vec<_> {
+        (0..many).map(|_| ctx.with_timeout(HOUR)).collect()
+    };
+    let level_1 = below(&root, 2);
+    let level_2: Vec<_> = level_1.iter().flat_map(|(ctx, _)| below(ctx, 2)).collect();
+    let level_3: Vec<_> = level_2.iter().flat_map(|(ctx, _)| below(ctx, 1)).collect();
+    let text = root.tree().to_string();
+    let bars: Vec<_> = text.lines().map(|line| line.split(char::is_alphabetic).next()).collect();
+    let branch = ["├─ ", "│  ├─ ", "│  │  └─ ", "│  └─ ", "│     └─ "];
+    let last = ["└─ ", "   ├─ ", "   │  └─ ", "   └─ ", "      └─ "];
+    let expected: Vec<_> = [""].into_iter().chain(branch).chain(last).map(Some).collect();
+    assert_eq!(bars, expected, "{text}");
+    drop(level_3);
+}
+
+#[test]
 fn the_tree_lists_what_can_end_and_only_while_it_has_not() {
     let (root, roots) = Context::background().with_cancel();
     let valued = root.with_value(1);

@@ -12,7 +12,7 @@ use quell::{Cancelled, Context, ContextError, Group, rt};
 use std::error::Error;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
@@ -829,6 +829,43 @@ async fn a_group_whose_handle_a_task_holds_lives_as_long_as_that_task() {
     drop(tell);
     quiet().await;
     assert!(ctx.is_done());
+}
+
+/// A name that takes its time: until it is let go.
+struct SlowName(mpsc::Receiver<()>, mpsc::Sender<()>);
+
+impl From<SlowName> for std::borrow::Cow<'static, str> {
+    fn from(name: SlowName) -> Self {
+        name.1.send(()).unwrap();
+        name.0.recv().unwrap();
+        "slow".into()
+    }
+}
+
+#[test]
+fn nothing_is_spawned_once_a_shutdown_has_returned() {
+    let runtime = threads(1);
+    let group = Group::new(&Context::background());
+    let (lets_go, gate) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
+    let (here, spawns) = (runtime.handle().clone(), group.clone());
+    let began = Arc::new(AtomicBool::new(false));
+    let begins = began.clone();
+    let other = std::thread::spawn(move || {
+        let _inside = here.enter();
+        let task = move |_| async move {
+            begins.store(true, SeqCst);
+            Ok::<_, Cancelled>(())
+        };
+        spawns.try_spawn(SlowName(gate, tell), task).is_ok()
+    });
+    told.recv().unwrap();
+    let report = runtime.block_on(group.shutdown(Duration::ZERO));
+    assert!(report.is_clean(), "{report}");
+    lets_go.send(()).unwrap();
+    assert!(!other.join().unwrap(), "spawned after the end");
+    runtime.block_on(group.wait()).unwrap();
+    assert!(!began.load(SeqCst));
 }
 
 #[test]

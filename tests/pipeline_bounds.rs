@@ -183,6 +183,43 @@ async fn a_stage_that_reads_in_a_task_of_its_own_makes_room_with_each_item() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_fetched_at_home_makes_room_wherever_it_is_read() {
+    for n in [2, 4, 9] {
+        for returns in [false, true] {
+            let stock = Stock::new();
+            let made = stock.clone();
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let mut results = Pipeline::from_iter(&background(), stock.items(u64::MAX))
+                .buffer(n)
+                .stage("goes away", move |_, mut input: Receiver<Item>, output: Sender<()>| {
+                    async move {
+                        // Fetches all that is there.
+                        assert!(input.recv().await.is_some());
+                        let reads = rt::spawn(async move {
+                            let _output = output;
+                            rt::sleep(ms(20)).await;
+                            assert!(input.recv().await.is_some());
+                            // Two that have begun, one in the source's hand.
+                            while made.made() < 2 + n + 1 {
+                                rt::sleep(ms(1)).await;
+                            }
+                            tell.send(()).unwrap();
+                        });
+                        if !returns {
+                            reads.await.unwrap();
+                        }
+                    }
+                })
+                .run();
+            let read = async { while results.next().await.is_some() {} };
+            let both = async { tokio::join!(told, read) };
+            let (seen, ()) = rt::timeout(AGES, both).await.expect("there is room for the next");
+            seen.unwrap();
+        }
+    }
+}
+
 /// How many items are behind the source and not begun: at most `n`, and one in the
 /// source's hand.
 fn begun_and_made(n: usize, stage: &str, round: usize) -> Results<Item> {

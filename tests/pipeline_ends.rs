@@ -75,6 +75,93 @@ async fn after_the_context_has_ended_nothing_more_is_delivered() {
 }
 
 #[tokio::test]
+async fn of_a_context_that_ended_first_the_cause_is_the_outcome_whatever_comes_after() {
+    // Nobody has had a turn to tell: on this one thread the end is seen by who looks.
+    fn until_the_end(ctx: &Context) {
+        while !ctx.is_done() {
+            std::hint::spin_loop();
+        }
+    }
+    for on_cancel in [OnCancel::Abort, OnCancel::Drain { grace: ms(0) }] {
+        for what in ["reader stops", "error", "panic"] {
+            let (ctx, _canceller) = background().with_timeout_cause(ms(5), "too slow");
+            let users = ctx.clone();
+            let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+                .on_cancel(on_cancel)
+                .try_dispatch(1, move |_, n| {
+                    let ctx = users.clone();
+                    async move {
+                        if what != "reader stops" {
+                            until_the_end(&ctx);
+                        }
+                        assert!(what != "panic", "in the end");
+                        if what == "error" { Err("in the end") } else { Ok(n) }
+                    }
+                })
+                .run();
+            if what == "reader stops" {
+                assert!(results.next().await.is_some());
+                until_the_end(&ctx);
+            } else {
+                while results.next().await.is_some() {}
+            }
+            let report = finish(results).await;
+            assert_eq!(outcome(&report), "cancelled: too slow", "{what}");
+            assert_eq!(report.into_result().unwrap_err().cause().to_string(), "too slow");
+        }
+    }
+}
+
+#[test]
+fn no_function_of_the_users_holds_up_the_end_of_a_pipeline() {
+    in_time(|| {
+        threads(2).block_on(async {
+            let (ctx, canceller) = background().with_cancel();
+            let (opens, gate) = mpsc::channel::<()>();
+            ctx.after_func(move || gate.recv().unwrap_or_default());
+            let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+                .stage("stays", |_, mut input: Receiver<u64>, output| async move {
+                    output.send(input.recv().await.unwrap()).await.unwrap();
+                    pending::<()>().await;
+                })
+                .run();
+            assert_eq!(results.next().await, Some(0));
+            let cancel = std::thread::spawn(move || canceller.cancel());
+            assert_eq!(results.next().await, None);
+            // The function is still at its gate.
+            let _ = finish(results).await;
+            drop(opens);
+            cancel.join().unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_pipeline_may_be_finished_by_a_function_at_its_contexts_end() {
+    in_time(|| {
+        threads(2).block_on(async {
+            let (ctx, canceller) = background().with_cancel();
+            let (tell, told) = mpsc::channel();
+            let (give, given) = mpsc::channel::<Results<u64>>();
+            ctx.after_func(move || {
+                let report = block_on(given.recv().unwrap().finish());
+                tell.send(outcome(&report)).unwrap();
+            });
+            let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+                .stage("stays", |_, mut input: Receiver<u64>, output| async move {
+                    output.send(input.recv().await.unwrap()).await.unwrap();
+                    pending::<()>().await;
+                })
+                .run();
+            assert_eq!(results.next().await, Some(0));
+            give.send(results).unwrap();
+            std::thread::spawn(move || canceller.cancel_with("stop")).join().unwrap();
+            assert_eq!(told.recv().unwrap(), "cancelled: stop");
+        });
+    });
+}
+
+#[tokio::test]
 async fn a_reader_that_waits_is_told_of_the_end() {
     let (ctx, canceller) = background().with_cancel();
     let mut results = Pipeline::from_stream(&ctx, stream::pending::<u8>()).map(|n| n).run();

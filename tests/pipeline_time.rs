@@ -236,6 +236,22 @@ async fn a_pause_of_the_reader_earns_at_most_a_burst() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn however_long_the_reader_pauses_no_more_than_a_burst_follow_each_other() {
+    for burst in [1_usize, 2, 5] {
+        for pause in 100..=900 {
+            let rate = Rate::every(ms(100)).burst(burst as u32);
+            let times = through(rate, 10, ms(pause), 20).await;
+            // Apart from the one that had gone before, and lay in the buffer.
+            let resumed = times.iter().position(|&at| at >= 900 + pause).unwrap();
+            for from in resumed + 1..times.len() - burst {
+                let together = times[from + burst] - times[from];
+                assert!(together >= 100, "burst {burst}, a pause of {pause}: {times:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_slower_than_the_throttle_sets_the_pace() {
     let mut results = Pipeline::from_iter(&background(), 0..100_u64)
         .throttle(Rate::every(ms(10)))

@@ -144,6 +144,34 @@ async fn to_yield_lets_every_ready_task_go_first() {
 }
 
 #[test]
+fn a_sleep_outlives_its_runtime() {
+    use std::task::{Context, Waker};
+    let mut sleep = Box::pin(rt::sleep(Duration::from_millis(20)));
+    let (ctx, _canceller) = quell::Context::background().with_timeout(Duration::from_millis(10));
+    let mut run = Box::pin(ctx.run(rt::sleep(Duration::from_secs(3600))));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(sleep.as_mut().poll(&mut cx).is_pending());
+        assert!(run.as_mut().poll(&mut cx).is_pending());
+    });
+    drop(runtime);
+    futures::executor::block_on(sleep);
+    let ended = futures::executor::block_on(run).unwrap_err();
+    assert_eq!(ended.error(), quell::ContextError::DeadlineExceeded);
+}
+
+#[test]
+fn a_sleep_needs_no_timers_of_its_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    runtime.block_on(async {
+        rt::sleep(Duration::from_millis(2)).await;
+        let never = std::future::pending::<()>();
+        assert!(rt::timeout(Duration::from_millis(2), never).await.is_err());
+    });
+}
+
+#[test]
 fn a_choice_is_among_what_there_is_and_reaches_all_of_it() {
     let mut seen = [0; 3];
     for _ in 0..1000 {

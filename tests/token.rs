@@ -79,6 +79,43 @@ async fn a_deadline_cancels_the_token_by_the_paused_clock() {
     assert_eq!(start.elapsed(), Duration::from_secs(5));
 }
 
+#[test]
+fn a_token_that_is_dropped_leaves_nothing_behind() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    let kept = ctx.token();
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+    };
+    let make = |many| (0..many).for_each(|_| drop(ctx.token()));
+    make(10_000);
+    let before = resident();
+    make(200_000);
+    let more = resident().saturating_sub(before);
+    assert!(more < 4 << 20, "{more} bytes are left");
+    // Of those that are kept, one that is cancelled ends nothing else.
+    let other = ctx.token();
+    other.cancel();
+    assert!(!kept.is_cancelled() && !ctx.is_done());
+    canceller.cancel();
+    assert!(kept.is_cancelled());
+}
+
+#[test]
+fn a_token_is_cancelled_before_any_function_at_the_end_runs() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    let (tell, told) = std::sync::mpsc::channel();
+    let token = ctx.with_cancel().0.token();
+    assert!(token.is_cancelled(), "its canceller was dropped");
+    let token = ctx.token();
+    ctx.after_func({
+        let token = token.clone();
+        move || tell.send(token.is_cancelled()).unwrap()
+    });
+    canceller.cancel();
+    assert!(told.recv().unwrap());
+}
+
 /// A value whose drops are counted: how many contexts are still alive.
 struct Alive(Arc<AtomicUsize>);
 

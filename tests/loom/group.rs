@@ -2,6 +2,8 @@
 
 use super::{Things, model, model_within, poll_once};
 use loom::future::block_on;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use loom::thread;
 use quell::planted::{advance, finish, on_one_thread};
 use quell::{Cancelled, Context, Group};
@@ -35,6 +37,25 @@ fn a_spawn_at_the_limit_hears_of_the_end() {
             group.wait().await.unwrap();
         });
         other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_task_that_is_started_while_the_group_is_shut_down_is_waited_for_or_never_runs() {
+    model_within(2, || {
+        let group = Group::new(&Context::background());
+        let over = Arc::new(AtomicUsize::new(0));
+        let (spawns, seen) = (group.clone(), over.clone());
+        let other = thread::spawn(move || {
+            let _ = spawns.try_spawn("late", move |_ctx| async move {
+                assert_eq!(seen.load(SeqCst), 0, "it runs after the shutdown has returned");
+                WELL
+            });
+        });
+        let _report = block_on(group.shutdown(Duration::MAX));
+        over.store(1, SeqCst);
+        other.join().unwrap();
+        block_on(group.wait()).unwrap();
     });
 }
 

@@ -129,6 +129,10 @@ caught! {
     a_place_that_is_not_passed_on_is_caught:
         PlaceNotPassedOn by
         group::a_place_that_is_promised_to_a_spawn_that_leaves_goes_to_the_next, "deadlock";
+    a_task_that_is_started_as_if_nobody_shut_down_is_caught:
+        StartNotAnnounced by
+        group::a_task_that_is_started_while_the_group_is_shut_down_is_waited_for_or_never_runs,
+        "after the shutdown has returned";
     a_spawn_that_does_not_look_is_caught:
         SpawnIgnoresTheEnd by group::a_spawn_at_the_limit_hears_of_the_end, "deadlock";
 
