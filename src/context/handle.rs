@@ -73,7 +73,8 @@ impl Context {
     /// [`rt::now`](crate::rt::now)), or to its parent's if that has one. It holds
     /// whether or not anybody drives the runtime whose clock that is. A
     /// current-thread tokio runtime should have been built with `enable_time`:
-    /// without, tokio says so once, in a panic that is caught here.
+    /// without, tokio says so once, in a panic that is caught here. Only a clock that was
+    /// paused when its runtime was dropped stands still, and so does the deadline.
     #[track_caller]
     pub fn with_deadline(&self, at: impl Into<Instant>) -> (Context, Canceller) {
         self.bounded(Location::caller(), (Kind::Deadline, None), None, |_| Some(at.into()))

@@ -27,6 +27,10 @@ use std::time::{Duration, Instant};
 
 /// Waits this long. `Duration::MAX`, or any that goes beyond the clock, is for ever.
 ///
+/// It goes by the clock of the runtime in which it is first polled, and outlives that: where
+/// the runtime has shut down, or has no timers, tokio says so in a panic that is caught here,
+/// and a timer of quell's keeps the time.
+///
 /// # Cancel safety
 ///
 /// A sleep that is dropped leaves nothing behind.
