@@ -88,7 +88,7 @@ impl<T> Receiver<T> {
         Recv { receiver: self, made_at: Location::caller() }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -106,7 +106,7 @@ impl<T> Receiver<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn hand_out(&mut self, item: T) -> T {
         let wanted = self.link.hand_out(&item);
         self.unsettled += 1;
@@ -119,6 +119,7 @@ impl<T> Receiver<T> {
         item
     }
 
+    #[inline(never)]
     fn settle(&mut self) {
         self.unsettled = 0;
         let mut state = self.link.state.lock();
@@ -229,7 +230,7 @@ pub struct Recv<'a, T> {
 impl<T> Future for Recv<'_, T> {
     type Output = Option<T>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let made_at = self.made_at;
         self.receiver.poll_recv(cx, made_at)

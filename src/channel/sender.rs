@@ -113,7 +113,7 @@ impl<T> Future for Send<'_, T> {
     /// # Panics
     ///
     /// When polled again after it was ready.
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if this.ticket.is_none() {
@@ -133,7 +133,7 @@ impl<T> Send<'_, T> {
     }
 
     /// Puts the value in, for which there is room.
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, mut state: BriefGuard<'_, State<T>>) {
         let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
         state.queue.push_back(value);
@@ -157,6 +157,7 @@ impl<T> Send<'_, T> {
     }
 
     /// There was no room, or there is a ticket.
+    #[inline(never)]
     fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<T>>> {
         let waker = cx.waker().clone();
         let mut state = self.link.state.lock();

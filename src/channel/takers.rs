@@ -80,7 +80,7 @@ impl<T> Front<T> {
 
 impl<T> Link<T> {
     /// Counts an item that is being taken; how many were before it.
-    #[inline]
+    #[inline(always)]
     fn take(&self, front: &mut Front<T>, item: &T) -> usize {
         self.hand_out(item);
         front.unsettled += 1;
@@ -188,7 +188,7 @@ impl<T> Taker<T> {
     }
 
     /// The next item that nobody has taken; `None`: no more will come.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
@@ -209,6 +209,7 @@ impl<T> Taker<T> {
         self.look(cx, made_at)
     }
 
+    #[inline(never)]
     fn look(
         &mut self,
         cx: &mut Context<'_>,
@@ -352,7 +353,7 @@ impl<T> Drop for Taker<T> {
         // Invariant 4.
         let called = if was_called && !skip(Break::CallNotPassedOn) { front.call() } else { None };
         // The others may be idle, and would never come for what is waiting for this room.
-        let calls = if skip(Break::LeaverKeepsRoom) {
+        let calls = if self.link.is_shut() || skip(Break::LeaverKeepsRoom) {
             Calls::default()
         } else {
             self.link.give_back(&mut self.link.state.lock())

@@ -19,7 +19,7 @@ use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use std::future::poll_fn;
 use std::panic::Location;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Poll, Waker};
 
 /// Starts the first of `workers`.
@@ -39,21 +39,27 @@ pub(super) fn start<T, U, O, F, Fut>(
     Fut: Future<Output = O> + Send + 'static,
 {
     let turns = ordered.then(|| Turns(Mutex::new(Order::default())));
-    let work = Work { engine: Arc::clone(engine), index, output, f, result, turns };
+    let output = Arc::new(output);
+    let engine = Arc::clone(engine);
+    let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, O, F, Fut> };
     hire(&Arc::new(work), Taker::first(input, workers));
 }
 
 /// What the workers of a stage share.
-struct Work<U, O, F> {
+struct Work<T, U, O, F> {
     engine: Arc<Engine>,
     index: usize,
-    output: Sender<U>,
+    /// Kept until the ending of each worker has been told.
+    output: Arc<Sender<U>>,
     f: F,
     result: fn(O) -> Result<U, BoxError>,
     turns: Option<Turns>,
+    /// Starts a colleague. By a pointer, because a worker's future would contain itself
+    /// otherwise.
+    hire: fn(&Arc<Self>, Taker<T>),
 }
 
-fn hire<T, U, O, F, Fut>(work: &Arc<Work<U, O, F>>, taker: Taker<T>)
+fn hire<T, U, O, F, Fut>(work: &Arc<Work<T, U, O, F>>, taker: Taker<T>)
 where
     T: Send + 'static,
     U: Send + 'static,
@@ -62,14 +68,10 @@ where
     Fut: Future<Output = O> + Send + 'static,
 {
     let task = worker(Arc::clone(work), taker);
-    Engine::spawn(&work.engine, work.index, &work.output, task);
+    Engine::spawn(&work.engine, work.index, Arc::clone(&work.output), task);
 }
 
-/// Boxed, because a worker may start another.
-fn worker<T, U, O, F, Fut>(
-    work: Arc<Work<U, O, F>>,
-    mut taker: Taker<T>,
-) -> Pin<Box<dyn Future<Output = StageResult> + Send>>
+async fn worker<T, U, O, F, Fut>(work: Arc<Work<T, U, O, F>>, mut taker: Taker<T>) -> StageResult
 where
     T: Send + 'static,
     U: Send + 'static,
@@ -77,74 +79,72 @@ where
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = O> + Send + 'static,
 {
-    Box::pin(async move {
-        let mut tally = Tally::new(&work.engine, work.index);
-        let place = work.engine.stages[work.index].place;
-        let mut turn = Turn::begin();
-        let mut contexts = Contexts::of(&work.engine.ctx);
-        while let Some(item) = poll_fn(|cx| taker.poll_take(cx, place)).await {
-            let number = taker.before();
-            tally.receive();
-            while let Some(colleague) = taker.hire() {
-                hire(&work, colleague);
-            }
-            if taker.woke() {
-                work.engine.nudge.nudge();
-            }
-            let mut given = Some((contexts.give(), item));
-            let mut making = pin!(None);
-            let made = poll_fn(|cx| {
-                tally.give_to_user();
-                let polled = contexts.within(|| {
-                    if let Some((ctx, item)) = given.take() {
-                        making.set(Some((work.f)(ctx, item)));
-                    }
-                    let future = making.as_mut().as_pin_mut().expect("not ready yet");
-                    let polled = future.poll(cx);
-                    if polled.is_ready() {
-                        making.set(None);
-                    }
-                    polled
-                });
-                if polled.is_pending() {
-                    tally.take_from_user();
+    let mut tally = Tally::new(&work.engine, work.index);
+    let place = work.engine.stages[work.index].place;
+    let mut turn = Turn::begin();
+    let mut contexts = Contexts::of(&work.engine.ctx);
+    while let Some(item) = poll_fn(|cx| taker.poll_take(cx, place)).await {
+        let number = taker.before();
+        tally.receive();
+        while let Some(colleague) = taker.hire() {
+            (work.hire)(&work, colleague);
+        }
+        if taker.woke() {
+            work.engine.nudge.nudge();
+        }
+        let mut given = Some((contexts.give(), item));
+        let mut making = pin!(None);
+        let made = poll_fn(|cx| {
+            tally.give_to_user();
+            let polled = contexts.within(|| {
+                if let Some((ctx, item)) = given.take() {
+                    making.set(Some((work.f)(ctx, item)));
+                }
+                let future = making.as_mut().as_pin_mut().expect("not ready yet");
+                let polled = future.poll(cx);
+                if polled.is_ready() {
+                    making.set(None);
                 }
                 polled
-            })
-            .await;
-            // Converting an error is the user's code too.
-            tally.give_to_user();
-            let made = (work.result)(made);
-            tally.take_from_user();
-            let made = match made {
-                Ok(made) => made,
-                Err(error) => {
-                    tally.fail();
-                    return Err(error);
-                }
-            };
-            if let Some(turns) = &work.turns {
-                turns.wait_for(number, place).await;
+            });
+            if polled.is_pending() {
+                tally.take_from_user();
             }
-            if work.output.send(made).await.is_err() {
-                // No colleague has to find out by an item of its own.
-                taker.close();
-                if let Some(turns) = &work.turns {
-                    turns.next();
-                }
-                return Ok(StageEnd::ReaderGone);
+            polled
+        })
+        .await;
+        // Converting an error is the user's code too.
+        tally.give_to_user();
+        let made = (work.result)(made);
+        tally.take_from_user();
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                tally.fail();
+                return Err(error);
             }
-            tally.pass_on(1);
+        };
+        if let Some(turns) = &work.turns {
+            turns.wait_for(number, place).await;
+        }
+        if work.output.send(made).await.is_err() {
+            // No colleague has to find out by an item of its own.
+            taker.close();
             if let Some(turns) = &work.turns {
                 turns.next();
             }
-            if turn.is_over() {
-                rt::yield_now().await;
-                turn = Turn::begin();
-            }
+            return Ok(StageEnd::ReaderGone);
         }
-        Ok(StageEnd::Completed)
-    })
+        tally.pass_on(1);
+        if let Some(turns) = &work.turns {
+            turns.next();
+        }
+        if turn.is_over() {
+            rt::yield_now().await;
+            turn = turn.next();
+        }
+    }
+    Ok(StageEnd::Completed)
 }
 
 /// Whose result goes in next.

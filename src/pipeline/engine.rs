@@ -27,6 +27,7 @@ use pin_project_lite::pin_project;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub(super) struct Stage {
     /// Whether the code between its channels is the user's.
     pub(super) custom: bool,
     pub(super) counts: BriefLock<StageCounts>,
+    /// What its tasks take from, once the first of them is spawned.
+    pub(super) gauges: OnceLock<Gauges>,
     /// The channel behind it, while it runs and after.
     pub(super) output: Mutex<Option<std::sync::Arc<dyn Gauge>>>,
 }
@@ -73,6 +76,9 @@ pub(super) struct StageCounts {
     pub(super) discarded: usize,
     pub(super) ended: Option<StageEnd>,
 }
+
+/// The channels that a stage takes from.
+pub(super) type Gauges = std::sync::Arc<[std::sync::Arc<dyn Gauge>]>;
 
 /// What a task of a stage returns.
 pub(super) type StageResult = Result<StageEnd, BoxError>;
@@ -274,11 +280,10 @@ impl Engine {
 
     /// Runs a task of a stage that puts its items into `output`.
     ///
-    /// A clone of that is kept until the task's ending has been told: the reader
-    /// must not see the end of the last items before it can know why.
-    pub(super) fn spawn<U, F>(this: &Arc<Self>, index: usize, output: &Sender<U>, future: F)
+    /// That is kept until the task's ending has been told: the reader must not see the end
+    /// of the last items before it can know why.
+    pub(super) fn spawn<F>(this: &Arc<Self>, index: usize, output: impl Send + 'static, future: F)
     where
-        U: Send + 'static,
         F: Future<Output = StageResult> + Send + 'static,
     {
         let stage = &this.stages[index];
@@ -286,10 +291,12 @@ impl Engine {
             || (skip(Break::WorkersNotStopped) && stage.name == "dispatch");
         let nobodys = forgets.then(Tasks::new);
         let tasks = nobodys.as_ref().unwrap_or(&this.tasks);
-        let inputs = stage.inputs.iter().filter_map(|&k| this.stages[k].output.lock().clone());
-        let future = Settling { task: future, inputs: inputs.collect() };
+        let gauges = stage.gauges.get_or_init(|| {
+            stage.inputs.iter().filter_map(|&k| this.stages[k].output.lock().clone()).collect()
+        });
+        let future = Settling { task: future, inputs: gauges.clone() };
         let engine = Arc::clone(this);
-        let keep = (!skip(Break::EndBeforeEnding)).then(|| output.clone());
+        let keep = (!skip(Break::EndBeforeEnding)).then_some(output);
         Tasks::spawn(tasks, stage.name.clone(), stage.place, future, move |ending| {
             engine.ended(index, ending);
             drop(keep);
@@ -333,7 +340,7 @@ pin_project! {
     struct Settling<F> {
         #[pin]
         task: F,
-        inputs: Vec<std::sync::Arc<dyn Gauge>>,
+        inputs: Gauges,
     }
 }
 

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How many items fit behind a stage, where [`buffer`](Pipeline::buffer) does not
@@ -92,8 +93,8 @@ impl<T: Send + 'static> Pipeline<T> {
             Engine::spawn(
                 engine,
                 index,
-                &sender,
-                source::iterate(Tally::new(engine, index), items, sender.clone()),
+                sender.clone(),
+                source::iterate(Tally::new(engine, index), items, sender),
             );
         })
     }
@@ -108,8 +109,8 @@ impl<T: Send + 'static> Pipeline<T> {
             Engine::spawn(
                 engine,
                 index,
-                &sender,
-                source::stream(Tally::new(engine, index), items, sender.clone()),
+                sender.clone(),
+                source::stream(Tally::new(engine, index), items, sender),
             );
         })
     }
@@ -130,8 +131,8 @@ impl<T: Send + 'static> Pipeline<T> {
             Engine::spawn(
                 engine,
                 index,
-                &sender,
-                source::from_thread(Tally::new(engine, index), items, name, sender.clone()),
+                sender.clone(),
+                source::from_thread(Tally::new(engine, index), items, name, sender),
             );
         })
     }
@@ -293,7 +294,7 @@ impl<T: Send + 'static> Pipeline<T> {
             let inputs = [pile.take(), two];
             let (sender, receiver) = engine.link(index, None);
             let task = stages::merge(Tally::new(engine, index), inputs, sender.clone());
-            Engine::spawn(engine, index, &sender, task);
+            Engine::spawn(engine, index, sender, task);
             pile.put(receiver);
         }));
         self
@@ -315,7 +316,7 @@ impl<T: Send + 'static> Pipeline<T> {
         let mut pipeline = self.add(name.into(), None, move |engine, index, input, sender| {
             let input = input.roaming();
             let task = stages::custom(engine.ctx.clone(), input, sender.clone(), f);
-            Engine::spawn(engine, index, &sender, task);
+            Engine::spawn(engine, index, sender, task);
         });
         pipeline.last().custom = true;
         pipeline
@@ -370,7 +371,7 @@ impl<T: Send + 'static> Pipeline<T> {
     {
         self.add(name.into(), weigh, move |engine, index, input, sender| {
             let task = task(Tally::new(engine, index), input, sender.clone());
-            Engine::spawn(engine, index, &sender, task);
+            Engine::spawn(engine, index, sender, task);
         })
     }
 
@@ -450,6 +451,7 @@ impl Description {
             inputs: self.inputs,
             custom: self.custom,
             counts: BriefLock::new(StageCounts::default()),
+            gauges: OnceLock::new(),
             output: Mutex::new(None),
         }
     }

@@ -162,7 +162,7 @@ async fn feed<T: Send + 'static>(
         // What never has to wait must let others have their turn.
         if turn.is_over() {
             rt::yield_now().await;
-            turn = Turn::begin();
+            turn = turn.next();
         }
     }
 }

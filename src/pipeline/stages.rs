@@ -36,7 +36,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
         // What it has used makes room, however long the next one takes.
         if turn.is_over() {
             rt::yield_now().await;
-            turn = Turn::begin();
+            turn = turn.next();
         }
     }
     Ok(StageEnd::Completed)

@@ -53,6 +53,8 @@ impl Future for YieldNow {
 #[derive(Debug)]
 pub(crate) struct Turn {
     steps: u32,
+    /// Whether the turn before it was over in no time: then this is looked at less often.
+    is_brisk: bool,
     #[cfg(not(loom))]
     began: std::time::Instant,
 }
@@ -65,17 +67,30 @@ impl Turn {
     pub(crate) fn begin() -> Self {
         Turn {
             steps: 0,
+            is_brisk: false,
             #[cfg(not(loom))]
             began: Clock::system_now(),
         }
+    }
+
+    /// The next, when others have had theirs.
+    pub(crate) fn next(self) -> Self {
+        let next = Turn::begin();
+        #[cfg(not(loom))]
+        let is_brisk = next.began - self.began < Self::TIME;
+        #[cfg(loom)]
+        let is_brisk = self.is_brisk;
+        Turn { is_brisk, ..next }
     }
 
     /// One step more. True: it has had its turn.
     #[inline]
     pub(crate) fn is_over(&mut self) -> bool {
         self.steps += 1;
-        // Reading the clock takes as long as an item may: at 1, 4 and 16 steps is enough.
-        self.steps >= Self::STEPS || (matches!(self.steps, 1 | 4 | 16) && self.is_late())
+        // Reading the clock takes as long as an item may: at 1, 4 and 16 steps is enough, and
+        // at 16 where all of the steps before, and others' turns, took less than one turn may.
+        let looks = self.steps == 16 || (matches!(self.steps, 1 | 4) && !self.is_brisk);
+        self.steps >= Self::STEPS || (looks && self.is_late())
     }
 
     /// Real time, because it is the thread that is being shared; a checker shares it
