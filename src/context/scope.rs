@@ -316,7 +316,7 @@ impl Scope {
     pub(super) fn token(
         &self,
         make: impl FnOnce() -> super::token::Root,
-    ) -> Option<tokio_util::sync::CancellationToken> {
+    ) -> Option<super::token::Token> {
         let root_of = |members: &Members| members.token.as_ref().map(|root| root.token().clone());
         if let Some(token) = root_of(&self.members.lock()) {
             return Some(token);

@@ -21,6 +21,8 @@ use std::sync::Weak;
 use std::task::{Poll, Wake, Waker};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+pub(super) type Token = CancellationToken;
+
 /// With the feature `tokio-util`.
 impl Context {
     /// A child that also ends when `token` is cancelled, before that call has

@@ -12,6 +12,7 @@ pub(crate) fn examples() -> &'static PathBuf {
         let here = std::env::current_exe().expect("the path of this test");
         let profile = here.ancestors().nth(2).expect("a folder with the profile's name");
         let target = profile.parent().expect("a target folder");
+        let name = profile.file_name().expect("a name").to_str().expect("a plain one");
         let mut build = Command::new(env!("CARGO"));
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         build.args(["build", "--quiet", "--examples", "--target-dir"]);
@@ -20,8 +21,8 @@ pub(crate) fn examples() -> &'static PathBuf {
         if !cfg!(feature = "tokio") {
             build.arg("--no-default-features");
         }
-        if profile.ends_with("release") {
-            build.arg("--release");
+        if name != "debug" {
+            build.args(["--profile", name]);
         }
         for (feature, on) in [
             ("tokio-util", cfg!(feature = "tokio-util")),
