@@ -180,6 +180,36 @@ fn with_delays_enough_every_order_there_is_comes_up() {
     assert!(1 < one && one < two && two < 90, "{one} {two}");
 }
 
+/// A relay turns the end into a flag and a notification. The body misses that if it comes
+/// between its check and its wait, where nothing knows of a context.
+async fn relayed(ctx: Context) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (flag, notify) = (AtomicBool::new(false), tokio::sync::Notify::new());
+    let state = std::sync::Arc::new((flag, notify));
+    let tells = state.clone();
+    let relay = rt::spawn_named("relay", async move {
+        ctx.done().await;
+        tells.0.store(true, Ordering::SeqCst);
+        tells.1.notify_waiters();
+    });
+    for round in 0..20 {
+        rt::yield_now().await;
+        if round == 10 && !state.0.load(Ordering::SeqCst) {
+            rt::yield_now().await;
+            state.1.notified().await;
+        }
+    }
+    relay.await.unwrap();
+}
+
+#[test]
+fn a_cancel_that_wakes_somebody_comes_at_each_point_and_costs_no_delay() {
+    let report = Checker::exhaustive().max_delays(0).run(relayed);
+    let violation = report.violations().first().expect("it hangs without a delay");
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage);
+    assert_eq!(violation.task(), Some("body"));
+}
+
 #[test]
 fn random_and_priorities_come_to_the_same_orders_in_time() {
     assert_eq!(orders(&Checker::random(1, 5_000).inject(Inject::None)).1.len(), 90);

@@ -25,6 +25,7 @@ use super::log::{Log, What, rank};
 use super::pulse::Pulse;
 use super::signal;
 pub(super) use super::step::{Landed, Limits, Step, Trouble, Turned};
+pub(super) use super::task::{Future, State, Task};
 use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
 use crate::context::Canceller;
 use crate::rt::probe::Wait;
@@ -32,7 +33,6 @@ use crate::rt::world::{self, Look};
 use crate::sync::Arc;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::pin::Pin;
 
 /// How a wait for a task to end is called.
 pub(super) const JOIN: &str = "the end of a task";
@@ -40,8 +40,6 @@ pub(super) const JOIN: &str = "the end of a task";
 pub(super) const BODY: u32 = 0;
 /// Nobody is being polled.
 pub(super) const NOBODY: u32 = u32::MAX;
-
-pub(super) type Future = Pin<Box<dyn std::future::Future<Output = ()> + Send>>;
 
 thread_local! {
     static ENGINE: RefCell<Option<Box<Engine>>> = const { RefCell::new(None) };
@@ -93,29 +91,6 @@ pub(super) fn here<R>(f: impl FnOnce(&mut Engine) -> R) -> R {
     with(f).expect("a schedule is running")
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum State {
-    Idle,
-    Queued,
-    /// Being polled; `true`: woken meanwhile.
-    Running(bool),
-    Ended,
-}
-
-/// What is known of a task while it runs.
-pub(super) struct Task {
-    /// `None`: the body's, which is elsewhere; or being polled; or ended.
-    pub(super) future: Option<Future>,
-    pub(super) state: State,
-    pub(super) aborted: bool,
-    pub(super) label: u32,
-    /// Joining it is waiting for this address.
-    pub(super) address: usize,
-    /// The most telling of the waits of its last poll.
-    pub(super) wait: Option<Wait>,
-    pub(super) polls: u32,
-}
-
 pub(super) struct Engine {
     /// That of the checker in whose body this one's checker runs.
     around: Option<Box<Engine>>,
@@ -150,6 +125,8 @@ pub(super) struct Engine {
     stirred: bool,
     /// Functions that run when the context ends may do anything.
     funcs: bool,
+    /// Somebody has waited for the end of a context, and may be woken by it.
+    waited: bool,
     pub(super) body_ended: bool,
     pub(super) landed: Option<Landed>,
     /// The injection came at a maximum.
@@ -200,6 +177,7 @@ impl Engine {
             looked: false,
             stirred: false,
             funcs: false,
+            waited: false,
             body_ended: false,
             landed: None,
             cut: false,
@@ -226,7 +204,7 @@ impl Engine {
         self.hash = 0;
         self.steps_left = self.limits.steps;
         (self.looks_left, self.looks) = (self.limits.steps, 0);
-        (self.stirred, self.funcs, self.body_ended) = (true, false, false);
+        (self.stirred, self.funcs, self.waited, self.body_ended) = (true, false, false, false);
         (self.landed, self.cut, self.closing, self.looked) = (None, false, false, false);
         self.taken.clear();
         self.contexts = 0;
@@ -266,15 +244,7 @@ impl Engine {
 
     pub(super) fn add(&mut self, future: Option<Future>, label: u32, address: usize) -> u32 {
         let task = self.tasks.len() as u32;
-        self.tasks.push(Task {
-            future,
-            state: State::Queued,
-            aborted: false,
-            label,
-            address,
-            wait: None,
-            polls: 0,
-        });
+        self.tasks.push(Task::new(future, label, address));
         self.alive += 1;
         // A crowd is not busy because it is large; one that never stops growing is.
         if (500..100_000).contains(&task) {
@@ -542,9 +512,10 @@ impl Engine {
         self.at += 1;
         let number = self.points;
         self.points += 1;
-        // See docs/checker.md: a cancel that comes before something commutes with it
-        // unless that stirs a context, or a function runs at the end, which may do anything.
-        let distinct = self.kind != Inject::Cancel || self.stirred || self.funcs;
+        // See docs/checker.md: a cancel that comes before something commutes with it unless
+        // that stirs a context, or the cancel itself sets something going: a function that
+        // runs at the end, a task that waits for it.
+        let distinct = self.kind != Inject::Cancel || self.stirred || self.funcs || self.waited;
         self.stirred = false;
         let point = Point { at, hash: self.short_hash(), number, distinct };
         if self.strategy.strikes(&point) {
@@ -677,6 +648,7 @@ impl Engine {
 
     pub(super) fn waits(&mut self, wait: Wait) {
         let task = self.current;
+        self.waited |= rank(&wait) == 0;
         if task == NOBODY {
             return;
         }

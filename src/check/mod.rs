@@ -5,7 +5,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `checker` | how to check: which schedules, which injections, how much of it |
-//! | `engine`, `step`, `clock` | the state of the schedule that runs, what is next, and its time |
+//! | `engine`, `task`, `step`, `clock` | the state of the schedule that runs, its tasks, what is next, and its time |
 //! | `explorer` | the run of one schedule |
 //! | `exploration` | going through all of them |
 //! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
@@ -39,6 +39,7 @@ mod story;
 #[cfg(feature = "proptest")]
 pub mod strategies;
 mod strategy;
+mod task;
 mod token;
 mod tracked;
 mod verdict;

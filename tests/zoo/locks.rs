@@ -3,6 +3,7 @@
 use crate::{Animal, animal};
 use quell::{Context, rt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Barrier, Mutex, Notify, Semaphore};
 
 pub fn all() -> Vec<Animal> {
@@ -10,6 +11,7 @@ pub fn all() -> Vec<Animal> {
         animal!(lost_notify, lost_notify_repaired, BlockedStage, Some("waiter"), None),
         animal!(held_guard, held_guard_repaired, BlockedStage, Some("worker"), Cancel),
         animal!(checked_too_soon, checked_too_soon_repaired, BlockedStage, Some("body"), Cancel),
+        animal!(missed_relay, missed_relay_repaired, BlockedStage, Some("body"), Cancel),
         animal!(lost_permit, lost_permit_repaired, BlockedStage, Some("body"), Cancel),
         animal!(crossed_locks, crossed_locks_repaired, BlockedStage, Some("one"), None),
         animal!(absent_party, absent_party_repaired, BlockedStage, Some("second"), Cancel),
@@ -91,6 +93,45 @@ async fn checked_too_soon_repaired(ctx: Context) {
         return;
     }
     stopped.await;
+}
+
+/// A task passes the end on, by a flag and a notification, which comes after the check of
+/// the flag and before the wait. Nothing near that wait knows of a context.
+async fn missed_relay(ctx: Context) {
+    let (stopped, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let (flag, tell) = (stopped.clone(), stop.clone());
+    let relay = rt::spawn_named("relay", async move {
+        ctx.done().await;
+        flag.store(true, Ordering::SeqCst);
+        tell.notify_waiters();
+    });
+    for round in 0..20 {
+        rt::yield_now().await;
+        if round == 10 && !stopped.load(Ordering::SeqCst) {
+            rt::yield_now().await;
+            stop.notified().await; // <- missed_relay
+        }
+    }
+    relay.await.unwrap();
+}
+
+async fn missed_relay_repaired(ctx: Context) {
+    let (stopped, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let (flag, tell) = (stopped.clone(), stop.clone());
+    let relay = rt::spawn_named("relay", async move {
+        ctx.done().await;
+        flag.store(true, Ordering::SeqCst);
+        tell.notify_waiters();
+    });
+    for round in 0..20 {
+        rt::yield_now().await;
+        let notified = stop.notified();
+        if round == 10 && !stopped.load(Ordering::SeqCst) {
+            rt::yield_now().await;
+            notified.await;
+        }
+    }
+    relay.await.unwrap();
 }
 
 /// A permit that is given back by hand is lost with the future that would do it.
