@@ -296,6 +296,29 @@ fn a_part_without_any_schedule_has_nothing_to_complain_of() {
 }
 
 #[test]
+fn of_a_small_part_in_which_no_injection_landed_nothing_is_said() {
+    async fn chooses(ctx: Context) {
+        let _ = ctx.is_done();
+        if rt::choose(2) == 0 {
+            let _ = ctx.run(rt::yield_now()).await;
+        }
+    }
+    let injections = [Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::None];
+    for checker in [
+        Checker::random(1, 64),
+        Checker::pct(1, 3, 64),
+        Checker::new().max_schedules(7).inject(injections),
+        Checker::exhaustive().max_schedules(7).inject(injections),
+    ] {
+        for of in [2, 3, 7, 64] {
+            for part in 1..=of {
+                checker.clone().shard(part, of).run(chooses).assert_clean();
+            }
+        }
+    }
+}
+
+#[test]
 fn what_one_finds_one_of_its_shards_finds_and_no_two_count_the_same() {
     let whole = Checker::exhaustive().run(leaky);
     let parts: Vec<_> =

@@ -180,7 +180,8 @@ impl Checker {
     }
 
     /// Only this part of all the schedules there are: `part` from 1 to `of`. The parts are
-    /// disjoint, and together they are the whole.
+    /// disjoint, and together they are the whole. Whether a check was vacuous is said of a
+    /// whole only.
     ///
     /// # Panics
     ///
@@ -260,7 +261,11 @@ impl Checker {
         Fut: Future,
     {
         #[cfg(feature = "tokio")]
-        return super::on_tokio::without_a_budget(|| self.go(body, asked_at));
+        return super::on_tokio::without_a_budget(|| match &self.how {
+            How::Tokio => self.go(body, asked_at),
+            How::Replay(Ok(token)) if token.tokio.is_some() => self.go(body, asked_at),
+            _ => super::apart::from_tokio(|| self.go(body, asked_at)),
+        });
         #[cfg(not(feature = "tokio"))]
         self.go(body, asked_at)
     }
@@ -328,17 +333,18 @@ impl Checker {
             |limit: u64| Share { part: self.shard.0 - 1, of: self.shard.1, limit: of(limit) };
         let all = share(self.schedules.unwrap_or(SCHEDULES));
         let most = self.schedules.unwrap_or(u64::MAX);
+        let farthest = self.limits.points;
         match *how {
             How::Random { seed, schedules } => {
                 let share = share(schedules.min(most));
-                Box::new(Random::new(seed, share, most < schedules))
+                Box::new(Random::new(seed, share, farthest, most < schedules))
             }
             How::Pct { seed, depth, schedules } => {
                 let share = share(schedules.min(most));
-                Box::new(Pct::new(seed, depth.max(1), share, most < schedules))
+                Box::new(Pct::new(seed, depth.max(1), share, farthest, most < schedules))
             }
             How::Exhaustive => Box::new(Exhaustive::new(self.delays, kind.strikes(), all)),
-            _ => Box::new(Both::new(self.delays, kind.strikes(), SEED, all)),
+            _ => Box::new(Both::new(self.delays, kind.strikes(), SEED, all, farthest)),
         }
     }
 }

@@ -25,8 +25,9 @@ use super::log::{Log, What, rank};
 use super::pulse::Pulse;
 use super::signal;
 pub(super) use super::step::{Landed, Limits, Step, Trouble, Turned};
-pub(super) use super::task::{Future, State, Task};
 use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
+use super::task::mixed;
+pub(super) use super::task::{Future, State, Task};
 use crate::context::Canceller;
 use crate::rt::probe::Wait;
 use crate::rt::world::{self, Look};
@@ -133,6 +134,8 @@ pub(super) struct Engine {
     pub(super) cut: bool,
     pub(super) taken: Vec<Deviation>,
     pub(super) contexts: i64,
+    /// The lines that made those, in short.
+    pub(super) made_at: u64,
     pub(super) trouble: Option<Trouble>,
     /// The first item that was lost; the schedule goes on.
     pub(super) lost: Option<Trouble>,
@@ -183,6 +186,7 @@ impl Engine {
             cut: false,
             taken: Vec::new(),
             contexts: 0,
+            made_at: 0,
             trouble: None,
             lost: None,
             pulse,
@@ -207,7 +211,7 @@ impl Engine {
         (self.stirred, self.funcs, self.waited, self.body_ended) = (true, false, false, false);
         (self.landed, self.cut, self.closing, self.looked) = (None, false, false, false);
         self.taken.clear();
-        self.contexts = 0;
+        (self.contexts, self.made_at) = (0, 0);
         (self.trouble, self.lost) = (None, None);
     }
 
@@ -225,7 +229,7 @@ impl Engine {
 
     #[inline]
     pub(super) fn mix(&mut self, with: u64) {
-        self.hash = (self.hash.rotate_left(5) ^ with).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.hash = mixed(self.hash, with);
     }
 
     #[inline]
@@ -235,9 +239,15 @@ impl Engine {
 
     #[inline]
     pub(super) fn note(&mut self, task: u32, what: impl FnOnce() -> What) {
-        if let Some(log) = &mut self.log {
+        if let Some(log) = self.log.as_mut().filter(|_| !self.closing) {
             log.add(self.clock.now, task, what());
         }
+    }
+
+    /// Whether other threads are given the time to wake somebody: where nothing but their
+    /// silence is wrong, and that is to be told in full.
+    pub(super) fn waits_for_threads(&self) -> bool {
+        self.trouble.is_none() && self.log.as_ref().is_some_and(|log| !log.brief)
     }
 
     // ------------------------------------------------------------------ tasks
@@ -392,7 +402,7 @@ impl Engine {
         }
         polled.state = State::Running(false);
         polled.wait = None;
-        polled.polls += 1;
+        polled.sees(u64::from(self.landed.is_some()));
         let (future, label) = (polled.future.take(), polled.label);
         self.current = task;
         self.looks_left = self.limits.steps;
@@ -483,6 +493,9 @@ impl Engine {
         }
         self.mix(u64::from(value) << 8 | 4);
         let by = self.current;
+        if let Some(task) = self.tasks.get_mut(by as usize) {
+            task.sees(u64::from(value) << 8 | 4);
+        }
         self.note(by, || What::Chose { value, of });
         value as usize
     }
@@ -548,6 +561,10 @@ impl Engine {
         self.only_count();
         self.mix(5);
         let (task, kind, point) = (self.current, self.kind, landed.point);
+        if let Some(struck) = self.tasks.get_mut(task as usize) {
+            // In the middle of its turn: after so many looks.
+            struck.sees(u64::from(self.looks) << 8 | 5);
+        }
         self.note(task, || What::Injected { kind, point });
     }
 

@@ -1,9 +1,9 @@
 //! Going through the schedules of a body, and telling what is found.
 //!
 //! A violation is told once for each kind, task and line. Telling means: the schedule
-//! is run again to see that it is the same each time, made as simple as it will get,
-//! and run once more with a log and stack traces. All that costs nothing while nothing
-//! is found.
+//! is run again with a log and stack traces, which say what it shows; made as simple as
+//! it will get while it shows that; and run some times more to see that it is the same each
+//! time. All that costs nothing while nothing is found.
 //!
 //! # Invariants
 //!
@@ -23,9 +23,9 @@ use super::quiet;
 use super::report::{Covered, Report};
 use super::shrink::{Shown, shrink};
 use super::story::Story;
-use super::strategy::{Deviation, Length, Next, Replay, Strategy};
+use super::strategy::{Deviation, Length, Next, Replay, STRIKE, Strategy};
 use super::token::{ReplayError, Token};
-use super::verdict::{Finding, Key};
+use super::verdict::{Finding, Key, Rough};
 use super::violation::{Violation, ViolationKind};
 use crate::context::Context;
 use crate::rt::{Clock, world};
@@ -46,8 +46,20 @@ pub(super) struct Plan {
     pub(super) single: bool,
 }
 
-/// One schedule in so many is run twice, to see that it is the same each time.
-const AGAIN: u64 = 512;
+/// A schedule that is told has been the same so many times more.
+const AGAIN: u32 = 8;
+
+/// So many of the simpler schedules are traced, to see what they show.
+const TRACED: u32 = 40;
+
+/// Findings whose line takes a trace are all traced, up to so many; then some.
+const MOST_ALIASES: u32 = 100;
+
+/// Which of many is worth a second look: each at first, where most differ, and then fewer
+/// and fewer.
+fn is_looked_at_twice(nth: u64) -> bool {
+    nth <= 64 || nth.is_power_of_two() || nth % 512 == 0
+}
 
 /// Prepares the next schedule, if there is one; whether that counts.
 fn next(engine: &mut Engine) -> Option<bool> {
@@ -115,6 +127,15 @@ impl Outcome {
         self.finding.as_ref().map(Finding::key)
     }
 
+    fn rough(&self) -> Option<Rough> {
+        self.key().map(|key| key.rough)
+    }
+
+    /// How many decisions were not as usual, but for the injection.
+    fn delays(&self) -> usize {
+        self.taken.iter().filter(|one| one.value != STRIKE).count()
+    }
+
     fn shown(&self) -> Shown {
         Shown { deviations: self.taken.clone(), steps: self.steps }
     }
@@ -123,6 +144,9 @@ impl Outcome {
         self.hash == other.hash && self.key() == other.key()
     }
 }
+
+/// These deviations have not led to the same each time.
+struct Diverged(Vec<Deviation>);
 
 impl<F> Drop for Session<'_, F> {
     fn drop(&mut self) {
@@ -163,7 +187,10 @@ where
 
     /// The schedule that the strategy is ready for.
     fn schedule(&self) -> Outcome {
-        Outcome::of(explorer::schedule(self.body, self.label, self.plan.asked_at))
+        let finding = explorer::schedule(self.body, self.label, self.plan.asked_at);
+        #[cfg(feature = "tokio")]
+        super::apart::look_for_tasks();
+        Outcome::of(finding)
     }
 
     /// The schedule of these deviations; whether all of them came up.
@@ -175,8 +202,11 @@ where
         (outcome, replay.diverged().is_none())
     }
 
-    fn replay_with_log(&self, deviations: &[Deviation]) -> (Outcome, Log) {
-        here(|engine| engine.log = Some(Box::default()));
+    /// `brief`: no more of the story than the task to blame.
+    fn replay_with_log(&self, deviations: &[Deviation], brief: bool) -> (Outcome, Log) {
+        let mut log = Box::new(Log::default());
+        log.brief = brief;
+        here(|engine| engine.log = Some(log));
         let (outcome, _) = self.replay(deviations);
         let log = here(|engine| engine.log.take());
         (outcome, *log.expect("put there above"))
@@ -196,20 +226,53 @@ where
         Token::new(self.kind, self.fingerprint, limits, USUAL, deviations.to_vec()).to_string()
     }
 
-    /// The whole of a violation that this schedule has shown.
-    fn tell(&self, outcome: &Outcome) -> Violation {
-        let key = outcome.key();
-        let (again, _) = self.replay(&outcome.taken);
-        if !again.same_as(outcome) {
-            return self.diverged(&outcome.taken);
+    /// What these deviations show, without the story.
+    fn shows(&self, deviations: &[Deviation]) -> Option<(Outcome, Violation)> {
+        let (outcome, log) = self.replay_with_log(deviations, true);
+        let violation = self.violation(outcome.finding.as_ref()?, &outcome, log);
+        Some((outcome, violation))
+    }
+
+    /// What this schedule has shown, without the story.
+    fn shown_by(&self, outcome: &Outcome) -> Result<Violation, Diverged> {
+        match self.shows(&outcome.taken) {
+            Some((again, violation)) if again.same_as(outcome) => Ok(violation),
+            _ => Err(Diverged(outcome.taken.clone())),
         }
-        let best = shrink(outcome.shown(), |candidate| {
-            let (tried, _) = self.replay(candidate);
-            (tried.key() == key).then(|| tried.shown())
-        });
-        let (told, log) = self.replay_with_log(&best);
-        let Some(finding) = told.finding.clone() else { return self.diverged(&best) };
-        self.violation(&finding, &told, log)
+    }
+
+    /// The whole of a violation that this schedule has shown, by the simplest that shows it.
+    fn tell(&self, outcome: &Outcome, violation: &Violation) -> Result<Violation, Diverged> {
+        let rough = outcome.rough();
+        let mut traced = 0;
+        let best = shrink(
+            outcome.shown(),
+            |candidate| {
+                let (tried, _) = self.replay(candidate);
+                (tried.rough() == rough).then(|| tried.shown())
+            },
+            |simpler| {
+                traced += 1;
+                let shown = if traced <= TRACED { self.shows(simpler) } else { None };
+                shown.is_some_and(|(_, shown)| shown.is_same_as(violation))
+            },
+        );
+        let (told, log) = self.replay_with_log(&best, false);
+        match &told.finding {
+            // Another thread has had the time to wake somebody: that says more.
+            Some(finding) if finding.kind == ViolationKind::Nondeterministic => {
+                Ok(self.violation(finding, &told, log))
+            }
+            Some(finding) if self.is_the_same_again(&best, &told) => {
+                Ok(self.violation(finding, &told, log))
+            }
+            _ => Err(Diverged(best)),
+        }
+    }
+
+    /// Whether these deviations lead there again, and again.
+    fn is_the_same_again(&self, deviations: &[Deviation], outcome: &Outcome) -> bool {
+        (0..AGAIN).all(|_| self.replay(deviations).0.same_as(outcome))
     }
 
     fn violation(&self, finding: &Finding, outcome: &Outcome, log: Log) -> Violation {
@@ -245,10 +308,10 @@ where
     /// The same choices have led elsewhere: finds out where, if it happens again.
     fn diverged(&self, deviations: &[Deviation]) -> Violation {
         const TRIES: usize = 20;
-        let (outcome, first) = self.replay_with_log(deviations);
+        let (outcome, first) = self.replay_with_log(deviations, false);
         let mut difference = None;
         for _ in 0..TRIES {
-            let (_, other) = self.replay_with_log(deviations);
+            let (_, other) = self.replay_with_log(deviations, true);
             difference = first_difference(&first, &other);
             if difference.is_some() {
                 break;
@@ -275,7 +338,8 @@ fn headline(finding: &Finding, task: Option<&str>) -> String {
     };
     match finding.kind {
         ViolationKind::LeakedTask if finding.busy => {
-            format!("{who} is busy and comes to no end, while time stands still")
+            let time = if finding.stands_still { ", while time stands still" } else { "" };
+            format!("{who} is busy and comes to no end{time}")
         }
         ViolationKind::LeakedTask => format!("{who} goes on after it was told to stop"),
         ViolationKind::BlockedStage => format!("{who} waits for what will never come"),
@@ -321,44 +385,58 @@ struct Findings {
     /// Findings of this session whose violation is known. Labels, which are in their keys,
     /// are numbered anew in the next.
     known: Vec<(Key, usize)>,
-    /// Findings of the fast kind that turned out to be a known violation.
+    /// Findings that turned out to be a known violation.
     aliases: u32,
+    /// Findings whose line takes a stack trace.
+    unsure: u64,
 }
 
 impl Findings {
-    fn add<F, Fut>(&mut self, session: &Session<'_, F>, outcome: &Outcome)
+    fn add<F, Fut>(&mut self, session: &Session<'_, F>, outcome: &Outcome) -> Result<(), Diverged>
     where
         F: Fn(Context) -> Fut,
         Fut: Future,
     {
-        let Some(key) = outcome.key() else { return };
-        let known = self.known.iter().find(|(known, _)| *known == key).map(|known| known.1);
-        // Where the await can be told from others only by a stack trace, there is an end
-        // to looking.
-        let known = known.or_else(|| {
-            let alike = |violation: &&Violation| {
-                violation.kind == key.0 && self.aliases > 50 && key.2.is_none()
-            };
-            self.violations.iter().position(|violation| alike(&violation))
-        });
-        if let Some(known) = known {
-            self.violations[known].count += 1;
-            return;
+        let Some(key) = outcome.key() else { return Ok(()) };
+        self.unsure += u64::from(!key.is_sure());
+        if let Some(place) = self.place_of(&key) {
+            self.violations[place].count += 1;
+            return Ok(());
         }
-        let violation = session.tell(outcome);
-        let place = self.add_told(violation, &session.pulse);
+        let violation = session.shown_by(outcome)?;
+        let place = match self.violations.iter().position(|known| known.is_same_as(&violation)) {
+            Some(place) => {
+                self.violations[place].count += 1;
+                self.aliases += 1;
+                place
+            }
+            None => self.add_told(session.tell(outcome, &violation)?, &session.pulse),
+        };
+        self.known.retain(|(known, _)| *known != key);
         self.known.push((key, place));
+        Ok(())
+    }
+
+    /// The violation that a finding is, if that can be told without another run.
+    fn place_of(&self, key: &Key) -> Option<usize> {
+        let known = self.known.iter().find(|(known, _)| known == key).map(|known| known.1);
+        if key.is_sure() {
+            return known;
+        }
+        if is_looked_at_twice(self.unsure) {
+            return None;
+        }
+        // There is an end to looking.
+        let alike = || {
+            let latest = self.known.iter().rev().find(|(known, _)| known.rough == key.rough);
+            latest.filter(|_| self.aliases > MOST_ALIASES).map(|known| known.1)
+        };
+        known.or_else(alike)
     }
 
     /// Adds a violation, or counts one that is equal; where it is.
     fn add_told(&mut self, violation: Violation, pulse: &Pulse) -> usize {
-        let equal = |known: &Violation| {
-            known.kind == violation.kind
-                && known.task == violation.task
-                && known.waiting_at == violation.waiting_at
-                && (known.waiting_at.is_some() || known.waiting_for == violation.waiting_for)
-        };
-        if let Some(place) = self.violations.iter().position(equal) {
+        if let Some(place) = self.violations.iter().position(|known| known.is_same_as(&violation)) {
             self.violations[place].count += violation.count;
             self.aliases += 1;
             return place;
@@ -386,19 +464,23 @@ where
     let mut findings = Findings::default();
     let mut report = Report::new(plan);
     let mut looked = false;
+    // What one part of many has not come to another may.
+    let whole = plan.shard.1 == 1 && !plan.single;
     for (nth, &kind) in kinds.iter().enumerate() {
         let strategy = strategy(kind, nth as u64);
         let mut session = Session::begin(plan, kind, strategy, body, Arc::clone(&pulse));
         findings.known.clear();
-        let mut covered = Covered { kind, points: 0, schedules: 0, how: String::new(), cut: false };
+        let mut covered = Covered::nothing(kind);
         let mut landed = false;
+        let mut steady = true;
         match session.take_fingerprint() {
             Ok(outcome) => (looked, landed) = (looked | outcome.looked, outcome.landed),
             Err(violation) => {
+                steady = false;
                 findings.add_told(*violation, &session.pulse);
             }
         }
-        let mut runs = 0_u64;
+        let (mut runs, mut deepest) = (0_u64, 0);
         let mut goes_on = here(next);
         while let Some(counts) = goes_on {
             let outcome = session.schedule();
@@ -407,37 +489,40 @@ where
             looked |= outcome.looked;
             covered.points = covered.points.max(outcome.length.points);
             covered.cut |= outcome.cut;
-            if outcome.diverged {
-                let violation = session.diverged(&outcome.taken);
-                findings.add_told(violation, &session.pulse);
-                break;
-            }
-            if counts {
-                covered.schedules += 1;
-                findings.add(&session, &outcome);
-            }
+            let deeper = outcome.delays() > deepest;
+            deepest = deepest.max(outcome.delays());
+            covered.schedules += u64::from(counts);
+            let mut judged = if outcome.diverged {
+                Err(Diverged(outcome.taken.clone()))
+            } else if counts {
+                findings.add(&session, &outcome)
+            } else {
+                Ok(())
+            };
             if plan.stop_at_first && !findings.violations.is_empty() {
                 break;
             }
-            if runs % AGAIN == 0 {
+            if judged.is_ok() && (deeper || is_looked_at_twice(runs)) {
                 let (again, _) = session.replay(&outcome.taken);
                 if !again.same_as(&outcome) {
-                    let violation = session.diverged(&outcome.taken);
-                    findings.add_told(violation, &session.pulse);
-                    break;
+                    judged = Err(Diverged(outcome.taken.clone()));
                 }
+            }
+            if let Err(Diverged(deviations)) = judged {
+                steady = false;
+                findings.add_told(session.diverged(&deviations), &session.pulse);
+                break;
             }
             goes_on = outcome.then_next();
         }
         here(|engine| {
             covered.how = engine.strategy.covered();
+            covered.everywhere = engine.strategy.is_everywhere();
             covered.cut |= engine.strategy.was_cut();
             report.merge(&engine.sometimes);
         });
         drop(session);
-        // One of many parts may have no schedule at all.
-        let idle = plan.shard.1 > 1 && covered.schedules == 0;
-        if kind.strikes() && !landed && !plan.single && !idle {
+        if kind.strikes() && !landed && whole && steady {
             let why = match kind {
                 Inject::Panic => {
                     "no injection landed: the body has come to no `check::fault` point"
@@ -453,12 +538,12 @@ where
     }
     // Where something was found, something was checked.
     let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
-    if !looked && asks && findings.violations.is_empty() && !plan.single {
+    if !looked && asks && findings.violations.is_empty() && whole {
         let why = "no schedule ever looked at the context or one derived from it, so its end \
                    cannot have made a difference";
         findings.add_told(vacuous(Inject::Cancel, why.to_string()), &pulse);
     }
-    if plan.shard.1 == 1 && !plan.single {
+    if whole {
         for (name, reached) in &report.sometimes {
             if !reached {
                 let why = format!("in no schedule was it ever so: `{name}`");
@@ -506,8 +591,10 @@ where
         findings.add_told(session.diverged(&token.deviations), &pulse);
     } else if !all_came_up {
         return Err(ReplayError::Diverged);
+    } else if !session.is_the_same_again(&token.deviations, &outcome) {
+        findings.add_told(session.diverged(&token.deviations), &pulse);
     } else if outcome.finding.is_some() {
-        let (told, log) = session.replay_with_log(&token.deviations);
+        let (told, log) = session.replay_with_log(&token.deviations, false);
         let violation = match &told.finding {
             Some(finding) if told.same_as(&outcome) => session.violation(finding, &told, log),
             _ => session.diverged(&token.deviations),

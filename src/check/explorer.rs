@@ -10,6 +10,7 @@
 use super::clock::Key;
 use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, Turned, here};
 use super::inject::Inject;
+use super::label;
 use super::log::What;
 use super::quiet;
 use super::signal;
@@ -80,7 +81,7 @@ impl World for Explorer {
     fn touches(&self, what: &'static str, of: usize) {
         here(|engine| {
             let (now, by) = (engine.clock.now, engine.current);
-            if let Some(log) = &mut engine.log {
+            if let Some(log) = engine.log.as_mut().filter(|_| !engine.closing) {
                 log.touched(now, by, what, of);
             }
         });
@@ -108,6 +109,7 @@ impl Onlooker for Explorer {
         engine::with(|engine| {
             if let Some(engine) = engine.of_mark(mark) {
                 engine.contexts += 1;
+                engine.made_at = engine.made_at.wrapping_add(label::hash_of_line(made_at));
                 engine.stir();
                 if let Some(log) = &mut engine.log {
                     log.contexts.push(made_at);
@@ -120,6 +122,7 @@ impl Onlooker for Explorer {
         engine::with(|engine| {
             if let Some(engine) = engine.of_mark(mark) {
                 engine.contexts -= 1;
+                engine.made_at = engine.made_at.wrapping_sub(label::hash_of_line(made_at));
                 engine.stir();
                 if let Some(log) = &mut engine.log {
                     let place = log.contexts.iter().rposition(|at| std::ptr::eq(*at, made_at));
@@ -343,7 +346,7 @@ fn run(body: &mut dyn Body) -> Option<Finding> {
             }
             Step::Quiet => break End::Quiet,
             Step::Stuck => {
-                if let Some(run) = here(|engine| engine.log.as_ref().map(|_| engine.run)) {
+                if let Some(run) = here(|engine| engine.waits_for_threads().then_some(engine.run)) {
                     signal::wait_for_other_threads(run, Duration::from_millis(50));
                     if here(Engine::note_threads) {
                         turn = Turned::Nobody;

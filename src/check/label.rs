@@ -1,5 +1,6 @@
 //! Names of tasks, each kept once however many schedules it is in.
 
+use super::task::mixed;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::Location;
@@ -69,4 +70,11 @@ impl Labels {
 /// FNV-1a.
 pub(super) fn hash(text: &str) -> u32 {
     text.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Of a line that is one of few: quick, and good enough to tell those apart.
+#[inline]
+pub(super) fn hash_of_line(place: &Location<'_>) -> u64 {
+    let line = u64::from(place.line()) << 32 | u64::from(place.column());
+    mixed(mixed(place.file().len() as u64, line), line)
 }

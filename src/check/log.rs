@@ -82,6 +82,9 @@ pub(super) struct Log {
     /// What became of the tasks, once it is over.
     pub(super) lanes: Vec<super::story::Lane>,
     pub(super) landed: Option<engine::Landed>,
+    /// Nobody will be told of any task but the one to blame. What takes long is left out: the
+    /// lines of the others, and giving other threads time.
+    pub(super) brief: bool,
 }
 
 /// One wait of a poll.

@@ -10,13 +10,15 @@
 //! | `exploration` | going through all of them |
 //! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
 //! | `inject` | what befalls a body while it runs |
-//! | `on_tokio` | a tokio program as it is |
+//! | `on_tokio`, `apart` | a tokio program as it is; a check inside of one |
 //! | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics kept and not printed |
 //! | `label`, `place`, `log` | names of tasks, lines of code, what happened step by step |
 //! | `verdict`, `violation`, `tracked` | what is wrong with a schedule; items that must not be lost |
 //! | `shrink`, `token` | a simpler schedule that shows the same, and a schedule as a word |
 //! | `report`, `story`, `html` | how it is told |
 
+#[cfg(feature = "tokio")]
+mod apart;
 mod checker;
 mod clock;
 mod engine;

@@ -244,6 +244,7 @@ where
             schedules: 0,
             how: "tokio's schedule".to_string(),
             cut: false,
+            everywhere: true,
         };
         let mut target = None;
         loop {

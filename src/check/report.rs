@@ -30,12 +30,20 @@ pub(super) struct Covered {
     pub(super) schedules: u64,
     pub(super) how: String,
     pub(super) cut: bool,
+    /// The injection has come at each point, and not only at some.
+    pub(super) everywhere: bool,
 }
 
 impl Covered {
+    /// So far.
+    pub(super) fn nothing(kind: Inject) -> Covered {
+        let how = String::new();
+        Covered { kind, points: 0, schedules: 0, how, cut: false, everywhere: true }
+    }
+
     /// The one schedule of a token.
     pub(super) fn of_a_token(kind: Inject, points: u32) -> Covered {
-        Covered { kind, points, schedules: 1, how: Covered::TOKEN.to_string(), cut: false }
+        Covered { points, schedules: 1, how: Covered::TOKEN.to_string(), ..Covered::nothing(kind) }
     }
 
     const TOKEN: &str = "the schedule of a token";
@@ -150,7 +158,10 @@ impl fmt::Display for Covered {
         };
         match self.kind {
             Inject::None => {}
-            kind => write!(f, ", {kind} at each of {}", many(self.points.into(), "point"))?,
+            kind => {
+                let which = if self.everywhere { "each" } else { "some" };
+                write!(f, ", {kind} at {which} of {}", many(self.points.into(), "point"))?;
+            }
         }
         write!(f, ": {}", many(self.schedules, "schedule"))?;
         if self.cut { f.write_str(" (cut short by a maximum)") } else { Ok(()) }

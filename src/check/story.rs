@@ -68,8 +68,12 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
             let task = &engine.tasks[number as usize];
             let label = engine.labels.get(task.label);
             let ended = task.state == State::Ended;
-            let tell = !ended || blamed == Some(number);
-            let hung = if tell { log.hung(number) } else { super::log::Hung::default() };
+            let tell = blamed == Some(number) || (!ended && !log.brief);
+            let mut hung = if tell { log.hung(number) } else { super::log::Hung::default() };
+            if task.state == State::Queued {
+                // Awake, whatever it waited for.
+                hung.what = Some("its turn".to_string());
+            }
             Lane {
                 name: name(number, &label.name),
                 told_as: name(number, &label.name),

@@ -24,13 +24,26 @@ pub(super) struct Task {
     pub(super) address: usize,
     /// The most telling of the waits of its last poll.
     pub(super) wait: Option<Wait>,
-    pub(super) polls: u32,
+    /// What it could go by so far, in short: its turns and its choices, and where the
+    /// injection came among them. It tells its awaits apart where no line does.
+    pub(super) saw: u64,
 }
 
 impl Task {
     /// One that is in line.
     pub(super) fn new(future: Option<Future>, label: u32, address: usize) -> Self {
         let state = State::Queued;
-        Task { future, state, aborted: false, label, address, wait: None, polls: 0 }
+        Task { future, state, aborted: false, label, address, wait: None, saw: 0 }
     }
+
+    #[inline]
+    pub(super) fn sees(&mut self, what: u64) {
+        self.saw = mixed(self.saw, what);
+    }
+}
+
+/// A hash of what was hashed before, and of this.
+#[inline]
+pub(super) fn mixed(before: u64, with: u64) -> u64 {
+    (before.rotate_left(5) ^ with).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

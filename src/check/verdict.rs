@@ -10,6 +10,7 @@
 
 use super::engine::{BODY, Engine, JOIN, State, Trouble};
 use super::label;
+use super::log::rank;
 use super::place::Place;
 use super::violation::ViolationKind;
 use std::panic::Location;
@@ -37,14 +38,32 @@ pub(super) struct Finding {
     /// Or where it went wrong.
     pub(super) place: Option<Place>,
     pub(super) message: Option<String>,
-    pub(super) polls: u32,
+    /// Where the line may be another: what tells it from others of its kind and task. Zero,
+    /// where the line is sure.
+    pub(super) saw: u64,
     /// All that have not ended.
     pub(super) alive: Vec<u32>,
     pub(super) busy: bool,
+    /// Time has not moved since the injection.
+    pub(super) stands_still: bool,
 }
 
-/// What makes two findings the same, before they are told.
-pub(super) type Key = (ViolationKind, Option<u32>, Option<(u32, u32, u32)>, u32, Option<String>);
+/// What makes two findings the same, as far as is known before they are told.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Key {
+    pub(super) rough: Rough,
+    saw: u64,
+}
+
+/// Kind, task, line, and the message where there is no line.
+pub(super) type Rough = (ViolationKind, Option<u32>, Option<(u32, u32, u32)>, Option<String>);
+
+impl Key {
+    /// Whether two that have it are the same for certain, wherever a stack trace leads.
+    pub(super) fn is_sure(&self) -> bool {
+        self.saw == 0
+    }
+}
 
 impl Finding {
     pub(super) fn new(kind: ViolationKind) -> Self {
@@ -55,9 +74,10 @@ impl Finding {
             at: None,
             place: None,
             message: None,
-            polls: 0,
+            saw: 0,
             alive: Vec::new(),
             busy: false,
+            stands_still: false,
         }
     }
 
@@ -69,17 +89,14 @@ impl Finding {
         self
     }
 
-    /// Kind, task and line; where the line is not known yet, how often the task was
-    /// polled tells its awaits apart.
     pub(super) fn key(&self) -> Key {
         let line = match (self.at, &self.place) {
             (Some(at), _) => Some((label::hash(at.file()), at.line(), at.column())),
             (None, Some(place)) => Some((label::hash(place.file()), place.line(), 0)),
             (None, None) => None,
         };
-        let polls = if line.is_none() { self.polls.min(8) } else { 0 };
         let message = if line.is_none() { self.message.clone() } else { None };
-        (self.kind, self.label, line, polls, message)
+        Key { rough: (self.kind, self.label, line, message), saw: self.saw }
     }
 }
 
@@ -100,6 +117,7 @@ pub(super) fn judge(engine: &Engine, end: End) -> Option<Finding> {
         } else {
             "a timer is pending, and nobody is left to wait for it".to_string()
         });
+        finding.saw = engine.made_at | 1;
         return Some(finding);
     }
     None
@@ -123,7 +141,7 @@ fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
             finding.message = Some(
                 "it looks at its context again and again, and never lets others run".to_string(),
             );
-            finding.busy = true;
+            (finding.busy, finding.stands_still) = (true, true);
             finding
         }
         Trouble::Threads { task } => {
@@ -162,9 +180,14 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
         .unwrap_or(alive[0]);
     let kind = if leaked(root) { ViolationKind::LeakedTask } else { ViolationKind::BlockedStage };
     let mut finding = Finding::new(kind).of(engine, root);
-    finding.at = engine.tasks[root as usize].wait.filter(|wait| wait.what != JOIN).map(|w| w.at);
-    finding.polls = engine.tasks[root as usize].polls;
+    let task = &engine.tasks[root as usize];
+    let wait = task.wait.filter(|wait| wait.what != JOIN);
+    finding.at = wait.map(|wait| wait.at);
+    // Beside a time and the end of a context it may wait for somebody else's future, which
+    // says more, and whose line takes a stack trace.
+    finding.saw = if wait.is_some_and(|wait| rank(&wait) == 2) { 0 } else { task.saw | 1 };
     finding.busy = end == End::Busy;
+    finding.stands_still = engine.clock.now == engine.landed.map_or(0, |landed| landed.time);
     finding.alive = alive;
     finding
 }

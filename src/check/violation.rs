@@ -83,6 +83,14 @@ impl Violation {
         &self.replay
     }
 
+    /// Whether both tell of one thing: kind, task and line.
+    pub(super) fn is_same_as(&self, other: &Violation) -> bool {
+        self.kind == other.kind
+            && self.task == other.task
+            && self.waiting_at == other.waiting_at
+            && (self.waiting_at.is_some() || self.waiting_for == other.waiting_for)
+    }
+
     pub(super) fn story(&self) -> &Story {
         &self.story
     }

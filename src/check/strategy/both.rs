@@ -12,14 +12,17 @@ pub(crate) struct Both {
     second: Option<Random>,
     seed: u64,
     share: Share,
+    /// Chance has the injection come at no point beyond this one.
+    farthest: u32,
 }
 
 impl Both {
-    pub(crate) fn new(most: u32, strikes: bool, seed: u64, share: Share) -> Self {
+    pub(crate) fn new(most: u32, strikes: bool, seed: u64, share: Share, farthest: u32) -> Self {
         // What is left when the first is cut short is for the second.
         let rest = AFTERWARDS.min(share.limit / 4);
         let first = Share { limit: share.limit - rest, ..share };
-        Both { first: Exhaustive::new(most, strikes, first), second: None, seed, share }
+        let first = Exhaustive::new(most, strikes, first);
+        Both { first, second: None, seed, share, farthest }
     }
 
     fn current(&mut self) -> &mut dyn Strategy {
@@ -39,7 +42,8 @@ impl Strategy for Both {
             }
             let limit =
                 AFTERWARDS.min(self.share.limit - self.first.number().min(self.share.limit));
-            self.second = Some(Random::new(self.seed, Share { limit, ..self.share }, false));
+            let share = Share { limit, ..self.share };
+            self.second = Some(Random::new(self.seed, share, self.farthest, false));
         }
         self.current().next()
     }
@@ -65,6 +69,10 @@ impl Strategy for Both {
             Some(second) => format!("{}, then {}", self.first.covered(), second.covered()),
             None => self.first.covered(),
         }
+    }
+
+    fn is_everywhere(&self) -> bool {
+        self.first.is_everywhere()
     }
 
     fn was_cut(&self) -> bool {

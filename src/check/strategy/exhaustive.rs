@@ -291,6 +291,10 @@ impl Strategy for Exhaustive {
         }
     }
 
+    fn is_everywhere(&self) -> bool {
+        !self.cut
+    }
+
     fn was_cut(&self) -> bool {
         self.cut
     }

@@ -106,6 +106,11 @@ pub(super) trait Strategy: fmt::Debug {
     /// What it has gone through, in words.
     fn covered(&self) -> String;
 
+    /// Whether the injection has come at each point, and not only at some.
+    fn is_everywhere(&self) -> bool {
+        false
+    }
+
     /// Whether a maximum has cut it short.
     fn was_cut(&self) -> bool {
         false
@@ -148,6 +153,18 @@ impl Dice {
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+
+    /// One of a few that are usual, or of any up to `most`: a schedule may be much longer than
+    /// the one by which it is known what is usual. One in eight is of those, and near ones
+    /// come up more often than far ones.
+    pub(super) fn place(&mut self, usual: u32, most: u32) -> u32 {
+        let roll = self.roll();
+        if roll & 7 != 0 {
+            return (((roll >> 32) * u64::from(usual)) >> 32) as u32;
+        }
+        let scale = Dice(roll).below(most.max(1).ilog2() + 1);
+        Dice(!roll).below((2 << scale).min(most.max(1)))
     }
 
     /// One of `n`.

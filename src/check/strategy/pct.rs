@@ -23,13 +23,15 @@ pub(crate) struct Pct {
     turns: u32,
     target: u32,
     longest: Length,
+    /// The injection comes at no point beyond this one.
+    farthest: u32,
     begun: bool,
     cut: bool,
 }
 
 impl Pct {
     /// `cut`: more schedules were asked for.
-    pub(crate) fn new(seed: u64, depth: u32, share: Share, cut: bool) -> Self {
+    pub(crate) fn new(seed: u64, depth: u32, share: Share, farthest: u32, cut: bool) -> Self {
         Pct {
             seed,
             depth,
@@ -43,6 +45,7 @@ impl Pct {
             turns: 0,
             target: 0,
             longest: Length { points: 0, turns: 0 },
+            farthest,
             begun: false,
             cut,
         }
@@ -90,11 +93,12 @@ impl Strategy for Pct {
         self.time = self.fresh() >> 1;
         self.falls.clear();
         for _ in 1..self.depth {
-            let fall = self.dice.below(self.longest.turns + 1);
+            let fall = self.dice.place(self.longest.turns + 1, self.farthest);
             self.falls.push(fall);
         }
         (self.fallen, self.turns) = (1 << 32, 0);
-        self.target = self.dice.below(self.longest.points + self.longest.points / 8 + 1);
+        let usual = self.longest.points + self.longest.points / 8 + 1;
+        self.target = self.dice.place(usual, self.farthest);
         self.round += 1;
         Next::Run { counts: true }
     }

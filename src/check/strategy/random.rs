@@ -2,8 +2,8 @@
 //!
 //! Half of the schedules take a task at random at each turn; the other half keep to
 //! the order of waiting and leave it now and then, which comes nearer to how a real
-//! executor goes wrong. The injection comes at a point chosen beforehand, among as
-//! many as the longest schedule so far has had.
+//! executor goes wrong. The injection comes at a point chosen beforehand, mostly among as
+//! many as the first schedule has had, and now and then far beyond.
 
 use super::{Dice, Length, Next, Point, Share, Strategy, Turn};
 
@@ -17,15 +17,27 @@ pub(crate) struct Random {
     rarely: u32,
     target: u32,
     points: u32,
+    /// The injection comes at none beyond this one.
+    farthest: u32,
     begun: bool,
     cut: bool,
 }
 
 impl Random {
     /// `cut`: more schedules were asked for.
-    pub(crate) fn new(seed: u64, share: Share, cut: bool) -> Self {
-        let dice = Dice::new(seed, 0);
-        Random { seed, share, round: 0, dice, rarely: 1, target: 0, points: 0, begun: false, cut }
+    pub(crate) fn new(seed: u64, share: Share, farthest: u32, cut: bool) -> Self {
+        Random {
+            seed,
+            share,
+            round: 0,
+            dice: Dice::new(seed, 0),
+            rarely: 1,
+            target: 0,
+            points: 0,
+            farthest,
+            begun: false,
+            cut,
+        }
     }
 }
 
@@ -47,7 +59,7 @@ impl Strategy for Random {
         self.rarely = [1, 1, 4, 16][self.dice.below(4) as usize];
         // All shards must choose alike, so the number is that of the first schedule, and
         // a little more for those that are longer.
-        self.target = self.dice.below(self.points + self.points / 8 + 1);
+        self.target = self.dice.place(self.points + self.points / 8 + 1, self.farthest);
         self.round += 1;
         Next::Run { counts: true }
     }
