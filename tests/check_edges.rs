@@ -299,13 +299,13 @@ fn a_hang_that_comes_by_chance_is_not_told_as_one_that_always_comes() {
 
 #[test]
 fn a_token_of_a_body_that_goes_by_chance_says_so() {
-    // It hangs in one schedule of two, whatever the token.
+    // One time in five it does not hang, whatever the token.
     async fn body(ctx: Context) {
         thread_local! {
             static TURN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
         }
         ctx.done().await;
-        if rt::choose(2) == 1 && TURN.replace(TURN.get() + 1) % 2 == 1 {
+        if rt::choose(2) == 1 && TURN.replace(TURN.get() + 1) % 5 > 0 {
             pending::<()>().await;
         }
     }
