@@ -1,7 +1,7 @@
 //! The program `quell`: what it prints, its options, its exit status.
 #![cfg(all(not(loom), feature = "cli"))]
 
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 fn quell(args: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } =
@@ -128,11 +128,37 @@ fn what_cannot_be_replayed_for_want_of_a_schedule_offers_no_token() {
 fn every_strategy_and_every_shard_can_be_asked_for() {
     for strategy in ["usual", "exhaustive", "random", "pct"] {
         for shard in ["1/2", "2/2"] {
-            let args =
-                ["check", "contexts", "--strategy", strategy, "--schedules", "200", "--seed", "3"];
-            let (code, out, err) = quell(&[&args[..], &["--shard", shard]].concat());
+            let args = ["check", "contexts", "--strategy", strategy, "--schedules", "200"];
+            let seed: &[_] = match strategy {
+                "random" | "pct" => &["--seed", "3"],
+                _ => &[],
+            };
+            let (code, out, err) = quell(&[&args[..], seed, &["--shard", shard]].concat());
             assert_eq!(code, 0, "{strategy} {shard}: {out}{err}");
         }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_could_not_be_printed_is_status_2_unless_nobody_reads_it() {
+    let start = |args: &[&str], out: Stdio| {
+        let mut quell = Command::new(env!("CARGO_BIN_EXE_quell"));
+        quell.args(args).stdout(out).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ends = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let check = ["check", "contexts", "--schedules", "50"];
+    for args in [&check[..], &[&check[..], &["--json"]].concat(), &["list"], &["--help"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let (code, err) = ends(start(args, full.into()));
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(err.contains("could not write what there is to say"), "{args:?}: {err}");
+        let mut unread = start(args, Stdio::piped());
+        drop(unread.stdout.take());
+        assert_eq!(ends(unread), (0, String::new()), "{args:?}");
     }
 }
 
@@ -146,6 +172,8 @@ fn what_cannot_be_understood_is_status_2_and_says_why() {
         (&["check", "--replay", "hello"], "no replay token"),
         (&["check", "--replay", "q9c-00000000-"], "version `q9`"),
         (&["check", "--seed", "many"], "not a number"),
+        (&["check", "--seed", "3"], "pass `--strategy random`"),
+        (&["check", "--seed", "3", "--strategy", "exhaustive"], "pass `--strategy random`"),
         (&["check", "--schedules", "0"], "checks nothing"),
         (&["check", "--replay", "q1c-00000000-", "--shard", "1/2"], "cannot be used with"),
         (&["chekc"], "check"),

@@ -17,11 +17,10 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Nobody reads on: that is no error of ours.
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
-            let _ = error.print();
+            print::must(error.print());
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
@@ -118,6 +117,12 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
     let named = matches.contains_id("name");
     let part = matches.contains_id("shard");
     let strategy = matches.get_one::<String>("strategy").expect("it has a default");
+    if matches.contains_id("seed") && !["random", "pct"].contains(&strategy.as_str()) {
+        return Err(format!(
+            "`--seed` says which schedules `random` and `pct` take, and the strategy `{strategy}` \
+             always takes the same: pass `--strategy random`, or leave the seed away"
+        ));
+    }
     let progress = !json && std::io::stderr().is_terminal();
     let mut all_well = true;
     let mut pages = Vec::new();

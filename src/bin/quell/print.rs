@@ -2,13 +2,24 @@
 
 use super::scenarios::{Expectation, Scenario};
 use quell::check::Report;
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 
-/// Says it, or, where nobody reads any more, does not.
 macro_rules! say {
     ($($text:tt)*) => {
-        let _ = writeln!(std::io::stdout(), $($text)*);
+        must(writeln!(io::stdout(), $($text)*))
     };
+}
+
+/// Ends the program where its words are lost; unless nobody reads them any more, which is
+/// no error of ours.
+pub(crate) fn must(written: io::Result<()>) {
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("quell: could not write what there is to say: {error}");
+            std::process::exit(2);
+        }
+        _ => {}
+    }
 }
 
 pub(crate) fn list(scenarios: &[Scenario]) {
