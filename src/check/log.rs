@@ -144,8 +144,9 @@ impl Log {
         self.touches.push((of, task, what));
     }
 
-    /// What a task that has not ended hangs in.
-    pub(super) fn hung(&self, task: u32) -> Hung {
+    /// What a task that has not ended hangs in. Where it is a library's future from the
+    /// beginning, that is the line that spawned it.
+    pub(super) fn hung(&self, task: u32, spawned_at: &'static Location<'static>) -> Hung {
         let none = Vec::new();
         let hangs = self.hangs.get(task as usize).unwrap_or(&none);
         let known = |how: u8| {
@@ -160,8 +161,9 @@ impl Log {
         let seen = hang.trace.as_ref().map(place::users_line);
         let Some(wait) = hang.wait else {
             let seen = seen.unwrap_or(Seen { place: None, called: None, no_lines: false });
-            let what = seen.called;
-            return Hung { place: seen.place, what, touched: None, no_lines: seen.no_lines };
+            let no_lines = seen.no_lines;
+            let place = seen.place.or_else(|| (!no_lines).then(|| spawned_at.into()));
+            return Hung { place, what: seen.called, touched: None, no_lines };
         };
         // A handle knows where its task was spawned, not where it is awaited.
         let place = match seen {

@@ -3,6 +3,7 @@
 use std::backtrace::Backtrace;
 use std::fmt;
 use std::panic::Location;
+use std::path::Path;
 
 /// A line of code. Reads `src/main.rs:12:32`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +55,7 @@ impl fmt::Display for Place {
 /// Below the current directory, where it is.
 fn shortened(file: &str) -> String {
     let here = std::env::current_dir().ok();
-    let below = here.as_deref().and_then(|here| std::path::Path::new(file).strip_prefix(here).ok());
+    let below = here.as_deref().and_then(|here| Path::new(file).strip_prefix(here).ok());
     match below {
         Some(below) => below.to_string_lossy().into_owned(),
         None => file.strip_prefix("./").unwrap_or(file).to_string(),
@@ -71,53 +72,165 @@ pub(super) struct Seen {
     pub(super) no_lines: bool,
 }
 
-/// The innermost line of the user's.
+/// The innermost line of the user's between what has taken the trace and the checker that
+/// polls the task: outside of that is whoever runs the check. Where there is none, the task
+/// is a library's future from the beginning.
 pub(super) fn users_line(trace: &Backtrace) -> Seen {
-    let text = trace.to_string();
     let mut seen = Seen { place: None, called: None, no_lines: true };
-    let (mut symbol, mut file, mut before) = (String::new(), String::new(), None);
-    for line in text.lines().map(str::trim) {
-        let Some(at) = line.strip_prefix("at ") else {
-            let name = line.split_once(": ").filter(|(n, _)| n.parse::<u32>().is_ok());
-            before = named(&symbol, &file).or(before);
-            file.clear();
-            symbol = name.map_or(line, |(_, name)| name).to_string();
-            continue;
-        };
-        seen.no_lines = false;
-        if is_users(at, &symbol) {
-            seen.place = Place::parse(at);
-            seen.called = before.as_deref().and_then(function);
-            break;
+    let (mut called, mut began) = (None, false);
+    for frame in frames(&trace.to_string()) {
+        seen.no_lines &= frame.file.is_none();
+        match frame.whose() {
+            Whose::Checkers if began => break,
+            Whose::Users => {
+                seen.place = frame.file.as_deref().and_then(Place::parse);
+                break;
+            }
+            whose => began |= whose == Whose::Librarys,
         }
-        file = at.to_string();
+        called = frame.named().or(called);
+    }
+    if !seen.no_lines {
+        seen.called = called.as_deref().and_then(function);
     }
     seen
 }
 
-/// What a frame is called, if it says what is waited for.
-fn named(symbol: &str, file: &str) -> Option<String> {
-    if says_something(symbol) {
-        return Some(symbol.to_string());
+/// Whether the panic of this trace, taken in the hook, ends a task of tokio's: nobody
+/// between the two catches it.
+#[cfg(feature = "tokio")]
+pub(super) fn tokio_catches(trace: &Backtrace) -> bool {
+    let frames = frames(&trace.to_string());
+    let panicking = |frame: &&Frame| !frame.symbol.contains("panic_with_hook");
+    let inside = |frame: &&Frame| frame.whose() != Whose::Checkers;
+    let mut outwards = frames.iter().skip_while(panicking).take_while(inside);
+    // `catch_unwind`, by what it calls.
+    if !outwards.any(|frame| frame.symbol.contains("do_call")) {
+        return true;
     }
-    // What was inlined has lost its path, and an async function its name too; the file
-    // tells the module.
-    let (name, _) = symbol.split_once('<').unwrap_or((symbol, ""));
-    let module = module(file).filter(|_| !name.contains("::"))?;
-    Some(if name.is_empty() || name.starts_with('{') {
-        module
-    } else {
-        format!("{module}::{name}")
-    })
+    let catches = outwards.find(|frame| frame.whose() != Whose::Stds);
+    let tokios = |name: String| name.trim_start_matches('<').starts_with("tokio::runtime::");
+    catches.is_none_or(|frame| frame.named().is_some_and(tokios))
 }
 
-/// `…/registry/src/index/tokio-1.0.0/src/sync/mpsc/mod.rs:7:9`: `tokio::sync::mpsc`.
+/// One function of a stack trace.
+#[derive(Debug)]
+struct Frame {
+    symbol: String,
+    /// With line and column, where they are known.
+    file: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Whose {
+    Users,
+    Librarys,
+    Stds,
+    Checkers,
+}
+
+fn frames(trace: &str) -> Vec<Frame> {
+    let mut frames: Vec<Frame> = Vec::new();
+    for line in trace.lines().map(str::trim) {
+        match (line.strip_prefix("at "), frames.last_mut()) {
+            (Some(file), Some(frame)) => frame.file = Some(file.to_string()),
+            _ => {
+                let name = line.split_once(": ").filter(|(n, _)| n.parse::<u32>().is_ok());
+                let symbol = name.map_or(line, |(_, name)| name).to_string();
+                frames.push(Frame { symbol, file: None });
+            }
+        }
+    }
+    frames
+}
+
+impl Frame {
+    fn whose(&self) -> Whose {
+        let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
+        let symbol = self.symbol.trim_start_matches('<');
+        // A macro of a library's puts its code at the user's line, which is right; the start
+        // of a thread or a program is nobody's.
+        let std = ["std::", "core::", "__rust"].iter().any(|std| symbol.starts_with(std));
+        let Some(file) = &self.file else {
+            return match symbol {
+                _ if symbol.starts_with("quell::check::") => Whose::Checkers,
+                _ if std => Whose::Stds,
+                _ => Whose::Librarys,
+            };
+        };
+        let absolute = std::env::current_dir()
+            .map(|here| here.join(file.strip_prefix("./").unwrap_or(file)))
+            .map_or_else(|_| file.clone(), |path| path.display().to_string());
+        match absolute.strip_prefix(own) {
+            Some(file) if file.starts_with("check/") => Whose::Checkers,
+            Some(file) if !file.starts_with("bin/") => Whose::Librarys,
+            _ if self.symbol.starts_with("quell::check::") => Whose::Checkers,
+            _ if is_stds(&absolute) => Whose::Stds,
+            _ if std && !self.symbol.starts_with('<') => Whose::Stds,
+            _ if package(&absolute).is_some() => Whose::Librarys,
+            _ => Whose::Users,
+        }
+    }
+
+    /// What it is called, if that says what is waited for.
+    fn named(&self) -> Option<String> {
+        if says_something(&self.symbol) {
+            return Some(self.symbol.clone());
+        }
+        // What was inlined has lost its path, and an async function its name too; the file
+        // tells the module.
+        let (name, _) = self.symbol.split_once('<').unwrap_or((&self.symbol, ""));
+        let module = module(self.file.as_deref()?).filter(|_| !name.contains("::"))?;
+        Some(if name.is_empty() || name.starts_with('{') {
+            module
+        } else {
+            format!("{module}::{name}")
+        })
+    }
+}
+
+/// A file of a library's: its package, and where it is in there. Cargo keeps libraries in
+/// folders whose names have a hash, and `cargo vendor` leaves a file of checksums with each.
+/// Any other folder, `library` or `vendor`, may be the user's.
+fn package(file: &str) -> Option<(&str, &str)> {
+    let below = |folder: &str| {
+        let (folder, rest) = file.split_once(folder)?.1.split_once('/')?;
+        let (name, hash) = folder.rsplit_once('-')?;
+        let hex = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        hex.then_some((name, rest))
+    };
+    if let Some((_index, path)) = below("/registry/src/") {
+        return path.split_once('/');
+    }
+    if let Some((repository, path)) = below("/git/checkouts/") {
+        let (_commit, path) = path.split_once('/')?;
+        // It is a package, or has some.
+        return Some(match path.split_once("/src/") {
+            Some((folder, path)) => (folder.rsplit('/').next().unwrap_or(folder), path),
+            None => (repository, path),
+        });
+    }
+    let vendored = |folder: &&Path| folder.join(".cargo-checksum.json").exists();
+    let folder = Path::new(file).ancestors().skip(1).find(vendored)?;
+    let path = file.strip_prefix(folder.to_str()?)?;
+    Some((folder.file_name()?.to_str()?, path.strip_prefix('/')?))
+}
+
+/// A file of the standard library's, or of what that is made of.
+fn is_stds(file: &str) -> bool {
+    let toolchain = ["/rustc/", "/rustc-", "/rustlib/src/rust/"];
+    file.starts_with("/rust/deps/")
+        || (file.contains("/library/") && toolchain.iter().any(|folder| file.contains(folder)))
+}
+
+/// `…/registry/src/…/tokio-1.0.0/src/sync/mpsc/mod.rs:7:9`: `tokio::sync::mpsc`.
 fn module(file: &str) -> Option<String> {
-    let (_, path) = file.split_once("/.cargo/registry/src/")?;
-    let mut parts = path.split('/').skip(1);
-    let (name, _version) = parts.next()?.rsplit_once('-')?;
+    let (package, path) = package(file)?;
+    let version = |at: &usize| package[at + 1..].starts_with(|c: char| c.is_ascii_digit());
+    let dashes = package.match_indices('-').map(|(at, _)| at);
+    let name = &package[..dashes.filter(version).last().unwrap_or(package.len())];
     let mut module = name.replace('-', "_");
-    for part in parts.skip_while(|part| *part == "src") {
+    for part in path.split('/').skip_while(|part| *part == "src") {
         match part.split_once(".rs").map_or(part, |(part, _)| part) {
             "mod" | "lib" => {}
             part => module = format!("{module}::{part}"),
@@ -137,21 +250,6 @@ fn says_something(symbol: &str) -> bool {
         && !symbol.starts_with('{')
         && !SILENT.iter().any(|silent| symbol.starts_with(silent) || inner.starts_with(silent))
         && !symbol.starts_with("<&mut ")
-}
-
-fn is_users(file: &str, symbol: &str) -> bool {
-    const OTHERS: &[&str] = &["/.cargo/registry/", "/.cargo/git/", "/rustc/", "/library/"];
-    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
-    let in_own = |file: &str| file.starts_with(own) && !file[own.len()..].starts_with("bin/");
-    let relative = file.strip_prefix("./").unwrap_or(file);
-    let absolute = std::env::current_dir().map(|here| here.join(relative));
-    let absolute = absolute.map_or_else(|_| file.to_string(), |path| path.display().to_string());
-    !OTHERS.iter().any(|other| file.contains(other))
-        && !in_own(&absolute)
-        // The macros of libraries put their code at the user's line, which is right; the
-        // start of a thread or a program is nobody's.
-        && !symbol.starts_with("std::")
-        && !symbol.starts_with("core::")
 }
 
 /// `tokio::sync::mpsc::bounded::Receiver<T>::recv`, without what the compiler adds.
@@ -182,15 +280,65 @@ mod tests {
         assert_eq!(Place::parse("no line"), None);
     }
 
+    const TOKIO: &str = "registry/src/index.crates.io-0123456789abcdef/tokio-1.2.3/src";
+
+    fn frame(symbol: &str, file: &str) -> Frame {
+        Frame { symbol: symbol.to_string(), file: Some(file.to_string()) }
+    }
+
     #[test]
     fn what_was_inlined_is_called_by_its_file() {
-        let file =
-            "/home/ann/.cargo/registry/src/index.crates.io-1/tokio-1.2.3/src/sync/mpsc/mod.rs:7:9";
+        let named = |symbol: &str, file: &str| frame(symbol, file).named();
+        let file = &format!("/home/ann/.cargo/{TOKIO}/sync/mpsc/mod.rs:7:9");
         assert_eq!(named("poll_acquire", file).unwrap(), "tokio::sync::mpsc::poll_acquire");
         assert_eq!(named("{async_fn#0}<core::Option<u32>>", file).unwrap(), "tokio::sync::mpsc");
         assert_eq!(named("with<a::B, c::D>", file).unwrap(), "tokio::sync::mpsc::with");
         assert_eq!(named("with<a::B, c::D>", "./src/check/log.rs:1:1"), None);
         assert_eq!(named("tokio::time::sleep", file).unwrap(), "tokio::time::sleep");
+    }
+
+    #[test]
+    fn a_library_is_known_by_where_cargo_keeps_it_and_by_no_name_that_the_user_may_give() {
+        let whose = |file: &str| frame("poll<u32>", file).whose();
+        let git = "/cargo/git/checkouts/some-lib-0123456789abcdef/1a2b3c4";
+        let libraries = [
+            (format!("/home/ann/.cargo/{TOKIO}/sync/notify.rs:1:1"), "tokio::sync::notify"),
+            (format!("/usr/local/cargo/{TOKIO}/lib.rs:1:1"), "tokio"),
+            (format!("{git}/src/one.rs:1:1"), "some_lib::one"),
+            (format!("{git}/crates/some-part/src/one.rs:1:1"), "some_part::one"),
+        ];
+        for (file, name) in libraries {
+            assert_eq!(whose(&file), Whose::Librarys, "{file}");
+            assert_eq!(module(&file).unwrap(), name);
+        }
+        for file in [
+            "/rustc/59807616e1fa2540724bfbac14d7976d7e4a3860/library/core/src/task/poll.rs:1:1",
+            "/usr/src/rustc-1.85.0/library/std/src/panic.rs:1:1",
+            "/root/.rustup/toolchains/stable/lib/rustlib/src/rust/library/alloc/src/boxed.rs:1:1",
+        ] {
+            assert_eq!(whose(file), Whose::Stds, "{file}");
+        }
+        for file in [
+            "./tests/library/mod.rs:2:15",
+            "/home/ann/library/core/src/lib.rs:1:1",
+            "/home/ann/shop/src/vendor/invoice.rs:1:1",
+            "/home/ann/crates/registry/src/store-1/lib.rs:1:1",
+        ] {
+            assert_eq!(whose(file), Whose::Users, "{file}");
+        }
+    }
+
+    #[test]
+    fn what_cargo_vendor_has_copied_is_a_librarys() {
+        let folder = std::env::temp_dir().join(format!("quell-vendor-{}", std::process::id()));
+        let package = folder.join("some-lib");
+        std::fs::create_dir_all(package.join("src")).unwrap();
+        std::fs::write(package.join(".cargo-checksum.json"), "{}").unwrap();
+        let file = format!("{}:1:1", package.join("src").join("one.rs").display());
+        assert_eq!(frame("poll<u32>", &file).whose(), Whose::Librarys);
+        assert_eq!(module(&file).unwrap(), "some_lib::one");
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(frame("poll<u32>", &file).whose(), Whose::Users);
     }
 
     #[test]

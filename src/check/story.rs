@@ -69,7 +69,8 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
             let label = engine.labels.get(task.label);
             let ended = task.state == State::Ended;
             let tell = blamed == Some(number) || (!ended && !log.brief);
-            let mut hung = if tell { log.hung(number) } else { super::log::Hung::default() };
+            let mut hung =
+                if tell { log.hung(number, label.place) } else { super::log::Hung::default() };
             if task.state == State::Queued {
                 // Awake, whatever it waited for.
                 hung.what = Some("its turn".to_string());

@@ -1,0 +1,6 @@
+//! Code of the user's, in a folder that has the name of the standard library's.
+
+/// Waits for an item that does not come.
+pub(crate) async fn reads(mut items: tokio::sync::mpsc::Receiver<u32>) {
+    items.recv().await;
+}
