@@ -2,17 +2,21 @@
 //! of a runtime, and what the schedules before have left.
 #![cfg(all(not(loom), feature = "check"))]
 
-use quell::check::{self, Checker, Inject, Report, ViolationKind};
-use quell::{Context, ContextError, rt};
+use futures::FutureExt as _;
+use quell::check::{self, Checker, Inject, Report, Violation, ViolationKind};
+use quell::{Context, ContextError, Group, rt};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{pending, poll_fn};
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+mod library;
 
 /// Each of its violations comes again by its token.
 fn comes_again<F, Fut>(report: &Report, body: F)
@@ -393,6 +397,158 @@ fn a_waker_of_another_schedule_says_nothing_of_where_this_one_waits() {
 #[should_panic(expected = "a patience of zero")]
 fn a_patience_of_zero_is_refused() {
     let _ = Checker::new().patience(Duration::ZERO);
+}
+
+// --------------------------------------------------------------------------- panics
+
+/// The one panic that is found.
+fn panicked(report: &Report) -> &Violation {
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Panicked, "{report}");
+    &report.violations()[0]
+}
+
+/// Panics as it is dropped, unless somebody panics already.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a bomb");
+        }
+    }
+}
+
+#[test]
+fn a_result_that_nobody_waits_for_and_that_panics_as_it_is_dropped_is_told() {
+    async fn body(ctx: Context, turns: u32) {
+        let handle = rt::spawn_named("bombs", async { Bomb });
+        for _ in 0..turns {
+            rt::yield_now().await;
+        }
+        drop(handle);
+        ctx.done().await;
+    }
+    for turns in [0, 2] {
+        let report = Checker::new().run(|ctx| body(ctx, turns));
+        assert!(!report.is_clean());
+        for violation in report.violations() {
+            assert_eq!(violation.kind(), ViolationKind::Panicked, "{report}");
+            assert_eq!(violation.waiting_for(), Some("a bomb"));
+        }
+    }
+    // Whoever drops the last handle may be the task or the body.
+    comes_again(&Checker::new().run(|ctx| body(ctx, 0)), |ctx| body(ctx, 0));
+}
+
+#[test]
+fn a_panic_that_goes_around_the_hook_is_told() {
+    let report = Checker::new().run(|ctx| async move {
+        let task = rt::spawn_named("task", async { resume_unwind(Box::new("boom")) });
+        let _: Result<(), _> = task.await;
+        ctx.done().await;
+    });
+    assert_eq!(panicked(&report).waiting_for(), Some("boom"));
+    assert_eq!(panicked(&report).task(), Some("task"));
+    // Another one, which was caught on purpose, has nothing to do with it.
+    let report = Checker::new().run(|ctx| async move {
+        let _ = std::panic::catch_unwind(|| panic!("on purpose"));
+        ctx.done().await;
+        resume_unwind(Box::new(String::from("boom")));
+    });
+    assert_eq!(panicked(&report).waiting_for(), Some("boom"));
+    assert_eq!(panicked(&report).waiting_at(), None);
+}
+
+#[test]
+fn a_function_at_the_end_that_panics_is_told() {
+    let report = Checker::new().run(|ctx| async move {
+        let _function = ctx.after_func(|| panic!("at the end"));
+        ctx.done().await;
+    });
+    assert_eq!(report.violations()[0].waiting_for(), Some("at the end"), "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Panicked, "{report}");
+}
+
+#[test]
+fn a_panic_that_the_program_catches_is_its_own_affair() {
+    let report = Checker::new().run(|ctx| async move {
+        let _ = std::panic::catch_unwind(|| panic!("on purpose"));
+        ctx.done().await;
+    });
+    report.assert_clean();
+}
+
+#[test]
+fn a_wait_that_blocks_the_only_thread_is_told_with_its_line() {
+    let report = Checker::new().run(|ctx| async move {
+        ctx.wait();
+    });
+    let place = panicked(&report).waiting_at().expect("it is known");
+    assert_eq!((place.file(), place.line()), ("tests/check_edges.rs", line!() - 3));
+    let report = Checker::new().run(|ctx| async move {
+        ctx.wait_timeout(Duration::from_secs(1));
+    });
+    let place = panicked(&report).waiting_at().expect("it is known");
+    assert_eq!((place.file(), place.line()), ("tests/check_edges.rs", line!() - 3));
+}
+
+// ---------------------------------------------------------------------------- lines
+
+#[test]
+fn a_folder_of_the_users_may_be_called_library() {
+    let report = Checker::new().run(|ctx| async move {
+        let (keep, items) = mpsc::channel(1);
+        let reads = rt::spawn_named("reads", library::reads(items));
+        ctx.done().await;
+        let _ = reads.await;
+        drop(keep);
+    });
+    let violation = &report.violations()[0];
+    let place = violation.waiting_at().expect("its waker was cloned there");
+    assert_eq!((place.file(), place.line()), ("tests/library/mod.rs", 5), "{report}");
+    assert!(violation.waiting_for().unwrap().starts_with("tokio::sync::mpsc"), "{report}");
+}
+
+/// Where the one task that hangs was spawned and waits, and for what.
+fn hangs(report: &Report) -> (u32, u32, String) {
+    let violation = &report.violations()[0];
+    let line = |place: Option<&check::Place>| place.expect("it is known").line();
+    let what = violation.waiting_for().expect("it is known").to_string();
+    (line(violation.spawned_at()), line(violation.waiting_at()), what)
+}
+
+#[test]
+fn a_librarys_future_that_is_a_task_of_its_own_waits_where_it_was_spawned() {
+    let report = Checker::new().run(|ctx| async move {
+        let (keep, wait) = oneshot::channel::<u32>();
+        let task = rt::spawn_named("waits", wait);
+        ctx.done().await;
+        let _ = task.await;
+        drop(keep);
+    });
+    let (spawned, waits, what) = hangs(&report);
+    assert_eq!((spawned, waits), (line!() - 6, line!() - 6), "{report}");
+    assert!(what.starts_with("tokio::sync::oneshot"), "{report}");
+    let report = Checker::new().run(|ctx| async move {
+        let (keep, wait) = oneshot::channel::<u32>();
+        let group = Group::new(&ctx);
+        let _ = group.spawn("waits", |_| wait.map(|_| Ok::<(), String>(()))).await;
+        ctx.done().await;
+        let _ = group.wait().await;
+        drop(keep);
+    });
+    let (spawned, waits, what) = hangs(&report);
+    assert_eq!((spawned, waits), (line!() - 6, line!() - 6), "{report}");
+    assert!(!what.contains("unconstrained"), "{report}");
+    // A body as well.
+    let report = Checker::new().run(|ctx| {
+        let (keep, wait) = oneshot::channel::<u32>();
+        ctx.token().cancelled_owned().then(|()| wait).map(move |_| drop(keep))
+    });
+    let (spawned, waits, what) = hangs(&report);
+    assert_eq!((spawned, waits), (line!() - 5, line!() - 5), "{report}");
+    assert!(!what.contains("unconstrained"), "{report}");
 }
 
 // ---------------------------------------------------------------------- other checkers

@@ -1,8 +1,9 @@
 //! Programs of tokio, as they are, under `Checker::tokio`.
 #![cfg(all(not(loom), feature = "check", feature = "tokio"))]
 
-use quell::Context;
-use quell::check::{Checker, Inject, ReplayError, ViolationKind};
+use quell::check::{self, Checker, Inject, ReplayError, Violation, ViolationKind};
+use quell::{Context, Group};
+use std::panic::resume_unwind;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time;
@@ -141,6 +142,278 @@ fn a_panic_in_a_task_is_told_with_its_line() {
     let violation = &report.violations()[0];
     assert_eq!(violation.kind(), ViolationKind::Panicked);
     assert_eq!(violation.waiting_for(), Some("too late"));
+}
+
+/// The one panic that is found.
+fn panicked(report: &check::Report) -> &Violation {
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Panicked, "{report}");
+    &report.violations()[0]
+}
+
+/// Panics as it is dropped, unless somebody panics already.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a bomb");
+        }
+    }
+}
+
+#[test]
+fn what_panics_as_the_body_is_dropped_is_told() {
+    let report = Checker::tokio().inject(Inject::Drop).run(|ctx| async move {
+        let bomb = Bomb;
+        let _ = ctx.run(time::sleep(Duration::from_secs(3))).await;
+        std::mem::forget(bomb);
+    });
+    assert_eq!(panicked(&report).waiting_for(), Some("a bomb"));
+    let report = Checker::tokio().run(|ctx| async move {
+        let _bomb = Bomb;
+        ctx.done().await;
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(panicked(&report).waiting_for(), Some("a bomb"));
+}
+
+#[test]
+fn a_panic_that_goes_around_the_hook_is_told_and_so_is_that_of_a_function_at_the_end() {
+    let report = Checker::tokio().run(|ctx| async move {
+        ctx.done().await;
+        resume_unwind(Box::new("boom"));
+    });
+    assert_eq!(panicked(&report).waiting_for(), Some("boom"));
+    let report = Checker::tokio().run(|ctx| async move {
+        let _function = ctx.after_func(|| panic!("at the end"));
+        ctx.done().await;
+    });
+    let place = panicked(&report).waiting_at().expect("the hook has seen it");
+    assert_eq!((place.file(), place.line()), ("tests/check_tokio.rs", line!() - 4));
+}
+
+#[test]
+fn a_panic_that_the_program_catches_is_its_own_affair() {
+    let report = Checker::tokio().run(|ctx| async move {
+        let caught = || std::panic::catch_unwind(|| panic!("on purpose"));
+        assert!(caught().is_err());
+        let task = tokio::spawn(async move { caught().is_err() });
+        assert!(task.await.unwrap());
+        ctx.done().await;
+    });
+    report.assert_clean();
+}
+
+#[test]
+fn the_panic_of_a_task_is_told_whatever_is_injected_or_caught_after_it() {
+    let report = Checker::tokio().inject(Inject::Panic).run(|ctx| async move {
+        let task = tokio::spawn(async { panic!("its own") });
+        let _: Result<(), _> = task.await;
+        let _ = std::panic::catch_unwind(|| panic!("on purpose"));
+        let _ = ctx.check();
+        check::fault("late");
+    });
+    assert_eq!(panicked(&report).waiting_for(), Some("its own"));
+}
+
+#[test]
+fn a_panic_in_a_group_is_told_though_the_group_hands_it_on() {
+    async fn body(ctx: Context) {
+        let group = Group::new(&ctx);
+        let panics = |_| async { Err::<(), _>(String::from(None::<&str>.expect("nothing there"))) };
+        let _ = group.spawn("panics", panics).await;
+        let _ = group.wait().await;
+    }
+    assert_eq!(panicked(&Checker::tokio().run(body)).waiting_for(), Some("nothing there"));
+    assert_eq!(panicked(&Checker::new().run(body)).waiting_for(), Some("nothing there"));
+}
+
+#[tokio::test]
+#[should_panic(expected = "make the test a plain `#[test]`")]
+async fn inside_a_runtime_it_says_what_to_do_instead() {
+    let _ = Checker::tokio().run(service);
+}
+
+#[test]
+fn inside_a_runtime_that_waits_for_nothing_it_runs() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    Checker::tokio().run(service).assert_clean();
+}
+
+// --------------------------------------------------------------------- time and steps
+
+#[test]
+fn what_is_never_reached_is_told() {
+    let body = |ctx: Context| async move {
+        check::sometimes("pigs fly", false);
+        let _ = ctx.run(time::sleep(Duration::from_secs(3))).await;
+    };
+    let report = Checker::tokio().run(body);
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
+    assert!(report.to_string().contains("pigs fly"), "{report}");
+    // Another part may reach it.
+    Checker::tokio().shard(1, 2).run(body).assert_clean();
+}
+
+#[test]
+fn to_clean_up_takes_as_many_turns_as_a_schedule_has_steps() {
+    async fn body(ctx: Context) {
+        let inside = ctx.clone();
+        tokio::spawn(async move {
+            inside.done().await;
+            for _ in 0..3_000 {
+                tokio::task::yield_now().await;
+            }
+            // What takes no time leaves the time for this.
+            for _ in 0..90 {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        ctx.done().await;
+    }
+    Checker::tokio().run(body).assert_clean();
+    let report = Checker::tokio().max_steps(1_000).run(body);
+    assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask, "{report}");
+}
+
+#[test]
+fn a_body_that_is_polled_for_ever_is_busy() {
+    for kind in [Inject::Cancel, Inject::None] {
+        let report = Checker::tokio().inject(kind).run(|ctx| async move {
+            while ctx.deadline().is_none() {
+                tokio::task::yield_now().await;
+            }
+        });
+        let violation = &report.violations()[0];
+        assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{report}");
+        assert_eq!(violation.task(), Some("body"));
+    }
+}
+
+#[test]
+fn a_body_may_take_days_if_nothing_is_injected_and_who_waits_for_ever_is_blocked() {
+    let days = |ctx: Context| async move {
+        time::sleep(Duration::from_secs(48 * 3600)).await;
+        let _ = ctx.is_done();
+        time::sleep(Duration::from_secs(480 * 3600)).await;
+    };
+    Checker::tokio().inject(Inject::None).run(days).assert_clean();
+    let report = Checker::tokio().inject(Inject::None).run(|_| std::future::pending::<()>());
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage);
+    assert!(!violation.to_string().contains("after the injection"), "{violation}");
+}
+
+#[test]
+fn the_time_to_stop_counts_from_the_injection_and_not_from_the_end_of_the_body() {
+    let body = |millis| {
+        move |ctx: Context| async move {
+            let inside = ctx.clone();
+            tokio::spawn(async move {
+                inside.done().await;
+                time::sleep(Duration::from_millis(millis)).await;
+            });
+            ctx.done().await;
+            time::sleep(Duration::from_millis(950)).await;
+        }
+    };
+    Checker::tokio().run(body(1_000)).assert_clean();
+    let report = Checker::tokio().run(body(1_900));
+    assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask, "{report}");
+}
+
+#[test]
+fn the_time_to_stop_counts_though_the_body_does_not_notice_the_injection() {
+    let report = Checker::tokio().run(|ctx| async move {
+        let task = tokio::spawn(async move {
+            let _ = ctx.run(time::sleep(Duration::from_secs(5))).await;
+            time::sleep(Duration::from_secs(60)).await;
+        });
+        task.await.unwrap();
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage, "{report}");
+    assert_eq!(violation.task(), Some("body"));
+}
+
+// -------------------------------------------------------------------------- watchdog
+
+#[test]
+fn a_thread_that_waits_for_the_end_is_waited_for() {
+    let report = Checker::tokio().patience(Duration::from_secs(2)).run(|ctx| async move {
+        let inside = ctx.clone();
+        let waits = tokio::task::spawn_blocking(move || inside.wait());
+        ctx.done().await;
+        waits.await.unwrap();
+    });
+    report.assert_clean();
+}
+
+/// Runs one of the ignored tests below in a process of its own; what it printed.
+fn in_a_process(test: &str) -> (Option<i32>, String) {
+    let itself = std::env::current_exe().unwrap();
+    let run = std::process::Command::new(itself)
+        .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .output()
+        .unwrap();
+    (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn blocks_its_thread() {
+    let _ = Checker::tokio().patience(Duration::from_millis(300)).run(|ctx| async move {
+        ctx.done().await;
+        std::thread::park_timeout(Duration::from_secs(30));
+    });
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn has_a_task_that_blocks_its_thread() {
+    let _ = Checker::tokio().patience(Duration::from_millis(300)).run(|ctx| async move {
+        let blocks = async { std::thread::park_timeout(Duration::from_secs(30)) };
+        let _ = tokio::spawn(blocks).await;
+        ctx.done().await;
+    });
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn waits_for_a_thread_that_never_comes_back() {
+    let _ = Checker::tokio().patience(Duration::from_millis(300)).run(|ctx| async move {
+        let blocks = || std::thread::park_timeout(Duration::from_secs(30));
+        let _ = tokio::task::spawn_blocking(blocks).await;
+        ctx.done().await;
+    });
+}
+
+#[test]
+fn whoever_keeps_the_thread_is_named_as_far_as_a_runtime_knows() {
+    let (code, said) = in_a_process("blocks_its_thread");
+    assert_eq!(code, Some(101), "{said}");
+    assert!(said.contains("the task `body`, spawned at tests/check_tokio.rs:"), "{said}");
+    for test in ["has_a_task_that_blocks_its_thread", "waits_for_a_thread_that_never_comes_back"] {
+        let (code, said) = in_a_process(test);
+        assert_eq!(code, Some(101), "{said}");
+        assert!(said.contains("a task or a thread of tokio's"), "{said}");
+    }
+}
+
+// --------------------------------------------------------------------- what is left
+
+#[test]
+fn a_body_that_is_a_librarys_future_waits_at_the_line_of_the_check() {
+    use futures::FutureExt as _;
+    let report = Checker::tokio().run(|ctx| {
+        let (keep, wait) = tokio::sync::oneshot::channel::<()>();
+        ctx.token().cancelled_owned().then(|()| wait).map(move |_| drop(keep))
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.waiting_at().map(|place| place.line()), Some(line!() - 5), "{report}");
+    assert!(!violation.waiting_for().unwrap().contains("unconstrained"), "{report}");
 }
 
 #[test]

@@ -98,6 +98,8 @@ impl Checker {
     /// each poll of the body's own future. What is left is what the runtime counts. A
     /// violation says at which look the injection came and, of the body, in which line it
     /// waits; its token has the injection come there again.
+    ///
+    /// To run it inside of a runtime (`#[tokio::test]`) panics: tokio does not allow that.
     #[cfg(feature = "tokio")]
     pub fn tokio() -> Checker {
         Checker::of(How::Tokio)
@@ -251,6 +253,7 @@ impl Checker {
         Checker::of(How::Replay(Ok(Token::parse(token)?))).attempt(&body, Location::caller())
     }
 
+    #[track_caller]
     fn attempt<F, Fut>(
         &self,
         body: &F,
@@ -261,13 +264,25 @@ impl Checker {
         Fut: Future,
     {
         #[cfg(feature = "tokio")]
-        return super::on_tokio::without_a_budget(|| match &self.how {
-            How::Tokio => self.go(body, asked_at),
-            How::Replay(Ok(token)) if token.tokio.is_some() => self.go(body, asked_at),
-            _ => super::apart::from_tokio(|| self.go(body, asked_at)),
+        return super::on_tokio::without_a_budget(|| {
+            if self.is_on_tokio() {
+                super::on_tokio::require_a_free_thread();
+                self.go(body, asked_at)
+            } else {
+                super::apart::from_tokio(|| self.go(body, asked_at))
+            }
         });
         #[cfg(not(feature = "tokio"))]
         self.go(body, asked_at)
+    }
+
+    #[cfg(feature = "tokio")]
+    fn is_on_tokio(&self) -> bool {
+        match &self.how {
+            How::Tokio => true,
+            How::Replay(Ok(token)) => token.tokio.is_some(),
+            _ => false,
+        }
     }
 
     fn go<F, Fut>(

@@ -12,14 +12,15 @@ use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, Turned, h
 use super::inject::Inject;
 use super::label;
 use super::log::What;
-use super::quiet;
+use super::quiet::{self, Panic};
 use super::signal;
 use super::story;
 use super::verdict::{self, End, Finding};
 use crate::context::Context;
 use crate::rt::probe::Wait;
 use crate::rt::world::{Armed, Look, Onlooker, World};
-use crate::rt::{Bell, Stop, Unstarted};
+use crate::rt::{Bell, Stop, Unstarted, panic_words};
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Poll, Waker};
@@ -85,10 +86,6 @@ impl World for Explorer {
                 log.touched(now, by, what, of);
             }
         });
-    }
-
-    fn panicked(&self) {
-        note_panic();
     }
 }
 
@@ -162,6 +159,13 @@ impl Onlooker for Explorer {
             }
         });
     }
+
+    fn panicked(&self, payload: &(dyn Any + Send)) {
+        note_panic(payload);
+    }
+
+    /// Whoever catches it will say so, or is the program.
+    fn panics(&self, _payload: &(dyn Any + Send)) {}
 }
 
 /// A bell that is armed in a schedule.
@@ -183,11 +187,12 @@ impl Drop for Alarm {
 }
 
 /// Somebody has panicked, and it was caught: a violation, unless it was asked for.
-fn note_panic() {
-    let Some((message, place)) = quiet::last_panic() else { return };
-    if message.contains(quiet::INJECTED) {
+fn note_panic(payload: &(dyn Any + Send)) {
+    let panic = Panic::of(payload);
+    if panic.was_injected() {
         return;
     }
+    let Panic { message, place } = panic;
     engine::with(|engine| {
         if !engine.closing {
             let task = engine.current;
@@ -220,8 +225,22 @@ fn strike() {
 }
 
 fn ring(bell: Bell) {
-    if let Some(work) = bell() {
-        work();
+    guard(|| {
+        if let Some(work) = bell() {
+            work();
+        }
+    });
+}
+
+/// Runs code of the user's. If it panics, that is noted, and there is no answer.
+fn guard<R>(f: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(answer) => Some(answer),
+        Err(payload) => {
+            note_panic(&*payload);
+            drop(panic_words(payload));
+            None
+        }
     }
 }
 
@@ -247,7 +266,7 @@ where
     Fut: std::future::Future,
 {
     fn poll(&mut self, waker: &Waker) -> bool {
-        let polled = catch_unwind(AssertUnwindSafe(|| {
+        let polled = guard(|| {
             if let Some(ctx) = self.ctx.take() {
                 let made = (self.make)(ctx);
                 self.future.set(Some(made));
@@ -255,24 +274,19 @@ where
             let future = self.future.as_mut().as_pin_mut().expect("the body has not ended");
             // What it returns is dropped here, in its own turn.
             future.poll(&mut std::task::Context::from_waker(waker)).map(drop)
-        }));
-        match polled {
-            Ok(Poll::Pending) => return false,
-            Ok(Poll::Ready(())) => {}
-            Err(payload) => caught(payload),
+        });
+        if polled == Some(Poll::Pending) {
+            return false;
         }
         self.end();
         true
     }
 
     fn end(&mut self) {
-        let drops = AssertUnwindSafe(|| {
+        guard(|| {
             self.future.set(None);
             drop(self.ctx.take());
         });
-        if let Err(payload) = catch_unwind(drops) {
-            caught(payload);
-        }
     }
 }
 
@@ -293,6 +307,7 @@ where
 
 /// Begins a schedule; its root.
 fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
+    quiet::forget();
     let run = signal::new_run();
     let (mark, kind) = here(|engine| {
         engine.reset(run);
@@ -325,7 +340,7 @@ fn run(body: &mut dyn Body) -> Option<Finding> {
                 poll_task(task, future.expect("only the body is elsewhere"), &waker)
             }
             Step::Drop { task, future } => {
-                drop(future);
+                guard(|| drop(future));
                 Turned::Ended(task)
             }
             Step::Tick => {
@@ -369,23 +384,18 @@ fn run(body: &mut dyn Body) -> Option<Finding> {
     finding
 }
 
-fn caught(payload: Box<dyn std::any::Any + Send>) {
-    note_panic();
-    // A payload that panics when it is dropped has said enough.
-    if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(worse);
-    }
-}
-
+/// A task catches what it panics with. Its result, which it drops when nobody has asked for
+/// that, may panic as well, and so may the waker of whoever waits for it.
 #[inline]
 fn poll_task(task: u32, mut future: Future, waker: &Waker) -> Turned {
-    match future.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
+    let turned = guard(|| match future.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
         Poll::Pending => Turned::Waits(task, Some(future)),
         Poll::Ready(()) => {
             drop(future);
             Turned::Ended(task)
         }
-    }
+    });
+    turned.unwrap_or(Turned::Ended(task))
 }
 
 /// The body has ended: its canceller goes, and what it has left behind has
@@ -401,19 +411,18 @@ fn end_body() {
     match canceller {
         // Another thread may still wait.
         Some(canceller) if nobody_is_left && canceller.is_alone() => canceller.detach(),
-        canceller => drop(canceller),
+        canceller => {
+            guard(|| drop(canceller));
+        }
     }
 }
 
 /// Drops what is left of a schedule.
 fn close(body: &mut dyn Body) {
-    let quietly = |f: &mut dyn FnMut()| {
-        let _ = catch_unwind(AssertUnwindSafe(f));
-    };
     body.end();
-    let mut canceller = here(|engine| engine.canceller.take());
+    let canceller = here(|engine| engine.canceller.take());
     if canceller.is_some() {
-        quietly(&mut || drop(canceller.take()));
+        guard(|| drop(canceller));
     }
     // What is dropped may spawn: until nothing is left.
     let mut next = 0;
@@ -426,8 +435,7 @@ fn close(body: &mut dyn Body) {
         })
     };
     while let Some(task) = left(&mut next) {
-        let mut task = Some(task);
-        quietly(&mut || drop(task.take()));
+        guard(|| drop(task));
     }
     let bells = here(|engine| {
         // Marks and signals of this schedule mean nothing from here on.
@@ -435,5 +443,5 @@ fn close(body: &mut dyn Body) {
         engine.tasks.clear();
         engine.clock.reset()
     });
-    drop(bells);
+    guard(|| drop(bells));
 }

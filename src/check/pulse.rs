@@ -9,12 +9,14 @@
 //! 1. `beat` changes with each poll. If it has not changed for the whole of the
 //!    patience while its exploration is in the list, somebody keeps the thread.
 //! 2. The list's lock is never held while an exploration runs: only to enter the list
-//!    and to leave it.
+//!    and to leave it. Nobody is woken under it.
+//! 3. Who is woken because nothing has moved for half of the patience finds `nudged` set.
 
 use super::label::{Label, Labels};
 use crate::rt::Clock;
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// What the watchdog sees of an exploration.
@@ -23,6 +25,9 @@ pub(super) struct Pulse {
     beat: AtomicU64,
     label: AtomicU32,
     known: AtomicU32,
+    /// Whoever may be able to go on by itself, where nothing else moves.
+    waits: Mutex<Option<Waker>>,
+    nudged: AtomicBool,
     told: Mutex<Told>,
 }
 
@@ -39,6 +44,8 @@ impl Pulse {
             beat: AtomicU64::new(0),
             label: AtomicU32::new(0),
             known: AtomicU32::new(0),
+            waits: Mutex::new(None),
+            nudged: AtomicBool::new(false),
             told: Mutex::new(Told::default()),
         }
     }
@@ -49,6 +56,20 @@ impl Pulse {
         // Relaxed: the watchdog looks on from afar. One thread writes, so no swap.
         self.beat.store(self.beat.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.label.store(label, Ordering::Relaxed);
+    }
+
+    /// Has this woken when nothing has moved for half of the patience.
+    #[cfg(feature = "tokio")]
+    pub(super) fn nudges(&self, waker: Option<Waker>) {
+        let before = std::mem::replace(&mut *self.waits.lock(), waker);
+        drop(before);
+    }
+
+    /// Whether it was woken for that.
+    #[cfg(feature = "tokio")]
+    pub(super) fn was_nudged(&self) -> bool {
+        // Relaxed: it is set before the wake that leads to this.
+        self.nudged.swap(false, Ordering::Relaxed)
     }
 
     /// Takes over the names that are new.
@@ -84,7 +105,10 @@ impl Pulse {
                 format!("the task spawned at {}", label.place)
             }
             Some(label) => format!("the task `{}`, spawned at {}", label.name, label.place),
-            None => "a task that was just spawned".to_string(),
+            // Of the tasks of a runtime nobody knows more.
+            None => "a task or a thread of tokio's (it does not name them; `Checker::new` would \
+                     name a task)"
+                .to_string(),
         };
         eprintln!(
             "quell: {who}, has kept the thread for {patience:?} without coming back from its poll.\n\
@@ -118,6 +142,7 @@ struct One {
     beat: u64,
     /// Since when it has been this beat.
     since: Instant,
+    nudged: bool,
 }
 
 /// Ends the watch when it is dropped.
@@ -128,7 +153,8 @@ pub(super) struct Watch {
 
 /// Watches over an exploration until the answer is dropped.
 pub(super) fn watch(pulse: &Arc<Pulse>, patience: Duration) -> Watch {
-    let one = One { pulse: Arc::clone(pulse), patience, beat: 0, since: Clock::system_now() };
+    let since = Clock::system_now();
+    let one = One { pulse: Arc::clone(pulse), patience, beat: 0, since, nudged: false };
     let mut watched = DOG.watched.lock();
     watched.all.push(one);
     if !watched.started {
@@ -154,15 +180,25 @@ impl Dog {
             let waited = self.change.wait_timeout(watched, nap);
             watched = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
             let now = Clock::system_now();
+            let mut woken = Vec::new();
             for one in &mut watched.all {
                 let beat = one.pulse.beat.load(Ordering::Relaxed);
                 if beat != one.beat {
-                    (one.beat, one.since) = (beat, now);
+                    (one.beat, one.since, one.nudged) = (beat, now, false);
                 } else if now - one.since >= one.patience {
                     one.pulse.complain(one.patience);
                     std::process::exit(101);
+                } else if now - one.since >= one.patience / 2 && !one.nudged {
+                    one.nudged = true;
+                    // Relaxed: see `was_nudged`.
+                    one.pulse.nudged.store(true, Ordering::Relaxed);
+                    woken.extend(one.pulse.waits.lock().take());
                 }
             }
+            // Invariant 2.
+            drop(watched);
+            woken.into_iter().for_each(Waker::wake);
+            watched = self.watched.lock();
         }
     }
 }

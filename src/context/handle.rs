@@ -401,6 +401,7 @@ impl Context {
     ///
     /// It keeps its own time: deadlines need no runtime here. Where the deadline
     /// belongs to a paused clock, this returns when another thread moves it.
+    #[track_caller]
     pub fn wait(&self) -> ContextError {
         wait::until(self, None).expect("without a limit only an end returns")
     }
@@ -408,6 +409,7 @@ impl Context {
     /// Blocks this thread until the context ends, or for this long at most:
     /// then it returns `None`. The limit is by the system's clock, whatever clock
     /// the deadline is by.
+    #[track_caller]
     pub fn wait_timeout(&self, limit: Duration) -> Option<ContextError> {
         // Beyond the clock is without a limit.
         wait::until(self, Clock::system_now().checked_add(limit))

@@ -91,6 +91,7 @@ fn run_all(funcs: Vec<Func>) {
 /// goes no further. Neither does one in the drop of its payload.
 pub(super) fn quietly(f: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        crate::rt::probe::panicked(&*payload);
         if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(worse);
         }

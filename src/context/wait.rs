@@ -32,6 +32,7 @@ impl Wake for Sleeper {
 }
 
 /// Waits until `ctx` has ended or the system's clock reads `limit`.
+#[track_caller]
 pub(super) fn until(ctx: &Context, limit: Option<Instant>) -> Option<ContextError> {
     crate::rt::probe::blocks("`Context::wait`", "await `Context::done` instead");
     let sleeper = std::sync::Arc::new(Sleeper { woken: Mutex::new(false), change: Condvar::new() });

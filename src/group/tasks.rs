@@ -8,10 +8,11 @@
 //! 2. Once stopped, a task that is spawned is aborted at once.
 //! 3. Users' code runs without the lock: futures, their drops, wakers.
 
-use crate::rt::{self, JoinHandle};
+use crate::rt::{self, JoinHandle, probe};
 use crate::sync::{Arc, Mutex};
 use pin_project_lite::pin_project;
 use slab::Slab;
+use std::any::Any;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
@@ -54,6 +55,13 @@ pub(crate) enum Ending<T> {
     /// With these words.
     Panicked(String),
     Aborted,
+}
+
+impl<T> Ending<T> {
+    fn panicked(payload: Box<dyn Any + Send>) -> Self {
+        probe::panicked(&*payload);
+        Ending::Panicked(rt::panic_words(payload))
+    }
 }
 
 impl Tasks {
@@ -227,7 +235,7 @@ impl<F: Future, E: FnOnce(Ending<F::Output>)> Owned<F, E> {
         let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
         let ending = match dropped {
             Ok(()) => ending,
-            Err(payload) => Ending::Panicked(rt::panic_words(payload)),
+            Err(payload) => Ending::panicked(payload),
         };
         // Its own panic would be one in a drop, perhaps in the middle of another.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| ended(ending))) {
@@ -246,7 +254,7 @@ impl<F: Future, E: FnOnce(Ending<F::Output>)> Future for Owned<F, E> {
         let ending = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(value)) => Ending::Returned(value),
-            Err(payload) => Ending::Panicked(rt::panic_words(payload)),
+            Err(payload) => Ending::panicked(payload),
         };
         self.finish(ending);
         Poll::Ready(())

@@ -4,6 +4,7 @@
 //! that is nothing at all. Under a checker it is how a violation names the line
 //! that awaits, and who could have woken it, without a backtrace.
 
+use std::any::Any;
 use std::panic::Location;
 
 /// One wait: what for, and where in the user's code.
@@ -40,6 +41,7 @@ pub(crate) fn touches(_what: &'static str, _of: impl FnOnce() -> usize) {
 ///
 /// Under a checker, with `advice`.
 #[inline(always)]
+#[track_caller]
 pub(crate) fn blocks(_what: &str, _advice: &str) {
     #[cfg(all(feature = "check", not(loom)))]
     assert!(
@@ -48,13 +50,12 @@ pub(crate) fn blocks(_what: &str, _advice: &str) {
     );
 }
 
-/// The task that is being polled has panicked; or, outside of a poll, what a task
-/// held did so as it was dropped.
+/// Code of the user's has panicked, and quell has caught it.
 #[cfg_attr(not(feature = "check"), allow(dead_code))]
 #[inline(always)]
-pub(crate) fn panicked() {
+pub(crate) fn panicked(_payload: &(dyn Any + Send)) {
     #[cfg(all(feature = "check", not(loom)))]
-    super::world::ask(|world| world.panicked());
+    super::world::tell(|onlooker| onlooker.panicked(_payload));
 }
 
 /// An item is gone that nobody has taken, made at this line: a pipeline whose books

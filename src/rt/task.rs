@@ -493,7 +493,7 @@ mod own {
                 this.slot.fill(Err(match dropped {
                     Ok(()) => Ending::Aborted,
                     Err(payload) => {
-                        probe::panicked();
+                        probe::panicked(&*payload);
                         Ending::panicked(payload)
                     }
                 }));
@@ -511,7 +511,7 @@ mod own {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(value)) => Ok(value),
                 Err(payload) => {
-                    probe::panicked();
+                    probe::panicked(&*payload);
                     Err(Ending::panicked(payload))
                 }
             };
@@ -520,7 +520,7 @@ mod own {
             this.slot.fill(result.and_then(|value| match dropped {
                 Ok(()) => Ok(value),
                 Err(payload) => {
-                    probe::panicked();
+                    probe::panicked(&*payload);
                     Err(Ending::panicked(payload))
                 }
             }));

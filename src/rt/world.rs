@@ -8,6 +8,7 @@
 use super::clock::Bell;
 use super::probe::Wait;
 use super::task::{Stop, Unstarted};
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::Location;
@@ -33,9 +34,6 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
 
     /// Something was done to the thing of this address that may end a wait for it.
     fn touches(&self, what: &'static str, of: usize);
-
-    /// The task being polled has panicked, or what it held did when it was dropped.
-    fn panicked(&self);
 }
 
 /// Who is told what happens to contexts that are watched: those that a checker
@@ -64,6 +62,13 @@ pub(crate) trait Onlooker: Send + Sync + fmt::Debug {
 
     /// A body says whether it has come to what must be reached in some schedule.
     fn sometimes(&self, name: &'static str, reached: bool);
+
+    /// Somebody has panicked, or what he held did when it was dropped, and it was not the
+    /// program that has caught it.
+    fn panicked(&self, payload: &(dyn Any + Send));
+
+    /// Somebody is just panicking, and nobody has caught it yet.
+    fn panics(&self, payload: &(dyn Any + Send));
 }
 
 /// In which way a context is looked at.

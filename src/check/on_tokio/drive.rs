@@ -1,0 +1,301 @@
+//! One run of a body on its runtime, from its first poll until nothing is left of it, or
+//! what is left has had its time.
+//!
+//! # Invariants
+//!
+//! 1. The runtime rests when nobody is ready, and moves its paused clock to the next timer then.
+//!    After so many rests a body is one that comes to no end ([`Rest`]). Once the body has ended, a
+//!    future that is always ready keeps the runtime from resting, and moves the clock itself.
+//! 2. What is the user's runs, and is dropped, behind [`guard`].
+//! 3. A thread of `spawn_blocking` keeps the clock where it is. If it does so for long, the
+//!    watchdog wakes the body, which is given its injection then. Where that has come already
+//!    the poll is no beat: who keeps the clock for ever is told in the end.
+
+use super::super::inject::Inject;
+use super::super::pulse::Pulse;
+use super::watcher::{MARK, Tracer, Waits, Watcher};
+use crate::context::Context;
+use crate::rt::panic_words;
+use crate::rt::world::Onlooker as _;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::traced;
+use crate::sync::{Arc, Mutex};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep};
+
+/// A body that waits for longer than this, two years, waits for the injection.
+const LONG: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
+
+/// Into so many moments is the time divided that tasks have to stop, if it is long enough.
+const MOMENTS: u32 = 1_000;
+
+/// What the body's polls and those of others count as, for the watchdog.
+pub(super) const BODY: u32 = 0;
+const OTHERS: u32 = u32::MAX;
+
+/// How a run is to go.
+pub(super) struct Run<'a> {
+    pub(super) kind: Inject,
+    pub(super) asked_at: &'static Location<'static>,
+    pub(super) stop_within: Duration,
+    pub(super) steps: u32,
+    pub(super) watcher: &'a Watcher,
+    pub(super) rest: &'a Rest,
+    pub(super) pulse: &'a Pulse,
+}
+
+/// How a body has come out.
+#[derive(Debug, PartialEq)]
+pub(super) enum Body {
+    Ended,
+    /// It waits, and its time is over.
+    Waits,
+    /// It is polled again and again.
+    Busy,
+}
+
+/// What is still there at the end.
+pub(super) struct Left {
+    pub(super) body: Body,
+    pub(super) tasks: usize,
+    /// Where the body waits, in a run that is traced.
+    pub(super) waits: Waits,
+}
+
+/// What the runtime tells of its rests.
+#[derive(Debug)]
+pub(super) struct Rest {
+    times: AtomicU32,
+    /// The last was ended by the watchdog.
+    nudged: AtomicBool,
+    /// Whoever is to be woken when there have been so many.
+    waker: Mutex<Option<(u32, Waker)>>,
+    pulse: Arc<Pulse>,
+}
+
+impl Rest {
+    pub(super) fn new(pulse: &Arc<Pulse>) -> Rest {
+        Rest {
+            times: AtomicU32::new(0),
+            nudged: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            pulse: Arc::clone(pulse),
+        }
+    }
+
+    // Relaxed, in all of them: they are for the runtime's one thread.
+
+    pub(super) fn begins(&self) {
+        self.times.store(self.times().saturating_add(1), Ordering::Relaxed);
+        // A nudge before it was for somebody who was slow.
+        self.pulse.was_nudged();
+    }
+
+    pub(super) fn is_over(&self) {
+        if self.pulse.was_nudged() {
+            self.nudged.store(true, Ordering::Relaxed);
+        }
+        let times = self.times();
+        let due = self.waker.lock().take_if(|(due, _)| *due <= times);
+        if let Some((_, waker)) = due {
+            waker.wake();
+        }
+    }
+
+    fn wakes(&self, waker: &Waker, due: u32) {
+        let before = self.waker.lock().replace((due, waker.clone()));
+        drop(before);
+    }
+
+    fn was_nudged(&self) -> bool {
+        self.nudged.swap(false, Ordering::Relaxed)
+    }
+
+    fn times(&self) -> u32 {
+        self.times.load(Ordering::Relaxed)
+    }
+}
+
+impl Run<'_> {
+    /// Runs code of the user's. If it panics, that is noted, and there is no answer.
+    fn guard<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(answer) => Some(answer),
+            Err(payload) => {
+                self.watcher.panicked(&*payload);
+                drop(panic_words(payload));
+                None
+            }
+        }
+    }
+
+    pub(super) async fn go<F, Fut>(&self, body: &F) -> Left
+    where
+        F: Fn(Context) -> Fut,
+        Fut: Future,
+    {
+        let after = (self.kind == Inject::Deadline).then_some(hour());
+        let (ctx, canceller) = Context::watched(MARK, self.asked_at, after);
+        self.watcher.state.lock().canceller = Some(canceller);
+        let mut future = pin!(None::<Fut>);
+        let (body, told) = self.poll_to_the_end(ctx, body, future.as_mut()).await;
+        let trail = self.watcher.trail.as_ref().filter(|_| body == Body::Waits);
+        let waits = trail.map(|trail| trail.waits(self.asked_at)).unwrap_or_default();
+        self.guard(|| future.set(None));
+        let canceller = {
+            let mut state = self.watcher.state.lock();
+            state.body_ended = true;
+            state.canceller.take()
+        };
+        self.guard(|| drop(canceller));
+        let until = told.unwrap_or_else(tokio_now) + self.stop_within;
+        Left { body, tasks: self.settle(until).await, waits }
+    }
+
+    /// How the body has come out, and when it was told to stop.
+    async fn poll_to_the_end<F, Fut>(
+        &self,
+        ctx: Context,
+        body: &F,
+        mut future: Pin<&mut Option<Fut>>,
+    ) -> (Body, Option<Instant>)
+    where
+        F: Fn(Context) -> Fut,
+        Fut: Future,
+    {
+        let Run { kind, watcher, pulse, .. } = *self;
+        let mut ctx = Some(ctx);
+        let mut limit = pin!(tokio_sleep(LONG));
+        let mut told = None;
+        // Since the beginning, or since it was told.
+        let (mut polls, mut rests) = (0, 0);
+        let mut jump: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
+        std::future::poll_fn(|cx| {
+            let may_come = kind.comes_by_itself() && told.is_none();
+            let nudged = self.rest.was_nudged();
+            // Invariant 3.
+            let beats = may_come || !nudged;
+            if beats {
+                pulse.beats(BODY);
+            }
+            pulse.nudges(may_come.then(|| cx.waker().clone()));
+            if let Some(jumping) = &mut jump {
+                if jumping.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                jump = None;
+            }
+            let busy = polls == self.steps;
+            let cut = busy || self.rest.times() - rests >= self.steps;
+            let late = limit.as_mut().poll(cx).is_ready() || cut;
+            if busy && !may_come {
+                return Poll::Ready((Body::Busy, told));
+            }
+            let strikes = may_come && {
+                let mut state = watcher.state.lock();
+                state.driver = Some(cx.waker().clone());
+                let strikes = !nudged && state.point();
+                let by_itself = (late || nudged) && state.landed.is_none();
+                if by_itself {
+                    state.landed = Some(u32::MAX);
+                    state.cut |= cut;
+                }
+                strikes || by_itself
+            };
+            if strikes {
+                match kind {
+                    Inject::Cancel => watcher.cancel(),
+                    Inject::Drop => {
+                        self.guard(|| {
+                            future.set(None);
+                            drop(ctx.take());
+                        });
+                        return Poll::Ready((Body::Ended, Some(tokio_now())));
+                    }
+                    Inject::Deadline => {
+                        let mut jumping = Box::pin(tokio::time::advance(hour()));
+                        if jumping.as_mut().poll(cx).is_pending() {
+                            jump = Some(jumping);
+                            return Poll::Pending;
+                        }
+                    }
+                    Inject::Panic | Inject::None => {}
+                }
+            }
+            if may_come && watcher.state.lock().landed.is_some() {
+                let now = tokio_now();
+                (told, polls, rests) = (Some(now), 0, self.rest.times());
+                limit.as_mut().reset(now + self.stop_within);
+                if limit.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+            }
+            self.rest.wakes(cx.waker(), rests.saturating_add(self.steps));
+            polls += 1;
+            let polled = self.guard(|| {
+                if let Some(ctx) = ctx.take() {
+                    let made = body(ctx);
+                    future.set(Some(made));
+                }
+                let own = watcher.trail.as_ref().map(|trail| {
+                    let (waker, trail) = (cx.waker().clone(), Arc::clone(trail));
+                    traced::waker(Arc::new(Tracer { waker, clone: 0, trail }))
+                });
+                let mut cx = std::task::Context::from_waker(own.as_ref().unwrap_or(cx.waker()));
+                future.as_mut().as_pin_mut().expect("it has not ended").poll(&mut cx).map(drop)
+            });
+            if beats {
+                pulse.beats(OTHERS);
+            }
+            match polled {
+                Some(Poll::Pending) if late && !may_come => Poll::Ready((Body::Waits, told)),
+                Some(Poll::Pending) => Poll::Pending,
+                Some(Poll::Ready(())) | None => Poll::Ready((Body::Ended, told)),
+            }
+        })
+        .await
+    }
+
+    /// Gives the tasks that are left until then, and to each of them as many turns as a
+    /// schedule has steps: half of them at once. How many are alive after that.
+    async fn settle(&self, until: Instant) -> usize {
+        self.pulse.nudges(None);
+        let alive = || Handle::current().metrics().num_alive_tasks();
+        let step = (self.stop_within / MOMENTS).max(Duration::from_millis(1));
+        let mut turns = self.steps / 2;
+        loop {
+            for _ in 0..turns {
+                if alive() == 0 {
+                    return 0;
+                }
+                self.pulse.beats(OTHERS);
+                tokio::task::yield_now().await;
+            }
+            let left = until.saturating_duration_since(tokio_now());
+            if left.is_zero() {
+                return alive();
+            }
+            // Invariant 1.
+            tokio::time::advance(left.min(step)).await;
+            turns = (self.steps / 2 / MOMENTS).max(1);
+        }
+    }
+}
+
+fn hour() -> Duration {
+    Duration::from_nanos(super::super::DEADLINE)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the runtime is tokio's, whatever world this is in")]
+fn tokio_sleep(time: Duration) -> Sleep {
+    tokio::time::sleep(time)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the runtime is tokio's, whatever world this is in")]
+fn tokio_now() -> Instant {
+    Instant::now()
+}

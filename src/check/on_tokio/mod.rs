@@ -1,0 +1,392 @@
+//! A tokio program, unmodified, on a current-thread runtime of tokio's own whose clock
+//! is paused.
+//!
+//! There is one schedule, tokio's; what varies is the point of the injection: each
+//! look at the context, each poll of the body's own future. What is left is what the
+//! runtime counts as alive. A run that goes wrong is run once more with stack traces: of
+//! the look at which the injection comes, and of where the body waits.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `drive` | one run, from the first poll of the body to the end of what it has left |
+//! | `watcher` | what is noted meanwhile: points, contexts, items, panics, where it waits |
+
+mod drive;
+mod watcher;
+
+use self::drive::{BODY, Body, Left, Rest, Run};
+use self::watcher::{Abroad, Watcher};
+use super::checker::USUAL;
+use super::exploration::Plan;
+use super::inject::Inject;
+use super::label::{self, Labels};
+use super::place::Place;
+use super::pulse::{self, Pulse};
+use super::quiet;
+use super::report::{Covered, Report, grouped};
+use super::story::{Story, time};
+use super::token::{ReplayError, Token};
+use super::violation::{Violation, ViolationKind};
+use crate::context::Context;
+use crate::rt::Clock;
+use crate::rt::world::{self, Onlooker};
+use crate::sync::Arc;
+use std::panic::{Location, catch_unwind};
+use std::pin::pin;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+/// Does something that no budget of tokio's ends. In a task of tokio's, where a checker
+/// may well run, channels give a poll only so many answers; a whole check is one poll.
+pub(super) fn without_a_budget<R>(f: impl FnOnce() -> R) -> R {
+    let once = pin!(tokio::task::unconstrained(async { f() }));
+    match once.poll(&mut std::task::Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => unreachable!("it awaits nothing"),
+    }
+}
+
+/// Sees that tokio will run a body here.
+///
+/// # Panics
+///
+/// In a task, or in whatever else a runtime waits for.
+#[track_caller]
+pub(super) fn require_a_free_thread() {
+    let quiet = quiet::keep_quiet();
+    let tried =
+        catch_unwind(|| Builder::new_current_thread().build().map(|it| it.block_on(async {})));
+    drop(quiet);
+    assert!(
+        tried.is_ok(),
+        "quell: `Checker::tokio` has a runtime of its own, and tokio does not let one run inside \
+         of another: make the test a plain `#[test]`, without `#[tokio::test]` and `async`, or \
+         run the checker on a thread of its own (`std::thread::spawn`)"
+    );
+}
+
+/// How a run went.
+struct Outcome {
+    points: u32,
+    landed: Option<u32>,
+    cut: bool,
+    looked: bool,
+    sometimes: Vec<(&'static str, bool)>,
+    violation: Option<Violation>,
+    /// It is known at which line the injection came.
+    at_a_line: bool,
+}
+
+/// Runs the body once for each point.
+pub(super) fn explore<F, Fut>(plan: &Plan, kinds: &[Inject], most: u64, body: &F) -> Report
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future,
+{
+    let began = Clock::system_now();
+    let pulse = Arc::new(pulse(plan));
+    let _watch = pulse::watch(&pulse, plan.patience);
+    let _quiet = quiet::keep_quiet();
+    let mut report = Report::new(plan);
+    let mut findings = Findings::default();
+    let mut looked = false;
+    for &kind in kinds {
+        let mut landed = false;
+        let mut covered = Covered {
+            kind,
+            points: 0,
+            schedules: 0,
+            how: "tokio's schedule".to_string(),
+            cut: false,
+            everywhere: true,
+        };
+        let mut target = None;
+        loop {
+            if target.is_some_and(|target| u64::from(target) >= most) {
+                covered.cut = true;
+                break;
+            }
+            let number = target.map_or(0, |target| u64::from(target) + 1);
+            let part = number % plan.shard.1 == plan.shard.0 - 1;
+            let outcome = run(plan, kind, target, body, &pulse, false);
+            report.merge(&outcome.sometimes);
+            covered.points = covered.points.max(outcome.points);
+            covered.cut |= outcome.cut;
+            looked |= outcome.looked;
+            landed |= outcome.landed.is_some();
+            let over = target.is_some() && outcome.landed != target;
+            if part && !over {
+                covered.schedules += 1;
+                if let Some(violation) = outcome.violation {
+                    let again = || run(plan, kind, target, body, &pulse, true);
+                    findings.add(violation, again, &pulse);
+                }
+            }
+            let enough = plan.stop_at_first && !findings.violations.is_empty();
+            if over || kind == Inject::None || enough {
+                break;
+            }
+            target = Some(target.map_or(0, |target| target + 1));
+        }
+        if kind.strikes() && !landed {
+            findings.violations.push(vacuous("no injection landed".to_string()));
+        }
+        report.covered.push(covered);
+    }
+    let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
+    if asks && !looked && findings.violations.is_empty() {
+        let why = "no schedule ever looked at the context";
+        findings.violations.push(vacuous(why.to_string()));
+    }
+    if plan.shard.1 == 1 {
+        let never = report.sometimes.iter().filter(|(_, reached)| !reached);
+        findings.violations.extend(
+            never.map(|(name, _)| vacuous(format!("in no schedule was it ever so: `{name}`"))),
+        );
+    }
+    report.finish(findings.violations);
+    report.took = Clock::system_now() - began;
+    report
+}
+
+/// Runs the body once, with the injection where a token says.
+pub(super) fn replay<F, Fut>(
+    plan: &Plan,
+    token: &Token,
+    target: Option<u32>,
+    body: &F,
+) -> Result<Report, ReplayError>
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future,
+{
+    if token.fingerprint != fingerprint::<F>() {
+        return Err(ReplayError::Body);
+    }
+    let began = Clock::system_now();
+    let pulse = Arc::new(pulse(plan));
+    let _watch = pulse::watch(&pulse, plan.patience);
+    let _quiet = quiet::keep_quiet();
+    let outcome = run(plan, token.kind, target, body, &pulse, true);
+    if target.is_some() && outcome.landed != target {
+        return Err(ReplayError::Diverged);
+    }
+    let mut report = Report::new(plan);
+    report.merge(&outcome.sometimes);
+    report.covered.push(Covered::of_a_token(token.kind, outcome.points));
+    report.finish(outcome.violation.into_iter().collect());
+    report.took = Clock::system_now() - began;
+    Ok(report)
+}
+
+/// A pulse that knows the body; the tasks have no names.
+fn pulse(plan: &Plan) -> Pulse {
+    let pulse = Pulse::new();
+    let mut labels = Labels::default();
+    let body = labels.of(0, "body".into(), plan.asked_at);
+    debug_assert_eq!(body, BODY);
+    pulse.learn(&labels);
+    pulse
+}
+
+/// There is one schedule, and it is tokio's: a body is known by its type alone.
+fn fingerprint<F>() -> u32 {
+    label::hash(std::any::type_name::<F>())
+}
+
+/// What has been found so far: what is equal, once, with a count.
+#[derive(Default)]
+struct Findings {
+    violations: Vec<Violation>,
+    /// Of each, whether its witness says at which line the injection came.
+    at_a_line: Vec<bool>,
+    traced: u32,
+}
+
+impl Findings {
+    /// `again`: the same run with stack traces.
+    fn add(&mut self, violation: Violation, again: impl FnOnce() -> Outcome, pulse: &Pulse) {
+        /// Traces take long; after so many the last lines that were seen have to do.
+        const ENOUGH: u32 = 50;
+        let alike = |known: &Violation, other: &Violation| {
+            known.kind == other.kind
+                && known.task == other.task
+                && known.waiting_at == other.waiting_at
+                && known.waiting_for == other.waiting_for
+        };
+        self.traced += 1;
+        let kind = violation.kind;
+        if self.traced > ENOUGH {
+            if let Some(known) = self.violations.iter_mut().find(|known| known.kind == kind) {
+                known.count += 1;
+                return;
+            }
+        }
+        let again = again();
+        let told = again.violation.filter(|again| again.kind == kind).unwrap_or(violation);
+        let Some(known) = self.violations.iter().position(|known| alike(known, &told)) else {
+            pulse.found(told.to_string());
+            self.violations.push(told);
+            self.at_a_line.push(again.at_a_line);
+            return;
+        };
+        let count = self.violations[known].count + 1;
+        // The first witness is the shortest; but one that names a line says more.
+        if again.at_a_line && !self.at_a_line[known] {
+            self.violations[known] = told;
+            self.at_a_line[known] = true;
+        }
+        self.violations[known].count = count;
+    }
+}
+
+fn vacuous(why: String) -> Violation {
+    told(ViolationKind::Vacuous, "this check has checked nothing".to_string(), why, None)
+}
+
+fn told(kind: ViolationKind, headline: String, what: String, place: Option<Place>) -> Violation {
+    Violation {
+        kind,
+        task: None,
+        spawned_at: None,
+        waiting_at: place,
+        waiting_for: Some(what),
+        count: 1,
+        replay: String::new(),
+        story: Box::new(Story::without_a_schedule(headline, Inject::None)),
+    }
+}
+
+fn run<F, Fut>(
+    plan: &Plan,
+    kind: Inject,
+    target: Option<u32>,
+    body: &F,
+    pulse: &Arc<Pulse>,
+    traced: bool,
+) -> Outcome
+where
+    F: Fn(Context) -> Fut,
+    Fut: Future,
+{
+    let watcher = Arc::new(Watcher::new(kind, target, plan.limits.points, traced));
+    let rest = Arc::new(Rest::new(pulse));
+    let _looking = world::look_on(Arc::clone(&watcher) as _);
+    quiet::forget();
+    let runtime = runtime(&watcher, &rest);
+    let stop_within = Duration::from_nanos(plan.limits.stop_within);
+    let left = runtime.block_on(
+        Run {
+            kind,
+            asked_at: plan.asked_at,
+            stop_within,
+            steps: plan.limits.steps,
+            watcher: &watcher,
+            rest: &rest,
+            pulse,
+        }
+        .go(body),
+    );
+    drop(runtime);
+    let point = watcher.state.lock().landed;
+    let struck = watcher.trail.as_ref().and_then(|trail| trail.0.lock().struck.take());
+    let at_a_line = struck.is_some();
+    let injected = match (point, struck) {
+        (Some(u32::MAX), _) => format!("{kind}, when nothing else could happen"),
+        (Some(point), Some(place)) => format!("{kind} at point {point}, in the look at {place}"),
+        (Some(point), None) => format!("{kind} at point {point}"),
+        (None, _) => "none".to_string(),
+    };
+    let mut violation = judge(&watcher, left, point.is_some(), stop_within, plan.asked_at);
+    if let Some(violation) = &mut violation {
+        violation.story.injected = Some(injected);
+        let token = Token::new(kind, fingerprint::<F>(), plan.limits, USUAL, Vec::new());
+        // Where the injection came by itself, or not at all, no point brings it back.
+        let target = point.filter(|&point| point != u32::MAX);
+        violation.replay = token.on_tokio(target).to_string();
+    }
+    let mut state = watcher.state.lock();
+    Outcome {
+        points: state.points,
+        landed: state.landed,
+        cut: state.cut,
+        looked: state.looked,
+        sometimes: std::mem::take(&mut state.sometimes),
+        violation,
+        at_a_line,
+    }
+}
+
+fn runtime(watcher: &Arc<Watcher>, rest: &Arc<Rest>) -> Runtime {
+    let abroad: Arc<dyn Onlooker> = Arc::new(Abroad(Arc::clone(watcher)));
+    let (begins, is_over) = (Arc::clone(rest), Arc::clone(rest));
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        // Those of `spawn_blocking`, which end with the runtime.
+        .on_thread_start(move || std::mem::forget(world::look_on(Arc::clone(&abroad))))
+        .on_thread_park(move || begins.begins())
+        .on_thread_unpark(move || is_over.is_over())
+        .build();
+    runtime.expect("a current-thread runtime")
+}
+
+fn judge(
+    watcher: &Watcher,
+    left: Left,
+    injected: bool,
+    stop_within: Duration,
+    asked_at: &'static Location<'static>,
+) -> Option<Violation> {
+    if let Some(panic) = watcher.state.lock().panicked.take() {
+        let headline = "somebody has panicked".to_string();
+        return Some(told(ViolationKind::Panicked, headline, panic.message, panic.place));
+    }
+    if left.body != Body::Ended {
+        let within = time(stop_within.as_nanos() as u64);
+        let (kind, headline, what) = match left.body {
+            Body::Busy => (
+                ViolationKind::LeakedTask,
+                "the body is busy and comes to no end".to_string(),
+                "it is polled again and again".to_string(),
+            ),
+            _ => (
+                ViolationKind::BlockedStage,
+                if injected {
+                    format!("the body has not ended {within} after the injection")
+                } else {
+                    "the body comes to no end".to_string()
+                },
+                left.waits.called.unwrap_or_else(|| "what will not come".to_string()),
+            ),
+        };
+        return Some(Violation {
+            task: Some("body".to_string()),
+            spawned_at: Some(asked_at.into()),
+            ..told(kind, headline, what, left.waits.place)
+        });
+    }
+    if left.tasks > 0 {
+        let headline = match left.tasks {
+            1 => "a task goes on".to_string(),
+            n => format!("{} tasks go on", grouped(n as u64)),
+        };
+        let what = format!(
+            "the runtime still counts tasks that are alive {} after {}; `Checker::new` would \
+             name them",
+            time(stop_within.as_nanos() as u64),
+            if injected { "the injection" } else { "the end" }
+        );
+        return Some(told(ViolationKind::LeakedTask, headline, what, None));
+    }
+    let mut state = watcher.state.lock();
+    if let Some((what, place)) = state.lost.take() {
+        let headline = "an item was dropped that nobody had settled".to_string();
+        return Some(told(ViolationKind::LostItem, headline, what, Some(place)));
+    }
+    let context = state.contexts.last().map(|&at| Place::from(at))?;
+    let headline = "everything has ended, but not everything is gone".to_string();
+    let what = "nobody is left to use it, and it is still alive".to_string();
+    Some(told(ViolationKind::LeakedContext, headline, what, Some(context)))
+}

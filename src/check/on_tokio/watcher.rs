@@ -1,0 +1,276 @@
+//! Who looks on while a run goes on: counts the points, and notes what becomes of contexts
+//! and items.
+//!
+//! # Invariants
+//!
+//! 1. The lock is let go before anybody's code runs: contexts are cancelled, and wakers
+//!    woken, without it.
+//! 2. Points are those of the runtime's own thread alone, for their order is always the same.
+//!    Other threads have an onlooker of their own, [`Abroad`], that strikes nobody.
+
+use super::super::inject::Inject;
+use super::super::place::{Place, tokio_catches, users_line};
+use super::super::quiet::{self, Panic};
+use crate::context::Canceller;
+use crate::rt::world::{Look, Onlooker};
+use crate::sync::traced::Traced;
+use crate::sync::{Arc, Mutex};
+use std::any::Any;
+use std::backtrace::Backtrace;
+use std::panic::Location;
+use std::task::Waker;
+
+/// Contexts of such checks carry this.
+pub(super) const MARK: u16 = u16::MAX;
+
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) state: Mutex<State>,
+    /// In a run that is to be told.
+    pub(super) trail: Option<Arc<Trail>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    kind: Inject,
+    /// Where the injection comes.
+    target: Option<u32>,
+    most: u32,
+    pub(super) points: u32,
+    /// At which point it came; `u32::MAX`: at none, when nothing else could happen.
+    pub(super) landed: Option<u32>,
+    pub(super) cut: bool,
+    pub(super) looked: bool,
+    pub(super) body_ended: bool,
+    pub(super) canceller: Option<Canceller>,
+    /// Whoever polls the body, and is to know at once when the injection has come.
+    pub(super) driver: Option<Waker>,
+    pub(super) contexts: Vec<&'static Location<'static>>,
+    pub(super) lost: Option<(String, Place)>,
+    pub(super) panicked: Option<Panic>,
+    pub(super) sometimes: Vec<(&'static str, bool)>,
+}
+
+impl State {
+    /// A point: whether the injection comes here.
+    pub(super) fn point(&mut self) -> bool {
+        if self.landed.is_some() || self.body_ended {
+            return false;
+        }
+        let number = self.points;
+        self.points += 1;
+        let most = self.points >= self.most && self.kind.comes_by_itself();
+        self.cut |= most && self.target != Some(number);
+        if self.target == Some(number) || most {
+            self.landed = Some(number);
+            return true;
+        }
+        false
+    }
+}
+
+impl Watcher {
+    pub(super) fn new(kind: Inject, target: Option<u32>, most: u32, traced: bool) -> Watcher {
+        let state = State {
+            kind,
+            target,
+            most,
+            points: 0,
+            landed: None,
+            cut: false,
+            looked: false,
+            body_ended: false,
+            canceller: None,
+            driver: None,
+            contexts: Vec::new(),
+            lost: None,
+            panicked: None,
+            sometimes: Vec::new(),
+        };
+        let trail = traced.then(|| Arc::new(Trail(Mutex::new(Seen::default()))));
+        Watcher { state: Mutex::new(state), trail }
+    }
+
+    pub(super) fn cancel(&self) {
+        let canceller = self.state.lock().canceller.clone();
+        if let Some(canceller) = canceller {
+            canceller.cancel();
+        }
+    }
+}
+
+impl Onlooker for Watcher {
+    fn looks(&self, _look: Look) -> bool {
+        let mut state = self.state.lock();
+        // Until the body is polled for the first time the looks are our own.
+        if state.points == 0 && state.kind != Inject::Panic && state.kind != Inject::None {
+            return false;
+        }
+        state.looked = true;
+        let strikes = state.kind == Inject::Cancel && state.point();
+        drop(state);
+        if let (true, Some(trail)) = (strikes, &self.trail) {
+            let place = users_line(&Backtrace::force_capture()).place;
+            trail.0.lock().struck = place;
+        }
+        strikes
+    }
+
+    fn strikes(&self) {
+        self.cancel();
+        let driver = self.state.lock().driver.clone();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    fn made(&self, mark: u16, made_at: &'static Location<'static>) {
+        if mark == MARK {
+            self.state.lock().contexts.push(made_at);
+        }
+    }
+
+    fn gone(&self, mark: u16, made_at: &'static Location<'static>) {
+        if mark == MARK {
+            let mut state = self.state.lock();
+            let place = state.contexts.iter().rposition(|at| std::ptr::eq(*at, made_at));
+            place.map(|place| state.contexts.remove(place));
+        }
+    }
+
+    fn fault(&self, name: &'static str) {
+        let mut state = self.state.lock();
+        let strikes = state.kind == Inject::Panic && state.point();
+        drop(state);
+        if strikes {
+            panic!("{}{name}`", quiet::INJECTED);
+        }
+    }
+
+    fn lost(&self, what: &str, made_at: &'static Location<'static>) {
+        let mut state = self.state.lock();
+        state.lost.get_or_insert_with(|| (what.to_string(), made_at.into()));
+    }
+
+    fn sometimes(&self, name: &'static str, reached: bool) {
+        let mut state = self.state.lock();
+        match state.sometimes.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, before)) => *before |= reached,
+            None => state.sometimes.push((name, reached)),
+        }
+    }
+
+    fn panicked(&self, payload: &(dyn Any + Send)) {
+        let panic = Panic::of(payload);
+        if !panic.was_injected() {
+            self.state.lock().panicked.get_or_insert(panic);
+        }
+    }
+
+    /// What ends a task of tokio's is caught by tokio, which tells nobody but whoever joins it.
+    fn panics(&self, payload: &(dyn Any + Send)) {
+        if !Panic::of(payload).was_injected() && tokio_catches(&Backtrace::force_capture()) {
+            self.panicked(payload);
+        }
+    }
+}
+
+/// The onlooker of the threads of `spawn_blocking` (invariant 2).
+#[derive(Debug)]
+pub(super) struct Abroad(pub(super) Arc<Watcher>);
+
+impl Onlooker for Abroad {
+    fn looks(&self, _look: Look) -> bool {
+        self.0.state.lock().looked = true;
+        false
+    }
+
+    fn strikes(&self) {}
+
+    fn made(&self, mark: u16, made_at: &'static Location<'static>) {
+        self.0.made(mark, made_at);
+    }
+
+    fn gone(&self, mark: u16, made_at: &'static Location<'static>) {
+        self.0.gone(mark, made_at);
+    }
+
+    fn fault(&self, _name: &'static str) {}
+
+    fn lost(&self, what: &str, made_at: &'static Location<'static>) {
+        self.0.lost(what, made_at);
+    }
+
+    fn sometimes(&self, name: &'static str, reached: bool) {
+        self.0.sometimes(name, reached);
+    }
+
+    fn panicked(&self, payload: &(dyn Any + Send)) {
+        self.0.panicked(payload);
+    }
+
+    fn panics(&self, _payload: &(dyn Any + Send)) {}
+}
+
+/// Where the injection came and where the body waits, by stack traces.
+#[derive(Debug)]
+pub(super) struct Trail(pub(super) Mutex<Seen>);
+
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) struck: Option<Place>,
+    /// The clones of the body's waker that are alive, each with its number.
+    clones: Vec<(u64, Backtrace)>,
+    cloned: u64,
+}
+
+/// A line that waits, and the library's function that is called there.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    pub(super) place: Option<Place>,
+    pub(super) called: Option<String>,
+}
+
+impl Trail {
+    /// Where the body waits; if it is a library's future from the beginning, at `asked_at`.
+    pub(super) fn waits(&self, asked_at: &'static Location<'static>) -> Waits {
+        let seen = self.0.lock();
+        let lines: Vec<_> = seen.clones.iter().rev().map(|(_, trace)| users_line(trace)).collect();
+        let line = lines.iter().find(|line| line.place.is_some());
+        let Some(line) = line.or(lines.iter().find(|line| !line.no_lines)) else {
+            return Waits::default();
+        };
+        let place = line.place.clone().or_else(|| Some(asked_at.into()));
+        Waits { place, called: line.called.clone() }
+    }
+}
+
+/// Stands behind the waker of a body that is to be told.
+pub(super) struct Tracer {
+    pub(super) waker: Waker,
+    pub(super) clone: u64,
+    pub(super) trail: Arc<Trail>,
+}
+
+impl Traced for Tracer {
+    fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+
+    fn cloned(&self) -> Arc<Self> {
+        let trace = Backtrace::force_capture();
+        let mut seen = self.trail.0.lock();
+        seen.cloned += 1;
+        let clone = seen.cloned;
+        seen.clones.push((clone, trace));
+        drop(seen);
+        let (waker, trail) = (self.waker.clone(), Arc::clone(&self.trail));
+        Arc::new(Tracer { waker, clone, trail })
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.trail.0.lock().clones.retain(|(clone, _)| *clone != self.clone);
+    }
+}
