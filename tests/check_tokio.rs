@@ -221,7 +221,10 @@ fn the_panic_of_a_task_is_told_whatever_is_injected_or_caught_after_it() {
 fn a_panic_in_a_group_is_told_though_the_group_hands_it_on() {
     async fn body(ctx: Context) {
         let group = Group::new(&ctx);
-        let panics = |_| async { Err::<(), _>(String::from(None::<&str>.expect("nothing there"))) };
+        let panics = |ctx: Context| async move {
+            assert!(ctx.deadline().is_some(), "nothing there");
+            Ok::<(), String>(())
+        };
         let _ = group.spawn("panics", panics).await;
         let _ = group.wait().await;
     }

@@ -227,8 +227,8 @@ fn is_stds(file: &str) -> bool {
 fn module(file: &str) -> Option<String> {
     let (package, path) = package(file)?;
     let version = |at: &usize| package[at + 1..].starts_with(|c: char| c.is_ascii_digit());
-    let dashes = package.match_indices('-').map(|(at, _)| at);
-    let name = &package[..dashes.filter(version).last().unwrap_or(package.len())];
+    let mut dashes = package.match_indices('-').map(|(at, _)| at);
+    let name = &package[..dashes.rfind(version).unwrap_or(package.len())];
     let mut module = name.replace('-', "_");
     for part in path.split('/').skip_while(|part| *part == "src") {
         match part.split_once(".rs").map_or(part, |(part, _)| part) {
