@@ -619,6 +619,8 @@ fn a_thread_that_waits_for_the_root_is_let_go_when_the_schedule_is_over() {
         WAITING.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             ctx.wait();
+            // Otherwise whoever is the last to let go of it decides whether it is gone.
+            std::mem::forget(ctx);
             WAITING.fetch_sub(1, Ordering::SeqCst);
         });
     });
