@@ -284,7 +284,8 @@ fn to_clean_up_takes_as_many_turns_as_a_schedule_has_steps() {
 #[test]
 fn a_body_that_is_polled_for_ever_is_busy() {
     for kind in [Inject::Cancel, Inject::None] {
-        let report = Checker::tokio().inject(kind).run(|ctx| async move {
+        let checker = Checker::tokio().inject(kind).max_points(5);
+        let report = checker.run(|ctx| async move {
             while ctx.deadline().is_none() {
                 tokio::task::yield_now().await;
             }
