@@ -1,0 +1,124 @@
+//! The same over HTTP/2.
+
+use super::rig::{all, errors, send, server};
+use quell::hit::{ErrorKind, Options};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn http2_sends_over_one_connection_for_each_worker() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (url, connections) = server(|stream| async move {
+        let service = hyper::service::service_fn(|request: hyper::Request<_>| async move {
+            assert_eq!(request.version(), http::Version::HTTP_2);
+            let _: &hyper::body::Incoming = request.body();
+            Ok::<_, std::convert::Infallible>(hyper::Response::new("hello".to_string()))
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await;
+    let hits = all(send(100, &url, Options::new().concurrency(3).http2(true))).await;
+    assert_eq!(hits.len(), 100);
+    assert!(hits.iter().all(|hit| (hit.status(), hit.bytes()) == (Some(200), 5)), "{hits:?}");
+    assert!(connections.load(Ordering::SeqCst) <= 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_leave_of_http2_connections_costs_no_request() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    // After two requests it says that it takes no more.
+    let (url, connections) = server(|stream| async move {
+        let (seen, enough) = (AtomicUsize::new(0), tokio::sync::Notify::new());
+        let service = hyper::service::service_fn(|_: hyper::Request<hyper::body::Incoming>| {
+            if seen.fetch_add(1, Ordering::SeqCst) == 1 {
+                enough.notify_one();
+            }
+            async { Ok::<_, std::convert::Infallible>(hyper::Response::new("hello".to_string())) }
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            _ = &mut serving => return,
+            () = enough.notified() => serving.as_mut().graceful_shutdown(),
+        }
+        let _ = serving.await;
+    })
+    .await;
+    let hits = all(send(200, &url, Options::new().concurrency(4).http2(true))).await;
+    let failed = hits.iter().filter(|hit| !hit.is_success()).count();
+    assert_eq!(failed, 0, "{hits:?}");
+    assert!(connections.load(Ordering::SeqCst) > 4);
+}
+
+/// Of HTTP/2: what kind, which flags and stream, and what it holds.
+fn frame(kind: u8, flags: u8, stream: u32, holds: &[u8]) -> Vec<u8> {
+    let length = (holds.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), holds].concat()
+}
+
+#[tokio::test]
+async fn a_request_that_http2_has_not_taken_is_sent_again_over_another_connection() {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    let refused = frame(3, 0, 3, &[0, 0, 0, 7]);
+    let goodbye = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+    for to_the_second in [refused, goodbye] {
+        let (url, connections) = server(move |mut stream| {
+            let to_the_second = to_the_second.clone();
+            async move {
+                let mut preface = [0; 24];
+                stream.read_exact(&mut preface).await.unwrap();
+                stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+                let mut head = [0; 9];
+                while stream.read_exact(&mut head).await.is_ok() {
+                    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                    let mut holds = vec![0; length as usize];
+                    stream.read_exact(&mut holds).await.unwrap();
+                    let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                    let answer = match (head[3], number) {
+                        // A status of 200, and no body.
+                        (HEADERS, 1) => frame(HEADERS, 5, 1, &[0x88]),
+                        (HEADERS, _) => to_the_second.clone(),
+                        (SETTINGS, _) if head[4] == 0 => frame(SETTINGS, 1, 0, &[]),
+                        _ => continue,
+                    };
+                    stream.write_all(&answer).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let hits = all(send(3, &url, Options::new().concurrency(1).http2(true))).await;
+        assert!(hits.iter().all(|hit| hit.status() == Some(200)), "{hits:?}");
+        assert_eq!(connections.load(Ordering::SeqCst), 3);
+    }
+}
+
+#[tokio::test]
+async fn http2_tells_a_stream_that_is_reset_from_a_connection_that_is_closed_or_speaks_otherwise() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let http2 = || Options::new().concurrency(2).http2(true);
+    let (url, _) = server(|stream| async move {
+        let service =
+            hyper::service::service_fn(|_: hyper::Request<hyper::body::Incoming>| async {
+                Err::<hyper::Response<String>, _>(std::io::Error::other("not today"))
+            });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await;
+    assert_eq!(errors(5, &url, http2()).await, [ErrorKind::Reset]);
+    let (url, _) = server(|stream| async move { drop(stream) }).await;
+    let found = errors(5, &url, http2()).await;
+    assert!(
+        found.iter().all(|kind| [ErrorKind::Closed, ErrorKind::Reset].contains(kind)),
+        "{found:?}"
+    );
+    let (url, _) = server(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 What\r\n\r\n").await;
+        let mut rest = [0; 1024];
+        while let Ok(1..) = stream.read(&mut rest).await {}
+    })
+    .await;
+    assert_eq!(errors(5, &url, http2()).await, [ErrorKind::Protocol]);
+}

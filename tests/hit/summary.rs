@@ -1,0 +1,50 @@
+//! What a summary makes of it all.
+
+use quell::hit::{ErrorKind, Hit, Summary};
+use std::time::Duration;
+
+#[test]
+fn percentiles_are_right_to_a_thousandth() {
+    let mut summary = Summary::new();
+    for micros in (1..=100_000).rev() {
+        summary.record(&Hit::answered(200, 1, Duration::from_micros(micros)));
+    }
+    for (percent, micros) in [(50.0, 50_000), (90.0, 90_000), (99.0, 99_000), (99.9, 99_900)] {
+        let found = summary.percentile(percent).unwrap().as_secs_f64() * 1e6;
+        let off = (found / f64::from(micros) - 1.0).abs();
+        assert!(off < 1e-3, "p{percent}: {found} µs");
+    }
+    assert_eq!(summary.fastest(), Some(Duration::from_micros(1)));
+    assert_eq!(summary.slowest(), Some(Duration::from_millis(100)));
+    assert_eq!(summary.mean(), Some(Duration::from_nanos(50_000_500)));
+    assert_eq!(summary.percentile(100.0), summary.slowest());
+    let rows = summary.histogram(10);
+    assert_eq!(rows.iter().map(|row| row.2).sum::<u64>(), 100_000);
+}
+
+#[test]
+fn of_nothing_there_is_nothing_to_say() {
+    let summary = Summary::new();
+    assert_eq!((summary.requests(), summary.bytes(), summary.unfinished()), (0, 0, 0));
+    assert_eq!((summary.mean(), summary.percentile(50.0), summary.fastest()), (None, None, None));
+    assert_eq!(summary.histogram(10), []);
+}
+
+#[test]
+fn two_summaries_make_one() {
+    let (mut all, mut one, mut two) = (Summary::new(), Summary::new(), Summary::new());
+    for k in 0..1000_u64 {
+        let took = Duration::from_micros(k * k);
+        let hit = match k % 5 {
+            0 => Hit::failed(ErrorKind::Reset, took),
+            1 => Hit::failed(ErrorKind::Stopped, took),
+            _ => Hit::answered(200 + (k % 300) as u16, k, took),
+        };
+        all.record(&hit);
+        if k % 3 == 0 { one.record(&hit) } else { two.record(&hit) }
+    }
+    one.merge(&two);
+    assert_eq!(format!("{one:?}"), format!("{all:?}"));
+    assert_eq!(one.histogram(20), all.histogram(20));
+    assert_eq!(one.mean(), all.mean());
+}
