@@ -81,17 +81,21 @@ impl Histogram {
     }
 
     /// The duration that this part of all did not exceed, in hundredths.
+    ///
+    /// The rank is reckoned in whole billionths of a per cent: 99.9 % of 1000 are 999,
+    /// but a little more by floating point, which rounded up is all of them.
     pub(super) fn percentile(&self, percent: f64) -> Option<Duration> {
         if self.count == 0 {
             return None;
         }
-        let wanted = (percent.clamp(0.0, 100.0) / 100.0 * self.count as f64).ceil().max(1.0) as u64;
-        if wanted >= self.count {
+        let billionths = (percent.clamp(0.0, 100.0) * 1e9).round() as u128;
+        let wanted = (billionths * u128::from(self.count)).div_ceil(100_000_000_000).max(1);
+        if wanted >= u128::from(self.count) {
             return self.slowest();
         }
         let mut seen = 0;
         for (at, &count) in self.buckets.iter().enumerate() {
-            seen += count;
+            seen += u128::from(count);
             if seen >= wanted && count > 0 {
                 // The middle of the bucket, but nothing that was not there.
                 let middle = least(at) + (least(at + 1) - least(at)) / 2;
@@ -108,14 +112,15 @@ impl Histogram {
             return Vec::new();
         };
         let (low, high) = (fastest.as_nanos() as u64, high.as_nanos() as u64);
-        let width = ((high - low) / rows.max(1) as u64).max(1);
-        let mut counts = vec![0_u64; rows.max(1) + 1];
+        let last = rows.max(1);
+        let width = (high - low).div_ceil(last as u64).max(1);
+        let mut counts = vec![0_u64; last + 1];
         for (at, &count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let row = least(at).saturating_sub(low) / width;
-            let row = usize::try_from(row).unwrap_or(usize::MAX).min(counts.len() - 1);
+            let row = usize::try_from(least(at).saturating_sub(low) / width).unwrap_or(last);
+            // What is not slower than the percentile is in front of what is.
+            let row = if least(at) > high { last } else { row.min(last - 1) };
             counts[row] += count;
         }
-        let last = counts.len() - 1;
         let edge = |row: usize| Duration::from_nanos((low + width * row as u64).min(self.slowest));
         let rows = counts.into_iter().enumerate().map(|(row, count)| {
             let end = if row == last { Duration::from_nanos(self.slowest) } else { edge(row + 1) };

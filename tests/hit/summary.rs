@@ -23,6 +23,41 @@ fn percentiles_are_right_to_a_thousandth() {
 }
 
 #[test]
+fn one_outlier_in_a_thousand_is_not_within_the_other_999() {
+    let (quick, slow) = (Duration::from_millis(1), Duration::from_secs(10));
+    for n in [1000, 2000, 10_000, 100_000] {
+        let mut summary = Summary::new();
+        for k in 0..n {
+            let took = if k % 1000 == 0 { slow } else { quick };
+            summary.record(&Hit::answered(200, 0, took));
+        }
+        let found = summary.percentile(99.9).unwrap();
+        assert!(found < 2 * quick, "of {n}: {found:?}");
+        assert_eq!(summary.percentile(99.900_001), summary.slowest(), "of {n}");
+    }
+}
+
+#[test]
+fn a_histogram_ends_with_a_row_that_holds_something() {
+    for n in 1..=50_u64 {
+        let mut summary = Summary::new();
+        for k in 1..=n {
+            summary.record(&Hit::answered(200, 0, Duration::from_nanos(k * k * 1_234_567)));
+        }
+        let rows = summary.histogram(10);
+        assert_eq!(rows.iter().map(|row| row.2).sum::<u64>(), n);
+        assert_eq!(rows.last().map(|row| row.1), summary.slowest());
+        assert!(rows.last().unwrap().2 > 0, "of {n}: {rows:?}");
+        assert!(rows.windows(2).all(|pair| pair[0].1 < pair[1].1), "of {n}: {rows:?}");
+        // What is slower than the 95th percentile, and that alone, is in the row behind it.
+        let slower = n - (n * 95).div_ceil(100);
+        if slower > 0 {
+            assert_eq!(rows.last().unwrap().2, slower, "of {n}: {rows:?}");
+        }
+    }
+}
+
+#[test]
 fn of_nothing_there_is_nothing_to_say() {
     let summary = Summary::new();
     assert_eq!((summary.requests(), summary.bytes(), summary.unfinished()), (0, 0, 0));
