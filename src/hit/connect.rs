@@ -1,10 +1,16 @@
 //! From an address to a stream.
+//!
+//! # Invariants
+//!
+//! 1. One at a time looks a name up. Whoever was waiting for one that failed has its
+//!    answer too, and asks again only with a next request.
 
 use super::ErrorKind;
 use super::options::{Error, Options};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as Task, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -14,8 +20,7 @@ use tokio::sync::OnceCell;
 pub(super) struct Way {
     host: String,
     port: u16,
-    /// Asked for once.
-    addresses: OnceCell<Vec<SocketAddr>>,
+    addresses: Addresses,
     #[cfg(feature = "tls")]
     tls: Option<super::tls::Tls>,
 }
@@ -35,7 +40,7 @@ impl Way {
             return Err(Error(super::options::Problem::NoTls));
         }
         let known = host.parse::<IpAddr>().map(|address| vec![SocketAddr::new(address, port)]);
-        let addresses = OnceCell::new_with(known.ok());
+        let addresses = Addresses::new(known.ok());
         Ok(Way {
             host,
             port,
@@ -64,13 +69,45 @@ impl Way {
             if found.is_empty() { Err(ErrorKind::Resolve) } else { Ok(found) }
         };
         let mut failed = ErrorKind::Resolve;
-        for address in self.addresses.get_or_try_init(look_up).await? {
+        for address in self.addresses.get(look_up).await? {
             match TcpStream::connect(address).await {
                 Ok(tcp) => return Ok(tcp),
                 Err(error) => failed = ErrorKind::of_connecting(&error),
             }
         }
         Err(failed)
+    }
+}
+
+/// What a name stands for: asked for once, and again after a failure.
+struct Addresses {
+    found: OnceCell<Vec<SocketAddr>>,
+    failures: AtomicUsize,
+}
+
+impl Addresses {
+    fn new(known: Option<Vec<SocketAddr>>) -> Addresses {
+        Addresses { found: OnceCell::new_with(known), failures: AtomicUsize::new(0) }
+    }
+
+    async fn get<F>(&self, look_up: impl FnOnce() -> F) -> Result<&[SocketAddr], ErrorKind>
+    where
+        F: Future<Output = Result<Vec<SocketAddr>, ErrorKind>>,
+    {
+        // Relaxed, here and below: the cell lets in one after the other, and orders them.
+        let before = self.failures.load(Ordering::Relaxed);
+        let found = self.found.get_or_try_init(|| async {
+            // Invariant 1.
+            if self.failures.load(Ordering::Relaxed) != before {
+                return Err(ErrorKind::Resolve);
+            }
+            let found = look_up().await;
+            if found.is_err() {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            found
+        });
+        Ok(found.await?)
     }
 }
 
@@ -132,5 +169,41 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_shutdown(task))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waited_for_a_look_up_that_failed_does_not_look_again() {
+        let addresses = Arc::new(Addresses::new(None));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let ask = || {
+            let (addresses, asked) = (addresses.clone(), asked.clone());
+            rt::spawn(async move {
+                let look_up = || async {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    rt::sleep(Duration::from_secs(1)).await;
+                    Err(ErrorKind::Resolve)
+                };
+                addresses.get(look_up).await.map(<[_]>::len)
+            })
+        };
+        for round in 1..=3 {
+            let began = rt::now();
+            let waiting: Vec<_> = (0..10).map(|_| ask()).collect();
+            for answer in waiting {
+                assert_eq!(answer.await.unwrap(), Err(ErrorKind::Resolve));
+            }
+            assert_eq!(asked.load(Ordering::SeqCst), round);
+            assert!(rt::now() - began < Duration::from_secs(2), "{:?}", rt::now() - began);
+        }
+        let here = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_eq!(addresses.get(|| async { Ok(vec![here]) }).await, Ok(&[here][..]));
     }
 }
