@@ -1,4 +1,11 @@
 //! A request and its response over HTTP/2, by hyper.
+//!
+//! # Invariants
+//!
+//! 1. Why a connection has failed is known before any request is told that it is
+//!    canceled because of that: the driver leaves it, and drops the connection then.
+
+#![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
 use super::ErrorKind;
 use super::connect::Stream;
@@ -14,13 +21,16 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as Task, Poll};
 
 /// A connection, and the task that drives it, which ends with it.
 pub(super) struct Connection {
     sender: SendRequest<Once>,
     driver: rt::JoinHandle<()>,
+    /// Why it is of no more use, if something went wrong.
+    failed: Arc<OnceLock<ErrorKind>>,
 }
 
 impl Drop for Connection {
@@ -33,11 +43,16 @@ impl Connection {
     pub(super) async fn open(stream: Stream) -> Result<Connection, ErrorKind> {
         let agreed = Builder::new(Tasks).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = agreed.map_err(|error| kind(&error))?;
+        let failed = Arc::new(OnceLock::new());
+        let leaves = Arc::clone(&failed);
         let driver = rt::spawn(async move {
-            // What goes wrong is told to whoever waits for a response.
-            let _ = connection.await;
+            let mut connection = pin!(connection);
+            if let Err(error) = connection.as_mut().await {
+                // Invariant 1: it is dropped at the end of this block.
+                let _ = leaves.set(kind(&error));
+            }
         });
-        Ok(Connection { sender, driver })
+        Ok(Connection { sender, driver, failed })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -47,10 +62,17 @@ impl Connection {
     pub(super) async fn exchange(&mut self, job: &Job) -> Result<Answer, Failure> {
         let parts = job.parts.as_deref().expect("asked for HTTP/2").clone();
         let body = Once((!job.body.is_empty()).then(|| job.body.clone()));
-        let not_answered = |error| Failure { kind: kind(&error), untouched: was_not_taken(&error) };
-        self.sender.ready().await.map_err(not_answered)?;
+        let failed = Arc::clone(&self.failed);
+        let not_answered = |error: hyper::Error| {
+            let untouched = was_not_taken(&error);
+            // Invariant 1: what became of the connection says more than that it is no more.
+            let gone = error.is_canceled() || error.is_closed();
+            let why = if gone { failed.get().copied() } else { None };
+            Failure { kind: why.unwrap_or_else(|| kind(&error)), untouched }
+        };
+        self.sender.ready().await.map_err(&not_answered)?;
         let response = self.sender.send_request(Request::from_parts(parts, body)).await;
-        let (head, mut body) = response.map_err(not_answered)?.into_parts();
+        let (head, mut body) = response.map_err(&not_answered)?.into_parts();
         let mut bytes = 0;
         while let Some(frame) = poll_fn(|task| Pin::new(&mut body).poll_frame(task)).await {
             let frame = frame.map_err(|error| Failure { kind: kind(&error), untouched: false })?;

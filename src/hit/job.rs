@@ -3,8 +3,10 @@
 use super::Options;
 use super::connect::Way;
 use super::options::{Error, Problem};
+use super::parse::tokens;
 use super::user;
-use ::http::{HeaderValue, Method, Request, Uri, Version, header, request::Parts};
+use ::http::uri::Authority;
+use ::http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request::Parts};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -52,19 +54,26 @@ impl Job {
         fill(&mut parts, header::USER_AGENT, concat!("quell-hit/", env!("CARGO_PKG_VERSION")));
         fill(&mut parts, header::ACCEPT, "*/*");
         let way = Way::new(host, port, https, options)?;
+        let mut keepalive = options.keepalive;
         let wire = write(&parts, &body, options.keepalive);
-        let http2 = options.http2.then(|| {
+        let http2 = if options.http2 {
             parts.version = Version::HTTP_2;
             parts.headers.remove(header::CONNECTION);
-            Box::new(parts)
-        });
+            if let Some(host) = parts.headers.remove(header::HOST) {
+                parts.uri = with_the_host(parts.uri, &host).map_err(Error)?;
+            }
+            Some(Box::new(parts))
+        } else {
+            keepalive &= !closes(&parts.headers);
+            None
+        };
         Ok(Job {
             way,
             wire,
             head_only,
             idempotent,
             timeout: options.timeout,
-            keepalive: options.keepalive,
+            keepalive,
             parts: http2,
             body,
         })
@@ -107,6 +116,22 @@ fn with_a_path(uri: Uri) -> Uri {
         _ => path,
     });
     Uri::from_parts(parts).expect("it has all the parts that it had")
+}
+
+/// Over HTTP/2 the authority says what the header does over HTTP/1.1.
+fn with_the_host(uri: Uri, host: &HeaderValue) -> Result<Uri, Problem> {
+    let authority = Authority::try_from(host.as_bytes()).ok();
+    let authority = authority.filter(|authority| !authority.as_str().contains('@'));
+    let mut parts = uri.into_parts();
+    parts.authority = Some(authority.ok_or_else(|| Problem::Host(host.clone()))?);
+    Ok(Uri::from_parts(parts).expect("it has all the parts that it had"))
+}
+
+/// Whether a request of HTTP/1.1 with these headers is the last of its connection.
+fn closes(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    let mut said = values.flat_map(|value| tokens(value.as_bytes()));
+    said.any(|token| token.eq_ignore_ascii_case(b"close"))
 }
 
 /// The request as it is sent.

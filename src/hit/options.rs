@@ -1,5 +1,6 @@
 //! How requests are sent, and what cannot be.
 
+use ::http::HeaderValue;
 use std::fmt;
 use std::time::Duration;
 
@@ -81,9 +82,9 @@ impl Options {
         Options { insecure, ..self }
     }
 
-    /// With [`rps`](Options::rps): the duration of a request counts from when it was
-    /// due by the rate, and not from when a worker was free to send it; and what could
-    /// not be sent in time is sent as soon as it can be.
+    /// With [`rps`](Options::rps): the duration of a request has in it how long it had to
+    /// wait for a worker after it was due by the rate; and what could not be sent in time
+    /// is sent as soon as it can be. That timers ring late is no part of it.
     ///
     /// A server that stands still for a second is then slow for all the requests of
     /// that second, and not only for those that were under way.
@@ -125,6 +126,8 @@ pub(super) enum Problem {
     #[cfg(feature = "tls")]
     Certificates(String),
     Header(String),
+    /// What is said of the host.
+    Host(HeaderValue),
     /// How long the body is.
     Length(usize),
 }
@@ -150,6 +153,9 @@ impl fmt::Display for Error {
             Problem::Certificates(why) => write!(f, "no certificates to trust: {why}"),
             Problem::Header(name) => {
                 write!(f, "the header {name} is for connections, not for requests")
+            }
+            Problem::Host(host) => {
+                write!(f, "the header host is no place, such as host:port: {host:?}")
             }
             Problem::Length(bytes) => write!(
                 f,

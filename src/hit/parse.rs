@@ -35,7 +35,7 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(_) => return Err(Malformed),
     };
-    let status = response.code.ok_or(Malformed)?;
+    let status = response.code.filter(|code| *code >= 100).ok_or(Malformed)?;
     let mut keep = response.version == Some(1);
     let (mut chunked, mut coded, mut exact) = (false, false, None);
     for header in response.headers.iter() {
@@ -77,7 +77,8 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
     Ok(Some(Head { status, length, keep: keep && status != 101, end }))
 }
 
-fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// What stands between commas.
+pub(super) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
@@ -202,6 +203,8 @@ mod tests {
         for wrong in [
             "SSH-2.0-OpenSSH\r\n",
             "HTTP/1.1 2x0 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: +1\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 1, 2\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\n",
@@ -209,6 +212,11 @@ mod tests {
             assert_eq!(head(wrong.as_bytes(), false), Err(Malformed), "{wrong}");
         }
         assert_eq!(head(b"HTTP/1.1 200 OK\r\na: b", false), Ok(None));
+        let with = |headers: usize| {
+            let text = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(headers));
+            head(text.as_bytes(), false).map(|head| head.is_some())
+        };
+        assert_eq!((with(HEADERS), with(HEADERS + 1)), (Ok(true), Err(Malformed)));
     }
 
     #[test]

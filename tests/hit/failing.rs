@@ -91,6 +91,11 @@ async fn a_server_that_closes_early_has_not_answered() {
 async fn what_is_not_http_is_said_to_be_none() {
     let (url, _) = answering("220 mail.example.org ESMTP\r\n").await;
     assert_eq!(errors(3, &url, Options::new()).await, [ErrorKind::Protocol]);
+    for number in ["000", "099", "2x0"] {
+        let head: &'static str = format!("HTTP/1.1 {number} OK\r\n\r\n").leak();
+        let (url, _) = answering(head).await;
+        assert_eq!(errors(3, &url, Options::new()).await, [ErrorKind::Protocol], "{number}");
+    }
     let endless = "a".repeat(64 * 1024);
     let head: &'static str = format!("HTTP/1.1 200 OK\r\nx: {endless}").leak();
     let (url, _) = answering(head).await;

@@ -1,7 +1,9 @@
 //! The same over HTTP/2.
 
 use super::rig::{all, errors, send, server};
-use quell::hit::{ErrorKind, Options};
+use http::Request;
+use quell::Context;
+use quell::hit::{ErrorKind, Options, send_n};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -121,4 +123,41 @@ async fn http2_tells_a_stream_that_is_reset_from_a_connection_that_is_closed_or_
     })
     .await;
     assert_eq!(errors(5, &url, http2()).await, [ErrorKind::Protocol]);
+}
+
+#[tokio::test]
+async fn a_host_of_ones_own_is_the_authority_over_http2() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (url, _) = server(|stream| async move {
+        let service = hyper::service::service_fn(|request: hyper::Request<_>| async move {
+            let _: &hyper::body::Incoming = request.body();
+            let said = request.uri().authority().map(|authority| authority.as_str());
+            let wanted = said == Some("other.example:8") && request.uri().path() == "/a";
+            let wanted = wanted && !request.headers().contains_key("host");
+            let response = hyper::Response::builder().status(if wanted { 200 } else { 421 });
+            Ok::<_, std::convert::Infallible>(response.body(String::new()).unwrap())
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await;
+    let request = Request::get(format!("{url}a")).header("host", "other.example:8");
+    let options = Options::new().http2(true);
+    let hits =
+        all(send_n(&Context::background(), 2, request.body("").unwrap(), options).unwrap()).await;
+    assert!(hits.iter().all(|hit| hit.status() == Some(200)), "{hits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_speaks_otherwise_and_closes_nothing_is_never_said_to_have_closed() {
+    let (url, _) = server(|mut stream| async move {
+        let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2p1\r\n").await;
+        let mut rest = [0; 1024];
+        while let Ok(1..) = stream.read(&mut rest).await {}
+    })
+    .await;
+    for concurrency in [1, 4] {
+        let options = Options::new().concurrency(concurrency).http2(true);
+        assert_eq!(errors(300, &url, options).await, [ErrorKind::Protocol]);
+    }
 }
