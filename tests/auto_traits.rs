@@ -242,6 +242,7 @@ fn every_public_type_of_hit_has_the_auto_traits_it_is_said_to_have_and_no_others
         Hit:            1 1 1 1 1;
         ErrorKind:      1 1 1 1 1;
         Summary:        1 1 1 1 1;
+        Quota:          1 1 1 1 1;
         Results:        1 0 1 0 0; // It is what a pipeline's results are.
         Next<'static>:  1 0 1 0 0;
     };

@@ -87,6 +87,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Length::Chunked => self.read_chunks(upload).await?,
             Length::UntilClose => self.read_to_the_end(upload).await?,
         };
+        // A server that has answered and goes on takes the rest of the request, and not
+        // before is that over. One that refuses it, or closes, is sent no more.
+        let takes_all = head.keep && head.length != Length::UntilClose && head.status < 400;
+        if takes_all && !upload.flushed {
+            self.finish(upload).await?;
+        }
         // What is left over belongs to no request.
         let whole = upload.flushed && self.filled == 0;
         let keep = head.keep && whole && head.length != Length::UntilClose;
@@ -187,6 +193,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(()) => Ok(more),
             Err(error) => Err(ErrorKind::of_io(&error)),
         }
+    }
+
+    /// Sends what is left of it.
+    async fn finish(&mut self, upload: &mut Upload<'_>) -> Result<(), ErrorKind> {
+        let stream = &mut self.stream;
+        poll_fn(|task| {
+            upload.go_on(stream, task);
+            if upload.is_over() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        upload.failed.as_ref().map_or(Ok(()), |error| Err(ErrorKind::of_io(error)))
     }
 
     /// Sends all of it, or as much as the server takes before it answers.
@@ -310,6 +327,17 @@ mod tests {
         })
         .await;
         assert_eq!(answer, Answer { status: 204, bytes: 0, keep: true });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_over_when_its_answer_is_and_it_has_gone_itself() {
+        let answer = asked(|mut there| async move {
+            there.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            there.read_exact(&mut vec![0; BODY]).await.expect("all of it");
+            there
+        })
+        .await;
+        assert_eq!(answer, Answer { status: 200, bytes: 0, keep: true });
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,8 +42,8 @@ impl Hit {
     /// From sending to the last byte of the response, or to the error. What it
     /// takes to connect is part of the first request of a connection.
     ///
-    /// With [`latency_correction`](super::Options::latency_correction): from when
-    /// the request was due.
+    /// With [`latency_correction`](super::Options::latency_correction): and what it
+    /// had to wait for a worker after it was due.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.duration

@@ -30,6 +30,8 @@
 //! | `measure` | what was measured of one request |
 //! | `summary`, `histogram` | … of all of them, in flat memory |
 //! | `send` | the pipeline |
+//! | `quota` | how many are left to be sent |
+//! | `timetable` | from when latency counts, where that is corrected |
 //! | `results` | what users read |
 //! | `job` | a request, checked and written down once |
 //! | `user` | who asks, where the URL says so |
@@ -46,16 +48,19 @@ mod job;
 mod measure;
 mod options;
 mod parse;
+mod quota;
 mod results;
 mod seats;
 mod send;
 mod summary;
+mod timetable;
 #[cfg(feature = "tls")]
 mod tls;
 mod user;
 
 pub use measure::{ErrorKind, Hit};
 pub use options::{Error, Options};
+pub use quota::Quota;
 pub use results::{Next, Results};
-pub use send::{send_n, send_n_with};
+pub use send::{send_n, send_n_with, send_shared};
 pub use summary::Summary;

@@ -1,8 +1,10 @@
 //! The pipeline: from n, at a rate, to so many at once.
 
 use super::job::Job;
+use super::quota::Quota;
 use super::results::{Departures, Results};
 use super::seats::Seats;
+use super::timetable::{Ride, Timetable};
 use super::{Error, ErrorKind, Hit, Options};
 use crate::context::Context;
 use crate::pipeline::{OnCancel, Pipeline, Rate};
@@ -45,19 +47,55 @@ pub fn send_n<B: Into<Bytes>>(
     request: Request<B>,
     options: Options,
 ) -> Result<Results, Error> {
-    options.check(n)?;
+    send_shared(ctx, &Quota::new(n), request, options)
+}
+
+/// [`send_n`] for several who send `n` together, each as fast as it can: pipelines on
+/// threads of their own, say.
+///
+/// A request is taken from the quota by the worker that sends it. So one whose server
+/// stands still leaves what is left to the others.
+///
+/// ```
+/// use http::Request;
+/// use quell::Context;
+/// use quell::hit::{Options, Quota, send_shared};
+///
+/// # fn main() -> Result<(), quell::hit::Error> {
+/// let (ctx, quota) = (Context::background(), Quota::new(1000));
+/// let request = Request::get("http://localhost/").body("").unwrap();
+/// let one = send_shared(&ctx, &quota, request.clone(), Options::new().concurrency(8))?;
+/// let two = send_shared(&ctx, &quota, request, Options::new().concurrency(8))?;
+/// assert_eq!(quota.left(), 1000); // until they are polled
+/// # drop((one, two));
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// Those of [`send_n`], where `n` is what is left now.
+#[track_caller]
+pub fn send_shared<B: Into<Bytes>>(
+    ctx: &Context,
+    quota: &Quota,
+    request: Request<B>,
+    options: Options,
+) -> Result<Results, Error> {
+    options.check(quota.left())?;
     let job = Job::new(request.map(Into::into), &options)?;
     let seats = Arc::new(Seats::new(job));
-    run(ctx, n, options, move |_ctx, due| {
+    run(ctx, quota.clone(), options, move |_ctx, began| {
         let seats = Arc::clone(&seats);
-        async move { seats.send(due).await }
+        async move { seats.send(began).await }
     })
 }
 
 /// [`send_n`] with a way of sending of one's own: another protocol, or none at all.
 ///
-/// The closure gets the pipeline's context and when the request was due, and says
-/// what it has measured. It is dropped where it awaits when `ctx` ends.
+/// The closure gets the pipeline's context and from when the request counts: from now,
+/// or, with [`latency_correction`](Options::latency_correction), from as much earlier as
+/// it had to wait for a worker. It says what it has measured, and is dropped where it
+/// awaits when `ctx` ends.
 ///
 /// ```
 /// use quell::Context;
@@ -65,7 +103,7 @@ pub fn send_n<B: Into<Bytes>>(
 /// use std::time::Duration;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let send = |_ctx, _due| async { Hit::answered(200, 10, Duration::from_millis(100)) };
+/// let send = |_ctx, _began| async { Hit::answered(200, 10, Duration::from_millis(100)) };
 /// let mut results =
 ///     send_n_with(&Context::background(), 3, Options::new(), send).expect("three is enough");
 /// while let Some(hit) = results.next().await {
@@ -89,19 +127,23 @@ where
     Fut: Future<Output = Hit> + Send + 'static,
 {
     options.check(n)?;
-    run(ctx, n, options, send)
+    run(ctx, Quota::new(n), options, send)
 }
 
 /// Where all of it comes together.
 #[track_caller]
-fn run<F, Fut>(ctx: &Context, n: usize, options: Options, send: F) -> Result<Results, Error>
+fn run<F, Fut>(ctx: &Context, quota: Quota, options: Options, send: F) -> Result<Results, Error>
 where
     F: Fn(Context, Instant) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Hit> + Send + 'static,
 {
     let departures = Departures::new();
-    let (workers, corrected) = (options.concurrency.min(n), options.latency_correction);
-    let mut requests = Pipeline::from_iter(ctx, tickets(n, options.rps, corrected));
+    let (n, corrected) = (quota.left(), options.latency_correction);
+    let workers = options.concurrency.min(n);
+    let timetable = Arc::new(Timetable::new(workers));
+    let others = quota.clone();
+    let tickets = tickets(n, options.rps, corrected).take_while(move |_| others.left() > 0);
+    let mut requests = Pipeline::from_iter(ctx, tickets);
     if let Some(rps) = options.rps {
         // With the correction, the rate is one of a world that does not wait for the
         // server. Without, what could not be sent in time is not made up for; and behind
@@ -112,14 +154,16 @@ where
     }
     let (outer, departed) = (ctx.clone(), departures.clone());
     let hits = requests.dispatch(workers, move |inner, due: Option<Instant>| {
-        // What was still on its way to a worker when the context ended is not sent.
-        let sending = (!outer.is_done()).then(|| {
+        // What was still on its way to a worker when the context ended is not sent, nor
+        // what others have sent meanwhile.
+        let sending = (!outer.is_done() && quota.take()).then(|| {
             departed.one_more();
-            let began = due.unwrap_or_else(rt::now);
-            (began, outer.run(send(inner, began)))
+            let ride = due.map(|due| timetable.begin(due));
+            let began = ride.as_ref().map_or_else(rt::now, Ride::began);
+            (began, ride, outer.run(send(inner, began)))
         });
         async move {
-            let (began, sending) = sending?;
+            let (began, _ride, sending) = sending?;
             let stopped = |_| Hit::failed(ErrorKind::Stopped, rt::now() - began);
             Some(sending.await.unwrap_or_else(stopped))
         }

@@ -44,6 +44,22 @@ async fn with_latency_correction_one_standstill_is_slow_for_all_that_were_due_in
     assert!(plain[1..].iter().all(|duration| *duration == 0), "{plain:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn with_latency_correction_the_lateness_of_a_timer_is_nobodys_latency() {
+    // Timers ring at whole milliseconds, and a third of ten is none.
+    let service = Duration::from_millis(3);
+    for concurrency in [1, 10] {
+        let send = move |_, began: Instant| async move {
+            tokio::time::sleep(service).await;
+            Hit::answered(200, 0, tokio::time::Instant::now().into_std() - began)
+        };
+        let options = Options::new().concurrency(concurrency).rps(300).latency_correction(true);
+        let hits = all(send_n_with(&Context::background(), 100, options, send).unwrap()).await;
+        let slowest = hits.iter().map(Hit::duration).max().unwrap();
+        assert!(slowest < service + service / 100, "{concurrency} at once: {slowest:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_asked_for_is_an_error_that_says_why() {
     let why = |n: usize, url: &str, options: Options| {

@@ -1,12 +1,14 @@
 //! What is sent, and what counts as an answer.
 
-use super::rig::{OK, all, answering, heard, send, server};
+use super::rig::{OK, all, answering, get, heard, send, server};
 use http::Request;
 use quell::Context;
-use quell::hit::{Hit, Options, send_n};
+use quell::hit::{ErrorKind, Hit, Options, Quota, send_n, send_shared};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
 
 #[tokio::test]
 async fn n_requests_get_n_results_over_no_more_connections_than_workers() {
@@ -17,6 +19,35 @@ async fn n_requests_get_n_results_over_no_more_connections_than_workers() {
     assert!(hits.iter().all(|hit| hit.is_success() && !hit.duration().is_zero()));
     let connections = connections.load(Ordering::SeqCst);
     assert!((1..=7).contains(&connections), "{connections} connections");
+}
+
+#[tokio::test]
+async fn two_who_share_a_quota_send_it_together_and_none_waits_for_the_other() {
+    let quota = Quota::new(100);
+    let (asked, done) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (asks, is_done) = (asked.clone(), done.clone());
+    let (slow, _) = server(move |mut stream| {
+        let (asked, done) = (asks.clone(), is_done.clone());
+        async move {
+            heard(&mut stream).await;
+            asked.add_permits(1);
+            let _ = done.acquire().await;
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let (quick, _) = answering(OK).await;
+    let share = |url: &str| {
+        let options = Options::new().concurrency(1);
+        send_shared(&Context::background(), &quota, get(url), options).unwrap()
+    };
+    let (one, other) = (share(&slow), share(&quick));
+    let one = tokio::spawn(all(one));
+    let _ = asked.acquire().await;
+    assert_eq!(quota.left(), 99);
+    assert_eq!((all(other).await.len(), quota.left()), (99, 0));
+    done.add_permits(1);
+    assert_eq!(one.await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -103,6 +134,64 @@ async fn an_answer_that_comes_before_the_request_has_gone_is_an_answer() {
     let hits = all(send_n(&Context::background(), 2, request, options).unwrap()).await;
     assert!(hits.iter().all(|hit| hit.status() == Some(413)), "{hits:?}");
     assert_eq!(connections.load(Ordering::SeqCst), 2, "the rest of a request is no request");
+}
+
+/// Takes a request's head, and answers at once; then so many bytes of its body.
+async fn answers_first(stream: &mut TcpStream, bytes: usize) {
+    let mut heard = Vec::new();
+    let end = loop {
+        assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0, "a head");
+        if let Some(at) = heard.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
+    stream.write_all(OK.as_bytes()).await.unwrap();
+    let left = (bytes - (heard.len() - end)) as u64;
+    let took = tokio::io::copy(&mut stream.take(left), &mut tokio::io::sink()).await;
+    assert_eq!(took.unwrap(), left, "the rest of the body");
+}
+
+/// More than fits into the buffers between the two.
+const LARGE: usize = 32 << 20;
+
+#[tokio::test]
+async fn a_request_goes_on_to_its_end_though_its_answer_came_first() {
+    let (url, connections) = server(|mut stream| async move {
+        for _ in 0..2 {
+            answers_first(&mut stream, LARGE).await;
+        }
+    })
+    .await;
+    let request = Request::put(&url).body(vec![b'x'; LARGE]).unwrap();
+    let options = Options::new().concurrency(1);
+    let hits = all(send_n(&Context::background(), 2, request, options).unwrap()).await;
+    assert!(hits.iter().all(Hit::is_success), "{hits:?}");
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "what was sent whole leaves it fit");
+}
+
+#[tokio::test]
+async fn an_answer_to_a_request_that_the_server_takes_only_half_of_is_no_success() {
+    let (url, _) = server(|mut stream| async move {
+        answers_first(&mut stream, LARGE / 2).await;
+    })
+    .await;
+    let request = Request::put(&url).body(vec![b'x'; LARGE]).unwrap();
+    let options = Options::new().concurrency(1);
+    let hits = all(send_n(&Context::background(), 2, request, options).unwrap()).await;
+    assert!(hits.iter().all(|hit| hit.error() == Some(ErrorKind::Reset)), "{hits:?}");
+}
+
+#[tokio::test]
+async fn a_header_that_closes_the_connection_closes_it() {
+    let (url, connections) = answering(OK).await;
+    for value in ["close", "TE, Close"] {
+        connections.store(0, Ordering::SeqCst);
+        let request = Request::get(&url).header("connection", value).body("").unwrap();
+        let options = Options::new().concurrency(1);
+        let hits = all(send_n(&Context::background(), 3, request, options).unwrap()).await;
+        assert!(hits.iter().all(Hit::is_success), "{hits:?}");
+        assert_eq!(connections.load(Ordering::SeqCst), 3, "{value}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Threads that send, and one that waits for them.
 //!
-//! Each thread has a runtime of its own, its part of the requests and of the
-//! connections, and a summary, so that none waits for another. A rate is kept by
-//! one thread: it cannot be divided.
+//! Each thread has a runtime of its own, its part of the connections, and a summary,
+//! so that none waits for another. The requests are taken from one quota, whoever is
+//! free to send one. A rate is kept by one thread: it cannot be divided.
 //!
 //! # Invariants
 //!
@@ -12,7 +12,7 @@
 
 use super::args::Args;
 use super::progress::Progress;
-use quell::hit::{Results, Summary, send_n};
+use quell::hit::{Quota, Results, Summary, send_shared};
 use quell::{Context, signal};
 use std::num::NonZero;
 use std::sync::Arc;
@@ -44,10 +44,12 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
     };
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = if args.rps.is_some() { 1 } else { cores.min(args.concurrency) };
-    let shares: Vec<_> = shares(args.n.unwrap_or(usize::MAX), args.concurrency, threads)
-        .map(|(n, concurrency)| {
-            let options = args.options.clone().concurrency(concurrency);
-            let results = send_n(&timed, n, args.request.clone(), options);
+    let quota = Quota::new(args.n.unwrap_or(usize::MAX));
+    let shares: Vec<_> = (0..threads)
+        .map(|number| {
+            let more = usize::from(number < args.concurrency % threads);
+            let options = args.options.clone().concurrency(args.concurrency / threads + more);
+            let results = send_shared(&timed, &quota, args.request.clone(), options);
             // Before anything is sent: what could be measured till then would be lost.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime =
@@ -95,22 +97,6 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
     Ok(Done { summary, took, interrupted })
 }
 
-/// How many requests and connections each thread has: as many of the one as of the other,
-/// so that none needs more rounds than all together would.
-fn shares(n: usize, concurrency: usize, threads: usize) -> impl Iterator<Item = (usize, usize)> {
-    let connections =
-        move |number: usize| concurrency / threads + usize::from(number < concurrency % threads);
-    // Of the requests for the first so many connections.
-    let upto =
-        move |connections: usize| (n as u128 * connections as u128 / concurrency as u128) as usize;
-    let mut before = 0;
-    (0..threads).map(move |number| {
-        let (from, own) = (before, connections(number));
-        before += own;
-        (upto(before) - upto(from), own)
-    })
-}
-
 fn send(runtime: Runtime, mut results: Results, live: &Live, sender: &Sender<Summary>) {
     let mut summary = Summary::new();
     runtime.block_on(async {
@@ -126,33 +112,4 @@ fn send(runtime: Runtime, mut results: Results, live: &Live, sender: &Sender<Sum
     // Before the runtime is dropped, which waits for names that are being looked up.
     let _ = sender.send(summary);
     runtime.shutdown_background();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shares;
-
-    #[test]
-    fn no_thread_needs_more_rounds_than_all_connections_together() {
-        for threads in 1..=9 {
-            for concurrency in threads..=40 {
-                for n in
-                    [concurrency, concurrency + 1, 2 * concurrency - 1, 120, 200, 1000, usize::MAX]
-                {
-                    if n < concurrency {
-                        continue;
-                    }
-                    let all: Vec<_> = shares(n, concurrency, threads).collect();
-                    assert_eq!(all.iter().map(|share| share.0).sum::<usize>(), n);
-                    assert_eq!(all.iter().map(|share| share.1).sum::<usize>(), concurrency);
-                    for (requests, connections) in all {
-                        let rounds = n.div_ceil(concurrency);
-                        let own = requests.div_ceil(connections);
-                        assert!(own <= rounds, "{n} of {concurrency}: {requests} of {connections}");
-                        assert!(requests >= connections, "each connection has something to do");
-                    }
-                }
-            }
-        }
-    }
 }

@@ -1,0 +1,82 @@
+//! From when latency counts, where that is corrected.
+//!
+//! Timers ring late, and what was due then is sent late: that is no fault of the
+//! server's. So requests are reckoned as if every timer were exact. Each begins when
+//! it is due, or when a worker is free for it, and a worker is free for the next when
+//! its request has taken as long as it took in fact. What lies between due and begun is
+//! a wait for the server, and counts; whatever else passes before a request is sent
+//! does not.
+//!
+//! # Invariants
+//!
+//! 1. A request under way has a place, and gives it back when it ends, however that
+//!    is. So there is one for each that begins: no more are under way than workers.
+//! 2. By this reckoning nothing ends later than it did in fact: so what begins is
+//!    never reckoned to begin in the future, nor to have begun before it was due.
+
+#![allow(clippy::disallowed_types, reason = "no model has sockets")]
+
+use crate::rt;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub(super) struct Timetable {
+    places: Mutex<Places>,
+}
+
+struct Places {
+    unused: usize,
+    /// Since when each of the others is free, the earliest first.
+    free: BinaryHeap<Reverse<Instant>>,
+}
+
+impl Timetable {
+    pub(super) fn new(workers: usize) -> Timetable {
+        Timetable { places: Mutex::new(Places { unused: workers, free: BinaryHeap::new() }) }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request is sent now that was due then.
+    pub(super) fn begin(self: &Arc<Self>, due: Instant) -> Ride {
+        let sent = rt::now();
+        let mut places = self.places();
+        let free = if places.unused > 0 {
+            places.unused -= 1;
+            None
+        } else {
+            places.free.pop()
+        };
+        drop(places);
+        let reckoned = free.map_or(due, |Reverse(free)| free.max(due));
+        Ride { timetable: Arc::clone(self), sent, waited: reckoned - due, reckoned }
+    }
+}
+
+/// A request under way.
+pub(super) struct Ride {
+    timetable: Arc<Timetable>,
+    sent: Instant,
+    /// For a worker.
+    waited: Duration,
+    reckoned: Instant,
+}
+
+impl Ride {
+    /// From when its latency counts. Invariant 2.
+    pub(super) fn began(&self) -> Instant {
+        self.sent.checked_sub(self.waited).unwrap_or(self.sent)
+    }
+}
+
+impl Drop for Ride {
+    /// Invariant 1.
+    fn drop(&mut self) {
+        let took = rt::now().saturating_duration_since(self.sent);
+        self.timetable.places().free.push(Reverse(self.reckoned + took));
+    }
+}
