@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -208,6 +209,8 @@ fn method_headers_and_body_arrive() {
     json(&["-n", "1", "-m", "PATCH", "-H", "X-A: 1", "-H", "x-b:2", "-b", "body", &path], 0);
     let request = heard.recv().unwrap().1;
     assert!(request.starts_with("PATCH /a?b=c HTTP/1.1\r\n"), "{request}");
+    json(&["-n", "1", "-b", "-5", &path], 0);
+    assert!(heard.recv().unwrap().1.ends_with("\r\n\r\n-5"), "a body may be a number");
     for line in ["x-a: 1", "x-b: 2", "content-length: 4"] {
         assert!(request.contains(&format!("\r\n{line}\r\n")), "{request}");
     }
@@ -257,6 +260,45 @@ fn connections_are_kept_unless_they_are_not_to_be() {
     let different: std::collections::HashSet<_> = connections.iter().map(|heard| heard.0).collect();
     assert_eq!(different.len(), 30);
     assert!(connections[0].1.contains("connection: close\r\n"), "{connections:?}");
+}
+
+/// A server that answers nothing before it has heard so many.
+fn patient(requests: usize) -> (String, Heard) {
+    let (heard, all) = (Mutex::new(0), Condvar::new());
+    server(move |_| {
+        let mut heard = heard.lock().unwrap();
+        *heard += 1;
+        all.notify_all();
+        drop(all.wait_while(heard, |heard| *heard < requests).unwrap());
+        Some(OK.into())
+    })
+}
+
+#[test]
+fn as_many_are_under_way_as_were_to_be_at_once() {
+    for c in [1, 2, 3, 5, 16] {
+        let (url, _) = patient(c);
+        let c = c.to_string();
+        let found = json(&["-n", &c, "-c", &c, "-t", "20s", &url], 0);
+        assert_eq!(found["errors"], serde_json::json!({}), "{c}: {found}");
+    }
+}
+
+#[test]
+fn a_connection_that_stands_still_holds_up_no_request_but_its_own() {
+    let (heard, all) = (Mutex::new(0), Condvar::new());
+    let (url, _) = server(move |number| {
+        let mut heard = heard.lock().unwrap();
+        *heard += 1;
+        all.notify_all();
+        if number == 0 {
+            // Answered when all others have been asked.
+            drop(all.wait_while(heard, |heard| *heard < 400).unwrap());
+        }
+        Some(OK.into())
+    });
+    let found = json(&["-n", "400", "-c", "2", "-t", "20s", &url], 0);
+    assert_eq!((&found["successes"], &found["errors"]), (&400.into(), &serde_json::json!({})));
 }
 
 #[test]
@@ -365,6 +407,8 @@ fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
         (&["-H", "nothing", url], "not a header"),
         (&["-H", "a b: c", url], "not a header"),
         (&["-b", "@/does/not/exist", url], "the body cannot be read"),
+        (&["-b", "@two\nlines", url], "the body cannot be read from \"two\\nlines\""),
+        (&["--http2", "-H", "host: a b", url], "the header host is no place"),
         (&["-H", "content-length: 5", url], "content-length is not that of the body"),
         (&["-H", "transfer-encoding: chunked", url], "transfer-encoding is for connections"),
         (&["--latency-correction", url], "needs a rate"),
@@ -427,6 +471,10 @@ fn a_terminal_is_shown_progress_and_a_pipe_is_not() {
     };
     let shown = text(&terminal.stdout);
     assert!(shown.contains("[#") && shown.contains("/s  0 errors"), "{shown}");
+    // However narrow it is, the line stays one: its end is cut off, and what comes next is not.
+    for line in shown.split("\r\x1b[K").filter(|line| line.contains("errors")) {
+        assert!(line.starts_with("\x1b[?7l[") && line.ends_with("errors\x1b[?7h"), "{line:?}");
+    }
     // It leaves nothing behind on its line.
     assert!(shown.rsplit_once("\r\x1b[K").unwrap().1.starts_with("GET http://"), "{shown}");
 }

@@ -35,7 +35,7 @@ struct Cli {
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
     /// The body, or @FILE with it
-    #[arg(short, long, value_name = "BODY")]
+    #[arg(short, long, value_name = "BODY", allow_hyphen_values = true)]
     body: Option<String>,
     /// HTTP/2, over TLS and without
     #[arg(long)]
@@ -199,7 +199,7 @@ fn read(body: String) -> Result<Bytes, String> {
         None => Ok(body.into()),
         Some(path) => match std::fs::read(path) {
             Ok(bytes) => Ok(bytes.into()),
-            Err(error) => Err(format!("the body cannot be read from {path}: {error}")),
+            Err(error) => Err(format!("the body cannot be read from {path:?}: {error}")),
         },
     }
 }

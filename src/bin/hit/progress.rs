@@ -8,6 +8,11 @@ use std::time::{Duration, Instant};
 
 const WIDTH: usize = 30;
 
+/// A terminal that is too narrow cuts the line off between these, and breaks it nowhere:
+/// only what is on one line can be cleared.
+const CUT_OFF: &str = "\x1b[?7l";
+const BREAK: &str = "\x1b[?7h";
+
 pub(crate) struct Progress {
     n: Option<usize>,
     duration: Option<Duration>,
@@ -50,7 +55,7 @@ impl Progress {
         let full = (part * WIDTH as f64) as usize;
         let (bar, rest) = ("#".repeat(full), "-".repeat(WIDTH - full));
         let line = format!(
-            "\r\x1b[K[{bar}{rest}] {:3.0} %  {requests} requests  {rate:.0}/s  {errors} errors",
+            "\r\x1b[K{CUT_OFF}[{bar}{rest}] {:3.0} %  {requests} requests  {rate:.0}/s  {errors} errors{BREAK}",
             part * 100.0
         );
         self.write(&line);
