@@ -49,7 +49,7 @@ struct Cli {
     /// The summary as JSON (docs/hit.md has its schema)
     #[arg(long)]
     json: bool,
-    /// With --rps: count from when a request was due, not from when it was sent
+    /// With --rps: count how long a request that was due had to wait for a connection, too
     #[arg(long)]
     latency_correction: bool,
     /// End with 1 unless every request got a response below 400
