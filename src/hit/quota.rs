@@ -4,34 +4,59 @@
 //!
 //! 1. One is taken for each request that is sent, when a worker sends it and no
 //!    earlier: none is kept for a worker that is waiting for an answer.
-//! 2. It does not fall below zero. So all who send of it send that many together.
+//! 2. Whoever finds nothing left takes the count below zero, and sends nothing. So all
+//!    who send of it send that many together.
+//! 3. A pipeline whose worker has found nothing left makes no more tickets: so the
+//!    count falls below zero by a few only. Its source does not look at the count, which
+//!    all threads write to.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 
 /// How many requests are still to be sent, by all who send of them: see
 /// [`send_shared`](super::send_shared).
 #[derive(Clone, Debug)]
-pub struct Quota(Arc<AtomicUsize>);
+pub struct Quota(Arc<AtomicIsize>);
 
 impl Quota {
-    /// So many.
+    /// So many; more than [`isize::MAX`] are as many as that.
     #[must_use]
     pub fn new(n: usize) -> Quota {
-        Quota(Arc::new(AtomicUsize::new(n)))
+        Quota(Arc::new(AtomicIsize::new(isize::try_from(n).unwrap_or(isize::MAX))))
     }
 
     /// How many have not been sent yet.
     #[must_use]
     pub fn left(&self) -> usize {
-        // Relaxed: it guards nothing, and may be less at once.
-        self.0.load(Ordering::Relaxed)
+        // Relaxed: it guards nothing, and may be less at once. Invariant 2.
+        usize::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+/// What the parts of one pipeline know of a quota.
+#[derive(Clone)]
+pub(super) struct Share {
+    quota: Quota,
+    over: Arc<AtomicBool>,
+}
+
+impl Share {
+    pub(super) fn of(quota: &Quota) -> Share {
+        Share { quota: quota.clone(), over: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Takes one, if there is one.
     pub(super) fn take(&self) -> bool {
-        // Relaxed: nothing else belongs to it. Invariant 2.
-        let one_less = |left: usize| left.checked_sub(1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+        // Relaxed, here and below: nothing else belongs to it. Invariant 2.
+        let taken = self.quota.0.fetch_sub(1, Ordering::Relaxed) > 0;
+        if !taken {
+            self.over.store(true, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Invariant 3.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 }

@@ -1,7 +1,7 @@
 //! The pipeline: from n, at a rate, to so many at once.
 
 use super::job::Job;
-use super::quota::Quota;
+use super::quota::{Quota, Share};
 use super::results::{Departures, Results};
 use super::seats::Seats;
 use super::timetable::{Ride, Timetable};
@@ -84,7 +84,7 @@ pub fn send_shared<B: Into<Bytes>>(
     options.check(quota.left())?;
     let job = Job::new(request.map(Into::into), &options)?;
     let seats = Arc::new(Seats::new(job));
-    run(ctx, quota.clone(), options, move |_ctx, began| {
+    run(ctx, quota, options, move |_ctx, began| {
         let seats = Arc::clone(&seats);
         async move { seats.send(began).await }
     })
@@ -127,12 +127,12 @@ where
     Fut: Future<Output = Hit> + Send + 'static,
 {
     options.check(n)?;
-    run(ctx, Quota::new(n), options, send)
+    run(ctx, &Quota::new(n), options, send)
 }
 
 /// Where all of it comes together.
 #[track_caller]
-fn run<F, Fut>(ctx: &Context, quota: Quota, options: Options, send: F) -> Result<Results, Error>
+fn run<F, Fut>(ctx: &Context, quota: &Quota, options: Options, send: F) -> Result<Results, Error>
 where
     F: Fn(Context, Instant) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Hit> + Send + 'static,
@@ -141,8 +141,9 @@ where
     let (n, corrected) = (quota.left(), options.latency_correction);
     let workers = options.concurrency.min(n);
     let timetable = Arc::new(Timetable::new(workers));
-    let others = quota.clone();
-    let tickets = tickets(n, options.rps, corrected).take_while(move |_| others.left() > 0);
+    let share = Share::of(quota);
+    let same = share.clone();
+    let tickets = tickets(n, options.rps, corrected).take_while(move |_| !same.is_over());
     let mut requests = Pipeline::from_iter(ctx, tickets);
     if let Some(rps) = options.rps {
         // With the correction, the rate is one of a world that does not wait for the
@@ -156,7 +157,7 @@ where
     let hits = requests.dispatch(workers, move |inner, due: Option<Instant>| {
         // What was still on its way to a worker when the context ended is not sent, nor
         // what others have sent meanwhile.
-        let sending = (!outer.is_done() && quota.take()).then(|| {
+        let sending = (!outer.is_done() && share.take()).then(|| {
             departed.one_more();
             let ride = due.map(|due| timetable.begin(due));
             let began = ride.as_ref().map_or_else(rt::now, Ride::began);
