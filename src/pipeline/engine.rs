@@ -22,12 +22,11 @@ use crate::group::{Ending, TaskPanicked, Tasks};
 use crate::rt::{Alarm, Clock, Nudge};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
-use crate::sync::{Arc, BriefLock, Mutex};
+use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -63,7 +62,7 @@ pub(super) struct Stage {
     pub(super) custom: bool,
     pub(super) counts: BriefLock<StageCounts>,
     /// What its tasks take from, once the first of them is spawned.
-    pub(super) gauges: OnceLock<Gauges>,
+    pub(super) gauges: Latch<Gauges>,
     /// The channel behind it, while it runs and after.
     pub(super) output: Mutex<Option<std::sync::Arc<dyn Gauge>>>,
 }
@@ -291,10 +290,13 @@ impl Engine {
             || (skip(Break::WorkersNotStopped) && stage.name == "dispatch");
         let nobodys = forgets.then(Tasks::new);
         let tasks = nobodys.as_ref().unwrap_or(&this.tasks);
-        let gauges = stage.gauges.get_or_init(|| {
-            stage.inputs.iter().filter_map(|&k| this.stages[k].output.lock().clone()).collect()
+        let inputs = stage.gauges.get().cloned().unwrap_or_else(|| {
+            let links = stage.inputs.iter().filter_map(|&k| this.stages[k].output.lock().clone());
+            let gauges: Gauges = links.collect();
+            let _ = stage.gauges.set(gauges.clone());
+            gauges
         });
-        let future = Settling { task: future, inputs: gauges.clone() };
+        let future = Settling { task: future, inputs };
         let engine = Arc::clone(this);
         let keep = (!skip(Break::EndBeforeEnding)).then_some(output);
         Tasks::spawn(tasks, stage.name.clone(), stage.place, future, move |ending| {

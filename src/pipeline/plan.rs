@@ -6,14 +6,13 @@ use super::throttle::Rate;
 use super::{dispatch, source, stages};
 use crate::channel::{Receiver, Sender};
 use crate::context::{BoxError, Context};
-use crate::sync::{Arc, BriefLock, Mutex};
+use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use futures_core::Stream;
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How many items fit behind a stage, where [`buffer`](Pipeline::buffer) does not
@@ -451,7 +450,7 @@ impl Description {
             inputs: self.inputs,
             custom: self.custom,
             counts: BriefLock::new(StageCounts::default()),
-            gauges: OnceLock::new(),
+            gauges: Latch::new(),
             output: Mutex::new(None),
         }
     }
