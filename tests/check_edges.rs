@@ -544,7 +544,7 @@ fn a_librarys_future_that_is_a_task_of_its_own_waits_where_it_was_spawned() {
     // A body as well.
     let report = Checker::new().run(|ctx| {
         let (keep, wait) = oneshot::channel::<u32>();
-        ctx.token().cancelled_owned().then(|()| wait).map(move |_| drop(keep))
+        ctx.done().then(|_| wait).map(move |_| drop(keep))
     });
     let (spawned, waits, what) = hangs(&report);
     assert_eq!((spawned, waits), (line!() - 5, line!() - 5), "{report}");
