@@ -413,7 +413,7 @@ fn a_body_that_is_a_librarys_future_waits_at_the_line_of_the_check() {
     use futures::FutureExt as _;
     let report = Checker::tokio().run(|ctx| {
         let (keep, wait) = tokio::sync::oneshot::channel::<()>();
-        ctx.token().cancelled_owned().then(|()| wait).map(move |_| drop(keep))
+        ctx.done().then(|_| wait).map(move |_| drop(keep))
     });
     let violation = &report.violations()[0];
     assert_eq!(violation.waiting_at().map(|place| place.line()), Some(line!() - 5), "{report}");
