@@ -88,10 +88,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Length::UntilClose => self.read_to_the_end(upload).await?,
         };
         // A server that has answered and goes on takes the rest of the request, and not
-        // before is that over. One that refuses it, or closes, is sent no more.
+        // before is that over. One that refuses it, or closes, is sent no more; what it has
+        // said counts.
         let takes_all = head.keep && head.length != Length::UntilClose && head.status < 400;
         if takes_all && !upload.flushed {
-            self.finish(upload).await?;
+            self.finish(upload).await;
         }
         // What is left over belongs to no request.
         let whole = upload.flushed && self.filled == 0;
@@ -195,15 +196,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Sends what is left of it.
-    async fn finish(&mut self, upload: &mut Upload<'_>) -> Result<(), ErrorKind> {
+    /// Sends what is left of it, or as much as the server takes.
+    async fn finish(&mut self, upload: &mut Upload<'_>) {
         let stream = &mut self.stream;
         poll_fn(|task| {
             upload.go_on(stream, task);
             if upload.is_over() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        upload.failed.as_ref().map_or(Ok(()), |error| Err(ErrorKind::of_io(error)))
     }
 
     /// Sends all of it, or as much as the server takes before it answers.

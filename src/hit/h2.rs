@@ -24,10 +24,11 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context as Task, Poll};
+use tokio::sync::oneshot;
 
 /// A connection, and the task that drives it, which ends with it.
 pub(super) struct Connection {
-    sender: SendRequest<Once>,
+    sender: SendRequest<Upload>,
     driver: rt::JoinHandle<()>,
     /// Why it is of no more use, if something went wrong.
     failed: Arc<OnceLock<ErrorKind>>,
@@ -61,7 +62,7 @@ impl Connection {
 
     pub(super) async fn exchange(&mut self, job: &Job) -> Result<Answer, Failure> {
         let parts = job.parts.as_deref().expect("asked for HTTP/2").clone();
-        let body = Once((!job.body.is_empty()).then(|| job.body.clone()));
+        let (body, sent) = Upload::of(job.body.clone());
         let failed = Arc::clone(&self.failed);
         let not_answered = |error: hyper::Error| {
             let untouched = was_not_taken(&error);
@@ -77,6 +78,11 @@ impl Connection {
         while let Some(frame) = poll_fn(|task| Pin::new(&mut body).poll_frame(task)).await {
             let frame = frame.map_err(|error| Failure { kind: kind(&error), untouched: false })?;
             bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        // As over HTTP/1.1: one that takes the request takes all of it. It is an error for who
+        // waits if it was dropped, which is an answer as well.
+        if head.status.as_u16() < 400 {
+            let _ = sent.await;
         }
         Ok(Answer { status: head.status.as_u16(), bytes, keep: true })
     }
@@ -136,10 +142,26 @@ where
     }
 }
 
-/// A body of one piece, or of none.
-struct Once(Option<Bytes>);
+/// A body in pieces that the other side's window may take at once. hyper asks for the next when
+/// there is room for it, so when there is none, all of it has gone.
+struct Upload {
+    rest: Bytes,
+    /// Sent, or dropped, when all of it has gone, or no more is wanted.
+    tells: Option<oneshot::Sender<()>>,
+}
 
-impl Body for Once {
+const PIECE: usize = 16 * 1024;
+
+impl Upload {
+    fn of(body: Bytes) -> (Upload, oneshot::Receiver<()>) {
+        let (tells, told) = oneshot::channel();
+        // Of nothing there is nothing to wait for.
+        let tells = (!body.is_empty()).then_some(tells);
+        (Upload { rest: body, tells }, told)
+    }
+}
+
+impl Body for Upload {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -147,14 +169,20 @@ impl Body for Once {
         mut self: Pin<&mut Self>,
         _: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+        if self.rest.is_empty() {
+            self.tells = None;
+            return Poll::Ready(None);
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }
 
+    /// Not before it was asked for more and had none: see above.
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        self.tells.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        SizeHint::with_exact(self.rest.len() as u64)
     }
 }

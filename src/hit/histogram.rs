@@ -126,7 +126,14 @@ impl Histogram {
             let end = if row == last { Duration::from_nanos(self.slowest) } else { edge(row + 1) };
             (edge(row), end, count)
         });
-        rows.filter(|(begin, end, count)| begin < end || *count > 0).collect()
+        let mut rows: Vec<_> =
+            rows.filter(|(begin, end, count)| begin < end || *count > 0).collect();
+        // The percentile is the middle of a bucket, and the slowest may be in its upper half.
+        while rows.len() > 1 && rows.last().is_some_and(|row| row.2 == 0) {
+            rows.pop();
+            rows.last_mut().expect("another one").1 = Duration::from_nanos(self.slowest);
+        }
+        rows
     }
 }
 
@@ -172,6 +179,20 @@ mod tests {
         assert_eq!(rows.iter().map(|row| row.2).sum::<u64>(), 1001);
         assert!(rows.windows(2).all(|pair| pair[0].1 == pair[1].0), "{rows:?}");
         assert_eq!(rows.last().unwrap().1, Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn the_last_row_holds_something_though_the_slowest_shares_its_bucket_with_a_percentile() {
+        let mut histogram = Histogram::new();
+        for step in 0..100 {
+            histogram.record(Duration::from_nanos(8_388_608 + 80 * step));
+        }
+        for rows in [1, 3, 10] {
+            let rows = histogram.rows(rows);
+            let last = rows.last().unwrap();
+            assert!(last.2 > 0 && Some(last.1) == histogram.slowest(), "{rows:?}");
+            assert_eq!(rows.iter().map(|row| row.2).sum::<u64>(), 100);
+        }
     }
 
     #[test]

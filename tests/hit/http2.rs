@@ -2,8 +2,11 @@
 
 use super::rig::{all, errors, send, server};
 use http::Request;
+use hyper::body::Body as _;
 use quell::Context;
 use quell::hit::{ErrorKind, Options, send_n};
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -51,6 +54,49 @@ async fn a_server_that_takes_leave_of_http2_connections_costs_no_request() {
     let failed = hits.iter().filter(|hit| !hit.is_success()).count();
     assert_eq!(failed, 0, "{hits:?}");
     assert!(connections.load(Ordering::SeqCst) > 4);
+}
+
+#[tokio::test]
+async fn a_request_over_http2_goes_on_to_its_end_though_its_answer_came_first() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    const LARGE: usize = 5 << 20;
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let counts = (open.clone(), most.clone());
+    let (url, _) = server(move |stream| {
+        let (tell, (open, most)) = (tell.clone(), counts.clone());
+        async move {
+            let service = hyper::service::service_fn(
+                move |request: hyper::Request<hyper::body::Incoming>| {
+                    most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let (tell, open) = (tell.clone(), open.clone());
+                    tokio::spawn(async move {
+                        let (mut body, mut bytes) = (std::pin::pin!(request.into_body()), 0);
+                        while let Some(Ok(frame)) =
+                            std::future::poll_fn(|task| body.as_mut().poll_frame(task)).await
+                        {
+                            bytes += frame.into_data().map_or(0, |data| data.len());
+                        }
+                        open.fetch_sub(1, Ordering::SeqCst);
+                        tell.send(bytes).unwrap();
+                    });
+                    async { Ok::<_, Infallible>(hyper::Response::new("hello".to_string())) }
+                },
+            );
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await;
+    let request = Request::put(&url).body(vec![b'x'; LARGE]).unwrap();
+    let options = Options::new().concurrency(2).http2(true);
+    let hits = all(send_n(&Context::background(), 6, request, options).unwrap()).await;
+    assert!(hits.iter().all(|hit| hit.status() == Some(200)), "{hits:?}");
+    for _ in 0..6 {
+        assert_eq!(told.recv().await, Some(LARGE));
+    }
+    // The server may hear of the next while it is still taking the last piece of one.
+    assert!(most.load(Ordering::SeqCst) <= 4, "{most:?} at once");
 }
 
 /// Of HTTP/2: what kind, which flags and stream, and what it holds.
