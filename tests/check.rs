@@ -203,6 +203,25 @@ async fn relayed(ctx: Context) {
 }
 
 #[test]
+fn a_look_at_the_tree_is_a_look() {
+    let report = Checker::exhaustive().run(|ctx| async move {
+        let (child, _canceller) = ctx.with_cancel();
+        let has_ended = || child.tree().to_string().contains("context canceled");
+        for turn in 0..20 {
+            rt::yield_now().await;
+            if turn == 10 && !has_ended() {
+                rt::yield_now().await;
+                rt::yield_now().await;
+                if has_ended() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    });
+    assert_eq!(report.violations()[0].kind(), ViolationKind::BlockedStage, "{report}");
+}
+
+#[test]
 fn a_cancel_that_wakes_somebody_comes_at_each_point_and_costs_no_delay() {
     let report = Checker::exhaustive().max_delays(0).run(relayed);
     let violation = report.violations().first().expect("it hangs without a delay");

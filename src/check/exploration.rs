@@ -53,7 +53,10 @@ const AGAIN: u32 = 8;
 const TRACED: u32 = 40;
 
 /// Findings whose line takes a trace are all traced, up to so many; then some.
-const MOST_ALIASES: u32 = 100;
+const MOST_ALIASES: u32 = 2_000;
+
+/// With fewer schedules than this, chance may well have brought none an injection.
+const FEW: u64 = 8;
 
 /// Which of many is worth a second look: each at first, where most differ, and then fewer
 /// and fewer.
@@ -522,7 +525,8 @@ where
             report.merge(&engine.sometimes);
         });
         drop(session);
-        if kind.strikes() && !landed && whole && steady {
+        let too_few = !covered.everywhere && covered.schedules < FEW;
+        if kind.strikes() && !landed && whole && steady && !too_few {
             let why = match kind {
                 Inject::Panic => {
                     "no injection landed: the body has come to no `check::fault` point"

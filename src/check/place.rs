@@ -100,12 +100,20 @@ pub(super) fn users_line(trace: &Backtrace) -> Seen {
 /// between the two catches it.
 #[cfg(feature = "tokio")]
 pub(super) fn tokio_catches(trace: &Backtrace) -> bool {
-    let frames = frames(&trace.to_string());
+    is_caught_by_tokio(&frames(&trace.to_string()))
+}
+
+#[cfg(feature = "tokio")]
+fn is_caught_by_tokio(frames: &[Frame]) -> bool {
     let panicking = |frame: &&Frame| !frame.symbol.contains("panic_with_hook");
     let inside = |frame: &&Frame| frame.whose() != Whose::Checkers;
     let mut outwards = frames.iter().skip_while(panicking).take_while(inside);
-    // `catch_unwind`, by what it calls.
-    if !outwards.any(|frame| frame.symbol.contains("do_call")) {
+    // `catch_unwind`, by what it calls, or by itself where that has been merged away.
+    let catches = |frame: &Frame| {
+        let stds = frame.whose() == Whose::Stds && frame.symbol.contains("catch_unwind");
+        stds || frame.symbol.contains("do_call") || frame.symbol.contains("__rust_try")
+    };
+    if !outwards.any(catches) {
         return true;
     }
     let catches = outwards.find(|frame| frame.whose() != Whose::Stds);
@@ -284,6 +292,35 @@ mod tests {
 
     fn frame(symbol: &str, file: &str) -> Frame {
         Frame { symbol: symbol.to_string(), file: Some(file.to_string()) }
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn who_catches_a_panic_is_seen_however_much_was_inlined() {
+        let std = "/rustc/59807616e1fa2540724bfbac14d7976d7e4a3860/library/std/src/panic.rs:1:1";
+        let tokio = format!("/root/.cargo/{TOKIO}/runtime/task/harness.rs:1:1");
+        let hook = frame("std::panicking::panic_with_hook", std);
+        let users = frame("shop::order::{async_block#0}", "./src/order.rs:1:1");
+        let tokios = [
+            frame("std::panicking::catch_unwind::do_call<F, ()>", std),
+            frame("std::panic::catch_unwind<F, ()>", std),
+            frame("tokio::runtime::task::harness::poll_future<T, S>", &tokio),
+        ];
+        for by in ["std::panicking::catch_unwind::do_call<F, ()>", "__rust_try"] {
+            let caught = [frame(by, std), frame("std::panic::catch_unwind<!, F>", std)];
+            for merged in 0..=1 {
+                let mut trace = vec![frame("core::panicking::panic_fmt", std)];
+                trace.insert(0, frame(&hook.symbol, std));
+                trace.extend(caught[merged..].iter().map(|by| frame(&by.symbol, std)));
+                trace.push(frame(&users.symbol, "./src/order.rs:1:1"));
+                trace
+                    .extend(tokios.iter().map(|by| frame(&by.symbol, by.file.as_deref().unwrap())));
+                assert!(!is_caught_by_tokio(&trace), "by the user: {trace:?}");
+            }
+        }
+        let mut trace = vec![hook, users];
+        trace.extend(tokios);
+        assert!(is_caught_by_tokio(&trace), "{trace:?}");
     }
 
     #[test]

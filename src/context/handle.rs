@@ -453,7 +453,9 @@ impl Context {
     #[cfg(not(loom))]
     #[must_use]
     pub fn tree(&self) -> super::Tree {
-        super::Tree::of(self.link.as_ref().map(Link::as_ref))
+        let tree = super::Tree::of(self.link.as_ref().map(Link::as_ref));
+        self.looked();
+        tree
     }
 }
 

@@ -13,7 +13,7 @@ use super::h1::{Answer, Failure};
 use super::job::Job;
 use crate::rt;
 use ::http::Request;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -79,8 +79,8 @@ impl Connection {
             let frame = frame.map_err(|error| Failure { kind: kind(&error), untouched: false })?;
             bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
-        // As over HTTP/1.1: one that takes the request takes all of it. It is an error for who
-        // waits if it was dropped, which is an answer as well.
+        // As over HTTP/1.1: a server that takes the request takes all of it. Nothing is ever
+        // sent; that the other end is dropped is the answer.
         if head.status.as_u16() < 400 {
             let _ = sent.await;
         }
@@ -142,47 +142,55 @@ where
     }
 }
 
-/// A body in pieces that the other side's window may take at once. hyper asks for the next when
-/// there is room for it, so when there is none, all of it has gone.
-struct Upload {
-    rest: Bytes,
-    /// Sent, or dropped, when all of it has gone, or no more is wanted.
-    tells: Option<oneshot::Sender<()>>,
+/// A body of one piece, or of none.
+struct Upload(Option<Piece>);
+
+/// What is to be sent. It is dropped when its last byte has been written, or when nobody wants
+/// more of it; that is heard by who holds the other end of the channel.
+struct Piece {
+    bytes: Bytes,
+    _tells: oneshot::Sender<()>,
 }
 
-const PIECE: usize = 16 * 1024;
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
 
 impl Upload {
-    fn of(body: Bytes) -> (Upload, oneshot::Receiver<()>) {
+    /// Of nothing there is nothing to wait for.
+    fn of(bytes: Bytes) -> (Upload, oneshot::Receiver<()>) {
         let (tells, told) = oneshot::channel();
-        // Of nothing there is nothing to wait for.
-        let tells = (!body.is_empty()).then_some(tells);
-        (Upload { rest: body, tells }, told)
+        let piece = Piece { bytes, _tells: tells };
+        (Upload(Some(piece).filter(|piece| piece.has_remaining())), told)
     }
 }
 
 impl Body for Upload {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.rest.is_empty() {
-            self.tells = None;
-            return Poll::Ready(None);
-        }
-        let piece = self.rest.len().min(PIECE);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|piece| Ok(Frame::data(piece))))
     }
 
-    /// Not before it was asked for more and had none: see above.
     fn is_end_stream(&self) -> bool {
-        self.tells.is_none()
+        self.0.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |piece| piece.remaining() as u64))
     }
 }
