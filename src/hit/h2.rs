@@ -110,7 +110,8 @@ fn kind(error: &hyper::Error) -> ErrorKind {
 /// Whether the server has certainly not looked at the request: it was not sent, or was
 /// refused, or came after the last that the server takes.
 fn was_not_taken(error: &hyper::Error) -> bool {
-    error.is_canceled() || said(error, REFUSED) || said(error, GOODBYE)
+    let unsent = error.is_canceled() || error.is_closed();
+    unsent || said(error, REFUSED) || said(error, GOODBYE)
 }
 
 const REFUSED: &str = "stream error received: refused stream";

@@ -3,7 +3,7 @@
 use super::rig::{OK, all, answering, get, heard, send, server};
 use http::Request;
 use quell::Context;
-use quell::hit::{ErrorKind, Hit, Options, Quota, send_n, send_shared};
+use quell::hit::{Hit, Options, Quota, send_n, send_shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
