@@ -26,6 +26,7 @@ pub struct AfterFunc {
 }
 
 pub(super) struct Job {
+    whose: Whose,
     state: Mutex<State>,
     finished: Condvar,
 }
@@ -41,7 +42,6 @@ enum State {
 pub(super) struct Func {
     job: Arc<Job>,
     context: Option<Context>,
-    whose: Whose,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(super) enum Whose {
 
 impl AfterFunc {
     pub(super) fn register(context: &Context, whose: Whose, f: Box<dyn FnOnce() + Send>) -> Self {
-        let job = Job::new(f);
+        let job = Job::new(whose, f);
         let Some(branch) = context.branch() else {
             // It cannot end: the function waits, for nothing, with this handle.
             return AfterFunc { job, place: None };
@@ -64,7 +64,7 @@ impl AfterFunc {
         };
         branch.got_func();
         branch.watch();
-        let func = Func { job: Arc::clone(&job), context: Some(context.clone()), whose };
+        let func = Func { job: Arc::clone(&job), context: Some(context.clone()) };
         match scope.add_func(func) {
             Ok(key) => AfterFunc { job, place: Some((Arc::clone(scope), key)) },
             Err(ended) => {
@@ -123,8 +123,8 @@ impl fmt::Debug for AfterFunc {
 }
 
 impl Job {
-    pub(super) fn new(f: Box<dyn FnOnce() + Send>) -> Arc<Self> {
-        Arc::new(Job { state: Mutex::new(State::Waiting(f)), finished: Condvar::new() })
+    pub(super) fn new(whose: Whose, f: Box<dyn FnOnce() + Send>) -> Arc<Self> {
+        Arc::new(Job { whose, state: Mutex::new(State::Waiting(f)), finished: Condvar::new() })
     }
 
     /// Takes the function out, to be stopped.
@@ -155,11 +155,11 @@ impl Func {
     /// One of quell's own: does not keep its context alive.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn quiet(job: Arc<Job>) -> Self {
-        Func { job, context: None, whose: Whose::Ours }
+        Func { job, context: None }
     }
 
     pub(super) fn is_ours(&self) -> bool {
-        self.whose == Whose::Ours
+        self.job.whose == Whose::Ours
     }
 
     pub(super) fn run(self) {

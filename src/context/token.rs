@@ -11,7 +11,7 @@
 //! 2. The token's future is polled by one thread at a time, outside of the lock;
 //!    a wake that comes meanwhile is noted, and it is polled again.
 
-use super::after::{Func, Job};
+use super::after::{Func, Job, Whose};
 use super::cause::Cause;
 use super::scope::Scope;
 use super::{Canceller, Context};
@@ -49,7 +49,8 @@ impl Context {
                 crossing: Mutex::new(Crossing::Waiting(Box::pin(token.clone().cancelled_owned()))),
             });
             let owner = Owner(std::sync::Arc::clone(&bridge));
-            let kept = scope.add_func(Func::quiet(Job::new(Box::new(move || drop(owner)))));
+            let kept =
+                scope.add_func(Func::quiet(Job::new(Whose::Ours, Box::new(move || drop(owner)))));
             drop(kept);
             bridge.poll();
         }
