@@ -65,7 +65,8 @@ impl Connection {
         let (body, sent) = Upload::of(job.body.clone());
         let failed = Arc::clone(&self.failed);
         let not_answered = |error: hyper::Error| {
-            let untouched = was_not_taken(&error);
+            // As over HTTP/1.1: nothing of a response has come, and the connection is no more.
+            let untouched = was_not_taken(&error) || !said(&error, "stream error");
             // Invariant 1: what became of the connection says more than that it is no more.
             let gone = error.is_canceled() || error.is_closed();
             let why = if gone { failed.get().copied() } else { None };

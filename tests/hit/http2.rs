@@ -116,7 +116,8 @@ async fn a_request_that_http2_has_not_taken_is_sent_again_over_another_connectio
     const SETTINGS: u8 = 4;
     let refused = frame(3, 0, 3, &[0, 0, 0, 7]);
     let goodbye = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
-    for to_the_second in [refused, goodbye] {
+    let closes_without_a_word = Vec::new();
+    for to_the_second in [refused, goodbye, closes_without_a_word] {
         let (url, connections) = server(move |mut stream| {
             let to_the_second = to_the_second.clone();
             async move {
@@ -132,6 +133,7 @@ async fn a_request_that_http2_has_not_taken_is_sent_again_over_another_connectio
                     let answer = match (head[3], number) {
                         // A status of 200, and no body.
                         (HEADERS, 1) => frame(HEADERS, 5, 1, &[0x88]),
+                        (HEADERS, _) if to_the_second.is_empty() => break,
                         (HEADERS, _) => to_the_second.clone(),
                         (SETTINGS, _) if head[4] == 0 => frame(SETTINGS, 1, 0, &[]),
                         _ => continue,
