@@ -55,9 +55,6 @@ const TRACED: u32 = 40;
 /// Findings whose line takes a trace are all traced, up to so many; then some.
 const MOST_ALIASES: u32 = 2_000;
 
-/// With fewer schedules than this, chance may well have brought none an injection.
-const FEW: u64 = 8;
-
 /// Which of many is worth a second look: each at first, where most differ, and then fewer
 /// and fewer.
 fn is_looked_at_twice(nth: u64) -> bool {
@@ -525,8 +522,7 @@ where
             report.merge(&engine.sometimes);
         });
         drop(session);
-        let too_few = !covered.everywhere && covered.schedules < FEW;
-        if kind.strikes() && !landed && whole && steady && !too_few {
+        if kind.strikes() && !landed && whole && steady {
             let why = match kind {
                 Inject::Panic => {
                     "no injection landed: the body has come to no `check::fault` point"
