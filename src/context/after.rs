@@ -66,7 +66,7 @@ impl AfterFunc {
         branch.watch();
         let func = Func { job: Arc::clone(&job), context: Some(context.clone()) };
         match scope.add_func(func) {
-            Ok(key) => AfterFunc { job, place: Some((Arc::clone(scope), key)) },
+            Ok(key) => AfterFunc { job, place: Some((scope.to_arc(), key)) },
             Err(ended) => {
                 ended.run();
                 AfterFunc { job, place: None }

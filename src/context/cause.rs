@@ -6,10 +6,12 @@
 //!    ever sees one without the other.
 //! 2. A cause is a tag and a pointer: to where it began or, only where the user
 //!    gave an error, a counted one to that. Inheriting it allocates nothing.
+//! 3. Where a given error is a `Cause` it is one of the other end: there is no chain.
 
-use crate::sync::Arc;
+use crate::sync::{Arc, Lent};
 use std::error::Error;
 use std::fmt;
+use std::ops::Deref;
 use std::panic::Location;
 
 /// Any error that can be a cause: `&str`, `String` and every error type convert.
@@ -55,27 +57,104 @@ impl Error for ContextError {}
 /// println!("cancelled at {}", cause.origin().unwrap());
 /// ```
 #[derive(Clone)]
-pub struct Cause(Reason);
+pub struct Cause(Reason<Arc<Given>>);
 
-#[derive(Clone)]
-enum Reason {
+/// A cause that is borrowed, from wherever it is kept and in whatever form.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a>(pub(super) Reason<Lent<'a, Given>>);
+
+/// `G` is how it holds what was given.
+#[derive(Clone, Copy)]
+pub(super) enum Reason<G> {
     Cancelled(Origin),
     DeadlineExceeded(Origin),
     /// The last `Canceller` of the context made here was dropped.
     Dropped(&'static Location<'static>),
     /// An error was given to a cancel, or for a deadline.
-    GivenToCancel(Arc<Given>),
-    GivenForDeadline(Arc<Given>),
+    Given(G),
 }
 
 type Origin = Option<&'static Location<'static>>;
 
-struct Given {
+// Aligned as `Tagged` asks.
+#[repr(align(8))]
+pub(super) struct Given {
+    end: ContextError,
     error: BoxError,
     origin: Origin,
 }
 
+impl<G: Deref<Target = Given>> Reason<G> {
+    #[inline]
+    fn end(&self) -> ContextError {
+        match self {
+            Reason::Cancelled(_) | Reason::Dropped(_) => ContextError::Cancelled,
+            Reason::DeadlineExceeded(_) => ContextError::DeadlineExceeded,
+            Reason::Given(given) => given.end,
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        match self {
+            Reason::Cancelled(origin) | Reason::DeadlineExceeded(origin) => *origin,
+            Reason::Dropped(made_at) => Some(made_at),
+            Reason::Given(given) => given.origin,
+        }
+    }
+
+    fn map<H>(self, f: impl FnOnce(G) -> H) -> Reason<H> {
+        match self {
+            Reason::Cancelled(origin) => Reason::Cancelled(origin),
+            Reason::DeadlineExceeded(origin) => Reason::DeadlineExceeded(origin),
+            Reason::Dropped(made_at) => Reason::Dropped(made_at),
+            Reason::Given(given) => Reason::Given(f(given)),
+        }
+    }
+}
+
+impl Given {
+    /// The error, as it was first given.
+    fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
+        let of_the_other_end = self.error.downcast_ref::<Cause>();
+        of_the_other_end.and_then(Cause::error).unwrap_or(&*self.error)
+    }
+}
+
+impl Seen<'_> {
+    /// The end that it is the cause of.
+    #[inline]
+    pub(super) fn end(&self) -> ContextError {
+        self.0.end()
+    }
+
+    #[inline]
+    pub(super) fn to_cause(self) -> Cause {
+        Cause(self.0.map(Lent::to_arc))
+    }
+}
+
 impl Cause {
+    /// What it is, to be kept in another form.
+    #[inline]
+    pub(super) fn into_reason(self) -> Reason<Arc<Given>> {
+        self.0
+    }
+
+    #[inline]
+    pub(super) fn from_reason(reason: Reason<Arc<Given>>) -> Self {
+        Cause(reason)
+    }
+
+    #[inline]
+    pub(super) fn seen(&self) -> Seen<'_> {
+        Seen(match &self.0 {
+            Reason::Cancelled(origin) => Reason::Cancelled(*origin),
+            Reason::DeadlineExceeded(origin) => Reason::DeadlineExceeded(*origin),
+            Reason::Dropped(made_at) => Reason::Dropped(made_at),
+            Reason::Given(given) => Reason::Given(Lent::from(given)),
+        })
+    }
+
     pub(super) fn cancelled(origin: Origin) -> Self {
         Cause(Reason::Cancelled(origin))
     }
@@ -91,20 +170,27 @@ impl Cause {
     /// The user's error as the cause of this end. One that is a `Cause` already,
     /// or carries one, is passed on with the origin it has.
     pub(super) fn given(end: ContextError, error: BoxError, origin: Origin) -> Self {
-        let given = match Cause::carried(error) {
-            Err(error) => Arc::new(Given { error, origin }),
+        let (error, origin) = match Cause::carried(error) {
+            Err(error) => (error, origin),
             Ok(cause) if cause.end() == end => return cause,
-            Ok(Cause(Reason::GivenToCancel(given) | Reason::GivenForDeadline(given))) => given,
-            // It reads as it did, though the end is another.
-            Ok(cause) => {
-                let origin = cause.origin();
-                Arc::new(Given { error: Box::new(cause), origin })
-            }
+            Ok(cause) => match cause.of_the_other_end() {
+                Some(first) => return first.clone(),
+                // It reads as it did, though the end is another.
+                None => {
+                    let origin = cause.origin();
+                    (Box::new(cause) as BoxError, origin)
+                }
+            },
         };
-        Cause(match end {
-            ContextError::Cancelled => Reason::GivenToCancel(given),
-            ContextError::DeadlineExceeded => Reason::GivenForDeadline(given),
-        })
+        Cause(Reason::Given(Arc::new(Given { end, error, origin })))
+    }
+
+    /// The cause that this one was made of, if that was for the other end.
+    fn of_the_other_end(&self) -> Option<&Cause> {
+        match &self.0 {
+            Reason::Given(given) => given.error.downcast_ref(),
+            _ => None,
+        }
     }
 
     /// What the failure of a task is the cause of.
@@ -132,19 +218,12 @@ impl Cause {
     /// The end that it is the cause of.
     #[inline]
     pub(super) fn end(&self) -> ContextError {
-        match &self.0 {
-            Reason::Cancelled(_) | Reason::Dropped(_) | Reason::GivenToCancel(_) => {
-                ContextError::Cancelled
-            }
-            Reason::DeadlineExceeded(_) | Reason::GivenForDeadline(_) => {
-                ContextError::DeadlineExceeded
-            }
-        }
+        self.0.end()
     }
 
     fn error(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         match &self.0 {
-            Reason::GivenToCancel(given) | Reason::GivenForDeadline(given) => Some(&*given.error),
+            Reason::Given(given) => Some(given.error()),
             _ => None,
         }
     }
@@ -159,11 +238,7 @@ impl Cause {
     /// `Canceller`, the `with_…` call that made the context. `None` for what
     /// began outside this crate's sight.
     pub fn origin(&self) -> Option<&'static Location<'static>> {
-        match &self.0 {
-            Reason::Cancelled(origin) | Reason::DeadlineExceeded(origin) => *origin,
-            Reason::Dropped(made_at) => Some(made_at),
-            Reason::GivenToCancel(given) | Reason::GivenForDeadline(given) => given.origin,
-        }
+        self.0.origin()
     }
 }
 
@@ -177,7 +252,7 @@ impl fmt::Display for Cause {
                 "context canceled: the last Canceller of the context made at {made_at} was \
                  dropped (bind it to a name to keep the context alive, or detach() it)",
             ),
-            Reason::GivenToCancel(given) | Reason::GivenForDeadline(given) => given.error.fmt(f),
+            Reason::Given(given) => given.error.fmt(f),
         }
     }
 }
@@ -207,8 +282,8 @@ impl Error for Cause {
 pub struct Cancelled(Cause);
 
 impl Cancelled {
-    pub(crate) fn new(cause: &Cause) -> Self {
-        Cancelled(cause.clone())
+    pub(crate) fn new(cause: Cause) -> Self {
+        Cancelled(cause)
     }
 
     /// Which end it came to.

@@ -62,7 +62,7 @@ impl Done {
                     }
                 };
                 if waits {
-                    let of = std::ptr::from_ref(&**scope) as *const () as usize;
+                    let of = std::ptr::from_ref(scope.get()) as *const () as usize;
                     probe::waits(|| Wait { of, ..wait });
                     return None;
                 }

@@ -2,7 +2,7 @@
 
 use super::after::{AfterFunc, Whose};
 use super::canceller::Canceller;
-use super::cause::{BoxError, Cancelled, Cause, ContextError};
+use super::cause::{BoxError, Cancelled, Cause, ContextError, Seen};
 use super::done::Done;
 use super::layer::{Branch, Kind, Layer, Line, nearest_branch};
 use super::run::Run;
@@ -170,7 +170,7 @@ impl Context {
             by_that_clock.min_by_key(|deadline| deadline.at)
         });
         let earliest = earliest.map(|deadline| Box::new(deadline.clone()));
-        let ended = all().find_map(Branch::look).cloned();
+        let ended = all().find_map(Branch::look).map(Seen::to_cause);
         self.branch_off(|parent| {
             let mut branch = Branch::new(made_at, Kind::Linked, earliest, parent);
             #[cfg(all(feature = "check", not(loom)))]
@@ -311,7 +311,7 @@ impl Context {
 
     /// Why it ended: `Some` exactly when [`err`](Context::err) is.
     pub fn cause(&self) -> Option<Cause> {
-        Some(self.branch()?.answer()?.clone())
+        Some(self.branch()?.answer()?.to_cause())
     }
 
     /// `Err` once it has ended: a `ctx.check()?` now and then lets a long loop
@@ -338,7 +338,7 @@ impl Context {
     pub fn check(&self) -> Result<(), Cancelled> {
         match self.branch().and_then(Branch::answer) {
             None => Ok(()),
-            Some(cause) => Err(Cancelled::new(cause)),
+            Some(cause) => Err(Cancelled::new(cause.to_cause())),
         }
     }
 

@@ -69,7 +69,7 @@ impl Harvest {
             quietly(|| token.cancel());
         }
         for cause in self.ended.drain(..) {
-            super::trace::ended(&cause);
+            super::trace::ended(cause.seen());
         }
         if let Some(late) = self.late.take() {
             quietly(|| drop(late));

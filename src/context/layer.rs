@@ -13,7 +13,7 @@
 //!    above, then by the clock of its nearest deadline. How it ended is written
 //!    down before it is said, so the answer never changes.
 
-use super::cause::Cause;
+use super::cause::{Cause, Given, Reason, Seen};
 use super::scope::{Deadline, End, Scope};
 use super::values::Entry;
 use super::{Context, trace};
@@ -21,7 +21,7 @@ use super::{Context, trace};
 use crate::rt::world::{self, Look};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::planted::{Break, skip};
-use crate::sync::{Arc, Family, Latch, Link, Ref};
+use crate::sync::{Arc, Family, Kept, Label, Lent, Link, Ref, Tagged};
 use std::any::Any;
 use std::panic::Location;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(super) struct Branch<'a> {
     pub(super) made_at: Place,
     /// The topmost value layer above.
     pub(super) values: Option<Ref<'a, Line>>,
-    fate: Latch<Fate>,
+    fate: Tagged<Scope, Given, Location<'static>>,
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
     bound: Bound<'a>,
@@ -78,14 +78,50 @@ enum Bound<'a> {
     Above {
         cancellers: AtomicU32,
         kind: Kind,
-        scope: &'a Arc<Scope>,
+        scope: Lent<'a, Scope>,
     },
 }
 
-enum Fate {
+/// Of a branch, by how it holds a scope and a given error.
+enum Fate<S, G> {
     /// It ended while it was light.
-    Ended(Cause),
-    Open(Arc<Scope>),
+    Ended(Reason<G>),
+    Open(S),
+}
+
+type Word<S, G> = Kept<S, G, Location<'static>>;
+
+impl<S, G> Fate<S, G> {
+    #[inline(always)]
+    fn into_word(self) -> Word<S, G> {
+        match self {
+            Fate::Open(scope) => Kept::First(scope),
+            Fate::Ended(Reason::Given(given)) => Kept::Second(given),
+            Fate::Ended(Reason::Cancelled(origin)) => Kept::Static(Label::One, origin),
+            Fate::Ended(Reason::DeadlineExceeded(origin)) => Kept::Static(Label::Two, origin),
+            Fate::Ended(Reason::Dropped(made_at)) => Kept::Static(Label::Three, Some(made_at)),
+        }
+    }
+
+    #[inline(always)]
+    fn from_word(word: Word<S, G>) -> Self {
+        match word {
+            Kept::First(scope) => Fate::Open(scope),
+            Kept::Second(given) => Fate::Ended(Reason::Given(given)),
+            Kept::Static(Label::One, origin) => Fate::Ended(Reason::Cancelled(origin)),
+            Kept::Static(Label::Two, origin) => Fate::Ended(Reason::DeadlineExceeded(origin)),
+            // It was made somewhere.
+            Kept::Static(Label::Three, made_at) => {
+                Fate::Ended(made_at.map_or(Reason::Cancelled(None), Reason::Dropped))
+            }
+        }
+    }
+}
+
+impl Fate<Arc<Scope>, Arc<Given>> {
+    fn ended(cause: Cause) -> Word<Arc<Scope>, Arc<Given>> {
+        Fate::Ended(cause.into_reason()).into_word()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -178,9 +214,9 @@ impl<'a> Branch<'a> {
         let values = parent.and_then(super::values::top);
         let parent = parent.and_then(nearest_branch);
         let (up, fate) = match parent.map(Branch::open) {
-            None => (None, Latch::new()),
-            Some(Ok(scope)) => (Some(&**scope), Latch::new()),
-            Some(Err(cause)) => (None, Latch::full(Fate::Ended(cause.clone()))),
+            None => (None, Tagged::new()),
+            Some(Ok(scope)) => (Some(scope.get()), Tagged::new()),
+            Some(Err(cause)) => (None, Tagged::full(Fate::ended(cause.to_cause()))),
         };
         let cancellers = AtomicU32::new(1);
         let bound = match (own, parent) {
@@ -269,7 +305,7 @@ impl<'a> Branch<'a> {
 
     /// Ends a branch that nobody has seen yet.
     pub(super) fn end_at_once(&mut self, cause: Cause) -> Ties {
-        self.fate = Latch::full(Fate::Ended(cause));
+        self.fate = Tagged::full(Fate::ended(cause));
         Ties { others: Vec::new(), seats: Vec::new(), watched: Vec::new() }
     }
 
@@ -289,19 +325,19 @@ impl<'a> Branch<'a> {
             });
             match seat {
                 Ok((up, Some(key))) => {
-                    seats.push((Arc::clone(up), key));
+                    seats.push((up.to_arc(), key));
                     if let (Some(scope), Some(own)) = (other.bounding(), self.deadline()) {
                         let theirs = scope.deadline.as_ref();
                         if theirs.is_some_and(|theirs| !theirs.clock.same(&own.clock)) {
                             Scope::watch(scope);
-                            watched.push(Arc::clone(scope));
+                            watched.push(scope.to_arc());
                         }
                     }
                 }
                 // It has ended, now or before.
                 Ok((_, None)) | Err(_) => match (other.scope_end(), other.look()) {
                     (Some(end), _) => drop(scope.inherit(end)),
-                    (None, Some(cause)) => drop(scope.inherit(&End::foreign(cause.clone()))),
+                    (None, Some(cause)) => drop(scope.inherit(&End::foreign(cause.to_cause()))),
                     (None, None) => unreachable!("a scope refuses once it has ended"),
                 },
             }
@@ -309,21 +345,23 @@ impl<'a> Branch<'a> {
         Ties { others, seats, watched }
     }
 
+    #[inline(always)]
+    fn fate(&self) -> Option<Fate<Lent<'_, Scope>, Lent<'_, Given>>> {
+        self.fate.get().map(Fate::from_word)
+    }
+
     fn scope_end(&self) -> Option<&End> {
-        match self.fate.get() {
-            Some(Fate::Open(scope)) => scope.end(),
-            _ => None,
-        }
+        self.fate.first().ok().flatten()?.get().end()
     }
 
     /// Whether it has ended. Writes nothing down: an end that has been seen stays
     /// an end, whichever of two it then turns out to be.
     #[inline]
     pub(super) fn is_done(&self) -> bool {
-        match self.fate.get() {
-            None => {}
-            Some(Fate::Open(scope)) if scope.end().is_none() => {}
-            Some(_) => return true,
+        match self.fate.first() {
+            Ok(None) => {}
+            Ok(Some(scope)) if scope.end().is_none() => {}
+            _ => return true,
         }
         self.up.is_some_and(|up| up.end().is_some())
             || self.deadline().is_some_and(Deadline::has_passed)
@@ -335,7 +373,7 @@ impl<'a> Branch<'a> {
         match &self.bound {
             Bound::None { .. } => None,
             Bound::Own { own, .. } => Some(own),
-            Bound::Above { scope, .. } => scope.deadline.as_ref(),
+            Bound::Above { scope, .. } => scope.get().deadline.as_ref(),
         }
     }
 
@@ -365,39 +403,48 @@ impl<'a> Branch<'a> {
     }
 
     /// How it ended, if it has: invariant 3. Tells nobody.
-    #[inline]
-    pub(super) fn look(&self) -> Option<&Cause> {
-        match self.fate.get() {
-            None => {}
-            Some(Fate::Open(scope)) => {
-                if let Some(end) = scope.end() {
-                    return Some(&end.cause);
+    #[cold]
+    pub(super) fn look(&self) -> Option<Seen<'_>> {
+        match self.fate.first() {
+            Ok(None) => {}
+            Ok(Some(scope)) => {
+                if let Some(end) = scope.get().end() {
+                    return Some(end.cause.seen());
                 }
             }
-            Some(Fate::Ended(cause)) => return Some(cause),
+            Err(_) => return self.light_end(),
         }
         if let Some(end) = self.up.and_then(Scope::end) {
             if skip(Break::LookNotWrittenDown) {
-                return Some(&end.cause);
+                return Some(end.cause.seen());
             }
             return Some(self.inherit(end));
         }
         if self.deadline()?.has_passed() { Some(self.expire()) } else { None }
     }
 
+    /// How it ended, if it did while it was light.
+    fn light_end(&self) -> Option<Seen<'_>> {
+        match self.fate()? {
+            Fate::Ended(reason) => Some(Seen(reason)),
+            Fate::Open(_) => None,
+        }
+    }
+
     /// [`look`](Branch::look), by somebody who goes on by the answer.
     #[inline]
-    pub(super) fn answer(&self) -> Option<&Cause> {
-        let cause = self.look();
+    pub(super) fn answer(&self) -> Option<Seen<'_>> {
+        // Most have not ended: that is told in a register.
+        let cause = if self.is_done() { self.look() } else { None };
         self.looked();
         cause
     }
 
     /// Ends by its deadline, which has passed, unless it has ended before.
     #[cold]
-    fn expire(&self) -> &Cause {
+    fn expire(&self) -> Seen<'_> {
         let bounding = match (self.bounding(), &self.bound) {
-            (Some(bounding), _) => bounding,
+            (Some(bounding), _) => bounding.get(),
             (None, Bound::Own { own, .. }) => match self.settle_light(own.cause.clone()) {
                 Ok((cause, first)) => {
                     if first {
@@ -405,17 +452,17 @@ impl<'a> Branch<'a> {
                     }
                     return cause;
                 }
-                Err((scope, _)) => scope,
+                Err((scope, _)) => scope.get(),
             },
             (None, _) => unreachable!("only for a branch with a deadline"),
         };
         let deadline = bounding.deadline.as_ref().expect("that is why it is bounding");
         if skip(Break::ExpiryNotWrittenDown) {
-            return &deadline.cause;
+            return deadline.cause.seen();
         }
         let (end, first) = bounding.settle_deadline(deadline);
         if first {
-            trace::ended(&end.cause);
+            trace::ended(end.cause.seen());
         }
         self.inherit(end)
     }
@@ -423,7 +470,7 @@ impl<'a> Branch<'a> {
     /// Ends with `parent`'s end, or by an own deadline that came before it,
     /// unless it has ended before. (With its own scope's end it changes nothing.)
     #[cold]
-    fn inherit(&self, parent: &End) -> &Cause {
+    fn inherit(&self, parent: &End) -> Seen<'_> {
         let outran = match &self.bound {
             Bound::Own { own, .. } if parent.outran(own) => Some(own),
             _ => None,
@@ -437,11 +484,11 @@ impl<'a> Branch<'a> {
                 cause
             }
             Err((scope, _)) => {
-                let (end, expired) = scope.inherit(parent);
+                let (end, expired) = scope.get().inherit(parent);
                 if expired {
-                    trace::ended(&end.cause);
+                    trace::ended(end.cause.seen());
                 }
-                &end.cause
+                end.cause.seen()
             }
         }
     }
@@ -449,19 +496,19 @@ impl<'a> Branch<'a> {
     /// Ends a light branch, unless it has ended before: how it ended, and whether
     /// this call ended it. `Err`: it has a scope, to which the cause may go.
     #[inline]
-    fn settle_light(&self, cause: Cause) -> Result<(&Cause, bool), (&Arc<Scope>, Cause)> {
-        let refused = match self.fate.get() {
-            None => match self.fate.set(Fate::Ended(cause)) {
-                Ok(Fate::Ended(cause)) => return Ok((cause, true)),
-                Err(Fate::Ended(refused)) => refused,
-                _ => unreachable!("what goes into a latch comes out of it"),
+    fn settle_light(&self, cause: Cause) -> Result<(Seen<'_>, bool), (Lent<'_, Scope>, Cause)> {
+        let refused = match self.fate() {
+            None => match self.fate.set(Fate::ended(cause)).map_err(Fate::from_word) {
+                Ok(()) => None,
+                Err(Fate::Ended(reason)) => Some(Cause::from_reason(reason)),
+                Err(Fate::Open(_)) => unreachable!("what it refuses is what it was given"),
             },
-            Some(_) => cause,
+            Some(_) => Some(cause),
         };
-        match self.fate.get() {
-            Some(Fate::Ended(before)) => Ok((before, false)),
-            Some(Fate::Open(scope)) => Err((scope, refused)),
-            None => unreachable!("a latch that refuses a value has one"),
+        match (self.fate(), refused) {
+            (Some(Fate::Ended(reason)), refused) => Ok((Seen(reason), refused.is_none())),
+            (Some(Fate::Open(scope)), Some(refused)) => Err((scope, refused)),
+            _ => unreachable!("it is set, and not to a scope by this"),
         }
     }
 
@@ -471,13 +518,13 @@ impl<'a> Branch<'a> {
     pub(super) fn cancel(&self, cause: Cause) {
         self.stirred();
         // As it is when a canceller is dropped that has been used.
-        if !matches!(self.fate.get(), Some(Fate::Ended(_))) {
+        if self.fate.first().is_ok() {
             self.end(cause);
         }
     }
 
     fn end(&self, cause: Cause) {
-        match self.fate.get() {
+        match self.fate() {
             Some(_) => {
                 self.look();
             }
@@ -499,28 +546,30 @@ impl<'a> Branch<'a> {
 
     /// Its scope, registered with the parent's; or how it ended.
     #[inline]
-    pub(super) fn open(&self) -> Result<&Arc<Scope>, &Cause> {
-        if let Some(cause) = self.look() {
-            return Err(cause);
+    pub(super) fn open(&self) -> Result<Lent<'_, Scope>, Seen<'_>> {
+        if self.is_done() {
+            if let Some(cause) = self.look() {
+                return Err(cause);
+            }
         }
-        match self.fate.get() {
-            Some(Fate::Open(scope)) if scope.is_listed() || self.up.is_none() => Ok(scope),
+        match self.fate.first() {
+            Ok(Some(scope)) if scope.is_listed() || self.up.is_none() => Ok(scope),
             _ => self.open_first(),
         }
     }
 
     /// Makes the scope, lists it, or both.
-    fn open_first(&self) -> Result<&Arc<Scope>, &Cause> {
-        if self.fate.get().is_none() {
+    fn open_first(&self) -> Result<Lent<'_, Scope>, Seen<'_>> {
+        if self.fate().is_none() {
             let own = match &self.bound {
                 Bound::Own { own, .. } => Some(Deadline::clone(own)),
                 Bound::None { .. } | Bound::Above { .. } => None,
             };
             // Whoever comes first: the next line takes what is there.
-            let _ = self.fate.set(Fate::Open(Arc::new(Scope::new(own))));
+            let _ = self.fate.set(Kept::First(Arc::new(Scope::new(own))));
         }
-        match self.fate.get() {
-            Some(Fate::Ended(cause)) => Err(cause),
+        match self.fate() {
+            Some(Fate::Ended(reason)) => Err(Seen(reason)),
             Some(Fate::Open(scope)) => {
                 if let Some(up) = self.up {
                     up.register(scope);
@@ -537,10 +586,10 @@ impl<'a> Branch<'a> {
 
     /// The scope with the deadline that ends this branch. For an own deadline
     /// that is its own scope, once it is open.
-    pub(super) fn bounding(&self) -> Option<&Arc<Scope>> {
-        match (&self.bound, self.fate.get()) {
-            (Bound::Own { .. }, Some(Fate::Open(scope))) => Some(scope),
-            (Bound::Above { scope, .. }, _) => Some(scope),
+    pub(super) fn bounding(&self) -> Option<Lent<'_, Scope>> {
+        match (&self.bound, self.fate.first()) {
+            (Bound::Own { .. }, Ok(Some(scope))) => Some(scope),
+            (Bound::Above { scope, .. }, _) => Some(*scope),
             _ => None,
         }
     }
@@ -561,7 +610,7 @@ impl<'a> Branch<'a> {
 
     /// Takes back a waker that was added with `Scope::wait`.
     pub(super) fn unwait(&self, key: usize) {
-        if let Some(Fate::Open(scope)) = self.fate.get() {
+        if let Ok(Some(scope)) = self.fate.first() {
             scope.unwait(key);
         }
     }
@@ -613,10 +662,10 @@ impl Drop for Branch<'_> {
         if self.mark != 0 {
             world::tell(|onlooker| onlooker.gone(self.mark, self.made_at));
         }
-        if let Some(Fate::Open(scope)) = self.fate.get() {
+        if let Ok(Some(scope)) = self.fate.first() {
             scope.disarm();
             if let Some(up) = self.up {
-                up.dismiss(scope);
+                up.dismiss(scope.get());
             }
         }
     }

@@ -36,13 +36,15 @@ use super::after::Func;
 use super::cause::Cause;
 use super::harvest::Harvest;
 use crate::rt::Clock;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
-use crate::sync::{Arc, ArcGuard, Latch, Mutex, lock_arc};
+use crate::sync::{Arc, ArcGuard, Latch, Lent, Mutex, lock_arc};
 use slab::Slab;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+// Aligned as `Tagged` asks.
+#[repr(align(8))]
 pub(super) struct Scope {
     end: Latch<End>,
     /// The clock by which to note the time when this ends, for the children
@@ -52,13 +54,15 @@ pub(super) struct Scope {
     /// Key in the parent's list plus one; zero: not registered. Written under
     /// the parent's lock.
     seat: AtomicUsize,
+    /// One once it has been swept. Written under the lock, and read without it by the
+    /// many who have been woken and need not take anything back.
+    swept: AtomicU8,
     members: Mutex<Members>,
 }
 
 #[derive(Default)]
 struct Members {
     marked: bool,
-    swept: bool,
     /// How many wait for the deadline, here or below, and the alarm that is
     /// armed while anybody does.
     watchers: u32,
@@ -153,6 +157,7 @@ impl Scope {
             note: Latch::new(),
             deadline,
             seat: AtomicUsize::new(0),
+            swept: AtomicU8::new(0),
             members: Mutex::new(Members::default()),
         }
     }
@@ -222,11 +227,11 @@ impl Scope {
     }
 
     /// Puts `child` into this scope's list, unless it is there or this has ended.
-    pub(super) fn register(&self, child: &Arc<Scope>) {
+    pub(super) fn register(&self, child: Lent<'_, Scope>) {
         if child.is_listed() {
             return;
         }
-        let newcomer = Member::Child(Arc::clone(child));
+        let newcomer = Member::Child(child.to_arc());
         let mut members = self.members.lock();
         let refused = self.end.get().is_some() || child.is_listed();
         if !refused {
@@ -239,12 +244,12 @@ impl Scope {
     }
 
     /// A second parent, for a linked context: the key is the caller's to keep.
-    pub(super) fn adopt(&self, child: &Arc<Scope>) -> Option<usize> {
+    pub(super) fn adopt(&self, child: Lent<'_, Scope>) -> Option<usize> {
         let mut members = self.members.lock();
         if self.end.get().is_some() && !skip(Break::AdoptedTooLate) {
             None
         } else {
-            Some(members.add(Member::Child(Arc::clone(child))))
+            Some(members.add(Member::Child(child.to_arc())))
         }
     }
 
@@ -296,8 +301,11 @@ impl Scope {
         true
     }
 
-    /// Takes back a waker that was added.
+    /// Takes back a waker that was added, unless a sweep has.
     pub(super) fn unwait(&self, key: usize) {
+        if self.is_swept() {
+            return;
+        }
         self.remove(key, |member| matches!(member, Member::Waiter(_)));
     }
 
@@ -353,7 +361,7 @@ impl Scope {
     /// Ends for `cause` if it has not ended; everything below it is marked when
     /// this returns. What is to be told is in the harvest, if this call was the
     /// one that ended it. `None`: it had been swept before.
-    pub(super) fn cancel(this: &Arc<Self>, cause: Cause) -> Option<Harvest> {
+    pub(super) fn cancel(this: Lent<'_, Self>, cause: Cause) -> Option<Harvest> {
         Scope::end_and_sweep(this, |harvest| {
             let when = this.note.get().map(|clock| Box::new((clock.now(), Clock::clone(clock))));
             match this.settle(End { cause, by: this.id(), when }) {
@@ -371,7 +379,7 @@ impl Scope {
     }
 
     /// Ends by its own deadline, which has passed, and tells everybody.
-    fn ring(this: &Arc<Self>) -> Option<Harvest> {
+    fn ring(this: Lent<'_, Self>) -> Option<Harvest> {
         let deadline = this.deadline.as_ref().expect("only a deadline rings");
         Scope::end_and_sweep(this, |harvest| {
             let (end, ended_now) = this.settle_deadline(deadline);
@@ -385,51 +393,82 @@ impl Scope {
     /// Ends it with `settle` and sweeps as that says, both under its lock, unless
     /// it has been swept before.
     fn end_and_sweep(
-        this: &Arc<Self>,
+        this: Lent<'_, Self>,
         settle: impl FnOnce(&mut Harvest) -> Option<Mode>,
     ) -> Option<Harvest> {
         let mut members = this.members.lock();
-        if members.swept {
+        if this.is_swept() {
             return None;
         }
         let mut harvest = Harvest::default();
         if members.children == 0 {
             if let Some(mode) = settle(&mut harvest) {
-                members.visit(mode, &mut harvest);
+                this.visit(&mut members, mode, &mut harvest);
             }
             return Some(harvest);
         }
         drop(members);
-        let mut members = lock_arc(Arc::clone(this), |scope| &scope.members);
-        if !members.swept {
+        let mut members = lock_arc(this.to_arc(), |scope| &scope.members);
+        if !this.is_swept() {
             if let Some(mode) = settle(&mut harvest) {
-                members.visit(mode, &mut harvest);
+                this.visit(&mut members, mode, &mut harvest);
                 sweep(members, mode, &mut harvest);
             }
         }
         Some(harvest)
     }
 
+    /// Whether a sweep has taken everybody who was to be told, or is about to.
+    fn is_swept(&self) -> bool {
+        // Relaxed: nothing is read by this answer. Who has the lock knows it for certain;
+        // a stale "no" only leads to the lock.
+        self.swept.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a sweep has nothing to do here any more.
+    fn is_past(&self, members: &Members, mode: Mode) -> bool {
+        self.is_swept() || (mode == Mode::Mark && members.marked)
+    }
+
+    /// Marks, and takes everybody who is to be told.
+    fn visit(&self, members: &mut Members, mode: Mode, harvest: &mut Harvest) {
+        members.marked = true;
+        if mode == Mode::Mark {
+            return;
+        }
+        self.swept.store(1, Ordering::Relaxed);
+        harvest.alarms.extend(members.alarm.take().map(|alarm| *alarm));
+        #[cfg(all(feature = "tokio-util", not(loom)))]
+        harvest.tokens.extend(members.token.take());
+        if members.all.len() > members.children {
+            for key in 0..members.all.capacity() {
+                if let Some(Member::Waiter(_) | Member::Func(_)) = members.all.get(key) {
+                    harvest.add(members.all.remove(key));
+                }
+            }
+        }
+    }
+
     /// Somebody, here or below, waits for this scope's deadline: the first arms
     /// the alarm. It does so even where a look has found that the deadline has
     /// passed: the alarm then rings at once, and sweeps, which the look did not.
-    pub(super) fn watch(this: &Arc<Self>) {
+    pub(super) fn watch(this: Lent<'_, Self>) {
         let Some(deadline) = &this.deadline else { return };
         {
             let mut members = this.members.lock();
             let trusts = skip(Break::WatchTrustsTheLook) && this.end.get().is_some();
-            if members.watchers > 0 || members.swept || trusts {
+            if members.watchers > 0 || this.is_swept() || trusts {
                 members.watchers += 1;
                 return;
             }
         }
         // Outside of the lock: it may start a thread, or fail to.
-        let scope = Arc::clone(this);
-        let bell = Box::new(move || Scope::ring(&scope)?.wake_and_leave_the_rest());
+        let scope = this.to_arc();
+        let bell = Box::new(move || Scope::ring(Lent::from(&scope))?.wake_and_leave_the_rest());
         let alarm = Box::new(deadline.clock.arm(deadline.at, bell));
         let mut members = this.members.lock();
         members.watchers += 1;
-        let needless = if members.swept || members.alarm.is_some() {
+        let needless = if this.is_swept() || members.alarm.is_some() {
             Some(alarm)
         } else {
             members.alarm = Some(alarm);
@@ -495,30 +534,6 @@ impl Members {
             _ => None,
         })
     }
-
-    /// Marks, and takes everybody who is to be told.
-    fn visit(&mut self, mode: Mode, harvest: &mut Harvest) {
-        self.marked = true;
-        if mode == Mode::Mark {
-            return;
-        }
-        self.swept = true;
-        harvest.alarms.extend(self.alarm.take().map(|alarm| *alarm));
-        #[cfg(all(feature = "tokio-util", not(loom)))]
-        harvest.tokens.extend(self.token.take());
-        if self.all.len() > self.children {
-            for key in 0..self.all.capacity() {
-                if let Some(Member::Waiter(_) | Member::Func(_)) = self.all.get(key) {
-                    harvest.add(self.all.remove(key));
-                }
-            }
-        }
-    }
-
-    /// Whether a sweep has nothing to do here any more.
-    fn is_past(&self, mode: Mode) -> bool {
-        self.swept || (mode == Mode::Mark && self.marked)
-    }
 }
 
 /// Goes down from a scope that has been visited and whose lock is held
@@ -540,19 +555,20 @@ fn sweep(root: ArcGuard<Scope, Members>, mode: Mode, harvest: &mut Harvest) {
         let theirs = childs.by != end.by && !childs.is_deadline();
         let mode = if theirs && !skip(Break::SweepTakesOthersWaiters) { Mode::Mark } else { *mode };
         let mut members = child.members.lock();
-        if members.is_past(mode) {
+        if child.is_past(&members, mode) {
             continue;
         }
         if members.children == 0 {
-            members.visit(mode, harvest);
+            child.visit(&mut members, mode, harvest);
             continue;
         }
         // The path keeps the guard, so the guard keeps the child. Nothing is added in
         // between, for the child has ended; another sweep may come first.
         drop(members);
         let mut members = lock_arc(Arc::clone(child), |scope| &scope.members);
-        if !members.is_past(mode) {
-            members.visit(mode, harvest);
+        let (child, locked) = members.parts();
+        if !child.is_past(locked, mode) {
+            child.visit(locked, mode, harvest);
             path.push(Frame { members, mode, next: 0 });
         }
     }

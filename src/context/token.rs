@@ -15,7 +15,7 @@ use super::after::{Func, Job, Whose};
 use super::cause::Cause;
 use super::scope::Scope;
 use super::{Canceller, Context};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Lent, Mutex};
 use std::pin::Pin;
 use std::sync::Weak;
 use std::task::{Poll, Wake, Waker};
@@ -45,7 +45,7 @@ impl Context {
         let (ctx, canceller) = self.with_cancel();
         if let Some(Ok(scope)) = ctx.branch().map(|branch| branch.open()) {
             let bridge = std::sync::Arc::new(Bridge {
-                scope: Arc::downgrade(scope),
+                scope: Arc::downgrade(&scope.to_arc()),
                 crossing: Mutex::new(Crossing::Waiting(Box::pin(token.clone().cancelled_owned()))),
             });
             let owner = Owner(std::sync::Arc::clone(&bridge));
@@ -78,7 +78,7 @@ impl Context {
             scope.token(|| {
                 branch.got_func();
                 branch.watch();
-                let watched = branch.bounding().map(Arc::downgrade);
+                let watched = branch.bounding().map(|scope| Arc::downgrade(&scope.to_arc()));
                 Root { token: CancellationToken::new(), watched }
             })
         });
@@ -166,7 +166,8 @@ impl Bridge {
             drop(crossing);
             if future.as_mut().poll(&mut cx) == Poll::Ready(()) {
                 if let Some(scope) = self.scope.upgrade() {
-                    if let Some(harvest) = Scope::cancel(&scope, Cause::cancelled(None)) {
+                    if let Some(harvest) = Scope::cancel(Lent::from(&scope), Cause::cancelled(None))
+                    {
                         harvest.run();
                     }
                 }

@@ -1,14 +1,15 @@
 //! The `tracing` feature: an event when a context ends for a reason of its own.
 
-use super::cause::Cause;
+use super::cause::Seen;
 
 /// Reports the end of a context that was cancelled, or whose own deadline has
 /// passed. Contexts that end with it are not reported: one event a cause.
 #[inline]
-pub(super) fn ended(cause: &Cause) {
+pub(super) fn ended(cause: Seen<'_>) {
     // Subscribers, and how a cause displays itself, are the user's.
     #[cfg(feature = "tracing")]
     super::harvest::quietly(|| {
+        let cause = cause.to_cause();
         tracing::event!(
             target: "quell",
             tracing::Level::DEBUG,

@@ -187,7 +187,7 @@ impl Group {
         shared.tasks.over().await;
         let state = shared.state.lock();
         match &state.first {
-            Some(cause) => Err(Cancelled::new(cause)),
+            Some(cause) => Err(Cancelled::new(cause.clone())),
             None if state.echoed && !state.ended_itself => {
                 drop(state);
                 shared.ctx.check()

@@ -158,7 +158,7 @@ impl Report {
         match self.outcome {
             Outcome::Completed | Outcome::ReaderStopped => Ok(self),
             Outcome::Cancelled(_) | Outcome::Failed { .. } | Outcome::Panicked { .. } => {
-                Err(Cancelled::new(&self.cause))
+                Err(Cancelled::new(self.cause.clone()))
             }
         }
     }

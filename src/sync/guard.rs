@@ -27,6 +27,11 @@ impl<O, T> ArcGuard<O, T> {
     pub(crate) fn owner(&self) -> &Arc<O> {
         &self.owner
     }
+
+    /// The owner, and what is locked.
+    pub(crate) fn parts(&mut self) -> (&O, &mut T) {
+        (&self.owner, &mut self.guard)
+    }
 }
 
 impl<O, T> Deref for ArcGuard<O, T> {

@@ -44,15 +44,6 @@ impl<T> Latch<T> {
         }
     }
 
-    pub(crate) fn full(value: T) -> Self {
-        Latch {
-            state: AtomicU8::new(SET),
-            value: Cell::new(MaybeUninit::new(value)),
-            #[cfg(loom)]
-            turn: super::Mutex::new(()),
-        }
-    }
-
     /// The value, if it has been set.
     #[inline]
     pub(crate) fn get(&self) -> Option<&T> {

@@ -392,7 +392,7 @@ impl<'a, F: Family> Deref for Ref<'a, F> {
 #[cfg(not(loom))]
 pub(crate) mod roster {
     use super::{Family, Head, Ref};
-    use crate::sync::BriefLock;
+    use crate::sync::{BriefLock, OwnLines};
     use std::cell::Cell;
     use std::marker::PhantomData;
     use std::num::NonZero;
@@ -403,9 +403,7 @@ pub(crate) mod roster {
 
     pub(crate) struct Roster<F: Family>([Shard<F>; SHARDS]);
 
-    /// Two cache lines, so that neighbours do not share one.
-    #[repr(align(128))]
-    struct Shard<F: Family>(BriefLock<Places<F>>);
+    type Shard<F> = OwnLines<BriefLock<Places<F>>>;
 
     /// Places of one word each: a sitter, or (odd, so not a pointer) twice the
     /// number of the next free place plus one.
@@ -458,14 +456,14 @@ pub(crate) mod roster {
 
     impl<F: Family> Roster<F> {
         pub(crate) const fn new() -> Self {
-            Roster([const { Shard(BriefLock::new(Places::NONE)) }; SHARDS])
+            Roster([const { OwnLines(BriefLock::new(Places::NONE)) }; SHARDS])
         }
 
         /// Seats `sitter`, having told it where, if there is a place.
         #[inline]
         pub(super) fn join(&self, sitter: NonNull<Head<F>>, tell: impl FnOnce(Seat)) {
             let shard = own_shard();
-            let mut places = self.0[shard as usize].0.lock();
+            let mut places = self.0[shard as usize].lock();
             if let Some(seat) = Seat::new(shard, places.free) {
                 tell(seat);
                 places.take(sitter);
@@ -473,12 +471,12 @@ pub(crate) mod roster {
         }
 
         pub(super) fn leave(&self, seat: Seat) {
-            self.0[seat.shard()].0.lock().leave(seat.place());
+            self.0[seat.shard()].lock().leave(seat.place());
         }
 
         /// Shows every seated link to `see`, which must not make or drop links.
         pub(crate) fn visit(&self, mut see: impl for<'a> FnMut(Ref<'a, F>)) {
-            for Shard(shard) in &self.0 {
+            for shard in &self.0 {
                 for &place in &shard.lock().all {
                     if place.addr() % 2 == 0 {
                         // Alive while the shard is held: invariant 5.

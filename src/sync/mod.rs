@@ -7,6 +7,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`latch`] | a cell that is written once and read without a lock |
+//! | [`tagged`] | the same in one word, for one of three kinds of pointer |
+//! | [`lent`] | a counted pointer that is borrowed, in one word |
 //! | [`lineage`] | counted links to a parent, with free pointers to elder links |
 //! | `purse` | clones of one link, paid for in advance |
 //! | `brief` | a lock for a handful of instructions |
@@ -22,6 +24,7 @@
 pub(crate) mod brief;
 pub(crate) mod guard;
 pub(crate) mod latch;
+pub(crate) mod lent;
 pub(crate) mod lineage;
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) mod numbered;
@@ -29,6 +32,7 @@ pub(crate) mod numbered;
 pub mod planted;
 #[cfg(not(loom))]
 pub(crate) mod purse;
+pub(crate) mod tagged;
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) mod traced;
 
@@ -36,15 +40,17 @@ pub(crate) mod traced;
 pub(crate) use brief::{BriefGuard, BriefLock};
 pub(crate) use guard::{ArcGuard, lock_arc};
 pub(crate) use latch::Latch;
+pub(crate) use lent::Lent;
 pub(crate) use lineage::{Family, Link, Ref};
 #[cfg(not(loom))]
 pub(crate) use purse::Purse;
+pub(crate) use tagged::{Kept, Label, Tagged};
 
 #[cfg(loom)]
 mod watched;
 #[cfg(loom)]
 pub(crate) mod atomic {
-    pub(crate) use super::watched::{AtomicU8, AtomicU32, AtomicUsize};
+    pub(crate) use super::watched::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
     pub(crate) use std::sync::atomic::Ordering;
 }
 #[cfg(loom)]
@@ -57,6 +63,7 @@ pub(crate) use loom::thread::{self, ThreadId};
 #[cfg(not(loom))]
 pub(crate) use std::thread::{self, ThreadId};
 
+use std::ops::Deref;
 use std::sync::PoisonError;
 
 /// A mutex without poison: no lock of quell's is held while user code runs, so
@@ -84,6 +91,19 @@ impl<T> Mutex<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// On cache lines of its own, two as the processor fetches them: what one thread writes
+/// again and again would otherwise slow down who only reads what lies beside it.
+#[repr(align(128))]
+pub(crate) struct OwnLines<T>(pub(crate) T);
+
+impl<T> Deref for OwnLines<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
     }
 }
 

@@ -10,6 +10,8 @@
 pub enum Break {
     /// That a value is there may be seen before the value.
     LatchAnnouncesUnordered,
+    /// What a context's word points at may be seen before it is there.
+    WordAnnouncesUnordered,
     /// Letting go of a link publishes nothing to the thread that comes last.
     LinkDroppedUnordered,
     /// A scope that its parent refused goes on as if it were registered.

@@ -81,3 +81,37 @@ watched! {
     AtomicU32(u32);
     AtomicUsize(usize);
 }
+
+#[derive(Debug)]
+pub(crate) struct AtomicPtr<T> {
+    shadow: loom::sync::atomic::AtomicU8,
+    real: loom::sync::atomic::AtomicPtr<T>,
+}
+
+impl<T> AtomicPtr<T> {
+    pub(crate) fn new(value: *mut T) -> Self {
+        Self {
+            shadow: loom::sync::atomic::AtomicU8::new(0),
+            real: loom::sync::atomic::AtomicPtr::new(value),
+        }
+    }
+
+    fn real(&self) -> &loom::sync::atomic::AtomicPtr<T> {
+        self.shadow.fetch_add(0, Ordering::Relaxed);
+        &self.real
+    }
+
+    pub(crate) fn load(&self, order: Ordering) -> *mut T {
+        self.real().load(order)
+    }
+
+    pub(crate) fn compare_exchange(
+        &self,
+        current: *mut T,
+        new: *mut T,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<*mut T, *mut T> {
+        self.real().compare_exchange(current, new, success, failure)
+    }
+}

@@ -93,6 +93,10 @@ caught! {
     a_cause_announced_without_order_is_caught:
         LatchAnnouncesUnordered by
         context::of_two_cancels_one_cause_wins_and_everybody_agrees, "Causality violation";
+    a_scope_announced_without_order_is_caught:
+        WordAnnouncesUnordered by
+        context::a_context_that_is_cancelled_while_it_gets_its_first_child_takes_it_along,
+        "Causality violation";
 
     room_that_is_not_offered_is_caught:
         RoomNotOffered by channel::what_is_sent_arrives_whenever_its_reader_looks, "deadlock";
