@@ -49,6 +49,19 @@ impl<T> Sender<T> {
         }
     }
 
+    /// What [`send`](Sender::send) does where it need not wait, without the future. Gives
+    /// the value back where it would have to, or nobody receives.
+    #[inline(always)]
+    pub(crate) fn put(&self, value: T) -> Result<(), T> {
+        let state = self.link.state.lock();
+        if state.closed || !state.has_room(self.link.capacity) {
+            drop(state);
+            return Err(value);
+        }
+        self.link.put(state, value);
+        Ok(())
+    }
+
     /// Whether nobody will ever receive what is sent.
     pub fn is_closed(&self) -> bool {
         self.link.state.lock().closed
@@ -134,26 +147,9 @@ impl<T> Send<'_, T> {
 
     /// Puts the value in, for which there is room.
     #[inline(always)]
-    fn put(&mut self, mut state: BriefGuard<'_, State<T>>) {
+    fn put(&mut self, state: BriefGuard<'_, State<T>>) {
         let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
-        state.queue.push_back(value);
-        let reader = state.reader.take();
-        let call = std::mem::take(&mut state.call);
-        drop(state);
-        if let Some(reader) = reader {
-            self.tell(reader);
-        }
-        if call {
-            self.link.call_one();
-        }
-    }
-
-    #[cold]
-    fn tell(&self, reader: Waker) {
-        probe::touches("sent", || self.address());
-        if !skip(Break::ReaderNotWoken) {
-            reader.wake();
-        }
+        self.link.put(state, value);
     }
 
     /// There was no room, or there is a ticket.
@@ -210,6 +206,29 @@ impl<T> Drop for Send<'_, T> {
 }
 
 impl<T> Link<T> {
+    /// Puts a value in, for which there is room.
+    #[inline(always)]
+    fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) {
+        state.queue.push_back(value);
+        let reader = state.reader.take();
+        let call = std::mem::take(&mut state.call);
+        drop(state);
+        if let Some(reader) = reader {
+            self.tell(reader);
+        }
+        if call {
+            self.call_one();
+        }
+    }
+
+    #[cold]
+    fn tell(&self, reader: Waker) {
+        probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
+        if !skip(Break::ReaderNotWoken) {
+            reader.wake();
+        }
+    }
+
     /// A sender that waits goes away: what was promised to it is another's.
     fn leave_line(&self, ticket: usize, since: Option<Instant>) {
         let waited = since.map(|since| crate::rt::now().saturating_duration_since(since));

@@ -92,13 +92,13 @@ impl<T> Link<T> {
     #[cold]
     pub(super) fn call_one(&self) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
-        let called = self.front.lock().call();
+        let called = self.takes.front.lock().call();
         called.into_iter().for_each(Waker::wake);
     }
 
     /// Nothing more will come.
     pub(super) fn call_all(&self) {
-        let mut front = self.front.lock();
+        let mut front = self.takes.front.lock();
         let idle = std::mem::take(&mut front.idle);
         front.arriving += idle.len();
         drop(front);
@@ -141,7 +141,7 @@ impl<T> Taker<T> {
     /// The first of at most `at_most` takers.
     pub(crate) fn first(receiver: Receiver<T>, at_most: usize) -> Taker<T> {
         let link = receiver.into_link();
-        let mut front = link.front.lock();
+        let mut front = link.takes.front.lock();
         front.at_most = at_most;
         front.takers = 1;
         front.arriving = 1;
@@ -178,7 +178,7 @@ impl<T> Taker<T> {
     }
 
     fn new(link: Arc<Link<T>>) -> Taker<T> {
-        let mut front = link.front.lock();
+        let mut front = link.takes.front.lock();
         front.count += 1;
         let number = front.count;
         drop(front);
@@ -195,7 +195,7 @@ impl<T> Taker<T> {
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
         if self.seat.state == State::Busy && !self.link.is_shut() {
-            let mut front = self.link.front.lock();
+            let mut front = self.link.takes.front.lock();
             let nobody_to_call = front.arriving > 0
                 || (front.idle.is_empty() && front.takers == front.at_most)
                 || (front.batch.len() == 1 && !front.idle.is_empty());
@@ -219,7 +219,7 @@ impl<T> Taker<T> {
         let address = Arc::as_ptr(link) as *const () as usize;
         let mut waker = None;
         loop {
-            let mut front = link.front.lock();
+            let mut front = link.takes.front.lock();
             let came = seat.arrive(&mut front);
             let mut calls = Calls::default();
             let mut over = false;
@@ -335,7 +335,7 @@ impl Seat {
 
 impl<T> Drop for Taker<T> {
     fn drop(&mut self) {
-        let mut front = self.link.front.lock();
+        let mut front = self.link.takes.front.lock();
         let was_called = self.seat.state != State::Busy;
         let before = self.seat.arrive(&mut front);
         // With those it was to start, if it was dropped before it could.

@@ -127,13 +127,15 @@ where
         if let Some(turns) = &work.turns {
             turns.wait_for(number, place).await;
         }
-        if work.output.send(made).await.is_err() {
-            // No colleague has to find out by an item of its own.
-            taker.close();
-            if let Some(turns) = &work.turns {
-                turns.next();
+        if let Err(made) = work.output.put(made) {
+            if work.output.send(made).await.is_err() {
+                // No colleague has to find out by an item of its own.
+                taker.close();
+                if let Some(turns) = &work.turns {
+                    turns.next();
+                }
+                return Ok(StageEnd::ReaderGone);
             }
-            return Ok(StageEnd::ReaderGone);
         }
         tally.pass_on(1);
         if let Some(turns) = &work.turns {

@@ -155,8 +155,10 @@ async fn feed<T: Send + 'static>(
             Err(end) => return Ok(end),
         };
         tally.receive();
-        if sender.send(item).await.is_err() {
-            return Ok(StageEnd::ReaderGone);
+        if let Err(item) = sender.put(item) {
+            if sender.send(item).await.is_err() {
+                return Ok(StageEnd::ReaderGone);
+            }
         }
         tally.pass_on(1);
         // What never has to wait must let others have their turn.

@@ -27,8 +27,10 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
         match made {
             None => tally.filter(),
             Some(made) => {
-                if sender.send(made).await.is_err() {
-                    return Ok(StageEnd::ReaderGone);
+                if let Err(made) = sender.put(made) {
+                    if sender.send(made).await.is_err() {
+                        return Ok(StageEnd::ReaderGone);
+                    }
                 }
                 tally.pass_on(1);
             }

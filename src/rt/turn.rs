@@ -53,8 +53,8 @@ impl Future for YieldNow {
 #[derive(Debug)]
 pub(crate) struct Turn {
     steps: u32,
-    /// Whether the turn before it was over in no time: then this is looked at less often.
-    is_brisk: bool,
+    /// At which step to look at the clock next: reading it takes as long as an item may.
+    look_at: u32,
     #[cfg(not(loom))]
     began: std::time::Instant,
 }
@@ -67,7 +67,7 @@ impl Turn {
     pub(crate) fn begin() -> Self {
         Turn {
             steps: 0,
-            is_brisk: false,
+            look_at: 1,
             #[cfg(not(loom))]
             began: Clock::system_now(),
         }
@@ -76,26 +76,31 @@ impl Turn {
     /// The next, when others have had theirs.
     pub(crate) fn next(self) -> Self {
         let next = Turn::begin();
+        // All of the steps before, and others' turns, took less than one turn may: then this
+        // is looked at less often.
         #[cfg(not(loom))]
         let is_brisk = next.began - self.began < Self::TIME;
         #[cfg(loom)]
-        let is_brisk = self.is_brisk;
-        Turn { is_brisk, ..next }
+        let is_brisk = false;
+        Turn { look_at: if is_brisk { 16 } else { next.look_at }, ..next }
     }
 
     /// One step more. True: it has had its turn.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_over(&mut self) -> bool {
         self.steps += 1;
-        // Reading the clock takes as long as an item may: at 1, 4 and 16 steps is enough, and
-        // at 16 where all of the steps before, and others' turns, took less than one turn may.
-        let looks = self.steps == 16 || (matches!(self.steps, 1 | 4) && !self.is_brisk);
-        self.steps >= Self::STEPS || (looks && self.is_late())
+        self.steps >= self.look_at && self.looks()
+    }
+
+    /// At the steps 1, 4, 16 and 64, or the last two of them.
+    #[inline(never)]
+    fn looks(&mut self) -> bool {
+        self.look_at = self.steps * 4;
+        self.steps >= Self::STEPS || self.is_late()
     }
 
     /// Real time, because it is the thread that is being shared; a checker shares it
     /// by other rules, and must see the same steps each time.
-    #[cold]
     fn is_late(&self) -> bool {
         #[cfg(all(feature = "check", not(loom)))]
         if super::world::is_here() {
