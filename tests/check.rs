@@ -76,6 +76,27 @@ fn ten_runs_of_one_seed_say_the_same_to_the_letter() {
     }
 }
 
+/// Whoever waits for the root takes a place in a list of its, and is woken in the order of
+/// places; they give them back in another order than they took them.
+#[test]
+fn what_one_schedule_has_done_to_its_root_no_other_can_see() {
+    let body = |ctx: Context| async move {
+        let all: Vec<_> = (1..=3)
+            .map(|n| {
+                let ctx = ctx.clone();
+                rt::spawn(async move {
+                    let _ = rt::timeout(Duration::from_millis(n), ctx.done()).await;
+                })
+            })
+            .collect();
+        for task in all {
+            task.await.unwrap();
+        }
+    };
+    // Where the injection comes at no point, the root is as good as new for the next schedule.
+    Checker::random(1, 500).run(body).assert_clean();
+}
+
 #[test]
 fn another_seed_gives_other_schedules() {
     use std::sync::{Arc, Mutex};

@@ -111,6 +111,8 @@ pub(super) struct Engine {
     /// Time does not move beyond this.
     pub(super) until: Option<u64>,
     pub(super) canceller: Option<Canceller>,
+    /// That of a root that nobody has kept, laid aside for the next schedule.
+    pub(super) root: Option<Canceller>,
     at: u32,
     pub(super) hash: u64,
     pub(super) points: u32,
@@ -169,6 +171,7 @@ impl Engine {
             clock: Clock::default(),
             until: None,
             canceller: None,
+            root: None,
             at: 0,
             hash: 0,
             points: 0,

@@ -150,7 +150,12 @@ struct Diverged(Vec<Deviation>);
 
 impl<F> Drop for Session<'_, F> {
     fn drop(&mut self) {
+        let root = here(|engine| engine.root.take());
         drop(engine::leave());
+        // It is let go without an end: there is nobody who would hear of it.
+        if let Some(root) = root {
+            root.detach();
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! 1. The engine is borrowed for a decision and let go before anybody's code runs:
 //!    see `engine`.
 //! 2. When a schedule is over, all that it made has been dropped: tasks, bells, the
-//!    body's future, the canceller. What is left then is what the user's code keeps.
+//!    body's future, the canceller. What is left then is what the user's code keeps; but for
+//!    a root that is as new, which is laid aside for the next schedule.
 
 use super::clock::Key;
 use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, Turned, here};
@@ -309,12 +310,17 @@ where
 fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
     quiet::forget();
     let run = signal::new_run();
-    let (mark, kind) = here(|engine| {
+    let (root, mark, kind) = here(|engine| {
         engine.reset(run);
-        (engine.mark, engine.kind)
+        (engine.root.take(), engine.mark, engine.kind)
     });
-    let after = (kind == Inject::Deadline).then_some(Duration::from_nanos(super::DEADLINE));
-    let (ctx, canceller) = Context::watched(mark, asked_at, after);
+    let (ctx, canceller) = match root {
+        Some(canceller) => (canceller.takes_up(mark), canceller),
+        None => {
+            let after = (kind == Inject::Deadline).then_some(Duration::from_nanos(super::DEADLINE));
+            Context::watched(mark, asked_at, after)
+        }
+    };
     here(|engine| {
         engine.canceller = Some(canceller);
         engine.add(None, label, 0);
@@ -409,6 +415,9 @@ fn end_body() {
         (engine.canceller.take(), engine.nobody_is_left())
     });
     match canceller {
+        Some(canceller) if nobody_is_left && canceller.lays_aside() => {
+            here(|engine| engine.root = Some(canceller));
+        }
         // Another thread may still wait.
         Some(canceller) if nobody_is_left && canceller.is_alone() => canceller.detach(),
         canceller => {

@@ -1,5 +1,7 @@
 //! Who may end a context.
 
+#[cfg(all(feature = "check", not(loom)))]
+use super::Context;
 use super::ContextError;
 use super::cause::{BoxError, Cause};
 use super::layer::{Branch, Line};
@@ -86,6 +88,25 @@ impl Canceller {
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn is_alone(&self) -> bool {
         self.link.is_only()
+    }
+
+    /// Lays aside a context that could be taken for one that has just been made, until it is
+    /// taken up again: nobody watches it. Where it has had a list of others, that begins anew.
+    /// False: it could not.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn lays_aside(&self) -> bool {
+        let as_new = self.is_alone() && self.branch().is_as_new();
+        if as_new {
+            self.branch().unwatched();
+        }
+        as_new
+    }
+
+    /// The context that was laid aside, watched as a new one is.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn takes_up(&self, mark: u16) -> Context {
+        self.branch().watched_again_as(mark);
+        Context { link: Some(self.link.clone()) }
     }
 
     /// Ends the context as something else has ended, or failed.

@@ -59,7 +59,7 @@ pub(super) struct Branch<'a> {
     bound: Bound<'a>,
     /// Which checker watches it; zero: none. Its descendants inherit it.
     #[cfg(all(feature = "check", not(loom)))]
-    mark: u16,
+    mark: Mark,
 }
 
 /// The deadline that ends a branch. Two small things that every branch has lie in here,
@@ -80,6 +80,22 @@ enum Bound<'a> {
         kind: Kind,
         scope: Lent<'a, Scope>,
     },
+}
+
+/// Changed only while nobody else has a handle, so Relaxed is as good as any order.
+#[cfg(all(feature = "check", not(loom)))]
+struct Mark(crate::sync::atomic::AtomicU16);
+
+#[cfg(all(feature = "check", not(loom)))]
+impl Mark {
+    #[inline]
+    fn get(&self) -> u16 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, mark: u16) {
+        self.0.store(mark, Ordering::Relaxed);
+    }
 }
 
 /// Of a branch, by how it holds a scope and a given error.
@@ -232,7 +248,7 @@ impl<'a> Branch<'a> {
             },
         };
         #[cfg(all(feature = "check", not(loom)))]
-        let mark = parent.map_or(0, |parent| parent.mark);
+        let mark = parent.map_or(0, Branch::mark);
         let branch = Branch {
             made_at,
             values,
@@ -240,7 +256,7 @@ impl<'a> Branch<'a> {
             up,
             bound,
             #[cfg(all(feature = "check", not(loom)))]
-            mark,
+            mark: Mark(mark.into()),
         };
         #[cfg(all(feature = "check", not(loom)))]
         if mark != 0 {
@@ -263,16 +279,42 @@ impl<'a> Branch<'a> {
     /// Has a new branch watched, and with it all that will be derived from it.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn watched_as(&mut self, mark: u16) {
-        if self.mark == 0 && mark != 0 {
-            self.mark = mark;
+        if self.mark() == 0 && mark != 0 {
+            self.mark.set(mark);
             world::tell(|onlooker| onlooker.made(mark, self.made_at));
         }
     }
 
     /// Which checker watches it.
     #[cfg(all(feature = "check", not(loom)))]
+    #[inline]
     pub(super) fn mark(&self) -> u16 {
-        self.mark
+        self.mark.get()
+    }
+
+    /// Has one that is as new watched anew.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn watched_again_as(&self, mark: u16) {
+        self.mark.set(mark);
+        world::tell(|onlooker| onlooker.made(mark, self.made_at));
+    }
+
+    /// Has one that is as new watched no more.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn unwatched(&self) {
+        world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
+        self.mark.set(0);
+    }
+
+    /// Whether nothing that has been done to it shows, of a branch that nobody else has a
+    /// handle to. One with a deadline is of one time only.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn is_as_new(&self) -> bool {
+        let scope_is = match self.fate.first() {
+            Ok(scope) => scope.is_none_or(|scope| scope.begins_anew()),
+            Err(_) => false,
+        };
+        scope_is && matches!(self.bound, Bound::None { .. })
     }
 
     /// It has been asked. Nothing at all, but for a context that a checker watches:
@@ -280,7 +322,7 @@ impl<'a> Branch<'a> {
     #[inline(always)]
     pub(super) fn looked(&self) {
         #[cfg(all(feature = "check", not(loom)))]
-        if self.mark != 0 {
+        if self.mark() != 0 {
             looked(Look::Asked);
         }
     }
@@ -289,7 +331,7 @@ impl<'a> Branch<'a> {
     #[inline(always)]
     pub(super) fn stirred(&self) {
         #[cfg(all(feature = "check", not(loom)))]
-        if self.mark != 0 {
+        if self.mark() != 0 {
             looked(Look::Stirred);
         }
     }
@@ -298,7 +340,7 @@ impl<'a> Branch<'a> {
     #[inline(always)]
     pub(super) fn got_func(&self) {
         #[cfg(all(feature = "check", not(loom)))]
-        if self.mark != 0 {
+        if self.mark() != 0 {
             looked(Look::AfterFunc);
         }
     }
@@ -659,8 +701,8 @@ fn befalls() {
 impl Drop for Branch<'_> {
     fn drop(&mut self) {
         #[cfg(all(feature = "check", not(loom)))]
-        if self.mark != 0 {
-            world::tell(|onlooker| onlooker.gone(self.mark, self.made_at));
+        if self.mark() != 0 {
+            world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
         }
         if let Ok(Some(scope)) = self.fate.first() {
             scope.disarm();

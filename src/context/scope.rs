@@ -497,6 +497,26 @@ impl Scope {
         }
     }
 
+    /// Has its list begin anew, where nobody is left in it and nothing else is kept here:
+    /// the next to come get the same places in it as in a new one, and are told in the same
+    /// order.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn begins_anew(&self) -> bool {
+        let mut members = self.members.lock();
+        #[cfg(feature = "tokio-util")]
+        let keeps_token = members.token.is_some();
+        #[cfg(not(feature = "tokio-util"))]
+        let keeps_token = false;
+        if self.end.get().is_some() || self.note.get().is_some() || keeps_token {
+            return false;
+        }
+        let nobody = members.all.is_empty();
+        if nobody {
+            members.all.clear();
+        }
+        nobody
+    }
+
     /// How many children are in the list: for the models.
     #[cfg(loom)]
     pub(super) fn children(&self) -> usize {

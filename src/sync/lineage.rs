@@ -177,9 +177,9 @@ impl<F: Family> Link<F> {
     /// Whether there is no other link to this head.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn is_only(&self) -> bool {
-        // Relaxed: nothing is read that another thread has written, and with a count of
-        // one nobody else can make it more.
-        self.head().count.load(Ordering::Relaxed) == 1
+        // Acquire: what the threads of other links did came before their Release in
+        // `count_off`. With a count of one nobody else can make it more.
+        self.head().count.load(Ordering::Acquire) == 1
     }
 
     fn head(&self) -> &Head<F> {
