@@ -65,10 +65,10 @@ impl Clock {
         self.due.is_empty()
     }
 
-    /// Back to the beginning. What was armed is the caller's to drop.
-    pub(super) fn reset(&mut self) -> BTreeMap<Key, Armed> {
+    /// Back to the beginning. What was armed, if anything, is the caller's to drop.
+    pub(super) fn reset(&mut self) -> Option<BTreeMap<Key, Armed>> {
         (self.now, self.armed) = (0, 0);
-        std::mem::take(&mut self.due)
+        (!self.due.is_empty()).then(|| std::mem::take(&mut self.due))
     }
 }
 

@@ -82,7 +82,7 @@ struct Session<'a, F> {
 
 /// What one schedule came to.
 struct Outcome {
-    finding: Option<Finding>,
+    finding: Option<Box<Finding>>,
     taken: Vec<Deviation>,
     hash: u64,
     landed: bool,
@@ -96,7 +96,7 @@ struct Outcome {
 
 impl Outcome {
     /// The outcome of the schedule that has just been run.
-    fn of(finding: Option<Finding>) -> Self {
+    fn of(finding: Option<Box<Finding>>) -> Self {
         here(|engine| {
             let length = engine.length();
             engine.strategy.over(length);
@@ -124,7 +124,7 @@ impl Outcome {
     }
 
     fn key(&self) -> Option<Key> {
-        self.finding.as_ref().map(Finding::key)
+        self.finding.as_deref().map(Finding::key)
     }
 
     fn rough(&self) -> Option<Rough> {
@@ -494,8 +494,10 @@ where
             looked |= outcome.looked;
             covered.points = covered.points.max(outcome.length.points);
             covered.cut |= outcome.cut;
-            let deeper = outcome.delays() > deepest;
-            deepest = deepest.max(outcome.delays());
+            // As few as were taken can be no more delays.
+            let delays = if outcome.taken.len() > deepest { outcome.delays() } else { 0 };
+            let deeper = delays > deepest;
+            deepest = deepest.max(delays);
             covered.schedules += u64::from(counts);
             let mut judged = if outcome.diverged {
                 Err(Diverged(outcome.taken.clone()))

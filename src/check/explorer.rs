@@ -296,7 +296,7 @@ pub(super) fn schedule<F, Fut>(
     body: &F,
     label: u32,
     asked_at: &'static Location<'static>,
-) -> Option<Finding>
+) -> Option<Box<Finding>>
 where
     F: Fn(Context) -> Fut,
     Fut: std::future::Future,
@@ -329,7 +329,7 @@ fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
 }
 
 /// Goes from step to step, to the end.
-fn run(body: &mut dyn Body) -> Option<Finding> {
+fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
     let mut turn = Turned::Nobody;
     let end = loop {
         // One look at the engine for each step: the end of the last, and what is next.
@@ -380,8 +380,8 @@ fn run(body: &mut dyn Body) -> Option<Finding> {
         };
     };
     let finding = here(|engine| {
-        let finding = verdict::judge(engine, end);
-        story::keep(engine, finding.as_ref());
+        let finding = verdict::judge(engine, end).map(Box::new);
+        story::keep(engine, finding.as_deref());
         engine.closing = true;
         engine.current = NOBODY;
         finding
@@ -452,5 +452,7 @@ fn close(body: &mut dyn Body) {
         engine.tasks.clear();
         engine.clock.reset()
     });
-    guard(|| drop(bells));
+    if bells.is_some() {
+        guard(|| drop(bells));
+    }
 }
