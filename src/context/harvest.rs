@@ -11,11 +11,14 @@
 use super::after::Func;
 use super::cause::Cause;
 use super::scope::{End, Member};
+use slab::Slab;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 #[derive(Default)]
 pub(super) struct Harvest {
+    /// The whole list of the first who are to be told, as it was: mostly there are no others.
+    first: Slab<Member>,
     wakers: Vec<Waker>,
     ours: Vec<Func>,
     users: Vec<Func>,
@@ -31,6 +34,17 @@ pub(super) struct Harvest {
 }
 
 impl Harvest {
+    /// Takes all of a list in which there are no children, unless it has one: those that
+    /// come later are told later.
+    pub(super) fn takes_all(&mut self, list: &mut Slab<Member>) -> bool {
+        let nobody = self.wakers.is_empty() && self.ours.is_empty() && self.users.is_empty();
+        let is_first = nobody && self.first.is_empty();
+        if is_first {
+            std::mem::swap(&mut self.first, list);
+        }
+        is_first
+    }
+
     pub(super) fn add(&mut self, member: Member) {
         match member {
             Member::Waiter(waker) => self.wakers.push(waker),
@@ -61,6 +75,12 @@ impl Harvest {
     }
 
     fn wake(&mut self) -> Vec<Func> {
+        for (_, member) in std::mem::take(&mut self.first) {
+            match member {
+                Member::Waiter(waker) => quietly(|| waker.wake()),
+                func => self.add(func),
+            }
+        }
         for waker in self.wakers.drain(..) {
             quietly(|| waker.wake());
         }

@@ -440,6 +440,9 @@ impl Scope {
         harvest.alarms.extend(members.alarm.take().map(|alarm| *alarm));
         #[cfg(all(feature = "tokio-util", not(loom)))]
         harvest.tokens.extend(members.token.take());
+        if members.children == 0 && harvest.takes_all(&mut members.all) {
+            return;
+        }
         if members.all.len() > members.children {
             for key in 0..members.all.capacity() {
                 if let Some(Member::Waiter(_) | Member::Func(_)) = members.all.get(key) {
