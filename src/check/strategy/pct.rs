@@ -66,21 +66,24 @@ impl Pct {
         self.priorities[task as usize]
     }
 
-    fn highest(&mut self, turn: &Turn<'_>) -> (u32, Option<u32>) {
-        let (mut place, mut best) = (0, (0, None, 0));
-        // Inside of the queue there are two loops, which is faster than one around it.
-        turn.ready.iter().for_each(|&task| {
-            let known = self.priorities.get(task as usize).copied();
-            let priority = known.unwrap_or_else(|| self.new_priority(task));
-            if priority > best.2 {
-                best = (place, Some(task), priority);
+    /// How many are passed over for it.
+    fn highest(&mut self, turn: &Turn<'_>) -> u32 {
+        let (mut place, mut best, mut highest) = (0, 0, 0);
+        // Two loops are faster than one that goes from the one part of the queue to the other.
+        let (front, back) = turn.ready.as_slices();
+        for part in [front, back] {
+            for &task in part {
+                let priority = match self.priorities.get(task as usize) {
+                    Some(&known) => known,
+                    None => self.new_priority(task),
+                };
+                if priority > highest {
+                    (best, highest) = (place, priority);
+                }
+                place += 1;
             }
-            place += 1;
-        });
-        if turn.time && self.time > best.2 {
-            return (place, None);
         }
-        (best.0, best.1)
+        if turn.time && self.time > highest { place } else { best }
     }
 }
 
@@ -116,14 +119,14 @@ impl Strategy for Pct {
         if self.target == u32::MAX {
             return 0;
         }
-        let (mut place, task) = self.highest(turn);
+        let mut place = self.highest(turn);
         if self.falls.contains(&self.turns) {
             self.fallen -= 1;
-            match task {
-                Some(task) => self.priorities[task as usize] = self.fallen,
+            match turn.ready.get(place as usize) {
+                Some(&task) => self.priorities[task as usize] = self.fallen,
                 None => self.time = self.fallen,
             }
-            place = self.highest(turn).0;
+            place = self.highest(turn);
         }
         if place as usize == turn.ready.len() {
             // Else it would move on and on.
