@@ -24,7 +24,7 @@ use super::label::Labels;
 use super::log::{Log, What, rank};
 use super::pulse::Pulse;
 use super::signal;
-pub(super) use super::step::{Landed, Limits, Step, Trouble, Turned};
+pub(super) use super::step::{Hand, Landed, Limits, Step, Trouble, Turned};
 use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
 use super::task::mixed;
 pub(super) use super::task::{Future, State, Task};
@@ -332,16 +332,16 @@ impl Engine {
     // -------------------------------------------------------------- decisions
 
     /// What to do next, after this.
-    pub(super) fn step(&mut self, turned: Turned) -> Step {
+    pub(super) fn step(&mut self, turned: Turned, hand: &mut Hand) -> Step {
         match turned {
             Turned::Nobody => {}
-            Turned::Waits(task, future) => self.pending(task, future),
+            Turned::Waits(task) => self.pending(task, hand.future.take()),
             Turned::Ended(task) => self.ended(task),
         }
         if signal::is_any_elsewhere() {
             self.note_threads();
         }
-        self.next()
+        self.next(hand)
     }
 
     /// Whether another thread has woken a task, which then is what went wrong.
@@ -355,7 +355,7 @@ impl Engine {
         first
     }
 
-    fn next(&mut self) -> Step {
+    fn next(&mut self, hand: &mut Hand) -> Step {
         if self.trouble.is_some() {
             return Step::Stuck;
         }
@@ -404,28 +404,29 @@ impl Engine {
         if polled.aborted {
             // Invariant 2: it is no longer in line.
             polled.state = State::Running(false);
-            let future = polled.future.take();
+            hand.future = polled.future.take();
             self.current = task;
             self.looks_left = self.limits.steps;
-            return Step::Drop { task, future };
+            return Step::Drop(task);
         }
         polled.state = State::Running(false);
         polled.wait = None;
         polled.sees(u64::from(self.landed.is_some()));
-        let (future, label) = (polled.future.take(), polled.label);
+        hand.future = polled.future.take();
+        let label = polled.label;
         self.current = task;
         self.looks_left = self.limits.steps;
         self.only_count();
         self.pulse.learn(&self.labels);
         self.pulse.beats(label);
-        let waker = match &mut self.log {
+        hand.waker = match &mut self.log {
             None => signal::waker(self.run, task),
             Some(log) => {
                 log.add(self.clock.now, task, What::Polled);
                 log.waker(self.run, task)
             }
         };
-        Step::Poll { task, future, waker }
+        Step::Poll(task)
     }
 
     /// Nobody is ready.

@@ -9,7 +9,7 @@
 //!    a root that is as new, which is laid aside for the next schedule.
 
 use super::clock::Key;
-use super::engine::{self, BODY, Engine, Future, NOBODY, Step, Trouble, Turned, here};
+use super::engine::{self, BODY, Engine, Hand, NOBODY, Step, Trouble, Turned, here};
 use super::inject::Inject;
 use super::label;
 use super::log::What;
@@ -330,23 +330,22 @@ fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
 
 /// Goes from step to step, to the end.
 fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
+    let mut hand = Hand::empty();
     let mut turn = Turned::Nobody;
     let end = loop {
         // One look at the engine for each step: the end of the last, and what is next.
-        turn = match here(|engine| engine.step(turn)) {
-            Step::Poll { task: BODY, waker, .. } => {
-                if body.poll(&waker) {
+        turn = match here(|engine| engine.step(turn, &mut hand)) {
+            Step::Poll(BODY) => {
+                if body.poll(&hand.waker) {
                     end_body();
                     Turned::Nobody
                 } else {
-                    Turned::Waits(BODY, None)
+                    Turned::Waits(BODY)
                 }
             }
-            Step::Poll { task, future, waker } => {
-                poll_task(task, future.expect("only the body is elsewhere"), &waker)
-            }
-            Step::Drop { task, future } => {
-                guard(|| drop(future));
+            Step::Poll(task) => poll_task(task, &mut hand),
+            Step::Drop(task) => {
+                guard(|| hand.future = None);
                 Turned::Ended(task)
             }
             Step::Tick => {
@@ -393,15 +392,25 @@ fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
 /// A task catches what it panics with. Its result, which it drops when nobody has asked for
 /// that, may panic as well, and so may the waker of whoever waits for it.
 #[inline]
-fn poll_task(task: u32, mut future: Future, waker: &Waker) -> Turned {
-    let turned = guard(|| match future.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
-        Poll::Pending => Turned::Waits(task, Some(future)),
-        Poll::Ready(()) => {
-            drop(future);
-            Turned::Ended(task)
+fn poll_task(task: u32, hand: &mut Hand) -> Turned {
+    let Hand { future, waker } = hand;
+    let mut cx = std::task::Context::from_waker(waker);
+    let polled = guard(|| {
+        let running = future.as_mut().expect("only the body is elsewhere");
+        let polled = running.as_mut().poll(&mut cx);
+        if polled.is_ready() {
+            *future = None;
         }
+        polled
     });
-    turned.unwrap_or(Turned::Ended(task))
+    if polled == Some(Poll::Pending) {
+        return Turned::Waits(task);
+    }
+    if future.is_some() {
+        // It has panicked before it was dropped.
+        guard(|| *future = None);
+    }
+    Turned::Ended(task)
 }
 
 /// The body has ended: its canceller goes, and what it has left behind has

@@ -36,27 +36,37 @@ pub(super) enum Trouble {
     },
 }
 
+/// What the loop has in its hands while the engine is let go. It stays where it is: what
+/// the two tell each other goes by registers.
+pub(super) struct Hand {
+    /// Of the task whose turn it is, unless that is the body.
+    pub(super) future: Option<Future>,
+    pub(super) waker: Waker,
+}
+
+impl Hand {
+    pub(super) fn empty() -> Hand {
+        Hand { future: None, waker: Waker::noop().clone() }
+    }
+}
+
 /// How the last step has come out.
+#[derive(Clone, Copy)]
 pub(super) enum Turned {
     /// It was nobody's, or has been written down.
     Nobody,
     /// This task goes on.
-    Waits(u32, Option<Future>),
+    Waits(u32),
     Ended(u32),
 }
 
 /// What there is to do next.
+#[derive(Clone, Copy)]
 pub(super) enum Step {
-    Poll {
-        task: u32,
-        future: Option<Future>,
-        waker: Waker,
-    },
-    /// The task was aborted.
-    Drop {
-        task: u32,
-        future: Option<Future>,
-    },
+    /// The task in the hand.
+    Poll(u32),
+    /// The same: it was aborted.
+    Drop(u32),
     Strike,
     Tick,
     /// Everything has ended.
