@@ -673,18 +673,18 @@ impl Engine {
         Some(due)
     }
 
-    pub(super) fn waits(&mut self, wait: Wait) {
+    pub(super) fn waits(&mut self, wait: &Wait) {
         let task = self.current;
-        self.waited |= rank(&wait) == 0;
+        self.waited |= rank(wait) == 0;
         if task == NOBODY {
             return;
         }
         let before = &mut self.tasks[task as usize].wait;
-        if before.is_none_or(|before| rank(&before) < rank(&wait)) {
-            *before = Some(wait);
+        if before.is_none_or(|before| rank(&before) < rank(wait)) {
+            *before = Some(*wait);
         }
         if let Some(log) = &mut self.log {
-            log.waits(self.clock.now, task, wait);
+            log.waits(self.clock.now, task, *wait);
         }
     }
 

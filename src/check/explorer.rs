@@ -76,7 +76,7 @@ impl World for Explorer {
 
     #[inline]
     fn waits(&self, wait: Wait) {
-        here(|engine| engine.waits(wait));
+        here(|engine| engine.waits(&wait));
     }
 
     #[inline]
