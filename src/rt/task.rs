@@ -51,6 +51,7 @@ where
 
 /// [`spawn_named`] on behalf of the line `place`.
 #[track_caller]
+#[inline(never)]
 pub(crate) fn spawn_at<F>(
     name: Cow<'static, str>,
     place: &'static Location<'static>,
