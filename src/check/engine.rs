@@ -276,13 +276,14 @@ impl Engine {
             return;
         }
         let Some(woken) = self.tasks.get_mut(task as usize) else { return };
-        match woken.state {
-            State::Idle => {
-                woken.state = State::Queued;
-                self.ready.push_back(task);
-            }
-            State::Running(false) => woken.state = State::Running(true),
-            State::Queued | State::Running(true) | State::Ended => return,
+        // Two questions: which state it is can be foreseen by no processor.
+        if woken.state == State::Idle {
+            woken.state = State::Queued;
+            self.ready.push_back(task);
+        } else if woken.state == State::Running(false) {
+            woken.state = State::Running(true);
+        } else {
+            return;
         }
         let by = self.current;
         self.note(task, || What::Woken { by });

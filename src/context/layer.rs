@@ -566,23 +566,27 @@ impl<'a> Branch<'a> {
     }
 
     fn end(&self, cause: Cause) {
-        match self.fate() {
-            Some(_) => {
+        match self.fate.first() {
+            Ok(Some(scope)) => {
                 self.look();
+                return Branch::end_open(scope, cause);
             }
+            Err(_) => return,
             // Nothing is below a light branch, and nobody has asked how it ended.
-            None if self.is_done() => return,
-            None => {}
+            Ok(None) if self.is_done() => return,
+            Ok(None) => {}
         }
         match self.settle_light(cause) {
             Ok((cause, true)) => trace::ended(cause),
             Ok((_, false)) => {}
             Err(_) if skip(Break::LightCancelGivesUp) => {}
-            Err((scope, cause)) => {
-                if let Some(harvest) = Scope::cancel(scope, cause) {
-                    harvest.run();
-                }
-            }
+            Err((scope, cause)) => Branch::end_open(scope, cause),
+        }
+    }
+
+    fn end_open(scope: Lent<'_, Scope>, cause: Cause) {
+        if let Some(harvest) = Scope::cancel(scope, cause) {
+            harvest.run();
         }
     }
 

@@ -351,11 +351,13 @@ impl Scope {
             Some(member) if is_meant(member) => members.take(key),
             _ => None,
         };
+        let Some(gone) = gone else { return };
         // A list that a crowd has left gives its memory back.
         let crowd_left = members.all.is_empty() && members.all.capacity() > 64;
         let memory = crowd_left.then(|| std::mem::take(&mut members.all));
         drop(members);
-        drop((gone, memory));
+        drop(gone);
+        drop(memory);
     }
 
     /// Ends for `cause` if it has not ended; everything below it is marked when
