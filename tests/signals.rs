@@ -6,6 +6,8 @@ use quell::{Context, signal};
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 const ROLE: &str = "QUELL_SIGNAL_TEST_ROLE";
 
@@ -36,6 +38,13 @@ fn play(role: &str) {
             println!("ended");
             other.wait();
             println!("{}", other.cause().unwrap());
+        }
+        "one waits for the other" => {
+            let (other, _canceller) = signal::interrupt(&Context::background());
+            let (tell, told) = mpsc::channel();
+            ctx.after_func(move || tell.send(other.wait_timeout(Duration::from_secs(10))).unwrap());
+            println!("waiting");
+            println!("{:?}", told.recv().unwrap());
         }
         _ => unreachable!(),
     }
@@ -126,5 +135,14 @@ fn a_context_that_still_waits_is_not_left_to_the_default_by_one_that_has_ended()
     child.until("ended");
     child.send("-INT");
     child.until("interrupted by SIGINT");
+    assert!(child.end().success());
+}
+
+#[test]
+fn a_signal_ends_every_context_before_any_function_at_the_end_of_one_runs() {
+    let mut child = Played::start("one waits for the other");
+    child.until("waiting");
+    child.send("-INT");
+    child.until("Some(Cancelled)");
     assert!(child.end().success());
 }

@@ -176,3 +176,83 @@ fn tokens_cancelled_on_one_thread_end_contexts_made_on_another() {
         other.join().unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_cancelled_after_a_deadline_above_finds_it_exceeded() {
+    let token = CancellationToken::new();
+    let (request, _c) = Context::background().with_timeout(Duration::from_secs(5));
+    let (middle, _c) = request.with_cancel();
+    let (ctx, _c) = middle.with_token(&token);
+    let (child, _c) = ctx.with_cancel();
+    // Nobody waits, so no timer acts on it.
+    tokio::time::advance(Duration::from_secs(6)).await;
+    token.cancel();
+    for ctx in [&child, &ctx, &middle, &request] {
+        assert_eq!(ctx.err(), Some(ContextError::DeadlineExceeded), "{ctx}");
+    }
+}
+
+#[test]
+fn a_token_that_is_cancelled_when_a_context_above_has_ended_changes_no_cause() {
+    for _ in 0..20 {
+        let token = CancellationToken::new();
+        let (parent, canceller) = Context::background().with_cancel();
+        // They keep the sweep from coming by at once.
+        let before: Vec<_> = (0..2_000)
+            .map(|_| {
+                let (child, canceller) = parent.with_cancel();
+                canceller.detach();
+                child.after_func(|| {});
+                child
+            })
+            .collect();
+        let (ctx, _c) = parent.with_token(&token);
+        std::thread::scope(|threads| {
+            threads.spawn(|| canceller.cancel_with("the parent's"));
+            while !parent.is_done() {
+                std::hint::spin_loop();
+            }
+            token.cancel();
+            assert_eq!(ctx.cause().unwrap().to_string(), "the parent's");
+        });
+        drop(before);
+    }
+}
+
+#[test]
+fn a_deadline_that_ends_a_context_by_way_of_a_token_runs_nothing_on_the_timers_thread() {
+    let (ctx, _c) = Context::background().with_timeout(Duration::from_millis(2));
+    let (other, _c) = Context::background().with_token(&ctx.token());
+    let (tell, told) = std::sync::mpsc::channel();
+    other.after_func(move || {
+        tell.send(std::thread::current().name().unwrap_or_default().to_owned()).unwrap();
+    });
+    assert_eq!(told.recv().unwrap(), "quell-runner");
+}
+
+#[test]
+fn a_function_that_a_token_runs_holds_up_no_pipeline() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (ctx, canceller) = Context::background().with_cancel();
+    let (other, _c) = Context::background().with_token(&ctx.token());
+    let (held, released) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let mut results = quell::Pipeline::from_iter(&ctx, 0..)
+            .stage("stays", |_, mut input, output| async move {
+                let _held = held;
+                output.send(input.recv().await.unwrap_or(0)).await.unwrap();
+                std::future::pending::<()>().await;
+            })
+            .run();
+        assert_eq!(results.next().await, Some(0));
+        let (tell, told) = std::sync::mpsc::channel();
+        other.after_func(move || {
+            // That the stage is gone, and not that it is time to give up.
+            let gone = released.recv_timeout(Duration::from_secs(10));
+            tell.send(gone == Err(std::sync::mpsc::RecvTimeoutError::Disconnected)).unwrap();
+        });
+        canceller.cancel();
+        assert!(told.recv().unwrap(), "the pipeline had not been stopped");
+        assert_eq!(results.next().await, None);
+    });
+}

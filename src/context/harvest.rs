@@ -5,7 +5,8 @@
 //! 1. A harvest is run, or its pieces dropped, without any lock of quell's held.
 //! 2. Wakers come before events and functions, and quell's own functions before the
 //!    users': nobody waits to be woken, and no pipeline to be stopped, for somebody
-//!    else's code.
+//!    else's code. A token comes after quell's own, for what it wakes may be a context
+//!    with functions of its own; and where those may not run, neither is it cancelled.
 //! 3. A panic in one of them is caught and keeps no other from being told.
 
 use super::after::Func;
@@ -20,11 +21,7 @@ pub(super) struct Harvest {
     /// The whole list of the first who are to be told, as it was: mostly there are no others.
     first: Slab<Member>,
     wakers: Vec<Waker>,
-    ours: Vec<Func>,
-    users: Vec<Func>,
-    /// Whatever else is to end with the contexts.
-    #[cfg(all(feature = "tokio-util", not(loom)))]
-    pub(super) tokens: Vec<super::token::Root>,
+    calls: Calls,
     /// Not needed any more; disarmed when the harvest goes.
     pub(super) alarms: Vec<crate::rt::Alarm>,
     /// Ended by this sweep, each for a reason of its own.
@@ -33,11 +30,21 @@ pub(super) struct Harvest {
     pub(super) late: Option<End>,
 }
 
+/// What may take its time.
+#[derive(Default)]
+struct Calls {
+    ours: Vec<Func>,
+    /// Whatever else is to end with the contexts.
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    tokens: Vec<super::token::Root>,
+    users: Vec<Func>,
+}
+
 impl Harvest {
     /// Takes all of a list in which there are no children, unless it has one: those that
     /// come later are told later.
     pub(super) fn takes_all(&mut self, list: &mut Slab<Member>) -> bool {
-        let nobody = self.wakers.is_empty() && self.ours.is_empty() && self.users.is_empty();
+        let nobody = self.wakers.is_empty() && self.calls.is_empty();
         let is_first = nobody && self.first.is_empty();
         if is_first {
             std::mem::swap(&mut self.first, list);
@@ -48,10 +55,30 @@ impl Harvest {
     pub(super) fn add(&mut self, member: Member) {
         match member {
             Member::Waiter(waker) => self.wakers.push(waker),
-            Member::Func(func) if func.is_ours() => self.ours.push(func),
-            Member::Func(func) => self.users.push(func),
+            Member::Func(func) if func.is_ours() => self.calls.ours.push(func),
+            Member::Func(func) => self.calls.users.push(func),
             Member::Child(_) => unreachable!("children stay"),
         }
+    }
+
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    pub(super) fn add_token(&mut self, token: super::token::Root) {
+        self.calls.tokens.push(token);
+    }
+
+    /// What another sweep has found, told with this one's.
+    #[cfg(all(unix, not(loom)))]
+    pub(super) fn join(&mut self, other: Harvest) {
+        let Harvest { first, wakers, calls, alarms, ended, late } = other;
+        first.into_iter().for_each(|(_, member)| self.add(member));
+        self.wakers.extend(wakers);
+        self.calls.ours.extend(calls.ours);
+        #[cfg(feature = "tokio-util")]
+        self.calls.tokens.extend(calls.tokens);
+        self.calls.users.extend(calls.users);
+        self.alarms.extend(alarms);
+        self.ended.extend(ended);
+        drop(late);
     }
 
     pub(super) fn report(&mut self, ended: &Cause) {
@@ -62,19 +89,16 @@ impl Harvest {
 
     /// Tells everybody, on this thread.
     pub(super) fn run(mut self) {
-        let funcs = self.wake();
-        if !funcs.is_empty() {
-            run_all(funcs);
-        }
+        self.wake().make();
     }
 
-    /// Wakes everybody, and leaves the users' functions to another thread.
+    /// Wakes everybody, and leaves what may take its time to another thread.
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<crate::rt::Work> {
-        let funcs = self.wake();
-        (!funcs.is_empty()).then(|| Box::new(move || run_all(funcs)) as crate::rt::Work)
+        let calls = self.wake();
+        (!calls.is_empty()).then(|| Box::new(move || calls.make()) as crate::rt::Work)
     }
 
-    fn wake(&mut self) -> Vec<Func> {
+    fn wake(&mut self) -> Calls {
         for (_, member) in std::mem::take(&mut self.first) {
             match member {
                 Member::Waiter(waker) => quietly(|| waker.wake()),
@@ -84,26 +108,37 @@ impl Harvest {
         for waker in self.wakers.drain(..) {
             quietly(|| waker.wake());
         }
-        #[cfg(all(feature = "tokio-util", not(loom)))]
-        for token in self.tokens.drain(..) {
-            quietly(|| token.cancel());
-        }
         for cause in self.ended.drain(..) {
             super::trace::ended(cause.seen());
         }
         if let Some(late) = self.late.take() {
             quietly(|| drop(late));
         }
-        let mut funcs = std::mem::take(&mut self.ours);
-        funcs.append(&mut self.users);
-        funcs
+        std::mem::take(&mut self.calls)
     }
 }
 
-/// Runs the functions, and drops what they kept.
-fn run_all(funcs: Vec<Func>) {
-    for func in funcs {
-        quietly(|| func.run());
+impl Calls {
+    fn is_empty(&self) -> bool {
+        #[cfg(all(feature = "tokio-util", not(loom)))]
+        if !self.tokens.is_empty() {
+            return false;
+        }
+        self.ours.is_empty() && self.users.is_empty()
+    }
+
+    /// Runs the functions, and drops what they kept.
+    fn make(self) {
+        for func in self.ours {
+            quietly(|| func.run());
+        }
+        #[cfg(all(feature = "tokio-util", not(loom)))]
+        for token in self.tokens {
+            quietly(|| token.cancel());
+        }
+        for func in self.users {
+            quietly(|| func.run());
+        }
     }
 }
 

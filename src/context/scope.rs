@@ -208,6 +208,21 @@ impl Scope {
         }
     }
 
+    /// Ends as `elder`, a scope above, has ended or should have by its deadline: as a look
+    /// at the context would find.
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    pub(super) fn end_with(&self, elder: &Scope) {
+        if let Some(passed) = elder.deadline.as_ref().filter(|own| own.has_passed()) {
+            let (end, first) = elder.settle_deadline(passed);
+            if first {
+                super::trace::ended(end.cause.seen());
+            }
+        }
+        if let Some(end) = elder.end() {
+            self.inherit(end);
+        }
+    }
+
     /// Notes the time by this clock when it ends. False if it already does so
     /// by another.
     pub(super) fn note_time_by(&self, clock: &Clock) -> bool {
@@ -441,7 +456,9 @@ impl Scope {
         self.swept.store(1, Ordering::Relaxed);
         harvest.alarms.extend(members.alarm.take().map(|alarm| *alarm));
         #[cfg(all(feature = "tokio-util", not(loom)))]
-        harvest.tokens.extend(members.token.take());
+        if let Some(token) = members.token.take() {
+            harvest.add_token(token);
+        }
         if members.children == 0 && harvest.takes_all(&mut members.all) {
             return;
         }

@@ -10,7 +10,8 @@
 #![allow(clippy::disallowed_types, reason = "made once, for no model to see")]
 
 use super::cause::Cause;
-use super::harvest::quietly;
+use super::harvest::{Harvest, quietly};
+use super::scope::Scope;
 use super::{Canceller, Context, ContextError};
 use crate::sync::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -130,17 +131,23 @@ impl Watch {
         })
     }
 
-    /// Ends everything that is waiting.
+    /// Ends everything that is waiting, and then tells of it: no function at the end of one
+    /// context holds up another.
     fn tell(&self, interrupted: Interrupted) {
         let all: Vec<_> = {
             let waiting = self.waiting.lock();
             waiting.iter().map(|(_, waiting)| (waiting.ctx.clone(), waiting.made_at)).collect()
         };
-        for (ctx, made_at) in all {
+        let mut harvest = Harvest::default();
+        for (ctx, made_at) in &all {
             let error = Box::new(interrupted);
             let cause = Cause::given(ContextError::Cancelled, error, Some(made_at));
-            // What the context holds may be dropped here: the user's code.
-            quietly(move || ctx.branch().expect("made by with_cancel").cancel(cause));
+            let scope = ctx.branch().and_then(|branch| branch.open().ok());
+            let found = scope.and_then(|scope| Scope::cancel(scope, cause));
+            harvest.join(found.unwrap_or_default());
         }
+        harvest.run();
+        // What the contexts hold may be dropped here: the user's code.
+        all.into_iter().for_each(|waiting| quietly(move || drop(waiting)));
     }
 }

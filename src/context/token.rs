@@ -13,6 +13,7 @@
 
 use super::after::{Func, Job, Whose};
 use super::cause::Cause;
+use super::layer::Branch;
 use super::scope::Scope;
 use super::{Canceller, Context};
 use crate::sync::{Arc, Lent, Mutex};
@@ -44,8 +45,12 @@ impl Context {
     pub fn with_token(&self, token: &CancellationToken) -> (Context, Canceller) {
         let (ctx, canceller) = self.with_cancel();
         if let Some(Ok(scope)) = ctx.branch().map(|branch| branch.open()) {
+            let above = self.branch().and_then(|above| above.open().ok());
+            let bounding = ctx.branch().and_then(Branch::bounding);
             let bridge = std::sync::Arc::new(Bridge {
                 scope: Arc::downgrade(&scope.to_arc()),
+                elders: [above, bounding]
+                    .map(|elder| elder.map(|elder| Arc::downgrade(&elder.to_arc()))),
                 crossing: Mutex::new(Crossing::Waiting(Box::pin(token.clone().cancelled_owned()))),
             });
             let owner = Owner(std::sync::Arc::clone(&bridge));
@@ -119,6 +124,8 @@ impl Drop for Root {
 /// From a token to a scope.
 struct Bridge {
     scope: Weak<Scope>,
+    /// The scope above, and the one with the deadline: what ended those came first.
+    elders: [Option<Weak<Scope>>; 2],
     crossing: Mutex<Crossing>,
 }
 
@@ -166,6 +173,8 @@ impl Bridge {
             drop(crossing);
             if future.as_mut().poll(&mut cx) == Poll::Ready(()) {
                 if let Some(scope) = self.scope.upgrade() {
+                    let elders = self.elders.iter().flatten().filter_map(Weak::upgrade);
+                    elders.for_each(|elder| scope.end_with(&elder));
                     if let Some(harvest) = Scope::cancel(Lent::from(&scope), Cause::cancelled(None))
                     {
                         harvest.run();
