@@ -786,6 +786,18 @@ async fn a_shutdown_is_not_clean_if_another_one_aborts_a_task_meanwhile() {
     }
 }
 
+#[tokio::test]
+async fn a_shutdown_is_not_clean_if_another_one_has_aborted_what_is_still_there() {
+    let group = Group::new(&Context::background());
+    group.spawn("deaf", deaf).await.unwrap();
+    let (first, second) = futures::join!(group.shutdown(ms(0)), group.shutdown(ms(0)));
+    for report in [first, second] {
+        let [left] = report.aborted() else { panic!("{report}") };
+        assert_eq!(left.name(), "deaf");
+    }
+    assert!(group.shutdown(ms(0)).await.is_clean(), "it is gone");
+}
+
 // ------------------------------------------------------------------- dropping
 
 #[tokio::test]

@@ -204,7 +204,8 @@ impl Group {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, the group is cancelled, and nothing is aborted.
+    /// Dropped before it is ready, the group is cancelled, if it was polled at all, and nothing
+    /// is aborted.
     #[track_caller]
     pub fn shutdown(
         &self,
@@ -214,14 +215,15 @@ impl Group {
         async move {
             let shared = &self.handle.shared;
             shared.end("the group was shut down".into(), place);
-            let before = shared.tasks.count_late();
+            let (before, mut late) = shared.tasks.late();
             if rt::timeout(grace, shared.tasks.over()).await.is_err() {
                 shared.tasks.note_late();
                 shared.tasks.stop();
                 shared.tasks.over().await;
             }
-            // Those too that another shutdown aborted meanwhile: they did not end by themselves.
-            let late = shared.tasks.late_after(before).into_iter();
+            // Those too that another shutdown aborted, now or before: they did not end by themselves.
+            late.extend(shared.tasks.late_after(before));
+            let late = late.into_iter();
             ShutdownReport::new(late.map(|(name, place)| StillRunning::new(name, place)).collect())
         }
     }

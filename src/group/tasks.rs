@@ -147,9 +147,11 @@ impl Tasks {
         }
     }
 
-    /// How many have been written down.
-    pub(crate) fn count_late(&self) -> usize {
-        self.state.lock().late.len()
+    /// How many have been written down, and those of them that have not ended yet.
+    pub(crate) fn late(&self) -> (usize, Vec<Whose>) {
+        let state = self.state.lock();
+        let alive = state.live.iter().filter(|(_, entry)| entry.is_late);
+        (state.late.len(), alive.map(|(_, entry)| (entry.name.clone(), entry.place)).collect())
     }
 
     /// Those that were written down after so many.
