@@ -4,7 +4,7 @@
 
 use futures::FutureExt as _;
 use quell::check::{self, Checker, Inject, Report, Violation, ViolationKind};
-use quell::{Context, ContextError, Group, rt};
+use quell::{Context, ContextError, Group, Pipeline, rt};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{pending, poll_fn};
@@ -439,6 +439,20 @@ fn a_result_that_nobody_waits_for_and_that_panics_as_it_is_dropped_is_told() {
     }
     // Whoever drops the last handle may be the task or the body.
     comes_again(&Checker::new().run(|ctx| body(ctx, 0)), |ctx| body(ctx, 0));
+}
+
+#[test]
+fn an_item_that_panics_as_its_pipeline_is_stopped_is_told() {
+    async fn body(ctx: Context) {
+        let mut results = Pipeline::from_iter(&ctx, (0..1).map(|_| Bomb)).run();
+        // It begins, and the item waits behind its stage.
+        assert!(!matches!(results.next().now_or_never(), Some(Some(_))));
+        ctx.done().await;
+        drop(results);
+    }
+    let report = Checker::new().run(body);
+    assert_eq!(panicked(&report).waiting_for(), Some("a bomb"));
+    comes_again(&report, body);
 }
 
 #[test]

@@ -57,6 +57,22 @@ async fn dropping_the_results_ends_every_stage_at_once() {
 }
 
 #[tokio::test]
+async fn a_stage_that_was_at_work_when_the_pipeline_ended_was_aborted_whatever_it_found_closed() {
+    for sends in [true, false] {
+        let (ctx, canceller) = background().with_cancel();
+        let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+            .filter_map(move |n| {
+                canceller.cancel();
+                sends.then_some(n)
+            })
+            .run();
+        assert_eq!(results.next().await, None);
+        let report = finish(results).await;
+        assert_eq!(report.stages()[1].ended(), Some(StageEnd::Aborted), "{report}");
+    }
+}
+
+#[tokio::test]
 async fn after_the_context_has_ended_nothing_more_is_delivered() {
     let (ctx, canceller) = background().with_cancel();
     let stock = Stock::new();

@@ -638,3 +638,20 @@ async fn a_drain_of_a_blocking_source_does_not_wait_for_its_thread() {
     let _ = finish(results).await;
     drop(tell);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_report_tells_how_long_a_stage_waited_for_room_however_that_ended() {
+    for gives_room in [true, false] {
+        let mut results = Pipeline::from_iter(&background(), 0_u64..3)
+            .buffer(1)
+            .stage("slow", move |_, mut input, output| async move {
+                output.send(input.recv().await.unwrap()).await.unwrap();
+                rt::sleep(ms(100)).await;
+                while gives_room && input.recv().await.is_some() {}
+            })
+            .run();
+        while results.next().await.is_some() {}
+        let report = finish(results).await;
+        assert_eq!(report.stages()[0].waited_for_output(), ms(100), "{report}");
+    }
+}

@@ -158,6 +158,9 @@ impl<T> Send<'_, T> {
         let waker = cx.waker().clone();
         let mut state = self.link.state.lock();
         if state.closed {
+            if let Some(since) = self.since.take() {
+                state.waited_for_room(crate::rt::now().saturating_duration_since(since));
+            }
             drop(state);
             self.ticket = None;
             let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };

@@ -19,7 +19,7 @@ use crate::channel::at_home;
 use crate::channel::{Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Ending, TaskPanicked, Tasks};
-use crate::rt::{Alarm, Clock, Nudge};
+use crate::rt::{self, Alarm, Clock, Nudge, probe};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
@@ -167,7 +167,11 @@ impl Engine {
         for stage in &self.stages {
             let output = stage.output.lock().clone();
             // It drops users' items: a panic there must not keep the others open.
-            let _ = catch_unwind(AssertUnwindSafe(|| output.inspect(|output| output.close())));
+            let closed = catch_unwind(AssertUnwindSafe(|| output.inspect(|output| output.close())));
+            if let Err(payload) = closed {
+                probe::panicked(&*payload);
+                drop(rt::panic_words(payload));
+            }
         }
         self.forget_drain();
     }
@@ -308,6 +312,8 @@ impl Engine {
     fn ended(&self, index: usize, ending: Ending<StageResult>) {
         let stage = &self.stages[index];
         match ending {
+            // What it found closed was closed for it as for all.
+            Ending::Returned(Ok(_)) if self.is_stopped() => stage.note(StageEnd::Aborted),
             Ending::Returned(Ok(end)) => stage.note(end),
             Ending::Aborted => {
                 stage.note(StageEnd::Aborted);
