@@ -2,6 +2,8 @@
 #![cfg(all(not(loom), feature = "tokio"))]
 
 use quell::rt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -169,6 +171,26 @@ fn a_sleep_needs_no_timers_of_its_runtime() {
         let never = std::future::pending::<()>();
         assert!(rt::timeout(Duration::from_millis(2), never).await.is_err());
     });
+}
+
+#[test]
+fn of_a_runtime_without_timers_tokio_complains_once_and_not_for_each_sleep() {
+    let (here, complaints) = (std::thread::current().id(), Arc::new(AtomicUsize::new(0)));
+    let count = complaints.clone();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() == here {
+            count.fetch_add(1, Ordering::SeqCst);
+        } else {
+            before(info);
+        }
+    }));
+    tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+        for _ in 0..10 {
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert_eq!(complaints.load(Ordering::SeqCst), 1);
 }
 
 #[test]

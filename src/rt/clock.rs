@@ -98,14 +98,23 @@ impl Clock {
         Self::system_now()
     }
 
-    /// Whether a timer of tokio's would go by the clock that is ambient here.
+    /// Whether a timer of tokio's would go by the clock that is ambient here, for all that is
+    /// known of its runtime.
     #[cfg(all(feature = "tokio", not(loom)))]
     pub(crate) fn ambient_is_tokios() -> bool {
         #[cfg(feature = "check")]
         if world::ask(|_| ()).is_some() {
             return false;
         }
-        Handle::try_current().is_ok()
+        Handle::try_current().is_ok_and(|runtime| !on_tokio::is_without_timers(runtime.id()))
+    }
+
+    /// A timer of tokio's was asked for here, and there are none.
+    #[cfg(all(feature = "tokio", not(loom)))]
+    pub(crate) fn note_no_timers_here() {
+        if let Ok(runtime) = Handle::try_current() {
+            on_tokio::note_without_timers(runtime.id());
+        }
     }
 
     /// The runtime that can pause this clock, if there is one.
@@ -205,6 +214,7 @@ impl Clock {
 #[cfg(all(feature = "tokio", not(loom)))]
 mod on_tokio {
     use super::{Bell, Clock, timer};
+    use crate::sync::atomic::{AtomicUsize, Ordering};
     use crate::sync::{Arc, Mutex};
     use std::panic::catch_unwind;
     use std::time::{Duration, Instant};
@@ -216,6 +226,22 @@ mod on_tokio {
 
     /// Runtimes that have turned out to have no timers.
     static WITHOUT_TIMERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+    /// Nonzero once there is one: few programs have any, and take no lock to know.
+    static ANY: AtomicUsize = AtomicUsize::new(0);
+
+    pub(super) fn is_without_timers(runtime: Id) -> bool {
+        // Relaxed: who sees it late tries, as the first one did.
+        ANY.load(Ordering::Relaxed) != 0 && WITHOUT_TIMERS.lock().contains(&runtime)
+    }
+
+    pub(super) fn note_without_timers(runtime: Id) {
+        let mut all = WITHOUT_TIMERS.lock();
+        if !all.contains(&runtime) {
+            all.push(runtime);
+        }
+        // Relaxed: see above.
+        ANY.store(1, Ordering::Relaxed);
+    }
 
     #[derive(Debug)]
     pub(crate) struct Task {
@@ -246,7 +272,7 @@ mod on_tokio {
             let backup = Box::new(move || backup.take().and_then(|bell| bell()));
             let backup = timer::arm(clock, at, GRACE, backup);
             let id = runtime.id();
-            let task = (!WITHOUT_TIMERS.lock().contains(&id)).then(|| {
+            let task = (!is_without_timers(id)).then(|| {
                 let hook = Arc::clone(&hook);
                 let task = runtime.spawn(async move {
                     if until(at).await {
@@ -254,7 +280,7 @@ mod on_tokio {
                             work();
                         }
                     } else {
-                        WITHOUT_TIMERS.lock().push(id);
+                        note_without_timers(id);
                     }
                 });
                 task.abort_handle()

@@ -3,7 +3,8 @@
 //! Inside tokio these are tokio's timers, on its clock. Elsewhere they are alarms
 //! (see `clock`), which need no runtime; and so they are where tokio's timer turns out
 //! to be none, because its runtime was built without timers or has shut down. There is no
-//! way to ask but to try: tokio panics, which is caught here, and its message stands.
+//! way to ask but to try: tokio panics, which is caught here, once for each runtime without
+//! timers, and its message stands.
 //!
 //! # Invariants
 //!
@@ -107,8 +108,9 @@ impl Sleep {
     fn start(at: Instant) -> Timer {
         #[cfg(all(feature = "tokio", not(loom)))]
         if Clock::ambient_is_tokios() {
-            if let Ok(sleep) = catch_unwind(|| tokio::time::sleep_until(at.into())) {
-                return Timer::Tokio { sleep };
+            match catch_unwind(|| tokio::time::sleep_until(at.into())) {
+                Ok(sleep) => return Timer::Tokio { sleep },
+                Err(_without_timers) => Clock::note_no_timers_here(),
             }
         }
         Sleep::start_alarm(at)

@@ -136,8 +136,10 @@ impl Timer {
             }
             drop(queue);
             // A waker may panic: that must not end the thread that all deadlines hang on.
-            if let Ok(Some(work)) = catch_unwind(AssertUnwindSafe(armed.bell)) {
-                runner::run(armed.clock, work);
+            match catch_unwind(AssertUnwindSafe(armed.bell)) {
+                Ok(Some(work)) => runner::run(armed.clock, work),
+                Ok(None) => {}
+                Err(payload) => drop(super::panic_words(payload)),
             }
             queue = self.queue.lock();
         }
