@@ -59,6 +59,16 @@ fn a_task_that_goes_on_is_counted() {
 }
 
 #[test]
+fn a_task_that_is_left_is_one_violation_whether_or_not_an_injection_came() {
+    let report = Checker::tokio().run(|ctx| async move {
+        let _ = ctx.is_done();
+        drop(tokio::spawn(std::future::pending::<()>()));
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].count(), report.schedules());
+}
+
+#[test]
 fn a_task_that_is_always_busy_does_not_stop_the_count() {
     let report = Checker::tokio().run(|ctx| async move {
         ctx.is_done();

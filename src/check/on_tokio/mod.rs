@@ -368,16 +368,17 @@ fn judge(
         });
     }
     if left.tasks > 0 {
-        let headline = match left.tasks {
+        let who = match left.tasks {
             1 => "a task goes on".to_string(),
             n => format!("{} tasks go on", grouped(n as u64)),
         };
-        let what = format!(
-            "the runtime still counts tasks that are alive {} after {}; `Checker::new` would \
-             name them",
-            time(stop_within.as_nanos() as u64),
-            if injected { "the injection" } else { "the end" }
-        );
+        let within = time(stop_within.as_nanos() as u64);
+        let since = if injected { "the injection" } else { "the end" };
+        let headline = format!("{who} {within} after {since}");
+        // The same words whether or not an injection came: it is the same leak.
+        let what = "the runtime still counts tasks that are alive, and does not name them; \
+                    `Checker::new` would"
+            .to_string();
         return Some(told(ViolationKind::LeakedTask, headline, what, None));
     }
     let mut state = watcher.state.lock();
