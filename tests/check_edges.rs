@@ -292,6 +292,22 @@ fn a_select_that_is_not_biased_is_noticed_in_nearly_every_check() {
 }
 
 #[test]
+fn names_that_are_counted_on_from_schedule_to_schedule_are_told_as_what_differs() {
+    static WORKERS: AtomicUsize = AtomicUsize::new(0);
+    let report = Checker::new().run(|ctx| async move {
+        let name = format!("worker-{}", WORKERS.fetch_add(1, Ordering::SeqCst));
+        let worker = rt::spawn_named(name, async {});
+        let _ = ctx.run(worker).await;
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::Nondeterministic, "{report}");
+    let why = violation.waiting_for().unwrap();
+    let spawned = format!("the task spawned at tests/check_edges.rs:{}:", line!() - 6);
+    assert!(why.starts_with(&spawned), "{why}");
+    assert!(why.contains("was once called `worker-") && why.contains("begin anew"), "{why}");
+}
+
+#[test]
 fn a_hang_that_comes_by_chance_is_not_told_as_one_that_always_comes() {
     for _ in 0..30 {
         let report = Checker::new().run(unbiased_and_hangs);

@@ -16,7 +16,7 @@ use super::engine::{self, Engine, Limits, here};
 use super::explorer::{self, Explorer};
 use super::inject::Inject;
 use super::label::{self, Labels};
-use super::log::Log;
+use super::log::{Log, What};
 use super::place::Place;
 use super::pulse::{self, Pulse};
 use super::quiet;
@@ -374,13 +374,41 @@ fn first_difference(one: &Log, other: &Log) -> Option<String> {
         format!("`{}` {line}", name(log, note.task))
     };
     let longest = one.notes.len().max(other.notes.len());
-    let at = (0..longest).find(|&at| one.notes.get(at) != other.notes.get(at))?;
+    let differs = |at: &usize| {
+        one.notes.get(*at) != other.notes.get(*at) || spawned_otherwise(one, other, *at).is_some()
+    };
+    let at = (0..longest).find(differs)?;
+    if one.notes.get(at) == other.notes.get(at) {
+        return spawned_otherwise(one, other, at);
+    }
     Some(format!(
         "event {} was once: {}, and another time: {}",
         at + 1,
         story(one, at),
         story(other, at)
     ))
+}
+
+/// How a task that both runs have spawned there differs in its name or its line, which no note
+/// holds.
+fn spawned_otherwise(one: &Log, other: &Log, at: usize) -> Option<String> {
+    let What::Spawned { task } = one.notes.get(at)?.what else { return None };
+    let lane = |log: &Log| log.lanes.get(task as usize).cloned();
+    let (one, other) = (lane(one)?, lane(other)?);
+    if one.name != other.name {
+        return Some(format!(
+            "the task spawned at {} was once called `{}`, and another time `{}`: a task is known \
+             by its name from one schedule to the next, so what numbers the names must begin anew \
+             with each run of the body",
+            one.spawned_at, one.name, other.name
+        ));
+    }
+    (one.spawned_at != other.spawned_at).then(|| {
+        format!(
+            "the task `{}` was spawned at {} once, and at {} another time",
+            one.name, one.spawned_at, other.spawned_at
+        )
+    })
 }
 
 /// What has been found so far.
