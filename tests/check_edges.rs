@@ -682,10 +682,38 @@ async fn inside_a_task_of_tokios_a_check_has_no_budget() {
 #[tokio::test]
 #[should_panic(expected = "the body has spawned a task by `tokio::spawn`")]
 async fn inside_a_task_of_tokios_a_body_spawns_nothing_on_its_runtime() {
-    let _ = Checker::new().run(|ctx| async move {
+    async fn body(ctx: Context) {
         drop(tokio::spawn(pending::<()>()));
         ctx.done().await;
-    });
+    }
+    let _ = Checker::new().run(body); // <- asks for it
+}
+
+#[tokio::test]
+async fn what_was_found_before_a_body_spawned_on_tokio_is_told_all_the_same() {
+    let check = || {
+        let _ = Checker::new().run(|ctx| async move {
+            if ctx.is_done() {
+                drop(tokio::spawn(pending::<()>()));
+            } else {
+                pending::<()>().await;
+            }
+        });
+    };
+    let said = std::panic::catch_unwind(check).expect_err("it says so");
+    let said = said.downcast_ref::<String>().expect("in words");
+    assert!(said.contains("by `tokio::spawn`") && said.contains("BlockedStage: "), "{said}");
+}
+
+#[test]
+fn a_check_that_cannot_be_names_the_line_that_asked_for_it() {
+    // The test above, in a process of its own.
+    let itself = std::env::current_exe().unwrap();
+    let test = "inside_a_task_of_tokios_a_body_spawns_nothing_on_its_runtime";
+    let run = std::process::Command::new(itself).args([test, "--exact", "--nocapture"]).output();
+    let said = String::from_utf8_lossy(&run.unwrap().stderr).into_owned();
+    let place = format!("panicked at tests/check_edges.rs:{}:", line("asks for it"));
+    assert!(said.contains(&place), "{said}");
 }
 
 #[tokio::test]

@@ -245,7 +245,15 @@ fn a_panic_in_a_group_is_told_though_the_group_hands_it_on() {
 #[tokio::test]
 #[should_panic(expected = "make the test a plain `#[test]`")]
 async fn inside_a_runtime_it_says_what_to_do_instead() {
-    let _ = Checker::tokio().run(service);
+    let _ = Checker::tokio().run(service); // <- asks for it
+}
+
+#[test]
+fn a_check_that_cannot_be_names_the_line_that_asked_for_it() {
+    let (_, said) = in_a_process("inside_a_runtime_it_says_what_to_do_instead");
+    let asks = |line: &str| line.ends_with("; // <- asks for it");
+    let line = include_str!("check_tokio.rs").lines().position(asks).unwrap() + 1;
+    assert!(said.contains(&format!("panicked at tests/check_tokio.rs:{line}:")), "{said}");
 }
 
 #[test]
@@ -365,11 +373,11 @@ fn a_thread_that_waits_for_the_end_is_waited_for() {
     report.assert_clean();
 }
 
-/// Runs one of the ignored tests below in a process of its own; what it printed.
+/// Runs one of the tests here in a process of its own; what it printed.
 fn in_a_process(test: &str) -> (Option<i32>, String) {
     let itself = std::env::current_exe().unwrap();
     let run = std::process::Command::new(itself)
-        .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .output()
         .unwrap();
     (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())

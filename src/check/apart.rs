@@ -5,6 +5,7 @@
 //! place for the time of the check, which nobody drives and which has no timers; as nobody
 //! else knows that one, whatever is on it is the body's.
 
+use super::report::Report;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Does `f` apart from the runtime around it, if there is one.
@@ -33,17 +34,26 @@ impl Drop for Ours {
     }
 }
 
-/// Sees that a body which is done has spawned nothing there.
+/// Whether a body has spawned a task there.
+#[inline]
+pub(super) fn has_tasks() -> bool {
+    Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_alive_tasks() > 0)
+}
+
+/// Sees that no body of a check has spawned a task there.
 ///
 /// # Panics
 ///
-/// When it has.
-#[inline]
-pub(super) fn look_for_tasks() {
-    let Ok(runtime) = Handle::try_current() else { return };
+/// When one has, with what was found before.
+#[track_caller]
+pub(super) fn require_no_strays(report: &Report) {
+    let found = match report.violations() {
+        [] => String::new(),
+        _ => format!("\n\nfound before that: {report}"),
+    };
     assert!(
-        runtime.metrics().num_alive_tasks() == 0,
+        !report.strays,
         "quell: the body has spawned a task by `tokio::spawn`, which this checker does not see; \
-         spawn by `quell::rt`, or check it with `Checker::tokio()`"
+         spawn by `quell::rt`, or check it with `Checker::tokio()`{found}"
     );
 }

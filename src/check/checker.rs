@@ -263,15 +263,19 @@ impl Checker {
         F: Fn(Context) -> Fut,
         Fut: Future,
     {
+        // What panics does so here and in no closure, for it is to name the caller's line.
         #[cfg(feature = "tokio")]
-        return super::on_tokio::without_a_budget(|| {
-            if self.is_on_tokio() {
-                super::on_tokio::require_a_free_thread();
-                self.go(body, asked_at)
-            } else {
-                super::apart::from_tokio(|| self.go(body, asked_at))
-            }
-        });
+        if self.is_on_tokio() {
+            super::on_tokio::require_a_free_thread();
+            return super::on_tokio::without_a_budget(|| self.go(body, asked_at));
+        }
+        #[cfg(feature = "tokio")]
+        {
+            let apart = || super::apart::from_tokio(|| self.go(body, asked_at));
+            let report = super::on_tokio::without_a_budget(apart)?;
+            super::apart::require_no_strays(&report);
+            Ok(report)
+        }
         #[cfg(not(feature = "tokio"))]
         self.go(body, asked_at)
     }

@@ -192,10 +192,16 @@ where
 
     /// The schedule that the strategy is ready for.
     fn schedule(&self) -> Outcome {
-        let finding = explorer::schedule(self.body, self.label, self.plan.asked_at);
+        Outcome::of(explorer::schedule(self.body, self.label, self.plan.asked_at))
+    }
+
+    /// Whether a schedule has spawned tasks where nobody here sees them: from then on nothing
+    /// that is found means anything.
+    fn has_strays(&self) -> bool {
         #[cfg(feature = "tokio")]
-        super::apart::look_for_tasks();
-        Outcome::of(finding)
+        return super::apart::has_tasks();
+        #[cfg(not(feature = "tokio"))]
+        false
     }
 
     /// The schedule of these deviations; whether all of them came up.
@@ -507,6 +513,7 @@ where
         let mut landed = false;
         let mut steady = true;
         match session.take_fingerprint() {
+            _ if session.has_strays() => report.strays = true,
             Ok(outcome) => (looked, landed) = (looked | outcome.looked, outcome.landed),
             Err(violation) => {
                 steady = false;
@@ -514,9 +521,13 @@ where
             }
         }
         let (mut runs, mut deepest) = (0_u64, 0);
-        let mut goes_on = here(next);
+        let mut goes_on = if report.strays { None } else { here(next) };
         while let Some(counts) = goes_on {
             let outcome = session.schedule();
+            if session.has_strays() {
+                report.strays = true;
+                break;
+            }
             runs += 1;
             landed |= outcome.landed;
             looked |= outcome.looked;
@@ -557,7 +568,7 @@ where
             report.merge(&engine.sometimes);
         });
         drop(session);
-        if kind.strikes() && !landed && whole && steady {
+        if kind.strikes() && !landed && whole && steady && !report.strays {
             let why = match kind {
                 Inject::Panic => {
                     "no injection landed: the body has come to no `check::fault` point"
@@ -567,10 +578,11 @@ where
             findings.add_told(vacuous(kind, why.to_string()), &pulse);
         }
         report.covered.push(covered);
-        if plan.stop_at_first && !findings.violations.is_empty() {
+        if report.strays || (plan.stop_at_first && !findings.violations.is_empty()) {
             break;
         }
     }
+    let whole = whole && !report.strays;
     // Where something was found, something was checked.
     let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
     if !looked && asks && findings.violations.is_empty() && whole {
@@ -618,10 +630,19 @@ where
     let mut session = Session::begin(plan, token.kind, idle, body, Arc::clone(&pulse));
     let mut findings = Findings::default();
     let base = session.take_fingerprint();
+    let mut report = Report::new(plan);
+    if session.has_strays() {
+        report.strays = true;
+        return Ok(report);
+    }
     if session.fingerprint != token.fingerprint && base.is_ok() {
         return Err(ReplayError::Body);
     }
     let (outcome, all_came_up) = session.replay(&token.deviations);
+    report.strays = session.has_strays();
+    if report.strays {
+        return Ok(report);
+    }
     if base.is_err() {
         findings.add_told(session.diverged(&token.deviations), &pulse);
     } else if !all_came_up {
@@ -636,7 +657,6 @@ where
         };
         findings.add_told(violation, &pulse);
     }
-    let mut report = Report::new(plan);
     here(|engine| report.merge(&engine.sometimes));
     drop(session);
     report.covered.push(Covered::of_a_token(token.kind, outcome.length.points));

@@ -21,6 +21,8 @@ pub struct Report {
     pub(super) took: Duration,
     /// All that should be reached, and what was.
     pub(super) sometimes: Vec<(&'static str, bool)>,
+    /// A body has spawned tasks where this checker does not see them; that has ended it.
+    pub(super) strays: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +63,7 @@ impl Report {
             shard: plan.shard,
             took: Duration::ZERO,
             sometimes: Vec::new(),
+            strays: false,
         }
     }
 
