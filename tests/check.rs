@@ -446,6 +446,13 @@ fn a_check_that_checks_nothing_fails() {
 }
 
 #[test]
+fn a_single_schedule_at_random_has_its_injection_whatever_the_seed() {
+    for seed in 0..200 {
+        Checker::random(seed, 1).run(clean).assert_clean();
+    }
+}
+
+#[test]
 fn outside_of_a_checker_its_marks_are_nothing() {
     check::fault("nowhere");
     check::sometimes("never", false);

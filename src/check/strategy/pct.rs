@@ -111,6 +111,10 @@ impl Strategy for Pct {
         (self.fallen, self.turns) = (1 << 32, 0);
         let usual = self.longest.points + self.longest.points / 8 + 1;
         self.target = self.dice.place(usual, self.farthest);
+        if self.round == 0 {
+            // Where one is asked for, it is hardly to be for nothing.
+            self.target %= self.longest.points.max(1);
+        }
         self.round += 1;
         Next::Run { counts: true }
     }

@@ -39,14 +39,26 @@ impl Random {
             cut,
         }
     }
+
+    /// How the schedule of this number goes.
+    fn roll(&mut self, round: u64) {
+        self.dice = Dice::new(self.seed, round);
+        self.rarely = [1, 1, 4, 16][self.dice.below(4) as usize];
+        // All shards must choose alike, so the number is that of the first schedule, and
+        // a little more for those that are longer.
+        let target = self.dice.place(self.points + self.points / 8 + 1, self.farthest);
+        // The first has no more than that: where one is asked for, it is not for nothing.
+        self.target = if round == 0 { target % self.points.max(1) } else { target };
+    }
 }
 
 impl Strategy for Random {
     fn next(&mut self) -> Next {
-        if self.points == 0 && !self.begun {
-            // How many points there are: a schedule that is not one of those asked for.
+        if !self.begun {
+            // How many points there are: the first schedule, without its injection.
             self.begun = true;
-            (self.rarely, self.target) = (u32::MAX, u32::MAX);
+            self.roll(0);
+            self.target = u32::MAX;
             return Next::Run { counts: false };
         }
         while self.round < self.share.limit && !self.share.has(self.round) {
@@ -55,11 +67,7 @@ impl Strategy for Random {
         if self.round >= self.share.limit {
             return Next::Over;
         }
-        self.dice = Dice::new(self.seed, self.round);
-        self.rarely = [1, 1, 4, 16][self.dice.below(4) as usize];
-        // All shards must choose alike, so the number is that of the first schedule, and
-        // a little more for those that are longer.
-        self.target = self.dice.place(self.points + self.points / 8 + 1, self.farthest);
+        self.roll(self.round);
         self.round += 1;
         Next::Run { counts: true }
     }
@@ -76,7 +84,7 @@ impl Strategy for Random {
     }
 
     fn choose(&mut self, _at: u32, _hash: u32, of: u32) -> u32 {
-        if self.rarely == u32::MAX { 0 } else { self.dice.below(of) }
+        self.dice.below(of)
     }
 
     fn strikes(&mut self, point: &Point) -> bool {
@@ -84,7 +92,7 @@ impl Strategy for Random {
     }
 
     fn over(&mut self, length: Length) {
-        if self.points == 0 {
+        if self.target == u32::MAX {
             self.points = length.points;
         }
     }
