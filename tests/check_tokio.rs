@@ -204,6 +204,24 @@ fn a_panic_that_goes_around_the_hook_is_told_and_so_is_that_of_a_function_at_the
 }
 
 #[test]
+fn a_panic_on_a_thread_of_spawn_blocking_is_told_unless_the_program_catches_it() {
+    let report = Checker::tokio().run(|ctx| async move {
+        let blocks = tokio::task::spawn_blocking(|| panic!("on its thread"));
+        let _: Result<(), _> = blocks.await;
+        let _ = ctx.is_done();
+    });
+    assert_eq!(panicked(&report).waiting_for(), Some("on its thread"));
+    let place = panicked(&report).waiting_at().expect("the hook has seen it");
+    assert_eq!((place.file(), place.line()), ("tests/check_tokio.rs", line!() - 6));
+    let report = Checker::tokio().run(|ctx| async move {
+        let catches = || std::panic::catch_unwind(|| panic!("on purpose")).is_err();
+        assert!(tokio::task::spawn_blocking(catches).await.unwrap());
+        let _ = ctx.is_done();
+    });
+    report.assert_clean();
+}
+
+#[test]
 fn a_panic_that_the_program_catches_is_its_own_affair() {
     let report = Checker::tokio().run(|ctx| async move {
         let caught = || std::panic::catch_unwind(|| panic!("on purpose"));

@@ -325,7 +325,9 @@ fn runtime(watcher: &Arc<Watcher>, rest: &Arc<Rest>) -> Runtime {
         .enable_all()
         .start_paused(true)
         // Those of `spawn_blocking`, which end with the runtime.
-        .on_thread_start(move || std::mem::forget(world::look_on(Arc::clone(&abroad))))
+        .on_thread_start(move || {
+            std::mem::forget((world::look_on(Arc::clone(&abroad)), quiet::keep_quiet()));
+        })
         .on_thread_park(move || begins.begins())
         .on_thread_unpark(move || is_over.is_over())
         .build();

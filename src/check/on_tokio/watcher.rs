@@ -209,7 +209,9 @@ impl Onlooker for Abroad {
         self.0.panicked(payload);
     }
 
-    fn panics(&self, _payload: &(dyn Any + Send)) {}
+    fn panics(&self, payload: &(dyn Any + Send)) {
+        self.0.panics(payload);
+    }
 }
 
 /// Where the injection came and where the body waits, by stack traces.
