@@ -1,8 +1,9 @@
 //! Programs of tokio, as they are, under `Checker::tokio`.
 #![cfg(all(not(loom), feature = "check", feature = "tokio"))]
 
-use quell::check::{self, Checker, Inject, ReplayError, Violation, ViolationKind};
-use quell::{Context, Group};
+use quell::check::{self, Checker, Inject, ReplayError, Report, Violation, ViolationKind};
+use quell::{Context, Group, rt};
+use std::future::pending;
 use std::panic::resume_unwind;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -155,7 +156,7 @@ fn a_panic_in_a_task_is_told_with_its_line() {
 }
 
 /// The one panic that is found.
-fn panicked(report: &check::Report) -> &Violation {
+fn panicked(report: &Report) -> &Violation {
     assert_eq!(report.violations().len(), 1, "{report}");
     assert_eq!(report.violations()[0].kind(), ViolationKind::Panicked, "{report}");
     &report.violations()[0]
@@ -374,8 +375,60 @@ fn the_time_to_stop_counts_though_the_body_does_not_notice_the_injection() {
         task.await.unwrap();
     });
     let violation = &report.violations()[0];
-    assert_eq!(violation.kind(), ViolationKind::BlockedStage, "{report}");
+    assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{report}");
     assert_eq!(violation.task(), Some("body"));
+}
+
+/// Does this after it was told to stop.
+async fn lingers(ctx: Context, how: impl Future<Output = ()> + Send + 'static, in_a_task: bool) {
+    ctx.done().await;
+    if in_a_task {
+        rt::spawn(how).await.unwrap();
+    } else {
+        how.await;
+    }
+}
+
+#[test]
+fn who_is_too_slow_is_leaked_and_who_waits_for_nobody_is_blocked_as_anywhere() {
+    let days = || time::sleep(Duration::from_secs(48 * 3600));
+    let ticks = || async {
+        loop {
+            time::sleep(Duration::from_secs(60)).await;
+        }
+    };
+    let virtual_days = || rt::sleep(Duration::from_secs(48 * 3600));
+    for in_a_task in [false, true] {
+        let kind = |report: Report| report.violations()[0].kind();
+        let blocked = kind(Checker::tokio().run(|ctx| lingers(ctx, pending(), in_a_task)));
+        assert_eq!(blocked, ViolationKind::BlockedStage);
+        let slow = kind(Checker::tokio().run(|ctx| lingers(ctx, days(), in_a_task)));
+        assert_eq!(slow, ViolationKind::LeakedTask);
+        let slow = kind(Checker::tokio().run(|ctx| lingers(ctx, ticks(), in_a_task)));
+        assert_eq!(slow, ViolationKind::LeakedTask);
+        // The explorer says so too.
+        let blocked = kind(Checker::new().run(|ctx| lingers(ctx, pending(), in_a_task)));
+        assert_eq!(blocked, ViolationKind::BlockedStage);
+        let slow = kind(Checker::new().run(|ctx| lingers(ctx, virtual_days(), in_a_task)));
+        assert_eq!(slow, ViolationKind::LeakedTask);
+    }
+}
+
+#[test]
+fn what_is_done_when_the_time_to_stop_is_over_counts_no_more() {
+    let report = Checker::tokio().run(|ctx| async move {
+        let task = tokio::spawn(async move {
+            ctx.done().await;
+            time::sleep(Duration::from_secs(60)).await;
+            check::sometimes("a minute later", true);
+            drop(check::Tracked::new(1));
+            panic!("a minute later");
+        });
+        let _: Result<(), _> = task.await;
+    });
+    let kinds: Vec<_> = report.violations().iter().map(Violation::kind).collect();
+    assert_eq!(kinds, [ViolationKind::LeakedTask], "{report}");
+    assert_eq!(report.sometimes(), []);
 }
 
 // -------------------------------------------------------------------------- watchdog

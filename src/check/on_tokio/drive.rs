@@ -16,7 +16,6 @@ use super::super::pulse::Pulse;
 use super::watcher::{MARK, Tracer, Waits, Watcher};
 use crate::context::Context;
 use crate::rt::panic_words;
-use crate::rt::world::Onlooker as _;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::traced;
 use crate::sync::{Arc, Mutex};
@@ -52,8 +51,10 @@ pub(super) struct Run<'a> {
 #[derive(Debug, PartialEq)]
 pub(super) enum Body {
     Ended,
-    /// It waits, and its time is over.
+    /// It waits for what will never come, and its time is over.
     Waits,
+    /// It waits, its time is over, and it would go on later.
+    GoesOn,
     /// It is polled again and again.
     Busy,
 }
@@ -126,7 +127,7 @@ impl Run<'_> {
         match catch_unwind(AssertUnwindSafe(f)) {
             Ok(answer) => Some(answer),
             Err(payload) => {
-                self.watcher.panicked(&*payload);
+                self.watcher.note_panic(&*payload);
                 drop(panic_words(payload));
                 None
             }
@@ -142,9 +143,12 @@ impl Run<'_> {
         let (ctx, canceller) = Context::watched(MARK, self.asked_at, after);
         self.watcher.state.lock().canceller = Some(canceller);
         let mut future = pin!(None::<Fut>);
-        let (body, told) = self.poll_to_the_end(ctx, body, future.as_mut()).await;
+        let (mut body, told) = self.poll_to_the_end(ctx, body, future.as_mut()).await;
         let trail = self.watcher.trail.as_ref().filter(|_| body == Body::Waits);
         let waits = trail.map(|trail| trail.waits(self.asked_at)).unwrap_or_default();
+        if body == Body::Waits && self.would_be_woken().await {
+            body = Body::GoesOn;
+        }
         self.guard(|| future.set(None));
         let canceller = {
             let mut state = self.watcher.state.lock();
@@ -255,6 +259,29 @@ impl Run<'_> {
                 Some(Poll::Pending) if late && !may_come => Poll::Ready((Body::Waits, told)),
                 Some(Poll::Pending) => Poll::Pending,
                 Some(Poll::Ready(())) | None => Poll::Ready((Body::Ended, told)),
+            }
+        })
+        .await
+    }
+
+    /// Whether the body, whose time is over, would be woken later: by a timer of its own, or by a
+    /// task that goes on. It is not polled any more. Where others have timers again and again,
+    /// they go on, whomever they wake.
+    async fn would_be_woken(&self) -> bool {
+        const MANY: u32 = 1_000;
+        self.watcher.state.lock().over = true;
+        self.pulse.nudges(None);
+        let until = self.rest.times().saturating_add(MANY);
+        let mut for_ever = pin!(tokio_sleep(Duration::MAX));
+        let mut begun = false;
+        std::future::poll_fn(|cx| {
+            self.pulse.beats(OTHERS);
+            // What wakes the body wakes whoever has polled it: this thread's one future.
+            self.rest.wakes(cx.waker(), until);
+            match for_ever.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending if std::mem::replace(&mut begun, true) => Poll::Ready(true),
+                Poll::Pending => Poll::Pending,
             }
         })
         .await

@@ -353,8 +353,12 @@ fn judge(
                 "the body is busy and comes to no end".to_string(),
                 "it is polled again and again".to_string(),
             ),
-            _ => (
-                ViolationKind::BlockedStage,
+            waits => (
+                if waits == Body::GoesOn {
+                    ViolationKind::LeakedTask
+                } else {
+                    ViolationKind::BlockedStage
+                },
                 if injected {
                     format!("the body has not ended {within} after the injection")
                 } else {

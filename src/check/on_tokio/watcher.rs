@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) cut: bool,
     pub(super) looked: bool,
     pub(super) body_ended: bool,
+    /// What is done from here on is done too late to count.
+    pub(super) over: bool,
     pub(super) canceller: Option<Canceller>,
     /// Whoever polls the body, and is to know at once when the injection has come.
     pub(super) driver: Option<Waker>,
@@ -54,7 +56,7 @@ pub(super) struct State {
 impl State {
     /// A point: whether the injection comes here.
     pub(super) fn point(&mut self) -> bool {
-        if self.landed.is_some() || self.body_ended {
+        if self.landed.is_some() || self.body_ended || self.over {
             return false;
         }
         let number = self.points;
@@ -80,6 +82,7 @@ impl Watcher {
             cut: false,
             looked: false,
             body_ended: false,
+            over: false,
             canceller: None,
             driver: None,
             contexts: Vec::new(),
@@ -97,11 +100,22 @@ impl Watcher {
             canceller.cancel();
         }
     }
+
+    /// Somebody has panicked, and it was caught.
+    pub(super) fn note_panic(&self, payload: &(dyn Any + Send)) {
+        let panic = Panic::of(payload);
+        if !panic.was_injected() {
+            self.state.lock().panicked.get_or_insert(panic);
+        }
+    }
 }
 
 impl Onlooker for Watcher {
     fn looks(&self, _look: Look) -> bool {
         let mut state = self.state.lock();
+        if state.over {
+            return false;
+        }
         // Until the body is polled for the first time the looks are our own.
         if state.points == 0 && state.kind != Inject::Panic && state.kind != Inject::None {
             return false;
@@ -149,11 +163,16 @@ impl Onlooker for Watcher {
 
     fn lost(&self, what: &str, made_at: &'static Location<'static>) {
         let mut state = self.state.lock();
-        state.lost.get_or_insert_with(|| (what.to_string(), made_at.into()));
+        if !state.over {
+            state.lost.get_or_insert_with(|| (what.to_string(), made_at.into()));
+        }
     }
 
     fn sometimes(&self, name: &'static str, reached: bool) {
         let mut state = self.state.lock();
+        if state.over {
+            return;
+        }
         match state.sometimes.iter_mut().find(|(known, _)| *known == name) {
             Some((_, before)) => *before |= reached,
             None => state.sometimes.push((name, reached)),
@@ -161,9 +180,8 @@ impl Onlooker for Watcher {
     }
 
     fn panicked(&self, payload: &(dyn Any + Send)) {
-        let panic = Panic::of(payload);
-        if !panic.was_injected() {
-            self.state.lock().panicked.get_or_insert(panic);
+        if !self.state.lock().over {
+            self.note_panic(payload);
         }
     }
 
