@@ -147,6 +147,63 @@ fn two_lines_of_one_task_are_two_violations_each_with_its_count() {
     }
 }
 
+/// How the worker below comes to be told one thing or the other.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    ByALook,
+    ByAChoice,
+    ByWhoeverIsFirst,
+}
+
+/// It hangs in one of two awaits, after as many turns of its own, by what others tell it.
+async fn hangs_as_it_is_told(ctx: Context, told: Told, here: bool) {
+    let (_send, mut receive) = mpsc::channel::<()>(1);
+    let (_other, mut other) = mpsc::channel::<()>(1);
+    let (tell, mut hear) = mpsc::unbounded_channel();
+    let worker = rt::spawn_named("worker", async move {
+        if hear.recv().await == Some(true) {
+            if here {
+                receive.recv().await; // <- told so
+            }
+        } else {
+            other.recv().await; // <- told otherwise
+        }
+    });
+    let looks = ctx.clone();
+    for name in ["first", "second"] {
+        let (tell, looks) = (tell.clone(), looks.clone());
+        drop(rt::spawn_named(name, async move {
+            for _ in 0..8 {
+                rt::yield_now().await;
+            }
+            let first = name == "first";
+            let tells = match told {
+                Told::ByALook => first.then(|| looks.is_done()),
+                Told::ByAChoice => first.then(|| rt::choose(2) == 1),
+                Told::ByWhoeverIsFirst => Some(first),
+            };
+            if let Some(so) = tells {
+                let _ = tell.send(so);
+            }
+        }));
+    }
+    ctx.done().await;
+    let _ = worker.await;
+}
+
+#[test]
+fn two_lines_that_only_what_was_received_tells_apart_are_two_violations() {
+    for told in [Told::ByALook, Told::ByAChoice, Told::ByWhoeverIsFirst] {
+        let checker = Checker::exhaustive().max_delays(1);
+        let alone = checker.run(|ctx| hangs_as_it_is_told(ctx, told, false));
+        let times = alone.violations()[0].count();
+        let report = checker.run(|ctx| hangs_as_it_is_told(ctx, told, true));
+        let rest = report.schedules() - times;
+        let expected = [(line("told so"), rest), (line("told otherwise"), times)];
+        assert_eq!(lines(&report), BTreeMap::from(expected), "{told:?}: {report}");
+    }
+}
+
 #[test]
 fn a_violation_is_told_by_a_simpler_schedule_only_if_that_shows_the_same() {
     // To have the end come earlier makes it the other one.

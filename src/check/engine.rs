@@ -275,6 +275,7 @@ impl Engine {
         if self.closing {
             return;
         }
+        let by = self.current;
         let Some(woken) = self.tasks.get_mut(task as usize) else { return };
         // Two questions: which state it is can be foreseen by no processor.
         if woken.state == State::Idle {
@@ -285,7 +286,7 @@ impl Engine {
         } else {
             return;
         }
-        let by = self.current;
+        woken.sees(u64::from(by) << 8 | 8);
         self.note(task, || What::Woken { by });
     }
 
@@ -687,6 +688,12 @@ impl Engine {
         if let Some(log) = &mut self.log {
             log.waits(self.clock.now, task, *wait);
         }
+    }
+
+    /// What all tasks could go by, in short, in whatever order they had their turns.
+    pub(super) fn seen_by_all(&self) -> u64 {
+        let seen = |(task, saw): (u64, u64)| mixed(saw, task);
+        (0..).zip(self.tasks.iter().map(|task| task.saw)).map(seen).fold(0, u64::wrapping_add)
     }
 
     pub(super) fn length(&self) -> Length {

@@ -30,6 +30,7 @@ use super::violation::{Violation, ViolationKind};
 use crate::context::Context;
 use crate::rt::{Clock, world};
 use crate::sync::Arc;
+use std::collections::HashMap;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -422,8 +423,10 @@ fn spawned_otherwise(one: &Log, other: &Log, at: usize) -> Option<String> {
 struct Findings {
     violations: Vec<Violation>,
     /// Findings of this session whose violation is known. Labels, which are in their keys,
-    /// are numbered anew in the next.
-    known: Vec<(Key, usize)>,
+    /// are numbered anew in the next. Both are only asked, never gone through.
+    known: HashMap<Key, usize>,
+    /// The latest of each kind, task and line.
+    latest: HashMap<Rough, usize>,
     /// Findings that turned out to be a known violation.
     aliases: u32,
     /// Findings whose line takes a stack trace.
@@ -451,14 +454,14 @@ impl Findings {
             }
             None => self.add_told(session.tell(outcome, &violation)?, &session.pulse),
         };
-        self.known.retain(|(known, _)| *known != key);
-        self.known.push((key, place));
+        self.latest.insert(key.rough.clone(), place);
+        self.known.insert(key, place);
         Ok(())
     }
 
     /// The violation that a finding is, if that can be told without another run.
     fn place_of(&self, key: &Key) -> Option<usize> {
-        let known = self.known.iter().find(|(known, _)| known == key).map(|known| known.1);
+        let known = self.known.get(key).copied();
         if key.is_sure() {
             return known;
         }
@@ -467,8 +470,8 @@ impl Findings {
         }
         // There is an end to looking.
         let alike = || {
-            let latest = self.known.iter().rev().find(|(known, _)| known.rough == key.rough);
-            latest.filter(|_| self.aliases > MOST_ALIASES).map(|known| known.1)
+            let latest = self.latest.get(&key.rough).copied();
+            latest.filter(|_| self.aliases > MOST_ALIASES)
         };
         known.or_else(alike)
     }
@@ -509,6 +512,7 @@ where
         let strategy = strategy(kind, nth as u64);
         let mut session = Session::begin(plan, kind, strategy, body, Arc::clone(&pulse));
         findings.known.clear();
+        findings.latest.clear();
         let mut covered = Covered::nothing(kind);
         let mut landed = false;
         let mut steady = true;

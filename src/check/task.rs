@@ -24,8 +24,8 @@ pub(super) struct Task {
     pub(super) address: usize,
     /// The most telling of the waits of its last poll.
     pub(super) wait: Option<Wait>,
-    /// What it could go by so far, in short: its turns and its choices, and where the
-    /// injection came among them. It tells its awaits apart where no line does.
+    /// What it could go by so far, in short: its turns, its choices and who woke it, and where
+    /// the injection came among them. It tells its awaits apart where no line does.
     pub(super) saw: u64,
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Finding {
 }
 
 /// What makes two findings the same, as far as is known before they are told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) rough: Rough,
     saw: u64,
@@ -184,8 +184,10 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     let wait = task.wait.filter(|wait| wait.what != JOIN);
     finding.at = wait.map(|wait| wait.at);
     // Beside a time and the end of a context it may wait for somebody else's future, which
-    // says more, and whose line takes a stack trace.
-    finding.saw = if wait.is_some_and(|wait| rank(&wait) == 2) { 0 } else { task.saw | 1 };
+    // says more, and whose line takes a stack trace. Which one that is may be a matter of what
+    // others have told it, and so of what they saw.
+    let sure = wait.is_some_and(|wait| rank(&wait) == 2);
+    finding.saw = if sure { 0 } else { engine.seen_by_all() | 1 };
     finding.busy = end == End::Busy;
     finding.stands_still = engine.clock.now == engine.landed.map_or(0, |landed| landed.time);
     finding.alive = alive;
