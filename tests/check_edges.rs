@@ -6,12 +6,12 @@ use futures::FutureExt as _;
 use quell::check::{self, Checker, Inject, Report, Violation, ViolationKind};
 use quell::{Context, ContextError, Group, Pipeline, rt};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{pending, poll_fn};
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -397,6 +397,74 @@ fn a_token_of_a_body_that_goes_by_chance_says_so() {
     let head = own.violations()[0].replay().splitn(3, '-').take(2).collect::<Vec<_>>().join("-");
     let again = Checker::try_replay(&format!("{head}-{deviations}"), body).unwrap();
     assert_eq!(again.violations()[0].kind(), ViolationKind::Nondeterministic, "{again}");
+}
+
+// --------------------------------------------------------------- points that are skipped
+
+/// What the tasks of a small program have seen and told each other.
+type Seen = Arc<Mutex<[Vec<u64>; 3]>>;
+
+/// One of three tasks whose every step is by chance: it looks at its context, tells its
+/// neighbour all that it knows, hears what it was told, and takes its turns by that.
+async fn gossips(ctx: Context, own: usize, mut chance: u64, seen: Seen, told: Seen) {
+    let digest = |known: &[u64]| known.iter().fold(7, |all: u64, one| all.wrapping_mul(31) ^ one);
+    for _ in 0..5 {
+        chance = chance.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+        match chance >> 61 {
+            0 | 1 => seen.lock().unwrap()[own].push(ctx.is_done().into()),
+            2 | 3 => {
+                let all = digest(&seen.lock().unwrap()[own]);
+                told.lock().unwrap()[(own + 1) % 3].push(all);
+            }
+            4 | 5 => {
+                let heard = std::mem::take(&mut told.lock().unwrap()[own]);
+                let turns = heard.iter().sum::<u64>() % 3;
+                seen.lock().unwrap()[own].extend(heard);
+                for _ in 0..turns {
+                    rt::yield_now().await;
+                }
+            }
+            6 => drop(ctx.with_cancel()),
+            _ => rt::sleep(Duration::from_millis(1)).await,
+        }
+        rt::yield_now().await;
+    }
+}
+
+#[test]
+fn no_point_that_is_skipped_leads_to_what_the_others_do_not_whatever_tasks_tell_each_other() {
+    // Every way in which the program comes out, and in how many schedules.
+    let all = |program: u64, each_point: bool| {
+        let outcomes = RefCell::new(BTreeSet::new());
+        let outcomes = &outcomes;
+        let report = Checker::exhaustive().run(|ctx| async move {
+            if each_point {
+                // Somebody has waited for an end, if not for this one: no point is skipped.
+                let (other, _canceller) = Context::background().with_cancel();
+                assert!(other.done().now_or_never().is_none());
+            }
+            let (seen, told) = (Seen::default(), Seen::default());
+            let tasks = [0, 1, 2].map(|own| {
+                let chance = program.wrapping_mul(3) + own as u64;
+                rt::spawn(gossips(ctx.clone(), own, chance << 32, seen.clone(), told.clone()))
+            });
+            for task in tasks {
+                task.await.unwrap();
+            }
+            let seen = seen.lock().unwrap().clone();
+            outcomes.borrow_mut().insert(seen);
+        });
+        assert!(report.complete());
+        (report.schedules(), outcomes.take())
+    };
+    let mut skipped = 0;
+    for program in 0..12 {
+        let (few, found) = all(program, false);
+        let (many, expected) = all(program, true);
+        assert_eq!(found, expected, "program {program}");
+        skipped += many - few;
+    }
+    assert!(skipped > 1_000, "{skipped}");
 }
 
 // ------------------------------------------------------------------- far from the usual
