@@ -697,6 +697,6 @@ impl Engine {
     }
 
     pub(super) fn length(&self) -> Length {
-        Length { points: self.points, turns: self.turns }
+        Length { points: self.points, turns: self.turns, steps: self.steps }
     }
 }

@@ -1,10 +1,17 @@
 //! Every schedule within a few delays, and then some at random: what a checker
 //! does unless it is told otherwise.
+//!
+//! With two delays the number of schedules grows with the square of their length, and each
+//! takes as long as it is. So there is an end to steps as well, and the rest is left to chance.
 
 use super::{Exhaustive, Length, Next, Point, Random, Share, Strategy, Turn};
+use crate::check::report::grouped;
 
 /// At random, after all others.
 const AFTERWARDS: u64 = 1_000;
+
+/// As many steps as 100,000 schedules of 1,000 steps each have.
+const ENOUGH: u64 = 100_000_000;
 
 #[derive(Debug)]
 pub(crate) struct Both {
@@ -12,6 +19,8 @@ pub(crate) struct Both {
     second: Option<Random>,
     seed: u64,
     share: Share,
+    /// Those of the first, so far.
+    steps: u64,
     /// Chance has the injection come at no point beyond this one.
     farthest: u32,
 }
@@ -22,7 +31,7 @@ impl Both {
         let rest = AFTERWARDS.min(share.limit / 4);
         let first = Share { limit: share.limit - rest, ..share };
         let first = Exhaustive::new(most, strikes, first);
-        Both { first, second: None, seed, share, farthest }
+        Both { first, second: None, seed, share, steps: 0, farthest }
     }
 
     fn current(&mut self) -> &mut dyn Strategy {
@@ -62,11 +71,23 @@ impl Strategy for Both {
 
     fn over(&mut self, length: Length) {
         self.current().over(length);
+        if self.second.is_none() {
+            self.steps += u64::from(length.steps);
+            if self.steps >= ENOUGH {
+                self.first.cut_short();
+            }
+        }
     }
 
     fn covered(&self) -> String {
         match &self.second {
-            Some(second) => format!("{}, then {}", self.first.covered(), second.covered()),
+            Some(second) => {
+                let (first, second) = (self.first.covered(), second.covered());
+                if self.steps < ENOUGH {
+                    return format!("{first}, then {second}");
+                }
+                format!("{first} ({} steps are enough), then {second}", grouped(ENOUGH))
+            }
             None => self.first.covered(),
         }
     }
@@ -81,5 +102,30 @@ impl Strategy for Both {
 
     fn diverged(&self) -> Option<u32> {
         self.first.diverged()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_so_many_steps_the_rest_is_left_to_chance() {
+        let share = Share { part: 0, of: 1, limit: 100_000 };
+        let mut both = Both::new(2, true, 1, share, 1_000);
+        let mut runs = 0;
+        while both.second.is_none() {
+            assert!(runs <= 1_000, "it goes on and on");
+            assert_ne!(both.next(), Next::Over);
+            for number in 0..100 {
+                let ready = [1, 2].into();
+                both.strikes(&Point { at: 2 * number, hash: 0, number, distinct: true });
+                both.turn(&Turn { at: 2 * number + 1, hash: 0, ready: &ready, time: false });
+            }
+            both.over(Length { points: 100, turns: 100, steps: 100_000 });
+            runs += 1;
+        }
+        assert!(both.was_cut() && !both.is_everywhere());
+        assert!(both.covered().contains("(100,000,000 steps are enough), then"), "{both:?}");
     }
 }

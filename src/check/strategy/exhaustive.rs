@@ -115,6 +115,11 @@ impl Exhaustive {
         self.number
     }
 
+    /// Ends it here, as a maximum does.
+    pub(crate) fn cut_short(&mut self) {
+        (self.cut, self.over) = (true, true);
+    }
+
     fn push(&mut self, spent: u32, struck: bool) {
         if self.depth == self.frames.len() {
             self.frames.push(Frame::default());
@@ -132,8 +137,7 @@ impl Exhaustive {
     /// is to be counted and run here. `None`: the limit is reached.
     fn count(&mut self) -> Option<bool> {
         if self.number >= self.share.limit {
-            self.cut = true;
-            self.over = true;
+            self.cut_short();
             return None;
         }
         let own = self.share.has(self.number);

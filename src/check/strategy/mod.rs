@@ -84,6 +84,7 @@ pub(super) enum Next {
 pub(super) struct Length {
     pub(super) points: u32,
     pub(super) turns: u32,
+    pub(super) steps: u32,
 }
 
 /// A way to go through the schedules of a body.

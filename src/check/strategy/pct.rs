@@ -44,7 +44,7 @@ impl Pct {
             fallen: 0,
             turns: 0,
             target: 0,
-            longest: Length { points: 0, turns: 0 },
+            longest: Length { points: 0, turns: 0, steps: 0 },
             farthest,
             begun: false,
             cut,
