@@ -405,6 +405,34 @@ fn no_waker_is_left_behind() {
 }
 
 #[test]
+fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("woken");
+        }
+    }
+    let waits = |sender: &Sender<u64>| {
+        let sending = sender.clone();
+        let mut send = Box::pin(async move { sending.send(1).await });
+        move |waker: &std::task::Waker| {
+            let polled = send.as_mut().poll(&mut std::task::Context::from_waker(waker));
+            assert!(polled.is_pending());
+        }
+    };
+    let (sender, receiver) = bounded(1);
+    fill(&sender, 0);
+    let woken = Wakes::new();
+    let (mut first, mut second) = (waits(&sender), waits(&sender));
+    first(&Arc::new(Panics).into());
+    second(&woken.clone().into());
+    let closing = std::panic::AssertUnwindSafe(move || drop(receiver));
+    let panic = std::panic::catch_unwind(closing).unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"woken"), "and it goes on after that");
+    assert_eq!(woken.count(), 1);
+}
+
+#[test]
 fn a_waker_may_use_the_channel_that_wakes_it() {
     struct Nosy(std::sync::Mutex<Option<Sender<u64>>>, AtomicUsize);
     impl std::task::Wake for Nosy {

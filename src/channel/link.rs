@@ -23,6 +23,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, OwnLines};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -110,6 +111,10 @@ pub(super) struct Calls {
 }
 
 impl Calls {
+    pub(super) fn to(wakers: impl IntoIterator<Item = Waker>) -> Self {
+        Calls { wakers: wakers.into_iter().collect() }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.wakers.is_empty()
     }
@@ -118,8 +123,18 @@ impl Calls {
         self.wakers.extend(others.wakers);
     }
 
+    /// Wakes them. If one of the wakers panics, which is the user's code, the others are
+    /// woken all the same before that goes on.
     pub(super) fn make(self) {
-        self.wakers.into_iter().for_each(Waker::wake);
+        let mut panic = None;
+        for waker in self.wakers {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                panic.get_or_insert(payload);
+            }
+        }
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
     }
 }
 
@@ -175,7 +190,9 @@ impl<T> Link<T> {
         if self.offers_each {
             return self.takes.handed.fetch_add(2, Ordering::Release) & 1 != 0;
         }
-        self.takes.handed.store(self.takes.handed.load(Ordering::Relaxed) + 2, Ordering::Release);
+        self.takes
+            .handed
+            .store(self.takes.handed.load(Ordering::Relaxed).wrapping_add(2), Ordering::Release);
         false
     }
 
@@ -272,11 +289,10 @@ impl<T> Link<T> {
         };
         let reader = state.reader.take();
         drop(state);
-        writers.into_iter().for_each(|(_, writer)| writer.wake());
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        self.call_all();
+        let mut calls = self.call_all();
+        calls.wakers.extend(writers.into_iter().map(|(_, writer)| writer));
+        calls.wakers.extend(reader);
+        calls.make();
         drop(queue);
     }
 }
@@ -290,7 +306,9 @@ impl<T> State<T> {
 
     /// So many items have been handed out: they no longer count.
     fn take_off(&mut self, handed: usize) {
-        self.out -= handed - self.reclaimed;
+        // The count begins anew where it is as large as half a word can tell: on 32 bits that
+        // is after two thousand million items.
+        self.out -= handed.wrapping_sub(self.reclaimed) & (usize::MAX / 2);
         self.reclaimed = handed;
     }
 
@@ -354,5 +372,26 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
         let left = state.left + (state.fetched_weight - taken_weight);
         let (waited_for_items, waited_for_room) = (state.waited_for_items, state.waited_for_room);
         Counts { taken, taken_weight, left, waited_for_items, waited_for_room }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_of_what_was_handed_out_may_begin_anew() {
+        let link = Link::new(4, false, None);
+        let before_the_last = usize::MAX - 3;
+        link.takes.handed.store(before_the_last & !1, Ordering::Relaxed);
+        let mut state = link.state.lock();
+        state.reclaimed = before_the_last / 2;
+        state.queue.extend(0..4);
+        let mut batch = VecDeque::new();
+        link.fetch(&mut state, &mut batch);
+        batch.drain(..).for_each(|item| drop(link.hand_out(&item)));
+        assert!(link.takes.handed.load(Ordering::Relaxed) < before_the_last, "it did not");
+        link.reclaim(&mut state);
+        assert_eq!(state.out, 0);
     }
 }

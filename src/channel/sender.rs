@@ -5,7 +5,7 @@
 //! 1. A [`Send`] that waits has a ticket; it gives it back when it is dropped, and
 //!    with it any room that was promised to it.
 
-use super::link::{Gauge, Link, State};
+use super::link::{Calls, Gauge, Link, State};
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::BriefGuard;
@@ -92,10 +92,9 @@ impl<T> Drop for Sender<T> {
         let reader = state.reader.take();
         drop(state);
         probe::touches("closed", || Arc::as_ptr(&self.link) as *const () as usize);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        self.link.call_all();
+        let mut calls = self.link.call_all();
+        calls.add(Calls::to(reader));
+        calls.make();
     }
 }
 

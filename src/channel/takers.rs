@@ -96,13 +96,13 @@ impl<T> Link<T> {
         called.into_iter().for_each(Waker::wake);
     }
 
-    /// Nothing more will come.
-    pub(super) fn call_all(&self) {
+    /// Nothing more will come: everybody who is idle.
+    pub(super) fn call_all(&self) -> Calls {
         let mut front = self.takes.front.lock();
         let idle = std::mem::take(&mut front.idle);
         front.arriving += idle.len();
         drop(front);
-        idle.into_iter().for_each(|(_, waker)| waker.wake());
+        Calls::to(idle.into_iter().map(|(_, waker)| waker))
     }
 }
 

@@ -77,12 +77,12 @@ impl Turn {
     pub(crate) fn next(self) -> Self {
         let next = Turn::begin();
         // All of the steps before, and others' turns, took less than one turn may: then this
-        // is looked at less often.
+        // one need not be looked at from its first step on.
         #[cfg(not(loom))]
         let is_brisk = next.began - self.began < Self::TIME;
         #[cfg(loom)]
         let is_brisk = false;
-        Turn { look_at: if is_brisk { 16 } else { next.look_at }, ..next }
+        Turn { look_at: if is_brisk { 4 } else { next.look_at }, ..next }
     }
 
     /// One step more. True: it has had its turn.
@@ -92,7 +92,7 @@ impl Turn {
         self.steps >= self.look_at && self.looks()
     }
 
-    /// At the steps 1, 4, 16 and 64, or the last two of them.
+    /// At the steps 1, 4, 16 and 64, or the last three of them.
     #[inline(never)]
     fn looks(&mut self) -> bool {
         self.look_at = self.steps * 4;
