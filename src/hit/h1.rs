@@ -91,8 +91,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // before is that over. One that refuses it, or closes, is sent no more; what it has
         // said counts.
         let takes_all = head.keep && head.length != Length::UntilClose && head.status < 400;
-        if takes_all && !upload.flushed {
-            self.finish(upload).await;
+        if takes_all {
+            self.write(upload).await;
         }
         // What is left over belongs to no request.
         let whole = upload.flushed && self.filled == 0;
@@ -196,17 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Sends what is left of it, or as much as the server takes.
-    async fn finish(&mut self, upload: &mut Upload<'_>) {
-        let stream = &mut self.stream;
-        poll_fn(|task| {
-            upload.go_on(stream, task);
-            if upload.is_over() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-    }
-
-    /// Sends all of it, or as much as the server takes before it answers.
+    /// Sends all of it, or as much as the server takes before it answers, or closes.
     async fn write(&mut self, upload: &mut Upload<'_>) {
         let Connection { stream, buffer, filled } = self;
         poll_fn(|task| {
@@ -348,5 +338,16 @@ mod tests {
         })
         .await;
         assert_eq!(answer, Answer { status: 413, bytes: 0, keep: false });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_closes_after_its_answer_is_sent_no_more_though_it_takes_no_more() {
+        let answer = asked(|mut there| async move {
+            there.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            there.shutdown().await.unwrap();
+            there
+        })
+        .await;
+        assert_eq!(answer, Answer { status: 200, bytes: 0, keep: false });
     }
 }
