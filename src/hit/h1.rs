@@ -28,9 +28,17 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
-    /// Whether nothing of a response had come; over HTTP/2: whether the server has
-    /// certainly not looked at the request.
-    pub(super) untouched: bool,
+    pub(super) taken: Taken,
+}
+
+/// What the server has made of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It has certainly not looked at it.
+    No,
+    /// Nothing of a response has come.
+    Perhaps,
+    Yes,
 }
 
 pub(super) struct Connection<S> {
@@ -41,7 +49,7 @@ pub(super) struct Connection<S> {
 
 impl Connection<Stream> {
     /// Whether it is fit for a request, as far as is known here.
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) fn is_open(&mut self) -> bool {
         !self.stream.has_news()
     }
 }
@@ -59,10 +67,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         head_only: bool,
     ) -> Result<Answer, Failure> {
         let mut untouched = true;
-        match self.try_exchange(wire, head_only, &mut untouched).await {
-            Ok(answer) => Ok(answer),
-            Err(kind) => Err(Failure { kind, untouched }),
-        }
+        let answer = self.try_exchange(wire, head_only, &mut untouched).await;
+        let taken = if untouched { Taken::Perhaps } else { Taken::Yes };
+        answer.map_err(|kind| Failure { kind, taken })
     }
 
     async fn try_exchange(

@@ -4,14 +4,18 @@
 //!
 //! 1. Why a connection has failed is known before any request is told that it is
 //!    canceled because of that: the driver leaves it, and drops the connection then.
+//! 2. A request that is on its way to the driver when that ends is told so. What was sent
+//!    just as the driver dropped its end of their channel stays in there, unseen, for as
+//!    long as there is a sender: so the sender goes when the driver has gone.
 
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
 use super::ErrorKind;
 use super::connect::Stream;
-use super::h1::{Answer, Failure};
+use super::h1::{Answer, Failure, Taken};
 use super::job::Job;
 use crate::rt;
+use ::h2::Reason;
 use ::http::Request;
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
@@ -28,7 +32,8 @@ use tokio::sync::oneshot;
 
 /// A connection, and the task that drives it, which ends with it.
 pub(super) struct Connection {
-    sender: SendRequest<Upload>,
+    /// `None`: the driver has gone. Invariant 2.
+    sender: Option<SendRequest<Upload>>,
     driver: rt::JoinHandle<()>,
     /// Why it is of no more use, if something went wrong.
     failed: Arc<OnceLock<ErrorKind>>,
@@ -53,32 +58,29 @@ impl Connection {
                 let _ = leaves.set(kind(&error));
             }
         });
-        Ok(Connection { sender, driver, failed })
+        Ok(Connection { sender: Some(sender), driver, failed })
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.sender.is_closed()
+        self.sender.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
     pub(super) async fn exchange(&mut self, job: &Job) -> Result<Answer, Failure> {
+        let closed = Failure { kind: ErrorKind::Closed, taken: Taken::No };
+        let sender = self.sender.as_mut().ok_or(closed)?;
         let parts = job.parts.as_deref().expect("asked for HTTP/2").clone();
         let (body, sent) = Upload::of(job.body.clone());
-        let failed = Arc::clone(&self.failed);
-        let not_answered = |error: hyper::Error| {
-            // As over HTTP/1.1: nothing of a response has come, and the connection is no more.
-            let untouched = was_not_taken(&error) || !said(&error, "stream error");
+        let response = sender.send_request(Request::from_parts(parts, body));
+        let response = self.answered(response).await.map_err(|error| {
             // Invariant 1: what became of the connection says more than that it is no more.
-            let gone = error.is_canceled() || error.is_closed();
-            let why = if gone { failed.get().copied() } else { None };
-            Failure { kind: why.unwrap_or_else(|| kind(&error)), untouched }
-        };
-        self.sender.ready().await.map_err(&not_answered)?;
-        let response = self.sender.send_request(Request::from_parts(parts, body)).await;
-        let (head, mut body) = response.map_err(&not_answered)?.into_parts();
+            let why = if error.is_canceled() { self.failed.get().copied() } else { None };
+            Failure { kind: why.unwrap_or_else(|| kind(&error)), taken: taken(&error) }
+        });
+        let (head, mut body) = response?.into_parts();
         let mut bytes = 0;
         while let Some(frame) = poll_fn(|task| Pin::new(&mut body).poll_frame(task)).await {
-            let frame = frame.map_err(|error| Failure { kind: kind(&error), untouched: false })?;
-            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            let failed = |error| Failure { kind: kind(&error), taken: Taken::Yes };
+            bytes += frame.map_err(failed)?.data_ref().map_or(0, |data| data.len() as u64);
         }
         // As over HTTP/1.1: a server that takes the request takes all of it. Nothing is ever
         // sent; that the other end is dropped is the answer.
@@ -87,47 +89,70 @@ impl Connection {
         }
         Ok(Answer { status: head.status.as_u16(), bytes, keep: true })
     }
+
+    /// What comes of a request, whether or not the driver ends meanwhile.
+    async fn answered<F: Future>(&mut self, response: F) -> F::Output {
+        let mut response = pin!(response);
+        poll_fn(|task| {
+            let answer = response.as_mut().poll(task);
+            if answer.is_pending()
+                && self.sender.is_some()
+                && Pin::new(&mut self.driver).poll(task).is_ready()
+            {
+                // Invariant 2. A request that was in there wakes this task.
+                self.sender = None;
+            }
+            answer
+        })
+        .await
+    }
 }
 
 /// What an error of hyper's comes from.
 fn kind(error: &hyper::Error) -> ErrorKind {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return ErrorKind::of_io(error);
-        }
-        cause = error.source();
+    let of_h2 = cause::<::h2::Error>(error);
+    if let Some(error) = cause(error).or_else(|| of_h2?.get_io()) {
+        return match error.kind() {
+            // So the end of a connection is called here.
+            io::ErrorKind::BrokenPipe => ErrorKind::Closed,
+            _ => ErrorKind::of_io(error),
+        };
     }
-    let closed = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
-    if closed || said(error, GOODBYE) {
-        ErrorKind::Closed
-    } else if said(error, "stream error") {
-        ErrorKind::Reset
-    } else {
-        ErrorKind::Protocol
+    match of_h2 {
+        Some(error) if error.is_remote() && error.is_reset() => ErrorKind::Reset,
+        // It takes its leave.
+        Some(error) if error.is_remote() => ErrorKind::Closed,
+        None if error.is_canceled() || error.is_incomplete_message() => ErrorKind::Closed,
+        _ => ErrorKind::Protocol,
     }
 }
 
-/// Whether the server has certainly not looked at the request: it was not sent, or was
-/// refused, or came after the last that the server takes.
-fn was_not_taken(error: &hyper::Error) -> bool {
-    let unsent = error.is_canceled() || error.is_closed();
-    unsent || said(error, REFUSED) || said(error, GOODBYE)
+/// What the server has made of a request of which nothing has come back.
+fn taken(error: &hyper::Error) -> Taken {
+    if error.is_canceled() {
+        return Taken::No;
+    }
+    match cause::<::h2::Error>(error) {
+        // Only those are told of its leave that came after the last that it takes.
+        Some(error) if error.is_remote() && error.is_go_away() => Taken::No,
+        Some(error) if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) => {
+            Taken::No
+        }
+        Some(error) if error.is_reset() => Taken::Yes,
+        _ => Taken::Perhaps,
+    }
 }
 
-const REFUSED: &str = "stream error received: refused stream";
-const GOODBYE: &str = "connection error received: not a result of an error";
-
-/// Whether one of its sources says this.
-fn said(error: &hyper::Error, words: &str) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.to_string().starts_with(words) {
-            return true;
+/// The first of its sources that is one of these.
+fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
-        cause = error.source();
+        source = error.source();
     }
-    false
+    None
 }
 
 /// Spawns where everything else is spawned.
@@ -194,5 +219,33 @@ impl Body for Upload {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.as_ref().map_or(0, |piece| piece.remaining() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn the_sender_of_a_driver_that_has_gone_goes_while_a_request_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut connection = Connection::open(Stream::Plain(stream)).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        let ends = async {
+            while !connection.driver.is_finished() {
+                rt::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        rt::timeout(Duration::from_secs(60), ends).await.expect("the driver to end");
+        assert!(connection.sender.is_some());
+        // As one that is in the channel, where nobody sees it.
+        let mut waiting = Box::pin(connection.answered(std::future::pending::<()>()));
+        let waits = poll_fn(|task| Poll::Ready(waiting.as_mut().poll(task).is_pending())).await;
+        assert!(waits);
+        drop(waiting);
+        assert!(connection.sender.is_none());
     }
 }

@@ -14,7 +14,7 @@
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
 use super::connect::Stream;
-use super::h1::{self, Answer};
+use super::h1::{self, Answer, Taken};
 use super::h2;
 use super::job::Job;
 use super::{ErrorKind, Hit};
@@ -81,41 +81,43 @@ impl Connection {
     async fn send(&mut self, job: &Job) -> Result<Answer, ErrorKind> {
         let mut kept = true;
         loop {
-            let failure = match self {
-                Connection::One(one) if one.is_open() => {
-                    match one.exchange(&job.wire, job.head_only).await {
-                        Ok(answer) => {
-                            if !answer.keep || !job.keepalive {
-                                *self = Connection::None;
-                            }
-                            return Ok(answer);
-                        }
-                        Err(failure) => failure,
-                    }
-                }
-                Connection::Two(two) if two.is_open() => match two.exchange(job).await {
-                    Ok(answer) => {
-                        if !job.keepalive {
-                            *self = Connection::None;
-                        }
-                        return Ok(answer);
-                    }
-                    Err(failure) => failure,
-                },
+            if !self.is_open() {
                 // Closed first: as many connections as workers, and not one more.
-                _ => {
-                    *self = Connection::None;
-                    *self = Connection::open(job).await?;
-                    kept = false;
-                    continue;
-                }
+                *self = Connection::None;
+                *self = Connection::open(job).await?;
+                kept = false;
+            }
+            let answer = match self {
+                Connection::One(one) => one.exchange(&job.wire, job.head_only).await,
+                Connection::Two(two) => two.exchange(job).await,
+                Connection::None => unreachable!("one that is open is one"),
             };
-            *self = Connection::None;
+            if !answer.is_ok_and(|answer| answer.keep && job.keepalive) {
+                *self = Connection::None;
+            }
+            let failure = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
             // The server may close a kept connection while the request is on its way.
             let closed = matches!(failure.kind, ErrorKind::Closed | ErrorKind::Reset);
-            if !(kept && closed && failure.untouched && job.idempotent) {
+            let again = match failure.taken {
+                Taken::No => true,
+                Taken::Perhaps => job.idempotent,
+                Taken::Yes => false,
+            };
+            if !(kept && closed && again) {
                 return Err(failure.kind);
             }
+        }
+    }
+
+    /// Whether it is fit for a request, as far as is known here.
+    fn is_open(&mut self) -> bool {
+        match self {
+            Connection::None => false,
+            Connection::One(one) => one.is_open(),
+            Connection::Two(two) => two.is_open(),
         }
     }
 

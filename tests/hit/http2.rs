@@ -6,6 +6,8 @@ use hyper::body::Body as _;
 use quell::Context;
 use quell::hit::{ErrorKind, Hit, Options, send_n};
 use std::convert::Infallible;
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,14 +52,11 @@ async fn a_server_that_takes_leave_of_http2_connections_costs_no_request() {
         let _ = serving.await;
     })
     .await;
-    let options = Options::new().concurrency(4).http2(true).timeout(Duration::from_secs(5));
-    let hits = all(send(200, &url, options)).await;
+    // A thousand, for it may go wrong in a moment that comes once in ten thousand.
+    let options = Options::new().concurrency(4).http2(true).timeout(Duration::from_secs(10));
+    let hits = all(send(1000, &url, options)).await;
     let failed: Vec<_> = hits.iter().filter_map(Hit::error).collect();
-    // Once in some thousand requests hyper's two ends leave one unanswered, and the connection
-    // open: that is a timeout, and not what is asked here.
-    let unanswered = failed.iter().filter(|&&error| error == ErrorKind::Timeout).count();
-    assert_eq!(failed.len(), unanswered, "{failed:?}");
-    assert!(unanswered <= 2, "{unanswered} were not answered");
+    assert_eq!(failed, []);
     assert!(connections.load(Ordering::SeqCst) > 4);
 }
 
@@ -110,42 +109,106 @@ fn frame(kind: u8, flags: u8, stream: u32, holds: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), holds].concat()
 }
 
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOODBYE: u8 = 7;
+
+/// What a server says to the request on a stream, and whether it goes on or closes then.
+type Says = ControlFlow<Vec<u8>, Vec<u8>>;
+type Server = fn(u32) -> Says;
+
+/// A server that speaks HTTP/2 by hand.
+async fn by_hand(
+    says: impl Fn(u32) -> Says + Copy + Send + Sync + 'static,
+) -> (String, Arc<AtomicUsize>) {
+    server(move |mut stream| async move {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut holds = vec![0; length as usize];
+            stream.read_exact(&mut holds).await.unwrap();
+            let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let says = match head[3] {
+                HEADERS => says(number),
+                SETTINGS if head[4] == 0 => Continue(frame(SETTINGS, 1, 0, &[])),
+                _ => continue,
+            };
+            let (Continue(answer) | Break(answer)) = &says;
+            stream.write_all(answer).await.unwrap();
+            if says.is_break() {
+                break;
+            }
+        }
+    })
+    .await
+}
+
+/// A status of 200, and no body.
+fn ok(stream: u32) -> Says {
+    Continue(frame(HEADERS, 5, stream, &[0x88]))
+}
+
 #[tokio::test]
 async fn a_request_that_http2_has_not_taken_is_sent_again_over_another_connection() {
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    let refused = frame(3, 0, 3, &[0, 0, 0, 7]);
-    let goodbye = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
-    let closes_without_a_word = Vec::new();
-    for to_the_second in [refused, goodbye, closes_without_a_word] {
-        let (url, connections) = server(move |mut stream| {
-            let to_the_second = to_the_second.clone();
-            async move {
-                let mut preface = [0; 24];
-                stream.read_exact(&mut preface).await.unwrap();
-                stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
-                let mut head = [0; 9];
-                while stream.read_exact(&mut head).await.is_ok() {
-                    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                    let mut holds = vec![0; length as usize];
-                    stream.read_exact(&mut holds).await.unwrap();
-                    let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-                    let answer = match (head[3], number) {
-                        // A status of 200, and no body.
-                        (HEADERS, 1) => frame(HEADERS, 5, 1, &[0x88]),
-                        (HEADERS, _) if to_the_second.is_empty() => break,
-                        (HEADERS, _) => to_the_second.clone(),
-                        (SETTINGS, _) if head[4] == 0 => frame(SETTINGS, 1, 0, &[]),
-                        _ => continue,
-                    };
-                    stream.write_all(&answer).await.unwrap();
-                }
-            }
-        })
-        .await;
-        let hits = all(send(3, &url, Options::new().concurrency(1).http2(true))).await;
-        assert!(hits.iter().all(|hit| hit.status() == Some(200)), "{hits:?}");
-        assert_eq!(connections.load(Ordering::SeqCst), 3);
+    async fn hits(method: &str, to_the_second: Server) -> (Vec<Hit>, usize) {
+        let says = move |stream| if stream == 1 { ok(1) } else { to_the_second(stream) };
+        let (url, connections) = by_hand(says).await;
+        let request = Request::builder().method(method).uri(url).body("").unwrap();
+        let options = Options::new().concurrency(1).http2(true);
+        let hits = all(send_n(&Context::background(), 3, request, options).unwrap()).await;
+        (hits, connections.load(Ordering::SeqCst))
+    }
+    let refused = |stream| Continue(frame(RESET, 0, stream, &[0, 0, 0, 7]));
+    let goodbye = |_| Continue(frame(GOODBYE, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]));
+    let closes_without_a_word = |_| Break(Vec::new());
+    for method in ["GET", "POST"] {
+        for to_the_second in [refused, goodbye] {
+            let (hits, connections) = hits(method, to_the_second).await;
+            assert!(hits.iter().all(|hit| hit.status() == Some(200)), "{method}: {hits:?}");
+            assert_eq!(connections, 3, "{method}");
+        }
+    }
+    let (sent_again, connections) = hits("GET", closes_without_a_word).await;
+    assert!(sent_again.iter().all(|hit| hit.status() == Some(200)), "{sent_again:?}");
+    assert_eq!(connections, 3);
+    // It may have been taken, and is not to be twice.
+    let (hits, connections) = hits("POST", closes_without_a_word).await;
+    assert_eq!(hits.iter().filter(|hit| hit.error() == Some(ErrorKind::Closed)).count(), 1);
+    assert_eq!((hits.len(), connections), (3, 2));
+}
+
+#[tokio::test]
+async fn http2_tells_how_a_response_ended_too_early() {
+    /// A status of 200, and a length of 9.
+    const NINE: &[u8] = &[0x88, 0x0f, 0x0d, 1, b'9'];
+    /// The head of a response, and a part of its body.
+    fn begun(stream: u32) -> Vec<u8> {
+        [frame(HEADERS, 4, stream, &[0x88]), frame(DATA, 0, stream, b"hel")].concat()
+    }
+    let cases: [(Server, ErrorKind); 4] = [
+        (
+            |stream| Continue([begun(stream), frame(RESET, 0, stream, &[0, 0, 0, 8])].concat()),
+            ErrorKind::Reset,
+        ),
+        (|stream| Break(begun(stream)), ErrorKind::Closed),
+        // It is not as long as it is said to be.
+        (
+            |stream| {
+                Continue([frame(HEADERS, 4, stream, NINE), frame(DATA, 1, stream, b"hel")].concat())
+            },
+            ErrorKind::Protocol,
+        ),
+        // It is told to calm down, and that no request was taken.
+        (|_| Break(frame(GOODBYE, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11])), ErrorKind::Closed),
+    ];
+    for (says, wanted) in cases {
+        let (url, _) = by_hand(says).await;
+        assert_eq!(errors(1, &url, Options::new().http2(true)).await, [wanted]);
     }
 }
 
