@@ -11,6 +11,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "tls")]
+use std::task::Waker;
 use std::task::{Context as Task, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -121,15 +123,19 @@ pub(super) enum Stream {
 impl Stream {
     /// Whether the other side has closed it, or has said something unasked, as far
     /// as is known here. That costs nothing where no news has come.
-    pub(super) fn has_news(&self) -> bool {
+    pub(super) fn has_news(&mut self) -> bool {
         match self {
             Stream::Plain(tcp) => {
                 let news = tcp.try_read(&mut [0]);
                 !matches!(news, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
-            // Tickets for later sessions come unasked.
+            // Tickets for later sessions come unasked, and are no news.
             #[cfg(feature = "tls")]
-            Stream::Tls(_) => false,
+            Stream::Tls(tls) => {
+                let mut nobody = Task::from_waker(Waker::noop());
+                let mut room = [0];
+                Pin::new(tls).poll_read(&mut nobody, &mut ReadBuf::new(&mut room)).is_ready()
+            }
         }
     }
 }
@@ -205,5 +211,39 @@ mod tests {
         }
         let here = SocketAddr::from(([127, 0, 0, 1], 80));
         assert_eq!(addresses.get(|| async { Ok(vec![here]) }).await, Ok(&[here][..]));
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn a_connection_behind_tls_has_news_when_it_is_closed_and_none_when_there_are_tickets() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tokio_rustls::{TlsAcceptor, rustls};
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.key_pair.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = config.with_single_cert(vec![made.cert.der().clone()], key.unwrap()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let options = Options::new().insecure(true);
+        let way = Way::new("127.0.0.1".into(), port, true, &options).unwrap();
+        let accept = async {
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            acceptor.accept(listener.accept().await.unwrap().0).await.unwrap()
+        };
+        let (stream, mut server) = tokio::join!(way.connect(), accept);
+        let mut stream = stream.unwrap();
+        // The tickets are in front of it.
+        server.write_all(b"a").await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+        assert!(!stream.has_news());
+        drop(server);
+        let noticed = async {
+            while !stream.has_news() {
+                rt::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        rt::timeout(Duration::from_secs(60), noticed).await.expect("to be noticed");
     }
 }
