@@ -1,8 +1,6 @@
 //! The state of the schedule that is running on this thread.
 //!
-//! One thread runs a body and all its tasks, so the state needs no lock: it lies in
-//! a thread-local, and wakers, timers and watched contexts find it there. Whoever
-//! finds none is on another thread, which no checker can control.
+//! One thread runs a body and all its tasks, so the state needs no lock: see `current`.
 //!
 //! # Invariants
 //!
@@ -19,6 +17,7 @@
 //!    comes to the same hash.
 
 use super::clock::Clock;
+pub(super) use super::current::{enter, here, leave, try_with, with};
 use super::inject::Inject;
 use super::label::Labels;
 use super::log::{Log, What, rank};
@@ -32,7 +31,6 @@ use crate::context::Canceller;
 use crate::rt::probe::Wait;
 use crate::rt::world::{self, Look};
 use crate::sync::Arc;
-use std::cell::RefCell;
 use std::collections::VecDeque;
 
 /// How a wait for a task to end is called.
@@ -42,59 +40,9 @@ pub(super) const BODY: u32 = 0;
 /// Nobody is being polled.
 pub(super) const NOBODY: u32 = u32::MAX;
 
-thread_local! {
-    static ENGINE: RefCell<Option<Box<Engine>>> = const { RefCell::new(None) };
-}
-
-/// Puts an engine in its place. One that is there already, of a checker in whose body
-/// this is, is around it until it goes.
-pub(super) fn enter(mut engine: Box<Engine>) {
-    with(|around| {
-        around.settle_looks();
-        around.stirred |= world::take_stirred();
-    });
-    ENGINE.with(|current| {
-        let mut current = current.borrow_mut();
-        engine.around = current.take();
-        *current = Some(engine);
-    });
-}
-
-/// Takes the engine out of its place, and puts the one around it there.
-pub(super) fn leave() -> Option<Box<Engine>> {
-    let around = with(|engine| {
-        engine.settle_looks();
-        world::take_stirred();
-        engine.around.take()
-    });
-    ENGINE.with(|current| current.replace(around.flatten()))
-}
-
-/// The engine of this thread, if there is one. `f` runs no code of the user's.
-#[inline]
-pub(super) fn with<R>(f: impl FnOnce(&mut Engine) -> R) -> Option<R> {
-    ENGINE.try_with(|engine| engine.borrow_mut().as_deref_mut().map(f)).ok().flatten()
-}
-
-/// [`with`], for what may be dropped while the engine is borrowed.
-pub(super) fn try_with(f: impl FnOnce(&mut Engine)) {
-    let _ = ENGINE.try_with(|engine| {
-        if let Ok(mut engine) = engine.try_borrow_mut() {
-            engine.as_deref_mut().map(f);
-        }
-    });
-}
-
-/// The engine of a thread that has one.
-#[inline]
-pub(super) fn here<R>(f: impl FnOnce(&mut Engine) -> R) -> R {
-    // `LocalKey::with` is not inlined.
-    with(f).expect("a schedule is running")
-}
-
 pub(super) struct Engine {
     /// That of the checker in whose body this one's checker runs.
-    around: Option<Box<Engine>>,
+    pub(super) around: Option<Box<Engine>>,
     pub(super) run: usize,
     /// What a watched context carries.
     pub(super) mark: u16,
@@ -125,7 +73,7 @@ pub(super) struct Engine {
     pub(super) looked: bool,
     /// Something has been done since the last point that would have gone otherwise
     /// had the context ended before.
-    stirred: bool,
+    pub(super) stirred: bool,
     /// Functions that run when the context ends may do anything.
     funcs: bool,
     /// Somebody has waited for the end of a context, and may be woken by it.
@@ -651,7 +599,7 @@ impl Engine {
 
     /// The end of a turn: nobody looks any more.
     #[inline]
-    fn settle_looks(&mut self) {
+    pub(super) fn settle_looks(&mut self) {
         world::only_count(0);
         self.take_looks();
         if self.looks > 0 {

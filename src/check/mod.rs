@@ -5,7 +5,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `checker` | how to check: which schedules, which injections, how much of it |
-//! | `engine`, `task`, `step`, `clock` | the state of the schedule that runs, its tasks, what is next, and its time |
+//! | `engine`, `current`, `task`, `step`, `clock` | the state of the schedule that runs, where to find it, its tasks, what is next, and its time |
 //! | `explorer` | the run of one schedule |
 //! | `exploration` | going through all of them |
 //! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
@@ -21,6 +21,7 @@
 mod apart;
 mod checker;
 mod clock;
+mod current;
 mod engine;
 mod exploration;
 mod explorer;

@@ -72,10 +72,7 @@ impl Harvest {
         let Harvest { first, wakers, calls, alarms, ended, late } = other;
         first.into_iter().for_each(|(_, member)| self.add(member));
         self.wakers.extend(wakers);
-        self.calls.ours.extend(calls.ours);
-        #[cfg(feature = "tokio-util")]
-        self.calls.tokens.extend(calls.tokens);
-        self.calls.users.extend(calls.users);
+        self.calls.append(calls);
         self.alarms.extend(alarms);
         self.ended.extend(ended);
         drop(late);
@@ -99,12 +96,14 @@ impl Harvest {
     }
 
     fn wake(&mut self) -> Calls {
+        let later = std::mem::take(&mut self.calls);
         for (_, member) in std::mem::take(&mut self.first) {
             match member {
                 Member::Waiter(waker) => quietly(|| waker.wake()),
                 func => self.add(func),
             }
         }
+        self.calls.append(later);
         for waker in self.wakers.drain(..) {
             quietly(|| waker.wake());
         }
@@ -125,6 +124,13 @@ impl Calls {
             return false;
         }
         self.ours.is_empty() && self.users.is_empty()
+    }
+
+    fn append(&mut self, later: Calls) {
+        self.ours.extend(later.ours);
+        #[cfg(all(feature = "tokio-util", not(loom)))]
+        self.tokens.extend(later.tokens);
+        self.users.extend(later.users);
     }
 
     /// Runs the functions, and drops what they kept.

@@ -13,7 +13,8 @@
 //!    above, then by the clock of its nearest deadline. How it ended is written
 //!    down before it is said, so the answer never changes.
 
-use super::cause::{Cause, Given, Reason, Seen};
+use super::cause::{Cause, Seen};
+use super::fate::{Became, Fate};
 use super::scope::{Deadline, End, Scope};
 use super::values::Entry;
 use super::{Context, trace};
@@ -21,7 +22,7 @@ use super::{Context, trace};
 use crate::rt::world::{self, Look};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::planted::{Break, skip};
-use crate::sync::{Arc, Family, Kept, Label, Lent, Link, Ref, Tagged};
+use crate::sync::{Arc, Family, Lent, Link, Ref};
 use std::any::Any;
 use std::panic::Location;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub(super) struct Branch<'a> {
     pub(super) made_at: Place,
     /// The topmost value layer above.
     pub(super) values: Option<Ref<'a, Line>>,
-    fate: Tagged<Scope, Given, Location<'static>>,
+    fate: Fate,
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
     bound: Bound<'a>,
@@ -95,48 +96,6 @@ impl Mark {
 
     fn set(&self, mark: u16) {
         self.0.store(mark, Ordering::Relaxed);
-    }
-}
-
-/// Of a branch, by how it holds a scope and a given error.
-enum Fate<S, G> {
-    /// It ended while it was light.
-    Ended(Reason<G>),
-    Open(S),
-}
-
-type Word<S, G> = Kept<S, G, Location<'static>>;
-
-impl<S, G> Fate<S, G> {
-    #[inline(always)]
-    fn into_word(self) -> Word<S, G> {
-        match self {
-            Fate::Open(scope) => Kept::First(scope),
-            Fate::Ended(Reason::Given(given)) => Kept::Second(given),
-            Fate::Ended(Reason::Cancelled(origin)) => Kept::Static(Label::One, origin),
-            Fate::Ended(Reason::DeadlineExceeded(origin)) => Kept::Static(Label::Two, origin),
-            Fate::Ended(Reason::Dropped(made_at)) => Kept::Static(Label::Three, Some(made_at)),
-        }
-    }
-
-    #[inline(always)]
-    fn from_word(word: Word<S, G>) -> Self {
-        match word {
-            Kept::First(scope) => Fate::Open(scope),
-            Kept::Second(given) => Fate::Ended(Reason::Given(given)),
-            Kept::Static(Label::One, origin) => Fate::Ended(Reason::Cancelled(origin)),
-            Kept::Static(Label::Two, origin) => Fate::Ended(Reason::DeadlineExceeded(origin)),
-            // It was made somewhere.
-            Kept::Static(Label::Three, made_at) => {
-                Fate::Ended(made_at.map_or(Reason::Cancelled(None), Reason::Dropped))
-            }
-        }
-    }
-}
-
-impl Fate<Arc<Scope>, Arc<Given>> {
-    fn ended(cause: Cause) -> Word<Arc<Scope>, Arc<Given>> {
-        Fate::Ended(cause.into_reason()).into_word()
     }
 }
 
@@ -230,9 +189,9 @@ impl<'a> Branch<'a> {
         let values = parent.and_then(super::values::top);
         let parent = parent.and_then(nearest_branch);
         let (up, fate) = match parent.map(Branch::open) {
-            None => (None, Tagged::new()),
-            Some(Ok(scope)) => (Some(scope.get()), Tagged::new()),
-            Some(Err(cause)) => (None, Tagged::full(Fate::ended(cause.to_cause()))),
+            None => (None, Fate::new()),
+            Some(Ok(scope)) => (Some(scope.get()), Fate::new()),
+            Some(Err(cause)) => (None, Fate::ended(cause.to_cause())),
         };
         let cancellers = AtomicU32::new(1);
         let bound = match (own, parent) {
@@ -310,7 +269,7 @@ impl<'a> Branch<'a> {
     /// handle to. One with a deadline is of one time only.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn is_as_new(&self) -> bool {
-        let scope_is = match self.fate.first() {
+        let scope_is = match self.fate.scope() {
             Ok(scope) => scope.is_none_or(|scope| scope.begins_anew()),
             Err(_) => false,
         };
@@ -347,7 +306,7 @@ impl<'a> Branch<'a> {
 
     /// Ends a branch that nobody has seen yet.
     pub(super) fn end_at_once(&mut self, cause: Cause) -> Ties {
-        self.fate = Tagged::full(Fate::ended(cause));
+        self.fate = Fate::ended(cause);
         Ties { others: Vec::new(), seats: Vec::new(), watched: Vec::new() }
     }
 
@@ -387,20 +346,15 @@ impl<'a> Branch<'a> {
         Ties { others, seats, watched }
     }
 
-    #[inline(always)]
-    fn fate(&self) -> Option<Fate<Lent<'_, Scope>, Lent<'_, Given>>> {
-        self.fate.get().map(Fate::from_word)
-    }
-
     fn scope_end(&self) -> Option<&End> {
-        self.fate.first().ok().flatten()?.get().end()
+        self.fate.scope().ok().flatten()?.get().end()
     }
 
     /// Whether it has ended. Writes nothing down: an end that has been seen stays
     /// an end, whichever of two it then turns out to be.
     #[inline]
     pub(super) fn is_done(&self) -> bool {
-        match self.fate.first() {
+        match self.fate.scope() {
             Ok(None) => {}
             Ok(Some(scope)) if scope.end().is_none() => {}
             _ => return true,
@@ -447,7 +401,7 @@ impl<'a> Branch<'a> {
     /// How it ended, if it has: invariant 3. Tells nobody.
     #[cold]
     pub(super) fn look(&self) -> Option<Seen<'_>> {
-        match self.fate.first() {
+        match self.fate.scope() {
             Ok(None) => {}
             Ok(Some(scope)) => {
                 if let Some(end) = scope.get().end() {
@@ -467,9 +421,9 @@ impl<'a> Branch<'a> {
 
     /// How it ended, if it did while it was light.
     fn light_end(&self) -> Option<Seen<'_>> {
-        match self.fate()? {
-            Fate::Ended(reason) => Some(Seen(reason)),
-            Fate::Open(_) => None,
+        match self.fate.get()? {
+            Became::Ended(cause) => Some(cause),
+            Became::Open(_) => None,
         }
     }
 
@@ -539,17 +493,13 @@ impl<'a> Branch<'a> {
     /// this call ended it. `Err`: it has a scope, to which the cause may go.
     #[inline]
     fn settle_light(&self, cause: Cause) -> Result<(Seen<'_>, bool), (Lent<'_, Scope>, Cause)> {
-        let refused = match self.fate() {
-            None => match self.fate.set(Fate::ended(cause)).map_err(Fate::from_word) {
-                Ok(()) => None,
-                Err(Fate::Ended(reason)) => Some(Cause::from_reason(reason)),
-                Err(Fate::Open(_)) => unreachable!("what it refuses is what it was given"),
-            },
+        let refused = match self.fate.get() {
+            None => self.fate.end(cause).err(),
             Some(_) => Some(cause),
         };
-        match (self.fate(), refused) {
-            (Some(Fate::Ended(reason)), refused) => Ok((Seen(reason), refused.is_none())),
-            (Some(Fate::Open(scope)), Some(refused)) => Err((scope, refused)),
+        match (self.fate.get(), refused) {
+            (Some(Became::Ended(cause)), refused) => Ok((cause, refused.is_none())),
+            (Some(Became::Open(scope)), Some(refused)) => Err((scope, refused)),
             _ => unreachable!("it is set, and not to a scope by this"),
         }
     }
@@ -560,13 +510,13 @@ impl<'a> Branch<'a> {
     pub(super) fn cancel(&self, cause: Cause) {
         self.stirred();
         // As it is when a canceller is dropped that has been used.
-        if self.fate.first().is_ok() {
+        if self.fate.scope().is_ok() {
             self.end(cause);
         }
     }
 
     fn end(&self, cause: Cause) {
-        match self.fate.first() {
+        match self.fate.scope() {
             Ok(Some(scope)) => {
                 self.look();
                 return Branch::end_open(scope, cause);
@@ -598,7 +548,7 @@ impl<'a> Branch<'a> {
                 return Err(cause);
             }
         }
-        match self.fate.first() {
+        match self.fate.scope() {
             Ok(Some(scope)) if scope.is_listed() || self.up.is_none() => Ok(scope),
             _ => self.open_first(),
         }
@@ -606,17 +556,17 @@ impl<'a> Branch<'a> {
 
     /// Makes the scope, lists it, or both.
     fn open_first(&self) -> Result<Lent<'_, Scope>, Seen<'_>> {
-        if self.fate().is_none() {
+        if self.fate.get().is_none() {
             let own = match &self.bound {
                 Bound::Own { own, .. } => Some(Deadline::clone(own)),
                 Bound::None { .. } | Bound::Above { .. } => None,
             };
             // Whoever comes first: the next line takes what is there.
-            let _ = self.fate.set(Kept::First(Arc::new(Scope::new(own))));
+            self.fate.open(Scope::new(own));
         }
-        match self.fate() {
-            Some(Fate::Ended(reason)) => Err(Seen(reason)),
-            Some(Fate::Open(scope)) => {
+        match self.fate.get() {
+            Some(Became::Ended(cause)) => Err(cause),
+            Some(Became::Open(scope)) => {
                 if let Some(up) = self.up {
                     up.register(scope);
                     // Refused, if the parent has ended: then so has this.
@@ -633,7 +583,7 @@ impl<'a> Branch<'a> {
     /// The scope with the deadline that ends this branch. For an own deadline
     /// that is its own scope, once it is open.
     pub(super) fn bounding(&self) -> Option<Lent<'_, Scope>> {
-        match (&self.bound, self.fate.first()) {
+        match (&self.bound, self.fate.scope()) {
             (Bound::Own { .. }, Ok(Some(scope))) => Some(scope),
             (Bound::Above { scope, .. }, _) => Some(*scope),
             _ => None,
@@ -656,7 +606,7 @@ impl<'a> Branch<'a> {
 
     /// Takes back a waker that was added with `Scope::wait`.
     pub(super) fn unwait(&self, key: usize) {
-        if let Ok(Some(scope)) = self.fate.first() {
+        if let Ok(Some(scope)) = self.fate.scope() {
             scope.unwait(key);
         }
     }
@@ -708,7 +658,7 @@ impl Drop for Branch<'_> {
         if self.mark() != 0 {
             world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
         }
-        if let Ok(Some(scope)) = self.fate.first() {
+        if let Ok(Some(scope)) = self.fate.scope() {
             scope.disarm();
             if let Some(up) = self.up {
                 up.dismiss(scope.get());

@@ -5,6 +5,7 @@
 //! | `handle` | [`Context`]: what users hold; every `with_…` and every question |
 //! | `canceller` | [`Canceller`]: who may end it |
 //! | `layer` | what one derivation adds; how a question is answered |
+//! | `fate` | what becomes of a branch, in one word |
 //! | `scope` | what a parent knows of its children; how an end spreads |
 //! | `harvest` | who is told of it, after all locks |
 //! | `cause` | error and cause |
@@ -21,6 +22,7 @@ mod canceller;
 mod cause;
 mod display;
 mod done;
+mod fate;
 mod handle;
 mod harvest;
 mod layer;
