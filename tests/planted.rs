@@ -42,6 +42,28 @@ async fn channels(ctx: Context) {
     }
 }
 
+/// A reader who is busy with a result until the last stage has put in the next.
+async fn busy(ctx: Context) {
+    let (put, mut told) = quell::channel::bounded(1);
+    let mut results = Pipeline::from_iter(&ctx, 0..3)
+        .stage("relay", |_ctx, mut input, output| async move {
+            while let Some(n) = input.recv().await {
+                if output.send(n).await.is_err() {
+                    return;
+                }
+            }
+            let _ = put.send(()).await;
+        })
+        .buffer(2)
+        .run();
+    let reading = async {
+        results.next().await;
+        told.recv().await;
+    };
+    let _ = ctx.run(reading).await;
+    let _ = results.finish().await;
+}
+
 /// Senders who end because their reader leaves.
 async fn closed(ctx: Context) {
     let (items, mut read) = quell::channel::bounded(1);
@@ -338,6 +360,7 @@ fn found() -> Option<String> {
     let in_time = Checker::exhaustive().max_delays(0).inject([Inject::Cancel, Inject::None]);
     let ends = checker.clone().inject([Inject::Cancel, Inject::Drop]);
     said(checker.run(channels))
+        .or_else(|| said(checker.run(busy)))
         .or_else(|| said(checker.run(closed)))
         .or_else(|| said(checker.run(promised_room)))
         .or_else(|| said(checker.run(pipelines)))
@@ -405,15 +428,15 @@ macro_rules! found {
 // takes two threads inside of one poll is for the models alone.
 found! {
     CloneNotCounted CloseForgetsWriters EchoTakenForFailure ExpiryNotWrittenDown FuncNotChecked
-    IdleTakerNotNoted LastSenderSilent LeftNotCounted LightCancelGivesUp PauseEarnsAll
+    IdleTakerNotNoted LastSenderSilent LeftNotCounted PauseEarnsAll
     PlaceNotOffered PlaceNotPassedOn PromiseNotPassedOn ReaderNotWoken RoomNotOffered
-    SpawnIgnoresTheEnd StagesNotStopped StopTakesNothing SweptIsTakenBack ThrottleNotStopped
-    TurnNotPassedOn WakerNotReplaced WorkersNotStopped
+    SpawnIgnoresTheEnd StagesNotStopped StopTakesNothing ThrottleNotStopped
+    TurnNotPassedOn WaiterNotAnnounced WakerNotReplaced WorkersNotStopped
     ;
-    LatchAnnouncesUnordered | LinkDroppedUnordered:
+    LatchAnnouncesUnordered | WordAnnouncesUnordered | LinkDroppedUnordered:
         "about the order in which one thread sees the writes of another"
     RefusedScopeGoesOn | WaiterNotChecked | AdoptedTooLate | WatchTrustsTheLook
-    | ReaderTrustsFirstLook:
+    | ReaderTrustsFirstLook | LightCancelGivesUp | SweptIsTakenBack:
         "between the look and the entry in the list, in one poll, another thread must come"
     LoserReturnsAtOnce | SweepTakesOthersWaiters | LookNotWrittenDown:
         "another thread must look, or cancel, in the middle of a sweep"
