@@ -102,8 +102,12 @@ impl<A, B, S: 'static> Tagged<A, B, S> {
 
 impl<A, B, S: 'static> Drop for Tagged<A, B, S> {
     fn drop(&mut self) {
-        // Relaxed: `&mut self` proves that all other threads are done with it.
-        if let Some(word) = NonNull::new(self.word.load(Ordering::Relaxed)) {
+        // `&mut self` proves that all other threads are done with it; loom asks whether they are.
+        #[cfg(not(loom))]
+        let word = *self.word.get_mut();
+        #[cfg(loom)]
+        let word = self.word.taken();
+        if let Some(word) = NonNull::new(word) {
             // SAFETY: invariant 1, and nobody has a reference any more.
             drop(unsafe { from_word::<A, B, S>(word) });
         }

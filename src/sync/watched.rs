@@ -101,6 +101,11 @@ impl<T> AtomicPtr<T> {
         &self.real
     }
 
+    /// What it ends with; every access must have come before.
+    pub(crate) fn taken(&mut self) -> *mut T {
+        self.real.with_mut(|value| *value)
+    }
+
     pub(crate) fn load(&self, order: Ordering) -> *mut T {
         self.real().load(order)
     }

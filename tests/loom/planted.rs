@@ -76,7 +76,8 @@ caught! {
         SleeperNotTold by context::a_thread_that_waits_is_woken_whenever_the_cancel_comes, "deadlock";
     a_light_cancel_that_gives_up_is_caught:
         LightCancelGivesUp by
-        context::a_context_that_is_cancelled_while_it_gets_its_first_child_takes_it_along, "is_done";
+        context::a_context_that_is_cancelled_while_it_gets_its_first_child_takes_it_along,
+        "was dropped";
     a_look_that_is_not_written_down_is_caught:
         LookNotWrittenDown by context::a_cause_once_seen_by_a_child_stays, "left: \"parent\"";
     a_link_to_what_has_ended_is_caught:
