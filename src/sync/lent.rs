@@ -59,8 +59,10 @@ impl<'a, T> Lent<'a, T> {
 impl<'a, T> From<&'a Arc<T>> for Lent<'a, T> {
     #[inline]
     fn from(arc: &'a Arc<T>) -> Self {
-        // The value of an `Arc` is never at null.
-        Lent(NonNull::from(&**arc), PhantomData)
+        // Not by way of a `&T`: from such a pointer the count beside the value is out of reach.
+        let pointer = Arc::as_ptr(arc).cast_mut();
+        // SAFETY: the value of an `Arc` is never at null, and this one is kept for `'a`.
+        unsafe { Lent::new(NonNull::new_unchecked(pointer)) }
     }
 }
 
