@@ -850,3 +850,37 @@ async fn inside_a_task_of_tokios_the_runtime_is_there_again_after_a_check() {
     assert_eq!(tokio::spawn(async { 7 }).await.unwrap(), 7);
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
+
+// ------------------------------------------------------- who goes on, and who is to blame
+
+/// Each spawns the next, and ends.
+fn begins_anew(before: u32) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        assert!(before < 50_000, "it goes on and on");
+        drop(rt::spawn_named("again", begins_anew(before + 1)));
+    })
+}
+
+#[test]
+fn a_task_that_spawns_the_next_for_ever_is_busy_and_no_crowd() {
+    let report = Checker::new().max_schedules(10).run(|ctx: Context| async move {
+        begins_anew(0).await;
+        ctx.done().await;
+    });
+    let violation = &report.violations()[0];
+    assert_eq!((violation.kind(), violation.task()), (ViolationKind::LeakedTask, Some("again")));
+}
+
+/// It has a crowd clean up when it is told.
+async fn cleans_up_with_a_crowd(ctx: Context) {
+    ctx.done().await;
+    let crowd: Vec<_> = (0..5_000).map(|_| rt::spawn(rt::yield_now())).collect();
+    for one in crowd {
+        one.await.unwrap();
+    }
+}
+
+#[test]
+fn a_crowd_that_comes_after_the_injection_is_not_busy_either() {
+    Checker::new().max_schedules(10).run(cleans_up_with_a_crowd).assert_clean();
+}
