@@ -884,3 +884,18 @@ async fn cleans_up_with_a_crowd(ctx: Context) {
 fn a_crowd_that_comes_after_the_injection_is_not_busy_either() {
     Checker::new().max_schedules(10).run(cleans_up_with_a_crowd).assert_clean();
 }
+
+/// Two tasks that wait for each other, and the body for one of them.
+async fn waits_for_a_ring(_ctx: Context) {
+    let (give, given) = oneshot::channel::<rt::JoinHandle<()>>();
+    let one = rt::spawn_named("one", async move { given.await.unwrap().await.unwrap() });
+    let one = one.map(drop).boxed().shared();
+    let _ = give.send(rt::spawn_named("two", one.clone()));
+    one.await;
+}
+
+#[test]
+fn who_waits_for_a_ring_of_others_is_not_to_blame_for_it() {
+    let report = Checker::new().run(waits_for_a_ring);
+    assert_eq!(report.violations()[0].task(), Some("one"), "{report}");
+}

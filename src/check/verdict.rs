@@ -6,7 +6,8 @@
 //!
 //! One violation a schedule: that of its root. Whoever waits for the end of a task
 //! that is still alive is not to blame; of the others a leaked one comes before a
-//! blocked one, a task before the body, and the first spawned before the rest.
+//! blocked one, a task before the body, and the first spawned before the rest. Where all
+//! wait so, it is the first of a ring.
 
 use super::engine::{BODY, Engine, JOIN, State, Trouble};
 use super::label;
@@ -160,13 +161,14 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     let alive: Vec<u32> = (0..engine.tasks.len() as u32)
         .filter(|&task| engine.tasks[task as usize].state != State::Ended)
         .collect();
-    let mut addresses: Vec<usize> =
-        alive.iter().map(|&task| engine.tasks[task as usize].address).collect();
+    let mut addresses: Vec<(usize, u32)> =
+        alive.iter().map(|&task| (engine.tasks[task as usize].address, task)).collect();
     addresses.sort_unstable();
-    let joins = |task: u32| {
-        engine.tasks[task as usize].wait.is_some_and(|wait| {
-            wait.what == JOIN && wait.of != 0 && addresses.binary_search(&wait.of).is_ok()
-        })
+    let joined = |task: u32| {
+        let wait = engine.tasks[task as usize].wait?;
+        let is_join = wait.what == JOIN && wait.of != 0;
+        let found = addresses.binary_search_by_key(&wait.of, |&(address, _)| address).ok()?;
+        is_join.then(|| addresses[found].1)
     };
     let leaked = |task: u32| {
         let queued = engine.tasks[task as usize].state == State::Queued;
@@ -175,9 +177,9 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     let root = alive
         .iter()
         .copied()
-        .filter(|&task| !joins(task))
+        .filter(|&task| joined(task).is_none())
         .min_by_key(|&task| (!leaked(task), task == BODY, task))
-        .unwrap_or(alive[0]);
+        .unwrap_or_else(|| first_of_a_ring(&alive, joined));
     let kind = if leaked(root) { ViolationKind::LeakedTask } else { ViolationKind::BlockedStage };
     let mut finding = Finding::new(kind).of(engine, root);
     let task = &engine.tasks[root as usize];
@@ -192,4 +194,16 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     finding.stands_still = engine.clock.now == engine.landed.map_or(0, |landed| landed.time);
     finding.alive = alive;
     finding
+}
+
+/// The first of a ring, where each of these waits for the end of another.
+fn first_of_a_ring(alive: &[u32], joined: impl Fn(u32) -> Option<u32>) -> u32 {
+    let next = |task| joined(task).unwrap_or(task);
+    // As many steps as there are tasks lead into it, wherever they begin.
+    let inside = alive.iter().fold(alive[0], |task, _| next(task));
+    let ring = alive.iter().scan(inside, |task, _| {
+        *task = next(*task);
+        Some(*task)
+    });
+    ring.min().unwrap_or(inside)
 }
