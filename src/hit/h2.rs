@@ -7,6 +7,11 @@
 //! 2. A request that is on its way to the driver when that ends is told so. What was sent
 //!    just as the driver dropped its end of their channel stays in there, unseen, for as
 //!    long as there is a sender: so the sender goes when the driver has gone.
+//! 3. hyper closes a connection when no stream of it has anything to send. A stream that
+//!    was answered, and whose server takes no more, is not reset and has something for
+//!    ever. So a connection that goes in the middle of a request takes with it the task
+//!    that holds the socket: the first one that hyper spawns. One that goes after a request is left to close itself, for what has been
+//!    sent to arrive.
 
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
@@ -35,6 +40,9 @@ pub(super) struct Connection {
     /// `None`: the driver has gone. Invariant 2.
     sender: Option<SendRequest<Upload>>,
     driver: rt::JoinHandle<()>,
+    tasks: Tasks,
+    /// Whether there is a request that has not come to its end. Invariant 3.
+    midway: bool,
     /// Why it is of no more use, if something went wrong.
     failed: Arc<OnceLock<ErrorKind>>,
 }
@@ -42,12 +50,16 @@ pub(super) struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
+        if let Some(socket) = self.tasks.0.get().filter(|_| self.midway) {
+            socket.abort();
+        }
     }
 }
 
 impl Connection {
     pub(super) async fn open(stream: Stream) -> Result<Connection, ErrorKind> {
-        let agreed = Builder::new(Tasks).handshake(TokioIo::new(stream)).await;
+        let tasks = Tasks::default();
+        let agreed = Builder::new(tasks.clone()).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = agreed.map_err(|error| kind(&error))?;
         let failed = Arc::new(OnceLock::new());
         let leaves = Arc::clone(&failed);
@@ -58,7 +70,7 @@ impl Connection {
                 let _ = leaves.set(kind(&error));
             }
         });
-        Ok(Connection { sender: Some(sender), driver, failed })
+        Ok(Connection { sender: Some(sender), driver, tasks, midway: false, failed })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -69,7 +81,8 @@ impl Connection {
         let closed = Failure { kind: ErrorKind::Closed, taken: Taken::No };
         let sender = self.sender.as_mut().ok_or(closed)?;
         let parts = job.parts.as_deref().expect("asked for HTTP/2").clone();
-        let (body, sent) = Upload::of(job.body.clone());
+        self.midway = true;
+        let (body, mut sent) = Upload::of(job.body.clone());
         let response = sender.send_request(Request::from_parts(parts, body));
         let response = self.answered(response).await.map_err(|error| {
             // Invariant 1: what became of the connection says more than that it is no more.
@@ -82,12 +95,19 @@ impl Connection {
             let failed = |error| Failure { kind: kind(&error), taken: Taken::Yes };
             bytes += frame.map_err(failed)?.data_ref().map_or(0, |data| data.len() as u64);
         }
-        // As over HTTP/1.1: a server that takes the request takes all of it. Nothing is ever
-        // sent; that the other end is dropped is the answer.
-        if head.status.as_u16() < 400 {
+        // Nothing is ever sent; that the other end is dropped is the answer. As over
+        // HTTP/1.1: a server that takes the request takes all of it. From one that refuses
+        // it nothing is kept that has a part of it still to send: streams of such
+        // connections become more and more, until there is room for none.
+        let status = head.status.as_u16();
+        let gone = if status < 400 {
             let _ = sent.await;
-        }
-        Ok(Answer { status: head.status.as_u16(), bytes, keep: true })
+            true
+        } else {
+            sent.try_recv() != Err(oneshot::error::TryRecvError::Empty)
+        };
+        self.midway = !gone;
+        Ok(Answer { status, bytes, keep: gone })
     }
 
     /// What comes of a request, whether or not the driver ends meanwhile.
@@ -155,17 +175,17 @@ fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
     None
 }
 
-/// Spawns where everything else is spawned.
-#[derive(Clone)]
-struct Tasks;
+/// Spawns where everything else is spawned, and keeps the first. Invariant 3.
+#[derive(Clone, Default)]
+struct Tasks(Arc<OnceLock<rt::JoinHandle<()>>>);
 
 impl<F> hyper::rt::Executor<F> for Tasks
 where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        drop(rt::spawn(future));
+        // One that is not kept goes on all the same.
+        let _ = self.0.set(rt::spawn(future));
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn http2_sends_over_one_connection_for_each_worker() {
@@ -123,29 +124,33 @@ type Server = fn(u32) -> Says;
 async fn by_hand(
     says: impl Fn(u32) -> Says + Copy + Send + Sync + 'static,
 ) -> (String, Arc<AtomicUsize>) {
-    server(move |mut stream| async move {
-        let mut preface = [0; 24];
-        stream.read_exact(&mut preface).await.unwrap();
-        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
-        let mut head = [0; 9];
-        while stream.read_exact(&mut head).await.is_ok() {
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut holds = vec![0; length as usize];
-            stream.read_exact(&mut holds).await.unwrap();
-            let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            let says = match head[3] {
-                HEADERS => says(number),
-                SETTINGS if head[4] == 0 => Continue(frame(SETTINGS, 1, 0, &[])),
-                _ => continue,
-            };
-            let (Continue(answer) | Break(answer)) = &says;
-            stream.write_all(answer).await.unwrap();
-            if says.is_break() {
-                break;
-            }
+    server(move |stream| speaks(stream, says)).await
+}
+
+/// One connection of it.
+async fn speaks(mut stream: TcpStream, says: impl Fn(u32) -> Says) {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut holds = vec![0; length as usize];
+        if stream.read_exact(&mut holds).await.is_err() {
+            break;
         }
-    })
-    .await
+        let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let says = match head[3] {
+            HEADERS => says(number),
+            SETTINGS if head[4] == 0 => Continue(frame(SETTINGS, 1, 0, &[])),
+            _ => continue,
+        };
+        let (Continue(answer) | Break(answer)) = &says;
+        stream.write_all(answer).await.unwrap();
+        if says.is_break() {
+            break;
+        }
+    }
 }
 
 /// A status of 200, and no body.
@@ -180,6 +185,42 @@ async fn a_request_that_http2_has_not_taken_is_sent_again_over_another_connectio
     let (hits, connections) = hits("POST", closes_without_a_word).await;
     assert_eq!(hits.iter().filter(|hit| hit.error() == Some(ErrorKind::Closed)).count(), 1);
     assert_eq!((hits.len(), connections), (3, 2));
+}
+
+#[tokio::test]
+async fn a_request_over_http2_that_is_given_up_takes_its_connection_with_it() {
+    const BAD: u8 = 0x8e; // A status of 500.
+    let post = |url: &str, limit, body: Vec<u8>| {
+        let request = Request::post(url).body(body).unwrap();
+        let options = Options::new().concurrency(1).http2(true).timeout(limit);
+        all(send_n(&Context::background(), 5, request, options).unwrap())
+    };
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(20));
+    // Either server answers at once, and takes 64 KiB of the body and no more.
+    let refuses: Server = |stream| Continue(frame(HEADERS, 5, stream, &[BAD]));
+    for (says, limit, status) in [(refuses, long, Some(500)), (ok as Server, short, None)] {
+        let (tell, mut closed) = tokio::sync::mpsc::unbounded_channel();
+        let (url, connections) = server(move |stream| {
+            let tell = tell.clone();
+            async move {
+                speaks(stream, says).await;
+                let _ = tell.send(());
+            }
+        })
+        .await;
+        let hits = post(&url, limit, vec![b'x'; 1 << 20]).await;
+        assert!(hits.iter().all(|hit| hit.status() == status), "{hits:?}");
+        assert_eq!(connections.load(Ordering::SeqCst), 5);
+        for _ in 0..5 {
+            let closed = tokio::time::timeout(long, closed.recv()).await;
+            closed.expect("every connection is closed").unwrap();
+        }
+    }
+    // One that has gone to its end is no reason to close anything.
+    let (url, connections) = by_hand(refuses).await;
+    let hits = post(&url, long, Vec::new()).await;
+    assert!(hits.iter().all(|hit| hit.status() == Some(500)), "{hits:?}");
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
