@@ -3,6 +3,7 @@
 #![cfg(all(not(loom), feature = "check"))]
 
 use futures::FutureExt as _;
+use quell::channel::bounded;
 use quell::check::{self, Checker, Inject, Report, Violation, ViolationKind};
 use quell::{Context, ContextError, Group, Pipeline, rt};
 use std::cell::RefCell;
@@ -238,6 +239,39 @@ fn a_violation_is_told_by_a_simpler_schedule_only_if_that_shows_the_same() {
 }
 
 #[test]
+fn a_branch_that_has_lost_hides_no_line() {
+    async fn body(ctx: Context) {
+        let (_silent, mut nothing) = bounded::<()>(1);
+        let [(one, _reads_one), (other, _reads_other)] = [(); 2].map(|()| bounded(1));
+        let start = Arc::new(tokio::sync::Notify::new());
+        let (started, looks) = (Arc::clone(&start), ctx.clone());
+        let worker = rt::spawn_named("worker", async move {
+            tokio::select! {
+                biased;
+                _ = nothing.recv() => {}
+                () = started.notified() => {
+                    if looks.is_done() {
+                        let _ = one.send(1).await;
+                        let _ = one.send(2).await; // <- after the end
+                    } else {
+                        let _ = other.send(1).await;
+                        let _ = other.send(2).await; // <- before it
+                    }
+                }
+            }
+        });
+        start.notify_one();
+        rt::yield_now().await;
+        ctx.done().await;
+        let _ = worker.await;
+    }
+    let report = Checker::new().run(body);
+    let lines: BTreeSet<_> = lines(&report).into_keys().collect();
+    assert_eq!(lines, BTreeSet::from([line("after the end"), line("before it")]), "{report}");
+    comes_again(&report, body);
+}
+
+#[test]
 fn contexts_that_are_kept_are_told_by_the_lines_that_made_them() {
     async fn body(ctx: Context) {
         let (kept, _canceller) = match rt::choose(2) {
@@ -273,7 +307,7 @@ fn who_is_ready_as_another_panics_waits_for_its_turn() {
 #[test]
 fn the_story_of_a_schedule_ends_where_the_schedule_does() {
     let report = Checker::new().run(|ctx| async move {
-        let (_send, receive) = quell::channel::bounded::<()>(1);
+        let (_send, receive) = bounded::<()>(1);
         let _keeps = receive;
         ctx.done().await;
         pending::<()>().await;

@@ -366,7 +366,7 @@ impl Engine {
             return Step::Drop(task);
         }
         polled.state = State::Running(false);
-        polled.wait = None;
+        (polled.wait, polled.waits_twice) = (None, false);
         polled.sees(u64::from(self.landed.is_some()));
         hand.future = polled.future.take();
         let label = polled.label;
@@ -635,9 +635,12 @@ impl Engine {
         if task == NOBODY {
             return;
         }
-        let before = &mut self.tasks[task as usize].wait;
-        if before.is_none_or(|before| rank(&before) < rank(wait)) {
-            *before = Some(*wait);
+        let waiting = &mut self.tasks[task as usize];
+        if waiting.wait.is_none_or(|before| rank(&before) <= rank(wait)) {
+            let as_telling = waiting.wait.filter(|before| rank(before) == rank(wait));
+            waiting.waits_twice = as_telling
+                .is_some_and(|before| waiting.waits_twice || !std::ptr::eq(before.at, wait.at));
+            waiting.wait = Some(*wait);
         }
         if let Some(log) = &mut self.log {
             log.waits(self.clock.now, task, *wait);

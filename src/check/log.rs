@@ -152,8 +152,10 @@ impl Log {
         let known = |how: u8| {
             hangs.iter().rev().find(|hang| hang.wait.is_some_and(|wait| rank(&wait) == how))
         };
-        let foreign = || hangs.iter().rev().find(|hang| hang.wait.is_none());
-        let hang = known(2).or_else(foreign).or_else(|| known(1)).or_else(|| known(0));
+        // The last: what came before it may be of a branch that has lost.
+        let tells_most = |hang: &&Hang| hang.wait.is_none_or(|wait| rank(&wait) == 2);
+        let most = hangs.iter().rev().find(tells_most);
+        let hang = most.or_else(|| known(1)).or_else(|| known(0));
         let Some(hang) = hang else {
             let nowhere = "nothing: it has left its waker nowhere, so nobody can wake it";
             return Hung { what: Some(nowhere.to_string()), ..Hung::default() };

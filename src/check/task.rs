@@ -22,8 +22,11 @@ pub(super) struct Task {
     pub(super) label: u32,
     /// Joining it is waiting for this address.
     pub(super) address: usize,
-    /// The most telling of the waits of its last poll.
+    /// The most telling of the waits of its last poll, and of those the last: another may be
+    /// of a branch that has lost, in a `select!` that was left.
     pub(super) wait: Option<Wait>,
+    /// Whether there was one as telling in another line.
+    pub(super) waits_twice: bool,
     /// What it could go by so far, in short: its turns, its choices and who woke it, and where
     /// the injection came among them. It tells its awaits apart where no line does.
     pub(super) saw: u64,
@@ -33,7 +36,16 @@ impl Task {
     /// One that is in line.
     pub(super) fn new(future: Option<Future>, label: u32, address: usize) -> Self {
         let state = State::Queued;
-        Task { future, state, aborted: false, label, address, wait: None, saw: 0 }
+        Task {
+            future,
+            state,
+            aborted: false,
+            label,
+            address,
+            wait: None,
+            waits_twice: false,
+            saw: 0,
+        }
     }
 
     #[inline]

@@ -188,7 +188,7 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     // Beside a time and the end of a context it may wait for somebody else's future, which
     // says more, and whose line takes a stack trace. Which one that is may be a matter of what
     // others have told it, and so of what they saw.
-    let sure = wait.is_some_and(|wait| rank(&wait) == 2);
+    let sure = wait.is_some_and(|wait| rank(&wait) == 2) && !task.waits_twice;
     finding.saw = if sure { 0 } else { engine.seen_by_all() | 1 };
     finding.busy = end == End::Busy;
     finding.stands_still = engine.clock.now == engine.landed.map_or(0, |landed| landed.time);
