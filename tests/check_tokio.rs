@@ -5,6 +5,7 @@ use quell::check::{self, Checker, Inject, ReplayError, Report, Violation, Violat
 use quell::{Context, Group, rt};
 use std::future::pending;
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time;
@@ -295,6 +296,32 @@ fn what_is_never_reached_is_told() {
     assert!(report.to_string().contains("pigs fly"), "{report}");
     // Another part may reach it.
     Checker::tokio().shard(1, 2).run(body).assert_clean();
+}
+
+#[test]
+fn each_part_of_a_check_runs_its_own_schedules_and_hardly_any_others() {
+    let runs = AtomicU64::new(0);
+    let body = |ctx: Context| {
+        runs.fetch_add(1, Ordering::Relaxed);
+        async move {
+            for _ in 0..40 {
+                if ctx.is_done() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let checker = Checker::tokio().inject(Inject::Cancel);
+    let all = checker.run(body).schedules();
+    let alone = runs.swap(0, Ordering::Relaxed);
+    let of_parts = (1..=4).map(|part| {
+        let report = checker.clone().shard(part, 4).run(body);
+        let runs = runs.swap(0, Ordering::Relaxed);
+        assert!(runs <= alone / 4 + 3, "{runs} of {alone}: {report}");
+        report.schedules()
+    });
+    assert_eq!(of_parts.sum::<u64>(), all);
 }
 
 #[test]

@@ -91,6 +91,10 @@ where
     let mut report = Report::new(plan);
     let mut findings = Findings::default();
     let mut looked = false;
+    let in_part = |target: Option<u32>| {
+        let number = target.map_or(0, |target| u64::from(target) + 1);
+        number % plan.shard.1 == plan.shard.0 - 1
+    };
     for &kind in kinds {
         let mut landed = false;
         let mut covered = Covered {
@@ -104,11 +108,9 @@ where
         let mut target = None;
         loop {
             if target.is_some_and(|target| u64::from(target) >= most) {
-                covered.cut = true;
+                covered.cut |= u64::from(covered.points) > most;
                 break;
             }
-            let number = target.map_or(0, |target| u64::from(target) + 1);
-            let part = number % plan.shard.1 == plan.shard.0 - 1;
             let outcome = run(plan, kind, target, body, &pulse, false);
             report.merge(&outcome.sometimes);
             covered.points = covered.points.max(outcome.points);
@@ -116,7 +118,7 @@ where
             looked |= outcome.looked;
             landed |= outcome.landed.is_some();
             let over = target.is_some() && outcome.landed != target;
-            if part && !over {
+            if in_part(target) && !over {
                 covered.schedules += 1;
                 if let Some(violation) = outcome.violation {
                     let again = || run(plan, kind, target, body, &pulse, true);
@@ -127,9 +129,11 @@ where
             if over || kind == Inject::None || enough {
                 break;
             }
-            target = Some(target.map_or(0, |target| target + 1));
+            // A part looks at its own points, and at the schedule without an injection.
+            let from = target.map_or(0, |target| target + 1);
+            target = (from..).find(|&next| in_part(Some(next)));
         }
-        if kind.strikes() && !landed {
+        if kind.strikes() && !landed && plan.shard.1 == 1 {
             findings.violations.push(vacuous("no injection landed".to_string()));
         }
         report.covered.push(covered);
