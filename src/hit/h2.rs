@@ -10,8 +10,8 @@
 //! 3. hyper closes a connection when no stream of it has anything to send. A stream that
 //!    was answered, and whose server takes no more, is not reset and has something for
 //!    ever. So a connection that goes in the middle of a request takes with it the task
-//!    that holds the socket: the first one that hyper spawns. One that goes after a request is left to close itself, for what has been
-//!    sent to arrive.
+//!    that holds the socket: the first one that hyper spawns. One that goes after a request
+//!    is left to close itself, for what has been sent to arrive.
 
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
