@@ -151,9 +151,9 @@ fn two_lines_of_one_task_are_two_violations_each_with_its_count() {
 /// How the worker below comes to be told one thing or the other.
 #[derive(Clone, Copy, Debug)]
 enum Told {
-    ByALook,
-    ByAChoice,
-    ByWhoeverIsFirst,
+    Look,
+    Choice,
+    WhoeverIsFirst,
 }
 
 /// It hangs in one of two awaits, after as many turns of its own, by what others tell it.
@@ -179,9 +179,9 @@ async fn hangs_as_it_is_told(ctx: Context, told: Told, here: bool) {
             }
             let first = name == "first";
             let tells = match told {
-                Told::ByALook => first.then(|| looks.is_done()),
-                Told::ByAChoice => first.then(|| rt::choose(2) == 1),
-                Told::ByWhoeverIsFirst => Some(first),
+                Told::Look => first.then(|| looks.is_done()),
+                Told::Choice => first.then(|| rt::choose(2) == 1),
+                Told::WhoeverIsFirst => Some(first),
             };
             if let Some(so) = tells {
                 let _ = tell.send(so);
@@ -194,7 +194,7 @@ async fn hangs_as_it_is_told(ctx: Context, told: Told, here: bool) {
 
 #[test]
 fn two_lines_that_only_what_was_received_tells_apart_are_two_violations() {
-    for told in [Told::ByALook, Told::ByAChoice, Told::ByWhoeverIsFirst] {
+    for told in [Told::Look, Told::Choice, Told::WhoeverIsFirst] {
         let checker = Checker::exhaustive().max_delays(1);
         let alone = checker.run(|ctx| hangs_as_it_is_told(ctx, told, false));
         let times = alone.violations()[0].count();
