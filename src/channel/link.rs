@@ -190,9 +190,8 @@ impl<T> Link<T> {
         if self.offers_each {
             return self.takes.handed.fetch_add(2, Ordering::Release) & 1 != 0;
         }
-        self.takes
-            .handed
-            .store(self.takes.handed.load(Ordering::Relaxed).wrapping_add(2), Ordering::Release);
+        let handed = &self.takes.handed;
+        handed.store(handed.load(Ordering::Relaxed).wrapping_add(2), Ordering::Release);
         false
     }
 

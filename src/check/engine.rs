@@ -231,7 +231,7 @@ impl Engine {
         }
         let by = self.current;
         let Some(woken) = self.tasks.get_mut(task as usize) else { return };
-        // Two questions: which state it is can be foreseen by no processor.
+        // Two comparisons: a `match` is a jump that the processor would mostly foresee wrongly.
         if woken.state == State::Idle {
             woken.state = State::Queued;
             self.ready.push_back(task);

@@ -112,7 +112,7 @@ impl Strategy for Pct {
         let usual = self.longest.points + self.longest.points / 8 + 1;
         self.target = self.dice.place(usual, self.farthest);
         if self.round == 0 {
-            // Where one is asked for, it is hardly to be for nothing.
+            // So that a run of a single schedule hardly ever ends before its injection.
             self.target %= self.longest.points.max(1);
         }
         self.round += 1;

@@ -47,7 +47,7 @@ impl Random {
         // All shards must choose alike, so the number is that of the first schedule, and
         // a little more for those that are longer.
         let target = self.dice.place(self.points + self.points / 8 + 1, self.farthest);
-        // The first has no more than that: where one is asked for, it is not for nothing.
+        // The first has just as many, so a run of a single schedule has its injection.
         self.target = if round == 0 { target % self.points.max(1) } else { target };
     }
 }
