@@ -151,14 +151,14 @@ pub use context::{
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod planted {
-    pub use crate::sync::planted::{Break, plant};
+    pub use crate::sync::planted::{Break, hurry, plant};
 }
 
 /// The models reach the planted bugs; nobody else does.
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod planted {
-    pub use crate::sync::planted::{Break, plant};
+    pub use crate::sync::planted::{Break, hurry, plant};
 
     /// Moves the models' clock by so many milliseconds, and rings what is due.
     pub fn advance(millis: usize) {
@@ -186,7 +186,7 @@ pub mod planted {
     #[allow(missing_debug_implementations)]
     pub struct Taker<T>(crate::channel::Taker<T>);
 
-    impl<T> Taker<T> {
+    impl<T: Send + 'static> Taker<T> {
         /// The first of at most `at_most`.
         pub fn first(receiver: crate::channel::Receiver<T>, at_most: usize) -> Taker<T> {
             Taker(crate::channel::Taker::first(receiver, at_most))
@@ -197,6 +197,11 @@ pub mod planted {
             let here = std::panic::Location::caller();
             let item = std::future::poll_fn(|cx| self.0.poll_take(cx, here)).await?;
             Some((item, std::iter::from_fn(|| self.0.hire()).map(Taker).collect()))
+        }
+
+        /// It is about to wait, with its item in hand.
+        pub fn pauses(&mut self) {
+            self.0.pauses();
         }
     }
 

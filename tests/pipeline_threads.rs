@@ -100,26 +100,54 @@ fn two_threads_share_the_work_of_a_dispatch_with_the_smallest_of_buffers() {
     }
 }
 
-/// Item 0 keeps its thread until item 1 has begun.
-fn meets(how: &str, source: Pipeline<u64>) {
+#[test]
+fn two_threads_share_the_work_though_one_was_enough_for_what_came_before() {
+    const BEFORE: u64 = 20_000;
+    assert_shared(|workers| {
+        Pipeline::from_iter(&background(), 0..BEFORE + 64)
+            .dispatch(workers, |_, n| async move {
+                if n >= BEFORE {
+                    spin(ms(1));
+                }
+                n
+            })
+            .filter_map(|n| (n >= BEFORE).then_some(n))
+            .run()
+    });
+}
+
+/// Item `first` keeps its thread until the next has begun.
+fn meets(how: &str, first: u64, source: Pipeline<u64>) {
     let runtime = threads(3);
     let (tell, told) = mpsc::channel();
     let (tell, told) = (Mutex::new(tell), Arc::new(Mutex::new(told)));
-    let mut results =
-        source
-            .dispatch(4, move |_, n| {
-                if n == 1 {
-                    tell.lock().unwrap().send(()).unwrap();
-                }
-                let told = told.clone();
-                async move {
-                    n > 0 || told.lock().unwrap().recv_timeout(Duration::from_secs(3)).is_ok()
-                }
-            })
-            .run();
+    let mut results = source
+        .dispatch(4, move |_, n| {
+            if n == first + 1 {
+                tell.lock().unwrap().send(()).unwrap();
+            }
+            let told = (n == first).then(|| told.clone());
+            async move {
+                told.is_none_or(|told| {
+                    told.lock().unwrap().recv_timeout(Duration::from_secs(3)).is_ok()
+                })
+            }
+        })
+        .run();
     runtime.block_on(async {
         let met = read(&mut results).await.into_iter().all(|met| met);
-        assert!(met, "{how}: item 1 waited behind item 0");
+        assert!(met, "{how}: item {} waited behind item {first}", first + 1);
+    });
+}
+
+#[test]
+fn an_item_does_not_wait_long_behind_one_that_suddenly_keeps_its_thread() {
+    let _alone = alone();
+    in_time(|| {
+        for before in [100, 1_000, 10_000, 100_000] {
+            let items = Pipeline::from_iter(&background(), 0..before + 1_000);
+            meets("all before took no time", before, items);
+        }
     });
 }
 
@@ -128,9 +156,9 @@ fn an_item_does_not_wait_behind_anothers_work_that_keeps_its_thread() {
     let _alone = alone();
     in_time(|| {
         for _ in 0..20 {
-            meets("both are there", Pipeline::from_iter(&background(), 0..2));
-            meets("behind a map", Pipeline::from_iter(&background(), 0..2).map(|n| n));
-            meets("buffer(1)", Pipeline::from_iter(&background(), 0..2).buffer(1));
+            meets("both are there", 0, Pipeline::from_iter(&background(), 0..2));
+            meets("behind a map", 0, Pipeline::from_iter(&background(), 0..2).map(|n| n));
+            meets("buffer(1)", 0, Pipeline::from_iter(&background(), 0..2).buffer(1));
         }
     });
 }
@@ -151,7 +179,7 @@ fn an_item_that_comes_later_does_not_wait_behind_anothers_work_either() {
                 let _ = tell.send(());
                 n
             });
-            meets("the second comes later", source);
+            meets("the second comes later", 0, source);
         }
     });
 }

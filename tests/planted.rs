@@ -6,8 +6,9 @@
 //! models: `cargo loom planted`.
 #![cfg(all(not(loom), feature = "check", quell_planted))]
 
+use futures::{StreamExt, stream};
 use quell::check::{Checker, Inject, Report};
-use quell::planted::{Break, plant};
+use quell::planted::{Break, hurry, plant};
 use quell::{Context, Group, Pipeline, Rate, rt};
 use std::io;
 use std::pin::Pin;
@@ -140,6 +141,32 @@ async fn hourly(ctx: Context) {
     let mut results = Pipeline::from_iter(&ctx, 0..3_u32).throttle(rate).run();
     let _ = ctx.run(async { while results.next().await.is_some() {} }).await;
     drop(results);
+}
+
+/// A worker who needs another to go on, after so many items that it has let others go first.
+async fn in_company(ctx: Context) {
+    let (tell, told) = quell::channel::bounded(1);
+    let told = std::sync::Mutex::new(Some(told));
+    // The end of a source calls everybody: this one has none.
+    let items = stream::iter(0..100_u32).chain(stream::pending());
+    let mut results = Pipeline::from_stream(&ctx, items)
+        .buffer(100)
+        .dispatch(2, move |_, n| {
+            let (tell, told) = (tell.clone(), (n == 98).then(|| told.lock().unwrap().take()));
+            async move {
+                match told.flatten() {
+                    Some(mut told) => drop(told.recv().await),
+                    None if n == 99 => drop(tell.send(()).await),
+                    None => {}
+                }
+            }
+        })
+        .run();
+    let mut seen = 0;
+    while seen < 100 && results.next().await.is_some() {
+        seen += 1;
+    }
+    let _ = results.finish().await;
 }
 
 /// Workers who have nothing to do until the next item is due.
@@ -368,6 +395,7 @@ fn found() -> Option<String> {
         .or_else(|| said(in_time.run(paced)))
         .or_else(|| said(ends.run(hourly)))
         .or_else(|| said(checker.run(idle_workers)))
+        .or_else(|| said(checker.run(in_company)))
         .or_else(|| said(checker.run(left_behind)))
         .or_else(|| said(checker.run(groups)))
         .or_else(|| said(checker.run(patient_groups)))
@@ -381,9 +409,18 @@ fn found() -> Option<String> {
         .or_else(|| said(checker.run(too_late)))
 }
 
+/// What is found where one worker goes alone whenever it may.
+fn found_in_a_hurry() -> Option<String> {
+    hurry(true);
+    let found = found();
+    hurry(false);
+    found
+}
+
 #[test]
 fn with_nothing_broken_nothing_is_found() {
     assert_eq!(found(), None);
+    assert_eq!(found_in_a_hurry(), None);
 }
 
 macro_rules! found {
@@ -394,7 +431,7 @@ macro_rules! found {
                 .into_iter()
                 .filter(|&(name, line)| {
                     plant(line);
-                    let found = found();
+                    let found = found().or_else(found_in_a_hurry);
                     println!("{name}: {}", found.as_deref().unwrap_or("-"));
                     found.is_none()
                 })
@@ -428,7 +465,7 @@ macro_rules! found {
 // takes two threads inside of one poll is for the models alone.
 found! {
     CloneNotCounted CloseForgetsWriters EchoTakenForFailure ExpiryNotWrittenDown FuncNotChecked
-    IdleTakerNotNoted LastSenderSilent LeftNotCounted PauseEarnsAll
+    IdleTakerNotNoted LastSenderSilent LeftNotCounted LoneTakerCallsNobody PauseEarnsAll
     PlaceNotOffered PlaceNotPassedOn PromiseNotPassedOn ReaderNotWoken RoomNotOffered
     SpawnIgnoresTheEnd StagesNotStopped StopTakesNothing ThrottleNotStopped
     TurnNotPassedOn WaiterNotAnnounced WakerNotReplaced WorkersNotStopped

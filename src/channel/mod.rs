@@ -25,8 +25,10 @@
 //! | `sender` | putting items in |
 //! | `receiver` | taking them out, one receiver |
 //! | `takers` | taking them out, many workers |
+//! | `pace` | whether one of them is enough |
 
 mod link;
+mod pace;
 mod receiver;
 mod sender;
 mod takers;

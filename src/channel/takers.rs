@@ -3,22 +3,29 @@
 //! The workers of a stage share what has been fetched: an item that one of them
 //! has not begun can be taken by any other. Whoever takes one and leaves more
 //! behind sees to it that somebody comes for the rest, before it begins its own.
+//! Where items take next to no time (see `pace`) it goes alone instead: it takes them
+//! one after the other, and calls nobody until it has to wait.
 //!
 //! # Invariants
 //!
 //! 1. `arriving` counts takers that have been called (or are new) and have not
 //!    looked since. While it is above zero nobody else is called: the one that
 //!    comes takes an item, and calls the next if there are more.
-//! 2. While items are left, nobody is idle, or one is arriving, or an item is
-//!    being put in by somebody who calls next.
-//! 3. `link.state.call` is false only if nobody is idle, or one is arriving, or is
-//!    just being called. (True too often is harmless.)
-//! 4. A taker that was called and goes away calls another in its place.
+//! 2. While items are left, nobody is idle, or one is arriving, or one goes alone, or
+//!    an item is being put in by somebody who calls next.
+//! 3. `link.state.call` is false only if nobody is idle, or one is arriving or goes
+//!    alone, or is just being called. (True too often is harmless.)
+//! 4. A taker that was called, or goes alone, and goes away calls another in its place.
 //! 5. `front` is locked before `state`.
 //! 6. Unless there are as many takers as there may be, one is idle or arriving: a
 //!    taker that finds itself the last hires another before it begins its item.
+//! 7. Who goes alone is about to take, or busy with an item that it has not been seen to
+//!    wait for; and if it is for longer than two `pace::LOOK`s, it goes alone no more.
 
 use super::link::{Calls, Link};
+#[cfg(not(loom))]
+use super::pace::LOOK;
+use super::pace::{Pace, Stint};
 use super::receiver::Receiver;
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
@@ -47,6 +54,11 @@ pub(super) struct Front<T> {
     /// How many takers there have been: each has a number.
     count: usize,
     at_most: usize,
+    /// The number of the one that goes alone; zero: none does.
+    alone: usize,
+    pace: Pace,
+    /// Whether the timer thread looks now and then how the one that goes alone gets on.
+    watched: bool,
 }
 
 impl<T> Front<T> {
@@ -61,20 +73,39 @@ impl<T> Front<T> {
             takers: 0,
             count: 0,
             at_most: 0,
+            alone: 0,
+            pace: Pace::new(),
+            // A model has no timer thread.
+            watched: cfg!(loom),
         }
     }
 
     /// Calls one of those that are idle, if nobody is coming: invariant 1. To be woken
     /// when the lock is gone.
     fn call(&mut self) -> Option<Waker> {
-        let (_, waker) = if self.arriving == 0 { self.idle.pop()? } else { return None };
+        if !self.wants_call() {
+            return None;
+        }
+        let (_, waker) = self.idle.pop()?;
         self.arriving += 1;
         Some(waker)
     }
 
     /// Whether an item that comes should call somebody: invariant 3.
     fn wants_call(&self) -> bool {
-        !self.idle.is_empty() && self.arriving == 0
+        !self.idle.is_empty() && self.arriving == 0 && self.alone == 0
+    }
+
+    /// Nobody is left to come for the next item, and somebody may be hired: invariant 6.
+    #[inline(always)]
+    fn is_short_handed(&self) -> bool {
+        self.idle.is_empty() && self.arriving == 0 && self.takers < self.at_most
+    }
+
+    /// Whether this taker leaves what there is to another.
+    #[inline(always)]
+    fn is_for_another_than(&self, number: usize) -> bool {
+        self.alone != 0 && self.alone != number
     }
 }
 
@@ -94,6 +125,58 @@ impl<T> Link<T> {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         let called = self.takes.front.lock().call();
         called.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nobody goes alone any more: one of the others, if there is something for it.
+    fn end_alone(&self, front: &mut Front<T>) -> Option<Waker> {
+        front.alone = 0;
+        let mut state = self.state.lock();
+        let is_something = !front.batch.is_empty() || !state.queue.is_empty();
+        let called =
+            if is_something && !skip(Break::LoneTakerCallsNobody) { front.call() } else { None };
+        state.call = front.wants_call();
+        called
+    }
+
+    /// Invariant 7. From the next item on: where nobody can look, nobody goes alone.
+    #[cold]
+    fn watch(this: &Arc<Self>)
+    where
+        T: Send + 'static,
+    {
+        // A checker calls nobody for being slow, and neither does a model.
+        #[cfg(not(loom))]
+        if crate::rt::real_now().is_some() {
+            let mut seen = 0;
+            let link = Arc::downgrade(this);
+            let look = move || link.upgrade().is_some_and(|link| link.gets_on(&mut seen));
+            if crate::rt::look_every(LOOK, look).is_err() {
+                let mut front = this.takes.front.lock();
+                front.pace.overdraw();
+                front.watched = false;
+            }
+        }
+        let _ = this;
+    }
+
+    /// Whether somebody goes alone, and has taken something since `seen` had been taken.
+    #[cfg(not(loom))]
+    fn gets_on(&self, seen: &mut usize) -> bool {
+        let mut front = self.takes.front.lock();
+        let before = std::mem::replace(seen, front.taken);
+        if front.alone != 0 && before != front.taken {
+            return true;
+        }
+        // What is still to come of it may wake somebody, who may panic.
+        front.watched = false;
+        if front.alone == 0 {
+            return false;
+        }
+        front.pace.overdraw();
+        let called = self.end_alone(&mut front);
+        drop(front);
+        called.into_iter().for_each(Waker::wake);
+        false
     }
 
     /// Nothing more will come: everybody who is idle.
@@ -125,6 +208,9 @@ struct Seat {
     hire: usize,
     /// Whether it woke somebody when it took its last item.
     woke: bool,
+    /// Whether it went alone when it looked last. The front knows whether it still does.
+    alone: bool,
+    stint: Stint,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -137,7 +223,7 @@ enum State {
     New,
 }
 
-impl<T> Taker<T> {
+impl<T: Send + 'static> Taker<T> {
     /// The first of at most `at_most` takers.
     pub(crate) fn first(receiver: Receiver<T>, at_most: usize) -> Taker<T> {
         let link = receiver.into_link();
@@ -172,6 +258,39 @@ impl<T> Taker<T> {
         Some(Taker::new(Arc::clone(&self.link)))
     }
 
+    /// It is about to wait, with its item in hand: if it goes alone, it does no longer.
+    #[inline]
+    pub(crate) fn pauses(&mut self) {
+        self.seat.stint.forget();
+        if self.seat.alone {
+            self.calls_others();
+        }
+    }
+
+    #[inline(never)]
+    fn calls_others(&mut self) {
+        self.seat.alone = false;
+        let mut front = self.link.takes.front.lock();
+        if front.alone != self.seat.number {
+            return;
+        }
+        let called = self.link.end_alone(&mut front);
+        drop(front);
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    /// It lets other tasks go first. They may be run by any thread, and so may it be next:
+    /// if it goes alone, it still does.
+    pub(crate) fn rests(&mut self) {
+        let mut front = self.link.takes.front.lock();
+        self.seat.stint.end(&mut front.pace, self.seat.alone);
+        let is_enough = front.pace.is_brisk();
+        drop(front);
+        if !is_enough {
+            self.pauses();
+        }
+    }
+
     /// Nothing more is to be taken, by anybody.
     pub(crate) fn close(&self) {
         self.link.shut();
@@ -182,8 +301,17 @@ impl<T> Taker<T> {
         front.count += 1;
         let number = front.count;
         drop(front);
-        let state = State::New;
-        let seat = Seat { number, state, since: None, fetched: 0, before: 0, hire: 0, woke: false };
+        let seat = Seat {
+            number,
+            state: State::New,
+            since: None,
+            fetched: 0,
+            before: 0,
+            hire: 0,
+            woke: false,
+            alone: false,
+            stint: Stint::new(),
+        };
         Taker { link, seat }
     }
 
@@ -196,12 +324,16 @@ impl<T> Taker<T> {
     ) -> Poll<Option<T>> {
         if self.seat.state == State::Busy && !self.link.is_shut() {
             let mut front = self.link.takes.front.lock();
-            let nobody_to_call = front.arriving > 0
-                || (front.idle.is_empty() && front.takers == front.at_most)
-                || (front.batch.len() == 1 && !front.idle.is_empty());
+            let nobody_to_call = !front.is_short_handed()
+                && (front.alone == self.seat.number
+                    || (front.alone == 0
+                        && (front.arriving > 0
+                            || front.idle.is_empty()
+                            || front.batch.len() == 1)));
             if nobody_to_call && front.unsettled + 1 < self.link.quantum {
                 if let Some(item) = front.batch.pop_front() {
                     self.seat.before = self.link.take(&mut front, &item);
+                    self.seat.stint.take();
                     return Poll::Ready(Some(item));
                 }
             }
@@ -234,9 +366,11 @@ impl<T> Taker<T> {
                 calls = link.give_back(&mut state);
                 link.fetch(&mut state, &mut front.batch);
                 seat.fetched += 1;
-                over = state.is_over();
+                over = front.batch.is_empty() && state.is_over();
             }
-            if !front.batch.is_empty() && seat.fetched > PATIENCE {
+            // At the end everybody helps, for nobody is called any more.
+            let leaves_it = front.is_for_another_than(seat.number) && !link.state.lock().is_over();
+            if !front.batch.is_empty() && seat.fetched > PATIENCE && !leaves_it {
                 // Busy, not idle: it comes back for what is there.
                 seat.fetched = 0;
                 let called = front.call();
@@ -247,8 +381,10 @@ impl<T> Taker<T> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if let Some(item) = front.batch.pop_front() {
+            if let Some(item) = if leaves_it { None } else { front.batch.pop_front() } {
                 seat.before = link.take(&mut front, &item);
+                seat.stint.take();
+                let watch = seat.goes_alone(&mut front);
                 let mut called = None;
                 if !front.batch.is_empty() {
                     called = front.call();
@@ -263,16 +399,19 @@ impl<T> Taker<T> {
                 }
                 state.call = front.wants_call();
                 drop(state);
-                if front.idle.is_empty() && front.arriving == 0 {
-                    seat.hire = usize::from(front.takers < front.at_most);
-                    front.takers += seat.hire;
-                    front.arriving += seat.hire;
+                if front.is_short_handed() {
+                    seat.hire = 1;
+                    front.takers += 1;
+                    front.arriving += 1;
                 }
                 seat.woke = seat.hire > 0 || called.is_some() || !calls.is_empty();
                 drop(front);
                 drop(came);
                 calls.make();
                 called.into_iter().for_each(Waker::wake);
+                if watch {
+                    Link::watch(link);
+                }
                 return Poll::Ready(Some(item));
             }
             if over {
@@ -284,10 +423,15 @@ impl<T> Taker<T> {
             if let Some(waker) = waker.take() {
                 front.idle.push((seat.number, waker));
                 seat.state = State::Waiting;
+                seat.stint.end(&mut front.pace, seat.alone);
+                if front.alone == seat.number {
+                    front.alone = 0;
+                }
+                seat.alone = false;
                 seat.since.get_or_insert_with(crate::rt::now);
                 let mut state = link.state.lock();
                 // Somebody may have come while only the front was locked.
-                let nothing = state.queue.is_empty() && !state.is_over();
+                let nothing = (leaves_it || state.queue.is_empty()) && !state.is_over();
                 state.call = front.wants_call() && !skip(Break::IdleTakerNotNoted);
                 drop(state);
                 drop(front);
@@ -309,6 +453,22 @@ impl<T> Taker<T> {
 }
 
 impl Seat {
+    /// Whether it goes alone with the item that it has just taken. True: it would, if that
+    /// were watched, which is to be arranged.
+    fn goes_alone<T>(&mut self, front: &mut Front<T>) -> bool {
+        if front.is_for_another_than(self.number) {
+            self.alone = false;
+            return false;
+        }
+        // Who leaves nothing behind has nobody to call, so it makes no difference.
+        let is_brisk = front.pace.is_brisk() && (self.alone || !front.batch.is_empty());
+        let is_new = is_brisk && !front.watched;
+        front.watched |= is_new;
+        self.alone = is_brisk && !is_new;
+        front.alone = if self.alone { self.number } else { 0 };
+        is_new
+    }
+
     /// It looks: no longer idle, no longer on its way. Its old waker, if there is one.
     fn arrive<T>(&mut self, front: &mut Front<T>) -> Option<Waker> {
         let before = match self.state {
@@ -336,7 +496,7 @@ impl Seat {
 impl<T> Drop for Taker<T> {
     fn drop(&mut self) {
         let mut front = self.link.takes.front.lock();
-        let was_called = self.seat.state != State::Busy;
+        let mut was_called = self.seat.state != State::Busy;
         let before = self.seat.arrive(&mut front);
         // With those it was to start, if it was dropped before it could.
         front.takers -= 1 + self.seat.hire;
@@ -351,6 +511,10 @@ impl<T> Drop for Taker<T> {
             return;
         }
         // Invariant 4.
+        if front.alone == self.seat.number {
+            front.alone = 0;
+            was_called = true;
+        }
         let called = if was_called && !skip(Break::CallNotPassedOn) { front.call() } else { None };
         // The others may be idle, and would never come for what is waiting for this room.
         let calls = if self.link.is_shut() || skip(Break::LeaverKeepsRoom) {

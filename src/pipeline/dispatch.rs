@@ -109,6 +109,7 @@ where
             });
             if polled.is_pending() {
                 tally.take_from_user();
+                taker.pauses();
             }
             polled
         })
@@ -124,10 +125,13 @@ where
                 return Err(error);
             }
         };
-        if let Some(turns) = &work.turns {
+        if let Some(turns) = work.turns.as_ref().filter(|turns| !turns.has_come(number)) {
+            taker.pauses();
             turns.wait_for(number, place).await;
         }
         if let Err(made) = work.output.put(made) {
+            taker.rests();
+            taker.pauses();
             if work.output.send(made).await.is_err() {
                 // No colleague has to find out by an item of its own.
                 taker.close();
@@ -142,6 +146,7 @@ where
             turns.next();
         }
         if turn.is_over() {
+            taker.rests();
             rt::yield_now().await;
             turn = turn.next();
         }
@@ -159,6 +164,10 @@ struct Order {
 }
 
 impl Turns {
+    fn has_come(&self, number: usize) -> bool {
+        self.0.lock().next == number
+    }
+
     /// A worker that is dropped while it waits was aborted with all others; its
     /// waker stays until they are gone.
     async fn wait_for(&self, number: usize, place: &'static Location<'static>) {

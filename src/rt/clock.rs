@@ -65,6 +65,17 @@ impl Clock {
         Clock {}
     }
 
+    /// The system's, whatever is ambient.
+    #[cfg(not(loom))]
+    pub(crate) fn system() -> Self {
+        Clock {
+            #[cfg(feature = "tokio")]
+            runtime: None,
+            #[cfg(feature = "check")]
+            world: None,
+        }
+    }
+
     /// The clock that is ambient on this thread now.
     #[cfg(not(loom))]
     pub(crate) fn ambient() -> Self {

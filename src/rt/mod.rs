@@ -69,7 +69,9 @@ pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_
 pub(crate) use task::panic_message;
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 pub(crate) use task::{Nudge, panic_words, require, spawn_at};
-pub(crate) use turn::Turn;
+#[cfg(not(loom))]
+pub(crate) use timer::look_every;
+pub(crate) use turn::{Turn, real_now};
 pub use turn::{YieldNow, choose, yield_now};
 
 use std::time::Instant;

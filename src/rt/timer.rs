@@ -12,6 +12,7 @@
 use super::{Bell, Clock, runner};
 use crate::sync::{Condvar, Mutex};
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::thread;
@@ -83,6 +84,39 @@ impl Queue {
 ///
 /// When the thread cannot be started. The next call tries again.
 pub(crate) fn arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> Entry {
+    try_arm(clock, at, late, bell).unwrap_or_else(|error| {
+        panic!("quell could not start its timer thread, so no deadline can ring: {error}")
+    })
+}
+
+/// Calls `look` on the timer thread every so often, until it says no. It is not the user's
+/// code, and blocks nobody.
+///
+/// # Errors
+///
+/// When the thread cannot be started: then nobody looks.
+pub(crate) fn look_every(
+    period: Duration,
+    look: impl FnMut() -> bool + Send + 'static,
+) -> io::Result<()> {
+    again(period, Box::new(look))
+}
+
+fn again(period: Duration, mut look: Box<dyn FnMut() -> bool + Send>) -> io::Result<()> {
+    let bell = Box::new(move || {
+        if look() {
+            // The thread is there: this is it.
+            let _ = again(period, look);
+        }
+        None
+    });
+    let entry = try_arm(Clock::system(), Clock::system_now() + period, Duration::ZERO, bell)?;
+    // Nobody takes it back.
+    std::mem::forget(entry);
+    Ok(())
+}
+
+fn try_arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> io::Result<Entry> {
     // By the system's clock, from which the other may be far away.
     let due = if clock.may_jump() {
         Clock::system_now() + at.saturating_duration_since(clock.now()).min(LONGEST) + late
@@ -92,10 +126,7 @@ pub(crate) fn arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> Entr
     let mut queue = TIMER.queue.lock();
     if !queue.started {
         let started = thread::Builder::new().name("quell-timer".into()).spawn(|| TIMER.run());
-        if let Err(error) = started {
-            drop(queue);
-            panic!("quell could not start its timer thread, so no deadline can ring: {error}");
-        }
+        started?;
         queue.started = true;
     }
     let id = queue.next;
@@ -106,7 +137,7 @@ pub(crate) fn arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> Entr
     if first {
         TIMER.sooner.notify_one();
     }
-    Entry { key }
+    Ok(Entry { key })
 }
 
 impl Timer {

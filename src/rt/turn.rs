@@ -99,20 +99,27 @@ impl Turn {
         self.steps >= Self::STEPS || self.is_late()
     }
 
-    /// Real time, because it is the thread that is being shared; a checker shares it
-    /// by other rules, and must see the same steps each time.
+    /// A checker shares its thread by other rules.
     fn is_late(&self) -> bool {
-        #[cfg(all(feature = "check", not(loom)))]
-        if super::world::is_here() {
-            return false;
-        }
         #[cfg(loom)]
         return false;
         #[cfg(not(loom))]
-        {
-            Clock::system_now() - self.began >= Self::TIME
-        }
+        real_now().is_some_and(|now| now - self.began >= Self::TIME)
     }
+}
+
+/// The time that a thread really spends, whatever clock its tasks go by. `None` in a model and
+/// under a checker: those must see the same steps each time.
+#[inline]
+pub(crate) fn real_now() -> Option<std::time::Instant> {
+    #[cfg(all(feature = "check", not(loom)))]
+    if super::world::is_here() {
+        return None;
+    }
+    #[cfg(loom)]
+    return None;
+    #[cfg(not(loom))]
+    Some(Clock::system_now())
 }
 
 /// One of `n`, from 0 to n - 1: at random, and under a checker each in turn.

@@ -78,6 +78,8 @@ pub enum Break {
     TurnNotPassedOn,
     /// A pause of any length is made up in full.
     PauseEarnsAll,
+    /// A taker that goes alone waits for its item, and calls nobody.
+    LoneTakerCallsNobody,
     /// A taker that was called and goes away does not pass the call on.
     CallNotPassedOn,
     /// A taker that goes away keeps the room of what it used.
@@ -102,10 +104,16 @@ pub(crate) const fn skip(_line: Break) -> bool {
     false
 }
 
+#[cfg(not(any(loom, quell_planted)))]
+#[inline(always)]
+pub(crate) const fn is_hurried() -> bool {
+    false
+}
+
 #[cfg(any(loom, quell_planted))]
-pub use on::plant;
+pub use on::{hurry, plant};
 #[cfg(any(loom, quell_planted))]
-pub(crate) use on::skip;
+pub(crate) use on::{is_hurried, skip};
 
 #[cfg(any(loom, quell_planted))]
 mod on {
@@ -116,11 +124,22 @@ mod on {
     // by side do not see each other's bugs.
     std::thread_local! {
         static PLANTED: Cell<Option<Break>> = const { Cell::new(None) };
+        static HURRIED: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Breaks this line for all models that this thread runs from now on.
     pub fn plant(line: Break) {
         PLANTED.set(Some(line));
+    }
+
+    /// No bug: whether the items of the stages that this thread makes from now on count as such
+    /// that take no time. In a model and under a checker they never do otherwise.
+    pub fn hurry(yes: bool) {
+        HURRIED.set(yes);
+    }
+
+    pub(crate) fn is_hurried() -> bool {
+        HURRIED.get()
     }
 
     pub(crate) fn skip(line: Break) -> bool {

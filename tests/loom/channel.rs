@@ -4,7 +4,7 @@ use super::{Thing, Things, model, model_within, poll_once};
 use loom::future::block_on;
 use loom::thread;
 use quell::channel::{Receiver, Sender, bounded};
-use quell::planted::{Taker, between};
+use quell::planted::{Taker, between, hurry};
 use std::pin::pin;
 
 /// All that comes until the end, by number.
@@ -159,28 +159,59 @@ fn two_takers(things: &Things, capacity: usize) -> (Sender<Thing>, Taker<Thing>,
 
 #[test]
 fn each_item_finds_a_taker_while_there_is_one() {
-    model(|| {
+    each_item_finds_a_taker(1, |_leaves| None);
+}
+
+#[test]
+fn who_goes_alone_and_leaves_calls_another() {
+    hurry(true);
+    each_item_finds_a_taker(3, |_leaves| None);
+}
+
+#[test]
+fn who_goes_alone_calls_another_before_it_waits() {
+    hurry(true);
+    each_item_finds_a_taker(3, |mut taker| {
+        taker.pauses();
+        Some(taker)
+    });
+}
+
+/// Each of two takers takes one item, and then leaves or stays.
+fn each_item_finds_a_taker(capacity: usize, and_then: fn(Taker<Thing>) -> Option<Taker<Thing>>) {
+    model(move || {
         let things = Things::default();
-        let (sender, first, second) = two_takers(&things, 1);
+        let (sender, first, second) = two_takers(&things, capacity);
         let others = [first, second].map(|mut taker| {
             thread::spawn(move || {
                 let (thing, _hired) = block_on(taker.take()).expect("its sender is alive");
-                thing.number
+                (thing.number, and_then(taker))
             })
         });
         block_on(sender.send(things.make(1))).unwrap();
         block_on(sender.send(things.make(2))).unwrap();
         // The sender is still there: its end calls nobody.
-        let mut took = others.map(|other| other.join().unwrap());
-        took.sort_unstable();
-        assert_eq!(took, [1, 2]);
-        drop(sender);
+        let took = others.map(|other| other.join().unwrap());
+        let mut numbers = [took[0].0, took[1].0];
+        numbers.sort_unstable();
+        assert_eq!(numbers, [1, 2]);
+        drop((sender, took));
         things.are_gone();
     });
 }
 
 #[test]
 fn the_end_of_a_channel_reaches_every_taker() {
+    the_end_reaches_every_taker();
+}
+
+#[test]
+fn the_end_of_a_channel_reaches_every_taker_though_one_goes_alone() {
+    hurry(true);
+    the_end_reaches_every_taker();
+}
+
+fn the_end_reaches_every_taker() {
     model(|| {
         let things = Things::default();
         let (sender, first, second) = two_takers(&things, 2);

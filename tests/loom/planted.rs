@@ -120,6 +120,8 @@ caught! {
         IdleTakerNotNoted by channel::each_item_finds_a_taker_while_there_is_one, "deadlock";
     a_taker_that_leaves_with_its_room_is_caught:
         LeaverKeepsRoom by channel::each_item_finds_a_taker_while_there_is_one, "deadlock";
+    a_taker_who_goes_alone_and_calls_nobody_is_caught:
+        LoneTakerCallsNobody by channel::who_goes_alone_calls_another_before_it_waits, "deadlock";
     a_call_that_is_not_passed_on_is_caught:
         CallNotPassedOn by channel::a_call_to_a_taker_who_leaves_goes_to_another, "deadlock";
 
