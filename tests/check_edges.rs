@@ -272,6 +272,59 @@ fn a_branch_that_has_lost_hides_no_line() {
 }
 
 #[test]
+fn who_goes_on_past_times_that_have_come_is_busy_and_has_its_line() {
+    async fn body(ctx: Context) {
+        drop(rt::spawn_named("sleeper", async {
+            loop {
+                rt::sleep(Duration::ZERO).await; // <- sleeps for no time
+            }
+        }));
+        ctx.done().await;
+    }
+    async fn deadline_gone_by(ctx: Context) {
+        let until = rt::now();
+        ctx.done().await;
+        loop {
+            rt::sleep_until(until).await; // <- until what has gone by
+        }
+    }
+    async fn made_anew(ctx: Context) {
+        ctx.done().await;
+        loop {
+            rt::interval(Duration::from_secs(1)).tick().await; // <- a first tick each time
+        }
+    }
+    fn shows<F: Future>(body: impl Fn(Context) -> F + Copy, kinds: &[Inject], task: &str, at: u32) {
+        for &kind in kinds {
+            let report = Checker::exhaustive().max_steps(300).inject(kind).run(body);
+            assert_eq!(lines(&report).into_keys().collect::<Vec<_>>(), [at], "{report}");
+            let violation = &report.violations()[0];
+            assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{report}");
+            assert_eq!(violation.task(), Some(task));
+            assert!(violation.waiting_for().unwrap().contains("never lets others run"));
+            comes_again(&report, body);
+        }
+    }
+    let ends = [Inject::Cancel, Inject::Deadline];
+    let all = [Inject::Cancel, Inject::Deadline, Inject::Drop, Inject::None];
+    shows(body, &all, "sleeper", line("sleeps for no time"));
+    shows(deadline_gone_by, &ends, "body", line("until what has gone by"));
+    shows(made_anew, &ends, "body", line("a first tick each time"));
+}
+
+#[test]
+fn ticks_that_were_missed_are_made_up_however_many_they_are() {
+    let report = Checker::new().inject(Inject::Deadline).run(|ctx| async move {
+        let mut ticks = rt::interval(Duration::from_millis(100));
+        let mut late = ticks.tick().await;
+        while late + Duration::from_secs(10) < rt::now() || !ctx.is_done() {
+            late = ticks.tick().await;
+        }
+    });
+    assert!(report.violations().is_empty(), "{report}");
+}
+
+#[test]
 fn contexts_that_are_kept_are_told_by_the_lines_that_made_them() {
     async fn body(ctx: Context) {
         let (kept, _canceller) = match rt::choose(2) {

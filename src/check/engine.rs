@@ -32,6 +32,7 @@ use crate::rt::probe::Wait;
 use crate::rt::world::{self, Look};
 use crate::sync::Arc;
 use std::collections::VecDeque;
+use std::panic::Location;
 
 /// How a wait for a task to end is called.
 pub(super) const JOIN: &str = "the end of a task";
@@ -69,6 +70,7 @@ pub(super) struct Engine {
     turns: u32,
     pub(super) steps: u32,
     steps_left: u32,
+    /// Of a turn, the awaits among them that had not to wait.
     looks_left: u32,
     /// Looks of this turn that are not in the hash yet.
     looks: u32,
@@ -563,12 +565,7 @@ impl Engine {
         self.take_looks();
         self.looks += 1;
         if self.looks_left == 0 {
-            if self.may_come_by_itself() && self.kind != Inject::Drop {
-                self.cut = true;
-                return true;
-            }
-            // Out of the loop with it: see `strikes`.
-            self.trouble = Some(Trouble::Spins { task: self.current });
+            self.spins(None);
             return true;
         }
         self.looks_left -= 1;
@@ -576,6 +573,32 @@ impl Engine {
         let by = self.current;
         self.note(by, || What::Looked);
         self.point(self.may_come_at_a_look())
+    }
+
+    /// An await of this turn had not to wait, which counts as a look and is no point. True: the
+    /// turn has been long enough.
+    pub(super) fn passes(&mut self, wait: &Wait) -> bool {
+        if self.closing || self.current == NOBODY || self.trouble.is_some() {
+            return false;
+        }
+        self.take_looks();
+        if self.looks_left == 0 {
+            self.spins(Some(wait.at));
+            return true;
+        }
+        self.looks_left -= 1;
+        self.only_count();
+        false
+    }
+
+    /// The task that is being polled lets nobody else run: the injection comes by itself, or it
+    /// is thrown out of its loop (see `strikes`).
+    fn spins(&mut self, at: Option<&'static Location<'static>>) {
+        if self.may_come_by_itself() && self.kind != Inject::Drop {
+            self.cut = true;
+        } else {
+            self.trouble = Some(Trouble::Spins { task: self.current, at });
+        }
     }
 
     /// Has the thread count the looks of the task that is being polled, as many as it has

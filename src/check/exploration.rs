@@ -295,7 +295,8 @@ where
         let place = match finding.kind {
             ViolationKind::LeakedContext => context,
             ViolationKind::LeakedTask | ViolationKind::BlockedStage => {
-                root.as_ref().and_then(|lane| lane.place.clone())
+                let lanes = || root.as_ref().and_then(|lane| lane.place.clone());
+                finding.place.clone().or_else(lanes)
             }
             _ => finding.place.clone(),
         };

@@ -79,6 +79,10 @@ impl World for Explorer {
         here(|engine| engine.waits(&wait));
     }
 
+    fn passes(&self, wait: Wait) -> bool {
+        engine::with(|engine| engine.passes(&wait)).unwrap_or(false)
+    }
+
     #[inline]
     fn touches(&self, what: &'static str, of: usize) {
         here(|engine| {

@@ -113,7 +113,7 @@ impl Pulse {
         eprintln!(
             "quell: {who}, has kept the thread for {patience:?} without coming back from its poll.\n\
              It blocks (on a lock, a channel of std's, a sleep of std's, the network), or loops \
-             without an await, or past such as never have to wait (a sleep of no time).\n\
+             without an await, or past such as never have to wait (of a closed channel).\n\
              A checker has one thread, and cannot go on: await instead, or model what blocks.\n\
              Work that only takes long needs more: `Checker::patience`."
         );

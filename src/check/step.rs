@@ -26,9 +26,11 @@ pub(super) enum Trouble {
         what: String,
         made_at: &'static Location<'static>,
     },
-    /// Somebody looks at a context again and again and lets nobody else run.
+    /// Somebody looks at a context again and again and lets nobody else run; or goes on and on
+    /// past an await that never waits, which has a line.
     Spins {
         task: u32,
+        at: Option<&'static Location<'static>>,
     },
     /// A thread that is not the checker's has woken a task.
     Threads {

@@ -137,10 +137,17 @@ fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
             finding.place = Some((*made_at).into());
             finding
         }
-        Trouble::Spins { task } => {
+        Trouble::Spins { task, at } => {
             let mut finding = Finding::new(ViolationKind::LeakedTask).of(engine, *task);
+            finding.place = at.map(Place::from);
             finding.message = Some(
-                "it looks at its context again and again, and never lets others run".to_string(),
+                match at {
+                    Some(_) => {
+                        "a time that has come already, again and again, and never lets others run"
+                    }
+                    None => "it looks at its context again and again, and never lets others run",
+                }
+                .to_string(),
             );
             (finding.busy, finding.stands_still) = (true, true);
             finding

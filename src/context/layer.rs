@@ -639,16 +639,7 @@ impl<'a> Branch<'a> {
 #[cfg(all(feature = "check", not(loom)))]
 fn looked(look: Look) {
     if world::looked(look) {
-        befalls();
-    }
-}
-
-/// Out of line: the one who looks on may end contexts, and run the user's code.
-#[cfg(all(feature = "check", not(loom)))]
-#[cold]
-fn befalls() {
-    if let Some(onlooker) = world::onlooker() {
-        onlooker.strikes();
+        world::befalls();
     }
 }
 

@@ -26,6 +26,16 @@ pub(crate) fn waits(_wait: impl FnOnce() -> Wait) {
     super::world::ask(|world| world.waits(_wait()));
 }
 
+/// An await of the task that is being polled had not to wait, and another may come at once: who
+/// goes from one to the next for ever never lets others run. `None`: there is an end to it.
+#[inline(always)]
+pub(crate) fn passes(_wait: impl FnOnce() -> Option<Wait>) {
+    #[cfg(all(feature = "check", not(loom)))]
+    if super::world::ask(|world| _wait().is_some_and(|wait| world.passes(wait))) == Some(true) {
+        super::world::befalls();
+    }
+}
+
 #[cfg_attr(not(feature = "check"), allow(dead_code))]
 /// Something was done that may wake whoever waits for the thing of this address.
 #[inline(always)]

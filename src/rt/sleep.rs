@@ -154,10 +154,9 @@ impl Bedside {
     }
 }
 
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+impl Sleep {
+    /// `passes` is told where there is nothing to wait for.
+    fn poll_or(self: Pin<&mut Self>, cx: &mut Context<'_>, passes: impl FnOnce(Wait)) -> Poll<()> {
         let mut this = self.project();
         let wait = Wait { what: "a time", at: this.made_at, of: 0 };
         let Some(at) = *this.at else {
@@ -166,7 +165,10 @@ impl Future for Sleep {
         };
         loop {
             let polled = match this.timer.as_mut().project() {
-                TimerProjected::New if super::now() >= at => return Poll::Ready(()),
+                TimerProjected::New if super::now() >= at => {
+                    passes(wait);
+                    return Poll::Ready(());
+                }
                 TimerProjected::New => {
                     this.timer.set(Sleep::start(at));
                     continue;
@@ -188,6 +190,14 @@ impl Future for Sleep {
             }
             return polled;
         }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_or(cx, |wait| probe::passes(|| Some(wait)))
     }
 }
 
@@ -313,7 +323,10 @@ impl Future for Tick<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Instant> {
         let this = self.project();
         let Some(due) = this.sleep.at else { return this.sleep.poll(cx).map(|()| unreachable!()) };
-        this.sleep.poll(cx).map(|()| {
+        // Those that were missed are made up at once, and there is an end to them; the first of
+        // an interval that is made anew each time is always on time.
+        let passes = |wait| probe::passes(|| (due == super::now()).then_some(wait));
+        this.sleep.poll_or(cx, passes).map(|()| {
             this.interval.next = due.checked_add(this.interval.period);
             due
         })

@@ -32,6 +32,10 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// The task being polled is about to wait.
     fn waits(&self, wait: Wait);
 
+    /// The task being polled goes on past an await without having to wait. True: something is
+    /// to befall it here, as where a watched context is [looked at](Onlooker::looks).
+    fn passes(&self, wait: Wait) -> bool;
+
     /// Something was done to the thing of this address that may end a wait for it.
     fn touches(&self, what: &'static str, of: usize);
 }
@@ -169,6 +173,15 @@ fn is_to_befall(look: Look) -> bool {
     ONLOOKER
         .try_with(|onlooker| onlooker.borrow().as_deref().is_some_and(|one| one.looks(look)))
         .unwrap_or(false)
+}
+
+/// What is to befall, here and now. Out of line: the one who looks on may end contexts, and run
+/// the user's code.
+#[cold]
+pub(crate) fn befalls() {
+    if let Some(onlooker) = onlooker() {
+        onlooker.strikes();
+    }
 }
 
 /// [`ask`], for the onlooker.
