@@ -440,6 +440,7 @@ fn a_check_that_checks_nothing_fails() {
         check::sometimes("pigs fly", false);
         let _ = ctx.run(rt::yield_now()).await;
     });
+    assert!(!never.to_string().contains(';'), "more of it would not help: {never}");
     assert!(never.to_string().contains("pigs fly"), "{never}");
     assert_eq!(kind(never), vacuous);
     assert_eq!(kind(Checker::new().inject(Inject::None).run(|_| rt::yield_now())), None);
@@ -449,6 +450,22 @@ fn a_check_that_checks_nothing_fails() {
 fn a_single_schedule_at_random_has_its_injection_whatever_the_seed() {
     for seed in 0..200 {
         Checker::random(seed, 1).run(clean).assert_clean();
+    }
+}
+
+/// How long it is depends on what it is told.
+async fn long_unless_told_otherwise(ctx: Context) {
+    let turns = if rt::choose(4) == 0 { 20 } else { 0 };
+    for _ in 0..turns {
+        let _ = ctx.run(rt::yield_now()).await;
+    }
+    let _ = ctx.is_done();
+}
+
+#[test]
+fn a_single_schedule_by_priorities_has_its_injection_however_short_it_is() {
+    for seed in 0..200 {
+        Checker::pct(seed, 3, 1).run(long_unless_told_otherwise).assert_clean();
     }
 }
 

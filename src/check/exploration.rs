@@ -580,7 +580,8 @@ where
                 }
                 _ => "no injection landed",
             };
-            findings.add_told(vacuous(kind, why.to_string()), &pulse);
+            let why = format!("{why}{}", advice(std::slice::from_ref(&covered)));
+            findings.add_told(vacuous(kind, why), &pulse);
         }
         report.covered.push(covered);
         if report.strays || (plan.stop_at_first && !findings.violations.is_empty()) {
@@ -593,12 +594,14 @@ where
     if !looked && asks && findings.violations.is_empty() && whole {
         let why = "no schedule ever looked at the context or one derived from it, so its end \
                    cannot have made a difference";
-        findings.add_told(vacuous(Inject::Cancel, why.to_string()), &pulse);
+        let why = format!("{why}{}", advice(&report.covered));
+        findings.add_told(vacuous(Inject::Cancel, why), &pulse);
     }
     if whole {
         for (name, reached) in &report.sometimes {
             if !reached {
-                let why = format!("in no schedule was it ever so: `{name}`");
+                let advice = advice(&report.covered);
+                let why = format!("in no schedule was it ever so: `{name}`{advice}");
                 findings.add_told(vacuous(Inject::None, why), &pulse);
             }
         }
@@ -606,6 +609,18 @@ where
     report.finish(findings.violations);
     report.took = Clock::system_now() - began;
     report
+}
+
+/// What to do where it may be for want of schedules that something has not come up.
+fn advice(covered: &[Covered]) -> &'static str {
+    if covered.iter().any(|covered| covered.cut) {
+        return "; a maximum has cut this check short: raise it";
+    }
+    match covered.iter().map(|covered| covered.schedules).sum() {
+        0 => "; there are fewer schedules than injections: let there be more",
+        1 => "; one schedule shows little: let there be more",
+        _ => "",
+    }
 }
 
 fn vacuous(kind: Inject, why: String) -> Violation {
@@ -616,7 +631,7 @@ fn vacuous(kind: Inject, why: String) -> Violation {
         spawned_at: None,
         waiting_at: None,
         waiting_for: Some(why),
-        count: 1,
+        count: 0,
         replay: String::new(),
         story: Box::new(Story::without_a_schedule(headline, kind)),
     }

@@ -156,9 +156,6 @@ impl fmt::Display for Covered {
         if self.how == Covered::TOKEN {
             return Ok(());
         }
-        let many = |number: u64, what: &str| {
-            format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
-        };
         match self.kind {
             Inject::None => {}
             kind => {
@@ -191,6 +188,11 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// `1 schedule`, `18,201 schedules`.
+pub(super) fn many(number: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// 18,201.

@@ -72,7 +72,8 @@ impl Violation {
         self.waiting_for.as_deref()
     }
 
-    /// In how many schedules it was seen.
+    /// In how many schedules it was seen: in none, where it is said of all of them together
+    /// ([`Vacuous`](ViolationKind::Vacuous)).
     pub fn count(&self) -> u64 {
         self.count
     }

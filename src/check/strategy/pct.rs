@@ -22,11 +22,26 @@ pub(crate) struct Pct {
     fallen: u64,
     turns: u32,
     target: u32,
-    longest: Length,
+    /// How long a schedule in order is.
+    usual: Length,
+    /// How many points the first has that counts.
+    first: u32,
     /// The injection comes at no point beyond this one.
     farthest: u32,
-    begun: bool,
+    stage: Stage,
     cut: bool,
+}
+
+/// What the schedules are for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    New,
+    /// To see what is usual, in order.
+    Measures,
+    /// To see how many points the first has that counts: that without its injection. So a run
+    /// of a single schedule has its injection wherever there is a point.
+    Rehearses,
+    Counts,
 }
 
 impl Pct {
@@ -44,11 +59,27 @@ impl Pct {
             fallen: 0,
             turns: 0,
             target: 0,
-            longest: Length { points: 0, turns: 0, steps: 0 },
+            usual: Length { points: 0, turns: 0, steps: 0 },
+            first: 0,
             farthest,
-            begun: false,
+            stage: Stage::New,
             cut,
         }
+    }
+
+    /// How the schedule of this number goes.
+    fn roll(&mut self, round: u64) {
+        self.dice = Dice::new(self.seed, round);
+        self.priorities.clear();
+        self.time = self.fresh() >> 1;
+        self.falls.clear();
+        for _ in 1..self.depth {
+            let fall = self.dice.place(self.usual.turns + 1, self.farthest);
+            self.falls.push(fall);
+        }
+        (self.fallen, self.turns) = (1 << 32, 0);
+        let points = self.usual.points + self.usual.points / 8 + 1;
+        self.target = self.dice.place(points, self.farthest);
     }
 
     /// Above all that have fallen.
@@ -89,8 +120,8 @@ impl Pct {
 
 impl Strategy for Pct {
     fn next(&mut self) -> Next {
-        if !self.begun {
-            self.begun = true;
+        if self.stage == Stage::New {
+            self.stage = Stage::Measures;
             self.target = u32::MAX;
             return Next::Run { counts: false };
         }
@@ -100,27 +131,22 @@ impl Strategy for Pct {
         if self.round >= self.share.limit {
             return Next::Over;
         }
-        self.dice = Dice::new(self.seed, self.round);
-        self.priorities.clear();
-        self.time = self.fresh() >> 1;
-        self.falls.clear();
-        for _ in 1..self.depth {
-            let fall = self.dice.place(self.longest.turns + 1, self.farthest);
-            self.falls.push(fall);
+        self.roll(self.round);
+        if self.round == 0 && self.stage == Stage::Measures {
+            self.stage = Stage::Rehearses;
+            self.target = u32::MAX;
+            return Next::Run { counts: false };
         }
-        (self.fallen, self.turns) = (1 << 32, 0);
-        let usual = self.longest.points + self.longest.points / 8 + 1;
-        self.target = self.dice.place(usual, self.farthest);
-        if self.round == 0 {
-            // So that a run of a single schedule hardly ever ends before its injection.
-            self.target %= self.longest.points.max(1);
+        if self.stage == Stage::Rehearses {
+            self.target %= self.first.max(1);
         }
+        self.stage = Stage::Counts;
         self.round += 1;
         Next::Run { counts: true }
     }
 
     fn turn(&mut self, turn: &Turn<'_>) -> u32 {
-        if self.target == u32::MAX {
+        if self.stage == Stage::Measures {
             return 0;
         }
         let mut place = self.highest(turn);
@@ -141,7 +167,7 @@ impl Strategy for Pct {
     }
 
     fn choose(&mut self, _at: u32, _hash: u32, of: u32) -> u32 {
-        if self.target == u32::MAX { 0 } else { self.dice.below(of) }
+        if self.stage == Stage::Measures { 0 } else { self.dice.below(of) }
     }
 
     fn strikes(&mut self, point: &Point) -> bool {
@@ -149,8 +175,10 @@ impl Strategy for Pct {
     }
 
     fn over(&mut self, length: Length) {
-        if self.longest.turns == 0 && self.longest.points == 0 {
-            self.longest = length;
+        match self.stage {
+            Stage::Measures => self.usual = length,
+            Stage::Rehearses => self.first = length.points,
+            Stage::New | Stage::Counts => {}
         }
     }
 
@@ -160,7 +188,7 @@ impl Strategy for Pct {
 
     fn covered(&self) -> String {
         let (depth, seed) = (self.depth, self.seed);
-        let schedules = crate::check::report::grouped(self.share.limit);
-        format!("{schedules} schedules by priorities, depth {depth}, seed {seed}")
+        let schedules = crate::check::report::many(self.share.limit, "schedule");
+        format!("{schedules} by priorities, depth {depth}, seed {seed}")
     }
 }

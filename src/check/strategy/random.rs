@@ -102,7 +102,7 @@ impl Strategy for Random {
     }
 
     fn covered(&self) -> String {
-        let schedules = crate::check::report::grouped(self.share.limit);
-        format!("{schedules} schedules at random, seed {}", self.seed)
+        let schedules = crate::check::report::many(self.share.limit, "schedule");
+        format!("{schedules} at random, seed {}", self.seed)
     }
 }
