@@ -1,7 +1,7 @@
 //! Programs of tokio, as they are, under `Checker::tokio`.
 #![cfg(all(not(loom), feature = "check", feature = "tokio"))]
 
-use quell::check::{self, Checker, Inject, ReplayError, Report, Violation, ViolationKind};
+use quell::check::{self, Checker, Inject, Place, ReplayError, Report, Violation, ViolationKind};
 use quell::{Context, Group, rt};
 use std::future::pending;
 use std::panic::resume_unwind;
@@ -358,6 +358,35 @@ fn a_body_that_is_polled_for_ever_is_busy() {
         assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{report}");
         assert_eq!(violation.task(), Some("body"));
     }
+}
+
+/// Where the mark is.
+fn line(mark: &str) -> u32 {
+    let mark = format!("// <- {mark}");
+    let at = include_str!("check_tokio.rs").lines().position(|line| line.ends_with(&mark));
+    at.expect("the mark is there") as u32 + 1
+}
+
+#[test]
+fn a_body_that_is_polled_for_ever_has_the_line_that_is_its_turn() {
+    async fn tokios(_: Context) {
+        loop {
+            tokio::task::yield_now().await; // <- tokio's turn
+        }
+    }
+    async fn quells(_: Context) {
+        loop {
+            quell::rt::yield_now().await; // <- quell's turn
+        }
+    }
+    fn shows<F: Future>(body: impl Fn(Context) -> F, at: u32) {
+        let report = Checker::tokio().max_points(5).max_steps(300).run(body);
+        let violation = &report.violations()[0];
+        assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{report}");
+        assert_eq!(violation.waiting_at().map(Place::line), Some(at), "{report}");
+    }
+    shows(tokios, line("tokio's turn"));
+    shows(quells, line("quell's turn"));
 }
 
 #[test]

@@ -146,7 +146,12 @@ impl Log {
 
     /// What a task that has not ended hangs in. Where it is a library's future from the
     /// beginning, that is the line that spawned it.
-    pub(super) fn hung(&self, task: u32, spawned_at: &'static Location<'static>) -> Hung {
+    pub(super) fn hung(
+        &self,
+        task: u32,
+        spawned_at: &'static Location<'static>,
+        asked_at: &'static Location<'static>,
+    ) -> Hung {
         let none = Vec::new();
         let hangs = self.hangs.get(task as usize).unwrap_or(&none);
         let known = |how: u8| {
@@ -160,7 +165,7 @@ impl Log {
             let nowhere = "nothing: it has left its waker nowhere, so nobody can wake it";
             return Hung { what: Some(nowhere.to_string()), ..Hung::default() };
         };
-        let seen = hang.trace.as_ref().map(place::users_line);
+        let seen = hang.trace.as_ref().map(|trace| place::users_line(trace, asked_at));
         let Some(wait) = hang.wait else {
             let seen = seen.unwrap_or(Seen { place: None, called: None, no_lines: false });
             let no_lines = seen.no_lines;

@@ -14,7 +14,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The file, as the compiler was given it, or below the current directory.
+    /// The file, as the compiler was given it; below the current directory, if that was in full.
     pub fn file(&self) -> &str {
         &self.file
     }
@@ -62,6 +62,26 @@ fn shortened(file: &str) -> String {
     }
 }
 
+/// A file of the user's as the program names it: below where the compiler was run. A trace
+/// names it in full, or below the current directory; where the compiler was run is seen by
+/// what the trace calls the file from which the check is run.
+fn as_given(file: &str, frames: &[Frame], asked_at: &Location<'_>) -> String {
+    let root = frames.iter().rev().find_map(|frame| {
+        let asks = absolute(&Place::parse(frame.file.as_deref()?)?.file);
+        let root = asks.strip_suffix(asked_at.file()).filter(|root| root.ends_with('/'))?;
+        (frame.whose() == Whose::Users).then(|| root.to_string())
+    });
+    let below = root.and_then(|root| Some(absolute(file).strip_prefix(&root)?.to_string()));
+    below.unwrap_or_else(|| file.to_string())
+}
+
+/// From the top of all folders.
+fn absolute(file: &str) -> String {
+    std::env::current_dir()
+        .map(|here| here.join(file.strip_prefix("./").unwrap_or(file)))
+        .map_or_else(|_| file.to_string(), |path| path.display().to_string())
+}
+
 /// Where a task waits, by the stack of the moment at which its waker was cloned.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
@@ -75,15 +95,19 @@ pub(super) struct Seen {
 /// The innermost line of the user's between what has taken the trace and the checker that
 /// polls the task: outside of that is whoever runs the check. Where there is none, the task
 /// is a library's future from the beginning.
-pub(super) fn users_line(trace: &Backtrace) -> Seen {
+pub(super) fn users_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
     let mut seen = Seen { place: None, called: None, no_lines: true };
     let (mut called, mut began) = (None, false);
-    for frame in frames(&trace.to_string()) {
+    let frames = frames(&trace.to_string());
+    for frame in &frames {
         seen.no_lines &= frame.file.is_none();
         match frame.whose() {
             Whose::Checkers if began => break,
             Whose::Users => {
                 seen.place = frame.file.as_deref().and_then(Place::parse);
+                if let Some(place) = &mut seen.place {
+                    place.file = as_given(&place.file, &frames, asked_at);
+                }
                 break;
             }
             whose => began |= whose == Whose::Librarys,
@@ -166,9 +190,7 @@ impl Frame {
                 _ => Whose::Librarys,
             };
         };
-        let absolute = std::env::current_dir()
-            .map(|here| here.join(file.strip_prefix("./").unwrap_or(file)))
-            .map_or_else(|_| file.clone(), |path| path.display().to_string());
+        let absolute = absolute(file);
         match absolute.strip_prefix(own) {
             Some(file) if file.starts_with("check/") => Whose::Checkers,
             Some(file) if !file.starts_with("bin/") => Whose::Librarys,
@@ -332,6 +354,25 @@ mod tests {
         assert_eq!(named("with<a::B, c::D>", file).unwrap(), "tokio::sync::mpsc::with");
         assert_eq!(named("with<a::B, c::D>", "./src/check/log.rs:1:1"), None);
         assert_eq!(named("tokio::time::sleep", file).unwrap(), "tokio::time::sleep");
+    }
+
+    #[test]
+    fn a_file_is_named_as_the_program_names_it_wherever_the_compiler_was_run() {
+        let asked_at = Location::caller();
+        let trace = [
+            "/ann/shop/crates/cart/src/lib.rs:7:9".to_string(),
+            format!("/ann/shop/{}:1:1", asked_at.file()),
+            // Another file of that name.
+            format!(
+                "/home/ann/.cargo/registry/src/index-0123456789abcdef/one-1.0.0/{}:1:1",
+                asked_at.file()
+            ),
+        ];
+        let trace = trace.map(|file| frame("poll<u32>", &file));
+        let named = |file: &str| as_given(file, &trace, asked_at);
+        assert_eq!(named("/ann/shop/crates/cart/src/lib.rs"), "crates/cart/src/lib.rs");
+        assert_eq!(named("/ann/other/src/lib.rs"), "/ann/other/src/lib.rs");
+        assert_eq!(as_given("/ann/shop/src/lib.rs", &trace[2..], asked_at), "/ann/shop/src/lib.rs");
     }
 
     #[test]

@@ -63,14 +63,17 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
     let Some(mut log) = engine.log.take() else { return };
     log.landed = engine.landed;
     let blamed = finding.and_then(|finding| finding.task);
+    let asked_at = engine.labels.get(engine.tasks[BODY as usize].label).place;
     log.lanes = (0..engine.tasks.len() as u32)
         .map(|number| {
             let task = &engine.tasks[number as usize];
             let label = engine.labels.get(task.label);
             let ended = task.state == State::Ended;
             let tell = blamed == Some(number) || (!ended && !log.brief);
-            let mut hung =
-                if tell { log.hung(number, label.place) } else { super::log::Hung::default() };
+            let mut hung = super::log::Hung::default();
+            if tell {
+                hung = log.hung(number, label.place, asked_at);
+            }
             if task.state == State::Queued {
                 // Awake, whatever it waited for.
                 hung.what = Some("its turn".to_string());

@@ -144,8 +144,8 @@ impl Run<'_> {
         self.watcher.state.lock().canceller = Some(canceller);
         let mut future = pin!(None::<Fut>);
         let (mut body, told) = self.poll_to_the_end(ctx, body, future.as_mut()).await;
-        let trail = self.watcher.trail.as_ref().filter(|_| body == Body::Waits);
-        let waits = trail.map(|trail| trail.waits(self.asked_at)).unwrap_or_default();
+        let trail = self.watcher.trail.as_ref().filter(|_| body != Body::Ended);
+        let waits = trail.map(|trail| trail.waits()).unwrap_or_default();
         if body == Body::Waits && self.would_be_woken().await {
             body = Body::GoesOn;
         }
@@ -240,6 +240,9 @@ impl Run<'_> {
             }
             self.rest.wakes(cx.waker(), rests.saturating_add(self.steps));
             polls += 1;
+            if let Some(trail) = &watcher.trail {
+                trail.stays(polls == self.steps);
+            }
             let polled = self.guard(|| {
                 if let Some(ctx) = ctx.take() {
                     let made = body(ctx);

@@ -246,7 +246,8 @@ impl Findings {
 }
 
 fn vacuous(why: String) -> Violation {
-    told(ViolationKind::Vacuous, "this check has checked nothing".to_string(), why, None)
+    let headline = "this check has checked nothing".to_string();
+    Violation { count: 0, ..told(ViolationKind::Vacuous, headline, why, None) }
 }
 
 fn told(kind: ViolationKind, headline: String, what: String, place: Option<Place>) -> Violation {
@@ -274,7 +275,8 @@ where
     F: Fn(Context) -> Fut,
     Fut: Future,
 {
-    let watcher = Arc::new(Watcher::new(kind, target, plan.limits.points, traced));
+    let watcher =
+        Arc::new(Watcher::new(kind, target, plan.limits.points, traced.then_some(plan.asked_at)));
     let rest = Arc::new(Rest::new(pulse));
     let _looking = world::look_on(Arc::clone(&watcher) as _);
     quiet::forget();
@@ -294,7 +296,7 @@ where
     );
     drop(runtime);
     let point = watcher.state.lock().landed;
-    let struck = watcher.trail.as_ref().and_then(|trail| trail.0.lock().struck.take());
+    let struck = watcher.trail.as_ref().and_then(|trail| trail.seen.lock().struck.take());
     let at_a_line = struck.is_some();
     let injected = match (point, struck) {
         (Some(u32::MAX), _) => format!("{kind}, when nothing else could happen"),

@@ -72,7 +72,13 @@ impl State {
 }
 
 impl Watcher {
-    pub(super) fn new(kind: Inject, target: Option<u32>, most: u32, traced: bool) -> Watcher {
+    /// `traced`: where the check is run, for a run that is to be told.
+    pub(super) fn new(
+        kind: Inject,
+        target: Option<u32>,
+        most: u32,
+        traced: Option<&'static Location<'static>>,
+    ) -> Watcher {
         let state = State {
             kind,
             target,
@@ -90,7 +96,8 @@ impl Watcher {
             panicked: None,
             sometimes: Vec::new(),
         };
-        let trail = traced.then(|| Arc::new(Trail(Mutex::new(Seen::default()))));
+        let trail =
+            traced.map(|asked_at| Arc::new(Trail { asked_at, seen: Mutex::new(Seen::default()) }));
         Watcher { state: Mutex::new(state), trail }
     }
 
@@ -124,8 +131,8 @@ impl Onlooker for Watcher {
         let strikes = state.kind == Inject::Cancel && state.point();
         drop(state);
         if let (true, Some(trail)) = (strikes, &self.trail) {
-            let place = users_line(&Backtrace::force_capture()).place;
-            trail.0.lock().struck = place;
+            let place = users_line(&Backtrace::force_capture(), trail.asked_at).place;
+            trail.seen.lock().struck = place;
         }
         strikes
     }
@@ -234,7 +241,10 @@ impl Onlooker for Abroad {
 
 /// Where the injection came and where the body waits, by stack traces.
 #[derive(Debug)]
-pub(super) struct Trail(pub(super) Mutex<Seen>);
+pub(super) struct Trail {
+    asked_at: &'static Location<'static>,
+    pub(super) seen: Mutex<Seen>,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -242,6 +252,8 @@ pub(super) struct Seen {
     /// The clones of the body's waker that are alive, each with its number.
     clones: Vec<(u64, Backtrace)>,
     cloned: u64,
+    /// Of a body that does not wait but has itself woken, what it did with its waker stays.
+    stays: bool,
 }
 
 /// A line that waits, and the library's function that is called there.
@@ -252,15 +264,21 @@ pub(super) struct Waits {
 }
 
 impl Trail {
-    /// Where the body waits; if it is a library's future from the beginning, at `asked_at`.
-    pub(super) fn waits(&self, asked_at: &'static Location<'static>) -> Waits {
-        let seen = self.0.lock();
-        let lines: Vec<_> = seen.clones.iter().rev().map(|(_, trace)| users_line(trace)).collect();
+    /// Whether this is the last poll of a body that is polled for ever.
+    pub(super) fn stays(&self, stays: bool) {
+        self.seen.lock().stays = stays;
+    }
+
+    /// Where the body waits; if it is a library's future from the beginning, where it is run.
+    pub(super) fn waits(&self) -> Waits {
+        let seen = self.seen.lock();
+        let line = |(_, trace): &(u64, Backtrace)| users_line(trace, self.asked_at);
+        let lines: Vec<_> = seen.clones.iter().rev().map(line).collect();
         let line = lines.iter().find(|line| line.place.is_some());
         let Some(line) = line.or(lines.iter().find(|line| !line.no_lines)) else {
             return Waits::default();
         };
-        let place = line.place.clone().or_else(|| Some(asked_at.into()));
+        let place = line.place.clone().or_else(|| Some(self.asked_at.into()));
         Waits { place, called: line.called.clone() }
     }
 }
@@ -272,18 +290,29 @@ pub(super) struct Tracer {
     pub(super) trail: Arc<Trail>,
 }
 
+impl Tracer {
+    /// Notes what is done with the waker, in which line; its number.
+    fn note(&self) -> u64 {
+        let trace = Backtrace::force_capture();
+        let mut seen = self.trail.seen.lock();
+        seen.cloned += 1;
+        let clone = seen.cloned;
+        seen.clones.push((clone, trace));
+        clone
+    }
+}
+
 impl Traced for Tracer {
     fn wake(&self) {
+        // Whoever polls the body holds the first: it is woken in the midst of that poll.
+        if self.clone == 0 && self.trail.seen.lock().stays {
+            self.note();
+        }
         self.waker.wake_by_ref();
     }
 
     fn cloned(&self) -> Arc<Self> {
-        let trace = Backtrace::force_capture();
-        let mut seen = self.trail.0.lock();
-        seen.cloned += 1;
-        let clone = seen.cloned;
-        seen.clones.push((clone, trace));
-        drop(seen);
+        let clone = self.note();
         let (waker, trail) = (self.waker.clone(), Arc::clone(&self.trail));
         Arc::new(Tracer { waker, clone, trail })
     }
@@ -291,6 +320,9 @@ impl Traced for Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        self.trail.0.lock().clones.retain(|(clone, _)| *clone != self.clone);
+        let mut seen = self.trail.seen.lock();
+        if !seen.stays {
+            seen.clones.retain(|(clone, _)| *clone != self.clone);
+        }
     }
 }
