@@ -182,9 +182,63 @@ fn what_cannot_be_understood_is_status_2_and_says_why() {
         assert_eq!(code, 2, "{args:?}: {out}{err}");
         assert!(err.contains(why), "{args:?}: {err}");
     }
-    // The verdict is told all the same.
+}
+
+#[test]
+fn a_page_that_has_nowhere_to_go_is_told_before_the_run_and_no_verdict_is_lost() {
     let nowhere = "/nonexistent/page.html";
     let (code, out, err) = quell(&["check", "contexts", "--schedules", "50", "--html", nowhere]);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    assert!(err.contains("could not write /nonexistent/page.html"), "{err}");
+    let token = "q1c-00000000-";
+    let (code, _, err) = quell(&["check", "--replay", token, "--html", nowhere]);
     assert_eq!(code, 2);
-    assert!(out.contains("clean") && err.contains("could not write"), "{out}{err}");
+    assert!(err.contains("could not write /nonexistent/page.html"), "{err}");
+    // What turns out to be full only then: the verdict is told all the same.
+    if cfg!(target_os = "linux") {
+        let args = ["check", "contexts", "--schedules", "50", "--html", "/dev/full"];
+        let (code, out, err) = quell(&args);
+        assert_eq!(code, 2);
+        assert!(out.contains("clean") && err.contains("could not write /dev/full"), "{out}{err}");
+    }
+}
+
+#[test]
+fn a_page_is_not_touched_before_there_is_another() {
+    let folder = std::env::temp_dir().join(format!("quell-pages-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let (old, new) = (folder.join("old.html"), folder.join("new.html"));
+    std::fs::write(&old, "of yesterday").unwrap();
+    for page in [&old, &new] {
+        let page = page.to_str().unwrap();
+        let (code, _, err) = quell(&["check", "--replay", "q1c-00000000-", "--html", page]);
+        assert_eq!(code, 2);
+        assert!(err.contains("of another body"), "{err}");
+    }
+    assert_eq!(std::fs::read_to_string(&old).unwrap(), "of yesterday");
+    assert!(!new.exists());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_violation_names_its_lines_alike_wherever_the_program_is_run() {
+    let mut quell = Command::new(env!("CARGO_BIN_EXE_quell"));
+    let args = ["check", "listing", "--schedules", "300"];
+    let Output { stdout, .. } =
+        quell.args(args).current_dir(std::env::temp_dir()).output().unwrap();
+    let out = String::from_utf8(stdout).unwrap();
+    let waits = out.lines().find(|line| line.trim_start().starts_with("at ")).unwrap();
+    assert!(waits.contains("  src/bin/quell/scenarios.rs:"), "{out}");
+    assert!(!out.contains("/src/bin/quell"), "{out}");
+}
+
+#[test]
+fn what_is_for_want_of_schedules_says_so_and_is_seen_in_none_of_them() {
+    for (strategy, advice) in [("usual", "raise it"), ("pct", "let there be more")] {
+        let args = ["check", "contexts", "--schedules", "1", "--strategy", strategy];
+        let (code, out, _) = quell(&args);
+        assert_eq!(code, 1, "{out}");
+        assert!(out.contains("Vacuous") && out.contains(advice), "{out}");
+        assert!(!out.contains("  seen  "), "{out}");
+    }
 }

@@ -13,7 +13,8 @@ mod scenarios;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use quell::check::{Checker, ReplayError};
 use scenarios::{SCENARIOS, Scenario};
-use std::io::IsTerminal as _;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -123,6 +124,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
              always takes the same: pass `--strategy random`, or leave the seed away"
         ));
     }
+    let _page = html.map(|file| must_be_writable(file)).transpose()?;
     let progress = !json && std::io::stderr().is_terminal();
     let mut all_well = true;
     let mut pages = Vec::new();
@@ -163,7 +165,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
             all_well,
         );
     }
-    // Told before anything can go wrong with the file.
+    // Told before anything can still go wrong with the file.
     if let Some(file) = html {
         write(file, &print::one_page(&pages))?;
     }
@@ -207,6 +209,7 @@ fn replay(
     html: Option<&String>,
     json: bool,
 ) -> Result<bool, String> {
+    let _page = html.map(|file| must_be_writable(file)).transpose()?;
     for scenario in chosen {
         match (scenario.replay)(token) {
             Err(ReplayError::Body) => {}
@@ -228,5 +231,23 @@ fn replay(
 }
 
 fn write(file: &str, page: &str) -> Result<(), String> {
-    std::fs::write(file, page).map_err(|error| format!("could not write {file}: {error}"))
+    std::fs::write(file, page).map_err(|error| could_not_write(file, &error))
+}
+
+/// A run may take long: that its page has nowhere to go is said before it. Nothing is written
+/// yet, and no file is left where there was none; a pipe is kept open, so that whoever reads it
+/// does not leave.
+fn must_be_writable(file: &str) -> Result<Option<File>, String> {
+    match File::create_new(file) {
+        Ok(_) => std::fs::remove_file(file).map(|()| None),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            File::options().append(true).create(true).open(file).map(Some)
+        }
+        Err(error) => Err(error),
+    }
+    .map_err(|error| could_not_write(file, &error))
+}
+
+fn could_not_write(file: &str, error: &io::Error) -> String {
+    format!("could not write {file}: {error}")
 }
