@@ -127,10 +127,7 @@ impl Tasks {
         let handles: Vec<_> =
             state.live.iter_mut().filter_map(|(_, entry)| entry.handle.take()).collect();
         drop(state);
-        for handle in handles {
-            handle.abort();
-            drop(handle);
-        }
+        handles.iter().for_each(JoinHandle::abort);
     }
 
     /// How many have not ended.
