@@ -5,7 +5,8 @@ use quell::check::{self, Checker, Inject, Place, ReplayError, Report, Violation,
 use quell::{Context, Group, rt};
 use std::future::pending;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time;
@@ -500,6 +501,60 @@ fn a_thread_that_waits_for_the_end_is_waited_for() {
     report.assert_clean();
 }
 
+/// A checker in a thread of its own: what hangs fails.
+fn in_a_thread(body: impl Fn(&Checker) -> Report + Send + 'static) -> Report {
+    let (tell, told) = std::sync::mpsc::channel();
+    let checker = Checker::tokio().patience(Duration::from_millis(1_200));
+    std::thread::spawn(move || tell.send(body(&checker)));
+    told.recv_timeout(Duration::from_secs(30)).expect("it comes to an end")
+}
+
+#[test]
+fn a_body_that_waits_beside_a_task_that_is_always_ready_is_given_its_injection() {
+    let aborts = in_a_thread(|checker| {
+        checker.run(|ctx| async move {
+            let spins = tokio::spawn(async {
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            });
+            ctx.done().await;
+            spins.abort();
+        })
+    });
+    aborts.assert_clean();
+    let tells = in_a_thread(|checker| {
+        checker.run(|ctx| async move {
+            let over = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&over);
+            let spins = tokio::spawn(async move {
+                while !seen.load(Ordering::Relaxed) {
+                    tokio::task::yield_now().await;
+                }
+            });
+            ctx.done().await;
+            over.store(true, Ordering::Relaxed);
+            spins.await.unwrap();
+        })
+    });
+    tells.assert_clean();
+    // The first poll, and the look in it: what the watchdog asks for is no point.
+    assert_eq!((aborts.points(), tells.points()), (2, 2));
+}
+
+#[test]
+fn whoever_is_slow_once_is_not_taken_for_one_who_never_rests() {
+    let report = in_a_thread(|checker| {
+        checker.run(|ctx| async move {
+            // For more than half of the patience.
+            std::thread::park_timeout(Duration::from_millis(700));
+            let ends = ctx.run(time::sleep(Duration::from_millis(1))).await;
+            check::sometimes("it ends by itself", ends.is_ok());
+        })
+    });
+    report.assert_clean();
+}
+
 /// Runs one of the tests here in a process of its own; what it printed.
 fn in_a_process(test: &str) -> (Option<i32>, String) {
     let itself = std::env::current_exe().unwrap();
@@ -540,11 +595,28 @@ fn waits_for_a_thread_that_never_comes_back() {
 }
 
 #[test]
+#[ignore = "ends its process"]
+fn waits_for_a_timer_beside_a_task_that_is_always_ready() {
+    let _ = Checker::tokio().patience(Duration::from_millis(300)).run(|_| async {
+        tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        time::sleep(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
 fn whoever_keeps_the_thread_is_named_as_far_as_a_runtime_knows() {
     let (code, said) = in_a_process("blocks_its_thread");
     assert_eq!(code, Some(101), "{said}");
     assert!(said.contains("the task `body`, spawned at tests/check_tokio.rs:"), "{said}");
-    for test in ["has_a_task_that_blocks_its_thread", "waits_for_a_thread_that_never_comes_back"] {
+    for test in [
+        "has_a_task_that_blocks_its_thread",
+        "waits_for_a_thread_that_never_comes_back",
+        "waits_for_a_timer_beside_a_task_that_is_always_ready",
+    ] {
         let (code, said) = in_a_process(test);
         assert_eq!(code, Some(101), "{said}");
         assert!(said.contains("a task or a thread of tokio's"), "{said}");

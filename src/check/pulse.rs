@@ -58,7 +58,7 @@ impl Pulse {
         self.label.store(label, Ordering::Relaxed);
     }
 
-    /// Has this woken when nothing has moved for half of the patience.
+    /// Has this woken, once, when nothing has moved for half of the patience.
     #[cfg(feature = "tokio")]
     pub(super) fn nudges(&self, waker: Option<Waker>) {
         let before = std::mem::replace(&mut *self.waits.lock(), waker);
@@ -142,7 +142,6 @@ struct One {
     beat: u64,
     /// Since when it has been this beat.
     since: Instant,
-    nudged: bool,
 }
 
 /// Ends the watch when it is dropped.
@@ -154,7 +153,7 @@ pub(super) struct Watch {
 /// Watches over an exploration until the answer is dropped.
 pub(super) fn watch(pulse: &Arc<Pulse>, patience: Duration) -> Watch {
     let since = Clock::system_now();
-    let one = One { pulse: Arc::clone(pulse), patience, beat: 0, since, nudged: false };
+    let one = One { pulse: Arc::clone(pulse), patience, beat: 0, since };
     let mut watched = DOG.watched.lock();
     watched.all.push(one);
     if !watched.started {
@@ -184,12 +183,11 @@ impl Dog {
             for one in &mut watched.all {
                 let beat = one.pulse.beat.load(Ordering::Relaxed);
                 if beat != one.beat {
-                    (one.beat, one.since, one.nudged) = (beat, now, false);
+                    (one.beat, one.since) = (beat, now);
                 } else if now - one.since >= one.patience {
                     one.pulse.complain(one.patience);
                     std::process::exit(101);
-                } else if now - one.since >= one.patience / 2 && !one.nudged {
-                    one.nudged = true;
+                } else if now - one.since >= one.patience / 2 {
                     // Relaxed: see `was_nudged`.
                     one.pulse.nudged.store(true, Ordering::Relaxed);
                     woken.extend(one.pulse.waits.lock().take());

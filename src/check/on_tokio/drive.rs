@@ -7,9 +7,11 @@
 //!    After so many rests a body is one that comes to no end ([`Rest`]). Once the body has ended, a
 //!    future that is always ready keeps the runtime from resting, and moves the clock itself.
 //! 2. What is the user's runs, and is dropped, behind [`guard`].
-//! 3. A thread of `spawn_blocking` keeps the clock where it is. If it does so for long, the
-//!    watchdog wakes the body, which is given its injection then. Where that has come already
-//!    the poll is no beat: who keeps the clock for ever is told in the end.
+//! 3. A thread of `spawn_blocking` keeps the clock where it is, and so does a task that is always
+//!    ready. If it does so for long, the watchdog wakes the body, which is given its injection
+//!    then: out of a rest at once, and where there is no rest the second time, for the first
+//!    somebody may just have been slow. Where the injection has come already the poll is no beat:
+//!    who keeps the clock for ever is told in the end. What the watchdog asks for is no point.
 
 use super::super::inject::Inject;
 use super::super::pulse::Pulse;
@@ -67,12 +69,24 @@ pub(super) struct Left {
     pub(super) waits: Waits,
 }
 
+/// Whether the watchdog has the body polled (invariant 3).
+#[derive(Clone, Copy, PartialEq)]
+enum Nudge {
+    None,
+    /// For the first time, and without a rest.
+    Once,
+    /// Nothing else would: the injection is due.
+    Due,
+}
+
 /// What the runtime tells of its rests.
 #[derive(Debug)]
 pub(super) struct Rest {
     times: AtomicU32,
     /// The last was ended by the watchdog.
     nudged: AtomicBool,
+    /// The last poll of the body was [`Nudge::Once`], and there has been no rest since.
+    once: AtomicBool,
     /// Whoever is to be woken when there have been so many.
     waker: Mutex<Option<(u32, Waker)>>,
     pulse: Arc<Pulse>,
@@ -83,6 +97,7 @@ impl Rest {
         Rest {
             times: AtomicU32::new(0),
             nudged: AtomicBool::new(false),
+            once: AtomicBool::new(false),
             waker: Mutex::new(None),
             pulse: Arc::clone(pulse),
         }
@@ -94,6 +109,7 @@ impl Rest {
         self.times.store(self.times().saturating_add(1), Ordering::Relaxed);
         // A nudge before it was for somebody who was slow.
         self.pulse.was_nudged();
+        self.once.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn is_over(&self) {
@@ -112,8 +128,16 @@ impl Rest {
         drop(before);
     }
 
-    fn was_nudged(&self) -> bool {
-        self.nudged.swap(false, Ordering::Relaxed)
+    /// What the poll that has just begun is.
+    fn nudge(&self, may_come: bool) -> Nudge {
+        let again = may_come && self.pulse.was_nudged();
+        let before = self.once.swap(again, Ordering::Relaxed);
+        match (self.nudged.swap(false, Ordering::Relaxed), again) {
+            (true, _) => Nudge::Due,
+            (false, true) if before => Nudge::Due,
+            (false, true) => Nudge::Once,
+            (false, false) => Nudge::None,
+        }
     }
 
     fn times(&self) -> u32 {
@@ -180,9 +204,9 @@ impl Run<'_> {
         let mut jump: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
         std::future::poll_fn(|cx| {
             let may_come = kind.comes_by_itself() && told.is_none();
-            let nudged = self.rest.was_nudged();
-            // Invariant 3.
-            let beats = may_come || !nudged;
+            let nudge = self.rest.nudge(may_come);
+            // Invariant 3. The first of two is none either, or the second would not come.
+            let beats = nudge == Nudge::None || (nudge == Nudge::Due && may_come);
             if beats {
                 pulse.beats(BODY);
             }
@@ -202,8 +226,8 @@ impl Run<'_> {
             let strikes = may_come && {
                 let mut state = watcher.state.lock();
                 state.driver = Some(cx.waker().clone());
-                let strikes = !nudged && state.point();
-                let by_itself = (late || nudged) && state.landed.is_none();
+                let strikes = nudge == Nudge::None && state.point();
+                let by_itself = (late || nudge == Nudge::Due) && state.landed.is_none();
                 if by_itself {
                     state.landed = Some(u32::MAX);
                     state.cut |= cut;
