@@ -698,12 +698,62 @@ fn never_comes_back() {
     });
 }
 
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("the second");
+    }
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn panics_while_it_unwinds() {
+    let _ = Checker::new().run(|ctx| async move {
+        drop(rt::spawn_named("leak", rt::sleep(Duration::MAX)));
+        if ctx.is_done() {
+            let _bomb = Bomb;
+            panic!("the first");
+        }
+    });
+}
+
+#[test]
+fn a_panic_while_another_unwinds_is_told_with_both_lines_and_what_was_found_before() {
+    let (code, said) = in_a_process("panics_while_it_unwinds");
+    assert_ne!(code, Some(0), "{said}");
+    let both = ["the first", "the second"].map(|mark| {
+        let line = include_str!("check.rs")
+            .lines()
+            .position(|line| line.trim() == format!("panic!({mark:?});"));
+        format!("at tests/check.rs:{}:", line.unwrap() + 1)
+    });
+    for part in ["the first", "the second", &both[0], &both[1], "BlockedStage: ", "`leak`"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+}
+
+#[test]
+fn what_is_said_before_the_process_ends_is_said_though_a_test_keeps_its_output() {
+    for (test, part) in
+        [("blocks_its_thread", "the task `blocker`"), ("panics_while_it_unwinds", "the second")]
+    {
+        let itself = std::env::current_exe().unwrap();
+        let run = std::process::Command::new(itself).args([test, "--exact", "--ignored"]).output();
+        let said = String::from_utf8_lossy(&run.unwrap().stderr).into_owned();
+        assert!(said.contains(part), "{test}: {said}");
+    }
+}
+
 #[test]
 fn whoever_keeps_the_thread_is_named_and_ended() {
     let (code, said) = in_a_process("blocks_its_thread");
     assert_eq!(code, Some(101), "{said}");
     assert!(said.contains("the task `blocker`, spawned at tests/check.rs:"), "{said}");
     assert!(said.contains("await instead"), "{said}");
+    // What was found before, though it was just being told.
+    assert!(said.contains("BlockedStage: ") && said.contains("`leak`"), "{said}");
     let (code, said) = in_a_process("never_comes_back");
     assert_eq!(code, Some(101), "{said}");
     assert!(said.contains("`body`"), "{said}");

@@ -453,7 +453,12 @@ impl Findings {
                 self.aliases += 1;
                 place
             }
-            None => self.add_told(session.tell(outcome, &violation)?, &session.pulse),
+            None => {
+                session.pulse.finds(Some(violation.to_string()));
+                let told = session.tell(outcome, &violation);
+                session.pulse.finds(None);
+                self.add_told(told?, &session.pulse)
+            }
         };
         self.latest.insert(key.rough.clone(), place);
         self.known.insert(key, place);

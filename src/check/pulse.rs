@@ -11,11 +11,15 @@
 //! 2. The list's lock is never held while an exploration runs: only to enter the list
 //!    and to leave it. Nobody is woken under it.
 //! 3. Who is woken because nothing has moved for half of the patience finds `nudged` set.
+//! 4. What is said before the process ends goes around `eprintln`, of which a test keeps what it
+//!    says, and loses it then.
 
 use super::label::{Label, Labels};
 use crate::rt::Clock;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex};
+use std::fmt;
+use std::io::Write as _;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -36,6 +40,8 @@ struct Told {
     labels: Vec<Label>,
     /// The violations that were found so far.
     stories: Vec<String>,
+    /// One that is being told: a simpler schedule for it may be the one that ends the process.
+    at_hand: Option<String>,
 }
 
 impl Pulse {
@@ -90,15 +96,26 @@ impl Pulse {
         self.known.store(labels.len() as u32, Ordering::Relaxed);
     }
 
+    /// What is found, before it is told as well as it will be.
+    pub(super) fn finds(&self, story: Option<String>) {
+        self.told.lock().at_hand = story;
+    }
+
     pub(super) fn found(&self, story: String) {
         self.told.lock().stories.push(story);
     }
 
-    fn complain(&self, patience: Duration) {
+    /// What was found so far.
+    fn tell(&self) {
         let told = self.told.lock();
-        for story in &told.stories {
-            eprintln!("{story}\n");
+        for story in told.stories.iter().chain(&told.at_hand) {
+            say(format_args!("{story}\n"));
         }
+    }
+
+    fn complain(&self, patience: Duration) {
+        self.tell();
+        let told = self.told.lock();
         let label = self.label.load(Ordering::Relaxed);
         let who = match told.labels.get(label as usize) {
             Some(label) if label.name.is_empty() => {
@@ -110,14 +127,24 @@ impl Pulse {
                      name a task)"
                 .to_string(),
         };
-        eprintln!(
+        say(format_args!(
             "quell: {who}, has kept the thread for {patience:?} without coming back from its poll.\n\
              It blocks (on a lock, a channel of std's, a sleep of std's, the network), or loops \
              without an await, or past such as never have to wait (of a closed channel).\n\
              A checker has one thread, and cannot go on: await instead, or model what blocks.\n\
              Work that only takes long needs more: `Checker::patience`."
-        );
+        ));
     }
+}
+
+/// The process is about to end (invariant 4).
+pub(super) fn say(last_words: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{last_words}");
+}
+
+/// What all explorations of the process have found so far.
+pub(super) fn tell_what_was_found() {
+    DOG.watched.lock().all.iter().for_each(|one| one.pulse.tell());
 }
 
 /// The one thread that watches over all explorations of the process.

@@ -6,8 +6,11 @@
 //!    on threads that run no schedule are printed as ever.
 //! 2. A panic that nobody catches while schedules run is the checker's own, or a wrong use
 //!    of it: it is printed after all.
+//! 3. A panic that may not unwind, for another is unwinding, ends the process: the hook prints
+//!    both, and what was found before.
 
 use super::place::Place;
+use super::pulse;
 use crate::rt::{panic_message, world};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -24,7 +27,14 @@ type Hook = Box<dyn Fn(&panic::PanicHookInfo<'_>) + Sync + Send>;
 thread_local! {
     static QUIET: Cell<u32> = const { Cell::new(0) };
     static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
+    /// The one before that.
+    static BEFORE: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
+
+/// With what the standard library panics where a panic may not unwind, after that panic's own
+/// words: in a drop while another unwinds, and in a function of another language.
+const ENDS: [&str; 2] =
+    ["panic in a destructor during cleanup", "panic in a function that cannot unwind"];
 
 /// What a panic said and where.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,10 +87,29 @@ fn hook(before: Hook) -> Hook {
             return before(info);
         }
         let message = message(info.payload());
+        if ENDS.contains(&&*message) {
+            return tell_the_end();
+        }
         let place = info.location().map(Place::from);
-        let _ = LAST.try_with(|last| last.replace(Some(Panic { message, place })));
+        let last = LAST.try_with(|last| last.replace(Some(Panic { message, place })));
+        let _ = BEFORE.try_with(|before| before.replace(last.ok().flatten()));
         world::tell(|onlooker| onlooker.panics(info.payload()));
     })
+}
+
+/// Invariant 3.
+fn tell_the_end() {
+    pulse::tell_what_was_found();
+    let take = |panic: &RefCell<Option<Panic>>| panic.take();
+    let both = [BEFORE.try_with(take), LAST.try_with(take)];
+    for Panic { message, place } in both.into_iter().filter_map(Result::ok).flatten() {
+        let place = place.map_or(String::new(), |place| format!(" at {place}"));
+        pulse::say(format_args!("quell: a panic{place}:\n{message}\n"));
+    }
+    pulse::say(format_args!(
+        "quell: a panic while another was unwinding ends the process, and no checker can go on: \
+         what is dropped by a panic must not panic."
+    ));
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
@@ -94,6 +123,7 @@ fn message(payload: &(dyn Any + Send)) -> String {
 /// What has panicked before is not asked for any more.
 pub(super) fn forget() {
     LAST.with(|last| last.take());
+    BEFORE.with(|before| before.take());
 }
 
 impl Drop for Quiet {
