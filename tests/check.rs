@@ -388,6 +388,22 @@ fn the_first_violation_may_be_the_last() {
     assert!(report.schedules() < 10);
 }
 
+/// Leaves a task behind, and comes nowhere.
+async fn leaves_a_task(ctx: Context) {
+    let _ = ctx.is_done();
+    check::sometimes("never", false);
+    drop(rt::spawn_named("left", rt::sleep(Duration::from_secs(5))));
+}
+
+#[test]
+fn beside_the_first_violation_nothing_is_said_of_what_was_not_reached() {
+    for injections in [&[Inject::Cancel][..], &[Inject::Cancel, Inject::Drop]] {
+        let report = Checker::new().inject(injections).stop_at_first().run(leaves_a_task);
+        assert_eq!(report.violations().len(), 1, "{report}");
+        assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask);
+    }
+}
+
 // ------------------------------------------------------------------- time and choices
 
 #[test]

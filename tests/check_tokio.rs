@@ -654,3 +654,15 @@ fn what_never_looks_at_its_context_is_not_checked() {
     let report = Checker::tokio().run(|_| time::sleep(Duration::from_millis(1)));
     assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous);
 }
+
+#[test]
+fn beside_the_first_violation_nothing_is_said_of_what_was_not_reached() {
+    let checker = Checker::tokio().inject([Inject::Cancel, Inject::Drop]).stop_at_first();
+    let report = checker.run(|ctx| async move {
+        let _ = ctx.is_done();
+        check::sometimes("never", false);
+        drop(tokio::spawn(time::sleep(Duration::from_secs(5))));
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask);
+}

@@ -20,7 +20,7 @@ use super::log::{Log, What};
 use super::place::Place;
 use super::pulse::{self, Pulse};
 use super::quiet;
-use super::report::{Covered, Report};
+use super::report::{Covered, Early, Report};
 use super::shrink::{Shown, shrink};
 use super::story::Story;
 use super::strategy::{Deviation, Length, Next, Replay, STRIKE, Strategy};
@@ -521,12 +521,11 @@ where
         findings.latest.clear();
         let mut covered = Covered::nothing(kind);
         let mut landed = false;
-        let mut steady = true;
         match session.take_fingerprint() {
             _ if session.has_strays() => report.strays = true,
             Ok(outcome) => (looked, landed) = (looked | outcome.looked, outcome.landed),
             Err(violation) => {
-                steady = false;
+                covered.early = Some(Early::Unsteady);
                 findings.add_told(*violation, &session.pulse);
             }
         }
@@ -556,6 +555,7 @@ where
                 Ok(())
             };
             if plan.stop_at_first && !findings.violations.is_empty() {
+                covered.early.get_or_insert(Early::AtFirst);
                 break;
             }
             if judged.is_ok() && (deeper || is_looked_at_twice(runs)) {
@@ -565,7 +565,7 @@ where
                 }
             }
             if let Err(Diverged(deviations)) = judged {
-                steady = false;
+                covered.early = Some(Early::Unsteady);
                 findings.add_told(session.diverged(&deviations), &session.pulse);
                 break;
             }
@@ -578,7 +578,7 @@ where
             report.merge(&engine.sometimes);
         });
         drop(session);
-        if kind.strikes() && !landed && whole && steady && !report.strays {
+        if kind.strikes() && !landed && whole && covered.early.is_none() && !report.strays {
             let why = match kind {
                 Inject::Panic => {
                     "no injection landed: the body has come to no `check::fault` point"
@@ -593,7 +593,7 @@ where
             break;
         }
     }
-    let whole = whole && !report.strays;
+    let whole = whole && !report.strays && !report.ended_early();
     // Where something was found, something was checked.
     let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
     if !looked && asks && findings.violations.is_empty() && whole {

@@ -32,15 +32,26 @@ pub(super) struct Covered {
     pub(super) schedules: u64,
     pub(super) how: String,
     pub(super) cut: bool,
+    /// Why it has ended early, if no maximum has done that.
+    pub(super) early: Option<Early>,
     /// The injection has come at each point, and not only at some.
     pub(super) everywhere: bool,
+}
+
+/// What has ended the schedules of an injection before they were all run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Early {
+    /// The first violation, as it was to.
+    AtFirst,
+    /// The body is not deterministic.
+    Unsteady,
 }
 
 impl Covered {
     /// So far.
     pub(super) fn nothing(kind: Inject) -> Covered {
         let how = String::new();
-        Covered { kind, points: 0, schedules: 0, how, cut: false, everywhere: true }
+        Covered { kind, points: 0, schedules: 0, how, cut: false, early: None, everywhere: true }
     }
 
     /// The one schedule of a token.
@@ -75,6 +86,11 @@ impl Report {
                 None => self.sometimes.push((name, reached)),
             }
         }
+    }
+
+    /// Whether what was found has ended it early: it proves nothing of what was not reached.
+    pub(super) fn ended_early(&self) -> bool {
+        self.covered.iter().any(|covered| covered.early.is_some())
     }
 
     pub(super) fn finish(&mut self, violations: Vec<Violation>) {

@@ -23,7 +23,7 @@ use super::label::{self, Labels};
 use super::place::Place;
 use super::pulse::{self, Pulse};
 use super::quiet;
-use super::report::{Covered, Report, grouped};
+use super::report::{Covered, Early, Report, grouped};
 use super::story::{Story, time};
 use super::token::{ReplayError, Token};
 use super::violation::{Violation, ViolationKind};
@@ -97,14 +97,8 @@ where
     };
     for &kind in kinds {
         let mut landed = false;
-        let mut covered = Covered {
-            kind,
-            points: 0,
-            schedules: 0,
-            how: "tokio's schedule".to_string(),
-            cut: false,
-            everywhere: true,
-        };
+        let how = "tokio's schedule".to_string();
+        let mut covered = Covered { how, ..Covered::nothing(kind) };
         let mut target = None;
         loop {
             if target.is_some_and(|target| u64::from(target) >= most) {
@@ -126,6 +120,9 @@ where
                 }
             }
             let enough = plan.stop_at_first && !findings.violations.is_empty();
+            if enough {
+                covered.early = Some(Early::AtFirst);
+            }
             if over || kind == Inject::None || enough {
                 break;
             }
@@ -133,17 +130,20 @@ where
             let from = target.map_or(0, |target| target + 1);
             target = (from..).find(|&next| in_part(Some(next)));
         }
-        if kind.strikes() && !landed && plan.shard.1 == 1 {
+        if kind.strikes() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
             findings.violations.push(vacuous("no injection landed".to_string()));
         }
         report.covered.push(covered);
+        if plan.stop_at_first && !findings.violations.is_empty() {
+            break;
+        }
     }
     let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
     if asks && !looked && findings.violations.is_empty() {
         let why = "no schedule ever looked at the context";
         findings.violations.push(vacuous(why.to_string()));
     }
-    if plan.shard.1 == 1 {
+    if plan.shard.1 == 1 && !report.ended_early() {
         let never = report.sometimes.iter().filter(|(_, reached)| !reached);
         findings.violations.extend(
             never.map(|(name, _)| vacuous(format!("in no schedule was it ever so: `{name}`"))),
