@@ -404,6 +404,28 @@ fn beside_the_first_violation_nothing_is_said_of_what_was_not_reached() {
     }
 }
 
+/// Whoever holds the item when the end comes drops it.
+async fn loses_one_item(ctx: Context) {
+    let (send, mut receive) = mpsc::channel(1);
+    let inside = ctx.clone();
+    let reader = rt::spawn_named("reader", async move {
+        if let Ok(Some(item)) = inside.run(receive.recv()).await {
+            check::Tracked::settle(item);
+        }
+    });
+    let item = check::Tracked::new(1);
+    let _ = ctx.run(send.send(item)).await;
+    reader.await.unwrap();
+}
+
+#[test]
+fn an_item_is_lost_once_whoever_held_it() {
+    let report = Checker::new().run(loses_one_item);
+    let all: Vec<_> = report.violations().iter().map(|v| (v.kind(), v.task())).collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::LostItem);
+}
+
 // ------------------------------------------------------------------- time and choices
 
 #[test]

@@ -84,10 +84,11 @@ impl Violation {
         &self.replay
     }
 
-    /// Whether both tell of one thing: kind, task and line.
+    /// Whether both tell of one thing: kind, task and line. Of an item that is lost the task is
+    /// whoever happened to hold it.
     pub(super) fn is_same_as(&self, other: &Violation) -> bool {
         self.kind == other.kind
-            && self.task == other.task
+            && (self.task == other.task || self.kind == ViolationKind::LostItem)
             && self.waiting_at == other.waiting_at
             && (self.waiting_at.is_some() || self.waiting_for == other.waiting_for)
     }
