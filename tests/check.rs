@@ -426,6 +426,30 @@ fn an_item_is_lost_once_whoever_held_it() {
     assert_eq!(report.violations()[0].kind(), ViolationKind::LostItem);
 }
 
+/// What it yields goes by how often it was run before.
+fn never_twice_the_same() -> impl Fn(Context) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+    let runs = std::rc::Rc::new(std::cell::Cell::new(0_u32));
+    move |ctx| {
+        let yields = runs.get() % 7;
+        runs.set(runs.get() + 1);
+        Box::pin(async move {
+            check::sometimes("never", false);
+            for _ in 0..yields {
+                let _ = ctx.run(rt::yield_now()).await;
+            }
+        })
+    }
+}
+
+#[test]
+fn a_body_that_goes_its_own_ways_is_told_so_once_and_nothing_else() {
+    for injections in [&[Inject::Cancel][..], &[Inject::Cancel, Inject::Drop, Inject::Deadline]] {
+        let report = Checker::new().inject(injections).run(never_twice_the_same());
+        assert_eq!(report.violations().len(), 1, "{report}");
+        assert_eq!(report.violations()[0].kind(), ViolationKind::Nondeterministic);
+    }
+}
+
 // ------------------------------------------------------------------- time and choices
 
 #[test]

@@ -85,12 +85,15 @@ impl Violation {
     }
 
     /// Whether both tell of one thing: kind, task and line. Of an item that is lost the task is
-    /// whoever happened to hold it.
+    /// whoever happened to hold it; of a body that is not deterministic it is chance at which
+    /// event that shows.
     pub(super) fn is_same_as(&self, other: &Violation) -> bool {
         self.kind == other.kind
             && (self.task == other.task || self.kind == ViolationKind::LostItem)
             && self.waiting_at == other.waiting_at
-            && (self.waiting_at.is_some() || self.waiting_for == other.waiting_for)
+            && (self.waiting_at.is_some()
+                || self.kind == ViolationKind::Nondeterministic
+                || self.waiting_for == other.waiting_for)
     }
 
     pub(super) fn story(&self) -> &Story {
