@@ -450,6 +450,23 @@ fn a_body_that_goes_its_own_ways_is_told_so_once_and_nothing_else() {
     }
 }
 
+#[test]
+fn a_check_that_ended_early_is_not_complete_and_says_so() {
+    for checker in [Checker::new(), Checker::exhaustive(), Checker::random(1, 100)] {
+        let report = checker.stop_at_first().run(leaves_a_task);
+        assert!(!report.complete(), "{report}");
+        let covered = report.covered();
+        assert!(covered.ends_with("(ended with the first violation)"), "{covered}");
+        assert!(covered.contains("at some of"), "{covered}");
+        assert!(!covered.contains("every schedule"), "{covered}");
+        assert!(!report.to_string().contains("maximum"), "{report}");
+    }
+    let report = Checker::new().run(never_twice_the_same());
+    assert!(!report.complete(), "{report}");
+    let covered = report.covered();
+    assert!(covered.ends_with("(ended where the body is not deterministic)"), "{covered}");
+}
+
 // ------------------------------------------------------------------- time and choices
 
 #[test]

@@ -665,4 +665,5 @@ fn beside_the_first_violation_nothing_is_said_of_what_was_not_reached() {
     });
     assert_eq!(report.violations().len(), 1, "{report}");
     assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask);
+    assert!(!report.complete() && report.covered().ends_with("(ended with the first violation)"));
 }

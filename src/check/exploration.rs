@@ -572,9 +572,12 @@ where
             goes_on = outcome.then_next();
         }
         here(|engine| {
+            covered.cut |= engine.strategy.was_cut();
+            if covered.early.is_some() {
+                engine.strategy.ends_early();
+            }
             covered.how = engine.strategy.covered();
             covered.everywhere = engine.strategy.is_everywhere();
-            covered.cut |= engine.strategy.was_cut();
             report.merge(&engine.sometimes);
         });
         drop(session);

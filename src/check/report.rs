@@ -97,7 +97,7 @@ impl Report {
         self.violations = violations;
         self.schedules = self.covered.iter().map(|covered| covered.schedules).sum();
         self.points = self.covered.iter().map(|covered| covered.points).max().unwrap_or(0);
-        self.complete = !self.covered.iter().any(|covered| covered.cut);
+        self.complete = !self.covered.iter().any(|covered| covered.cut) && !self.ended_early();
     }
 }
 
@@ -123,7 +123,8 @@ impl Report {
         u64::from(self.points)
     }
 
-    /// Whether every schedule that was asked for was run: no maximum has cut anything.
+    /// Whether every schedule that was asked for was run: no maximum has cut anything, and
+    /// nothing that was found has ended it early.
     pub fn complete(&self) -> bool {
         self.complete
     }
@@ -180,7 +181,12 @@ impl fmt::Display for Covered {
             }
         }
         write!(f, ": {}", many(self.schedules, "schedule"))?;
-        if self.cut { f.write_str(" (cut short by a maximum)") } else { Ok(()) }
+        match self.early {
+            Some(Early::AtFirst) => f.write_str(" (ended with the first violation)"),
+            Some(Early::Unsteady) => f.write_str(" (ended where the body is not deterministic)"),
+            None if self.cut => f.write_str(" (cut short by a maximum)"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -196,7 +202,7 @@ impl fmt::Display for Report {
         if self.shard.1 > 1 {
             write!(f, " (part {} of {})", self.shard.0, self.shard.1)?;
         }
-        if !self.complete && self.must_be_complete {
+        if self.covered.iter().any(|covered| covered.cut) && self.must_be_complete {
             f.write_str("\na maximum has cut it short, and it was required to be complete")?;
         }
         for violation in &self.violations {

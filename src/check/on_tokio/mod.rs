@@ -121,7 +121,7 @@ where
             }
             let enough = plan.stop_at_first && !findings.violations.is_empty();
             if enough {
-                covered.early = Some(Early::AtFirst);
+                (covered.early, covered.everywhere) = (Some(Early::AtFirst), false);
             }
             if over || kind == Inject::None || enough {
                 break;

@@ -79,6 +79,10 @@ impl Strategy for Both {
         }
     }
 
+    fn ends_early(&mut self) {
+        self.current().ends_early();
+    }
+
     fn covered(&self) -> String {
         match &self.second {
             Some(second) => {

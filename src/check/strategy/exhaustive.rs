@@ -279,6 +279,10 @@ impl Strategy for Exhaustive {
         }
     }
 
+    fn ends_early(&mut self) {
+        self.cut_short();
+    }
+
     fn covered(&self) -> String {
         let delays = |n: u32| match n {
             0 => "without a delay".to_string(),

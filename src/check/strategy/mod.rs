@@ -104,6 +104,9 @@ pub(super) trait Strategy: fmt::Debug {
     /// The schedule has come to its end.
     fn over(&mut self, _length: Length) {}
 
+    /// There will be no other schedule, though it has not come to its end.
+    fn ends_early(&mut self) {}
+
     /// What it has gone through, in words.
     fn covered(&self) -> String;
 
