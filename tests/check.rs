@@ -684,6 +684,24 @@ fn an_empty_list_of_injections_is_refused() {
 }
 
 #[test]
+fn no_schedule_no_step_and_no_point_at_all_is_refused() {
+    let refused = |make: fn() -> Checker| {
+        let said = std::panic::catch_unwind(make).expect_err("it is refused");
+        said.downcast_ref::<String>().cloned().unwrap_or_default()
+    };
+    for make in [
+        (|| Checker::random(1, 0)) as fn() -> Checker,
+        || Checker::pct(1, 3, 0),
+        || Checker::new().max_schedules(0),
+        || Checker::new().max_steps(0),
+        || Checker::new().max_points(0),
+    ] {
+        let said = refused(make);
+        assert!(said.contains("checks nothing; pass 1 or more"), "{said:?}");
+    }
+}
+
+#[test]
 fn a_body_that_waits_for_a_thread_is_told_that_it_does() {
     let report = Checker::new().stop_at_first().run(|ctx| async move {
         let (tell, mut told) = tokio::sync::oneshot::channel();

@@ -14,6 +14,14 @@ use std::time::Duration;
 pub(super) const USUAL: Limits =
     Limits { steps: 10_000, points: 1_000, stop_within: 1_000_000_000 };
 
+/// # Panics
+///
+/// When there is none of it.
+#[track_caller]
+fn require_some(number: impl Into<u64>, what: &str) {
+    assert!(number.into() > 0, "quell: no {what} at all checks nothing; pass 1 or more");
+}
+
 const SEED: u64 = 0x5EED;
 const SCHEDULES: u64 = 100_000;
 
@@ -72,13 +80,25 @@ impl Checker {
     }
 
     /// So many schedules at random. The same seed gives the same schedules.
+    ///
+    /// # Panics
+    ///
+    /// When there are none.
+    #[track_caller]
     pub fn random(seed: u64, schedules: u64) -> Checker {
+        require_some(schedules, "schedule");
         Checker::of(How::Random { seed, schedules })
     }
 
     /// So many schedules by random priorities that change `depth - 1` times: good at
     /// bugs that need a few things in one order, among many tasks.
+    ///
+    /// # Panics
+    ///
+    /// When there are none.
+    #[track_caller]
     pub fn pct(seed: u64, depth: u32, schedules: u64) -> Checker {
+        require_some(schedules, "schedule");
         Checker::of(How::Pct { seed, depth, schedules })
     }
 
@@ -145,19 +165,37 @@ impl Checker {
     }
 
     /// The most schedules, over all injections: 100,000, unless this is called.
+    ///
+    /// # Panics
+    ///
+    /// When there are none.
+    #[track_caller]
     pub fn max_schedules(mut self, schedules: u64) -> Checker {
+        require_some(schedules, "schedule");
         self.schedules = Some(schedules);
         self
     }
 
     /// The most polls in a schedule, before the injection and again after it: 10,000.
+    ///
+    /// # Panics
+    ///
+    /// When there are none.
+    #[track_caller]
     pub fn max_steps(mut self, steps: u32) -> Checker {
+        require_some(steps, "step");
         self.limits.steps = steps;
         self
     }
 
     /// The most points at which the injection is tried: 1,000.
+    ///
+    /// # Panics
+    ///
+    /// When there are none.
+    #[track_caller]
     pub fn max_points(mut self, points: u32) -> Checker {
+        require_some(points, "point");
         self.limits.points = points;
         self
     }
