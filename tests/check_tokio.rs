@@ -667,3 +667,11 @@ fn beside_the_first_violation_nothing_is_said_of_what_was_not_reached() {
     assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask);
     assert!(!report.complete() && report.covered().ends_with("(ended with the first violation)"));
 }
+
+#[test]
+fn of_a_part_nobody_says_that_nothing_was_checked() {
+    for part in [1, 2] {
+        let checker = Checker::tokio().shard(part, 2);
+        checker.run(|_| time::sleep(Duration::from_secs(1))).assert_clean();
+    }
+}
