@@ -63,7 +63,7 @@ impl Animal {
                 && violation.task() == self.task
                 && violation.waiting_at().map(quell::check::Place::line) == self.line()
         };
-        if report.violations().iter().find(right).is_some() {
+        if report.violations().iter().filter(right).count() == 1 && report.violations().len() == 1 {
             return None;
         }
         let found = report.violations().iter();
