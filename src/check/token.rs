@@ -151,7 +151,14 @@ impl Token {
             return Err(malformed("tokio's schedule has no other decisions"));
         }
         let in_order = token.deviations.windows(2).all(|pair| pair[0].at < pair[1].at);
-        if in_order { Ok(token) } else { Err(malformed("its decisions are not in order")) }
+        if !in_order {
+            return Err(malformed("its decisions are not in order"));
+        }
+        // One schedule is one word: no sign, no number twice, each in its place.
+        if token.to_string() != text {
+            return Err(malformed("nothing but quell's own way to write it will do"));
+        }
+        Ok(token)
     }
 
     fn add(&mut self, word: &str) -> Option<()> {
@@ -162,8 +169,8 @@ impl Token {
         }
         let (letter, number) = word.split_at_checked(1)?;
         match letter {
-            "s" => self.steps = Some(number.parse().ok()?),
-            "p" => self.points = Some(number.parse().ok()?),
+            "s" => self.steps = Some(number.parse().ok().filter(|&steps| steps > 0)?),
+            "p" => self.points = Some(number.parse().ok().filter(|&points| points > 0)?),
             "w" => self.nanos = Some(number.parse::<u64>().ok()?.checked_mul(1_000)?),
             "n" => self.nanos = Some(number.parse().ok()?),
             "i" => self.deviations.push(Deviation { at: number.parse().ok()?, value: STRIKE }),
@@ -238,5 +245,20 @@ mod tests {
         assert!(why("q1c-00000001-i7.5x1").contains("order"));
         assert!(why("q1c-00000001-i7-").contains("after its end"));
         assert!(why("q1c-00000001-k7.i7").contains("no other decisions"));
+        // One schedule is one word: there is no other way to write it.
+        for other in [
+            "q1c-+0000001-i7",
+            "q1c-0000000A-i7",
+            "q1c-00000001-s1.s2",
+            "q1c-00000001-w1.n1",
+            "q1c-00000001-i+7",
+            "q1c-00000001-i07",
+            "q1c-00000001-i7.s5",
+            "q1c-00000001-.i7",
+        ] {
+            assert!(why(other).contains("quell's own way"), "{other}: {}", why(other));
+        }
+        assert!(why("q1c-00000001-s0").contains("`s0` says nothing"));
+        assert!(why("q1c-00000001-p0").contains("`p0` says nothing"));
     }
 }
