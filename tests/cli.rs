@@ -172,6 +172,8 @@ fn what_cannot_be_understood_is_status_2_and_says_why() {
         (&["check", "--replay", "hello"], "no replay token"),
         (&["check", "--replay", "q9c-00000000-"], "version `q9`"),
         (&["check", "--seed", "many"], "not a number"),
+        (&["check", "--schedules", "99999999999999999999"], "the most is 18446744073709551615"),
+        (&["check", "--shard", "1/99999999999999999999"], "the most is 18446744073709551615"),
         (&["check", "--seed", "3"], "pass `--strategy random`"),
         (&["check", "--seed", "3", "--strategy", "exhaustive"], "pass `--strategy random`"),
         (&["check", "--schedules", "0"], "checks nothing"),

@@ -15,6 +15,7 @@ use quell::check::{Checker, ReplayError};
 use scenarios::{SCENARIOS, Scenario};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal as _};
+use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -50,8 +51,7 @@ fn command() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
     };
-    let number = |text: &str| text.parse::<u64>().map_err(|_| "not a number".to_string());
-    let schedules = move |text: &str| match number(text)? {
+    let schedules = |text: &str| match number(text)? {
         0 => Err("no schedule checks nothing; pass 1 or more".to_string()),
         n => Ok(n),
     };
@@ -97,13 +97,18 @@ fn command() -> Command {
         .subcommand(Command::new("list").about("Names the built-in scenarios"))
 }
 
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => format!("too many: the most is {}", u64::MAX),
+        _ => "not a number".to_string(),
+    })
+}
+
 fn shard(text: &str) -> Result<(u64, u64), String> {
-    let parts = text.split_once('/');
-    let parts = parts.and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
-    match parts {
-        Some((part, of)) if part >= 1 && part <= of => Ok((part, of)),
-        Some((part, of)) => Err(format!("there is no part {part} of {of}: I/N wants 1 ≤ I ≤ N")),
-        None => Err("write it as I/N, such as 2/8".to_string()),
+    let (part, of) = text.split_once('/').ok_or("write it as I/N, such as 2/8")?;
+    match (number(part)?, number(of)?) {
+        (part, of) if part >= 1 && part <= of => Ok((part, of)),
+        (part, of) => Err(format!("there is no part {part} of {of}: I/N wants 1 ≤ I ≤ N")),
     }
 }
 
