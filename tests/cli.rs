@@ -68,6 +68,18 @@ fn a_token_it_prints_replays_and_is_a_violation() {
 }
 
 #[test]
+fn a_line_of_json_says_which_part_it_is_of() {
+    let args = ["check", "contexts", "--schedules", "100", "--json"];
+    let shard = |more: &[&str]| {
+        let (_, out, _) = quell(&[&args[..], more].concat());
+        let line: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+        line["shard"].clone()
+    };
+    assert_eq!(shard(&["--shard", "2/3"]), "2/3");
+    assert_eq!(shard(&[]), "1/1");
+}
+
+#[test]
 fn its_page_needs_no_network() {
     let file = std::env::temp_dir().join(format!("quell-{}.html", std::process::id()));
     let name = file.to_str().unwrap();

@@ -18,6 +18,9 @@ use std::io::{self, ErrorKind, IsTerminal as _};
 use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 
+/// The part that is the whole.
+const WHOLE: (u64, u64) = (1, 1);
+
 fn main() -> ExitCode {
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
@@ -122,6 +125,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
     let json = matches.get_flag("json");
     let named = matches.contains_id("name");
     let part = matches.contains_id("shard");
+    let shard = shard_of(matches);
     let strategy = matches.get_one::<String>("strategy").expect("it has a default");
     if matches.contains_id("seed") && !["random", "pct"].contains(&strategy.as_str()) {
         return Err(format!(
@@ -149,7 +153,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
         let well = scenario.is_as_expected(&report) || (part && report.is_clean());
         all_well &= if named { report.is_clean() } else { well };
         if json {
-            print::json(scenario, strategy, &report, well);
+            print::json(scenario, strategy, shard, &report, well);
         } else {
             print::row(scenario, strategy, &report, well);
         }
@@ -202,10 +206,12 @@ fn checker(matches: &ArgMatches, scenario: &Scenario) -> Checker {
         _ => Checker::new().max_schedules(most),
     };
     let checker = checker.inject(scenario.inject);
-    match matches.get_one::<(u64, u64)>("shard") {
-        Some(&(part, of)) => checker.shard(part, of),
-        None => checker,
-    }
+    let (part, of) = shard_of(matches);
+    checker.shard(part, of)
+}
+
+fn shard_of(matches: &ArgMatches) -> (u64, u64) {
+    matches.get_one("shard").copied().unwrap_or(WHOLE)
 }
 
 fn replay(
@@ -221,7 +227,8 @@ fn replay(
             Err(error) => return Err(error.to_string()),
             Ok(report) => {
                 if json {
-                    print::json(scenario, "replay", &report, scenario.is_as_expected(&report));
+                    let well = scenario.is_as_expected(&report);
+                    print::json(scenario, "replay", WHOLE, &report, well);
                 } else {
                     print::replayed(scenario, &report);
                 }

@@ -124,7 +124,13 @@ pub(crate) fn one_page(pages: &[(&str, String)]) -> String {
     whole + BODY.1 + "</html>\n"
 }
 
-pub(crate) fn json(scenario: &Scenario, strategy: &str, report: &Report, well: bool) {
+pub(crate) fn json(
+    scenario: &Scenario,
+    strategy: &str,
+    (part, of): (u64, u64),
+    report: &Report,
+    well: bool,
+) {
     let violations: Vec<_> = report
         .violations()
         .iter()
@@ -146,7 +152,7 @@ pub(crate) fn json(scenario: &Scenario, strategy: &str, report: &Report, well: b
         })
         .collect();
     say!(
-        "{{\"scenario\":{},\"strategy\":{},\"as_expected\":{well},\"clean\":{},\"complete\":{},\"schedules\":{},\
+        "{{\"scenario\":{},\"strategy\":{},\"shard\":\"{part}/{of}\",\"as_expected\":{well},\"clean\":{},\"complete\":{},\"schedules\":{},\
          \"points\":{},\"seconds\":{:.3},\"violations\":[{}]}}",
         quoted(scenario.name),
         quoted(strategy),
