@@ -33,7 +33,11 @@ pub(super) struct Job {
 
 enum State {
     Waiting(Box<dyn FnOnce() + Send>),
-    Running(ThreadId),
+    Running {
+        by: ThreadId,
+        /// Whether somebody waits for the end of it.
+        awaited: bool,
+    },
     /// It has run, or was stopped.
     Over,
 }
@@ -101,10 +105,11 @@ impl AfterFunc {
             return true;
         }
         let mut state = self.job.state.lock();
-        while let State::Running(by) = *state {
-            if by == thread::current().id() || skip(Break::StopDoesNotWait) {
+        while let State::Running { by, awaited } = &mut *state {
+            if *by == thread::current().id() || skip(Break::StopDoesNotWait) {
                 break;
             }
+            *awaited = true;
             state = crate::sync::wait(&self.job.finished, state);
         }
         false
@@ -115,7 +120,7 @@ impl fmt::Debug for AfterFunc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match *self.job.state.lock() {
             State::Waiting(_) => "waiting",
-            State::Running(_) => "running",
+            State::Running { .. } => "running",
             State::Over => "over",
         };
         f.debug_struct("AfterFunc").field("state", &format_args!("{state}")).finish()
@@ -139,15 +144,19 @@ impl Job {
         }
         match std::mem::replace(&mut *state, next) {
             State::Waiting(f) => Some(f),
-            State::Running(_) | State::Over => unreachable!("looked at under the same lock"),
+            State::Running { .. } | State::Over => unreachable!("looked at under the same lock"),
         }
     }
 
     fn run(&self) {
-        let Some(f) = self.take_as(State::Running(thread::current().id())) else { return };
+        let running = State::Running { by: thread::current().id(), awaited: false };
+        let Some(f) = self.take_as(running) else { return };
         quietly(f);
-        *self.state.lock() = State::Over;
-        self.finished.notify_all();
+        let ran = std::mem::replace(&mut *self.state.lock(), State::Over);
+        // The system is not asked for nothing.
+        if matches!(ran, State::Running { awaited: true, .. }) {
+            self.finished.notify_all();
+        }
     }
 }
 
