@@ -389,6 +389,32 @@ fn time_stands_still_only_where_it_does() {
     assert!(told(0).contains("comes to no end, while time stands still\n"), "{}", told(0));
 }
 
+/// It hears at once, and then takes its time.
+async fn takes(ctx: Context, long: u64) {
+    let _ = ctx.run(rt::sleep(Duration::from_millis(950))).await;
+    rt::sleep(Duration::from_millis(long)).await;
+}
+
+/// Beside somebody who is woken each second.
+async fn takes_beside_a_heart(ctx: Context) {
+    let inside = ctx.clone();
+    let heart = rt::spawn_named("heart", async move {
+        let mut beats = rt::interval(Duration::from_secs(1));
+        while inside.run(beats.tick()).await.is_ok() {}
+    });
+    let _ = ctx.run(rt::sleep(Duration::from_secs(10))).await;
+    rt::sleep(Duration::from_millis(20)).await;
+    heart.await.unwrap();
+}
+
+#[test]
+fn time_that_moves_though_tasks_are_ready_is_none_of_the_time_they_have_to_stop() {
+    Checker::new().run(|ctx| takes(ctx, 100)).assert_clean();
+    Checker::new().max_schedules(5_000).run(takes_beside_a_heart).assert_clean();
+    let report = Checker::new().run(|ctx| takes(ctx, 1_001));
+    assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask, "{report}");
+}
+
 // -------------------------------------------------------------------------- determinism
 
 /// Which arm is tried first is tokio's to choose, and matters only where both are ready.

@@ -342,6 +342,7 @@ impl Engine {
         if self.ready.len() > 1 || time {
             let passed_over = self.turn(time);
             if passed_over == self.ready.len() {
+                self.gives_back_what_passes();
                 return if self.jumps_next() { Step::Strike } else { Step::Tick };
             }
             if passed_over > 8 {
@@ -399,6 +400,13 @@ impl Engine {
             return Step::Strike;
         }
         Step::Tick
+    }
+
+    /// Time is about to move though tasks are ready: for that they are not to blame, so it is
+    /// none of the time that they have to stop.
+    fn gives_back_what_passes(&mut self) {
+        let passes = self.clock.next().map_or(0, |due| due - self.clock.now);
+        self.until = self.until.map(|until| until.saturating_add(passes));
     }
 
     fn may_move_to(&self, due: u64) -> bool {
