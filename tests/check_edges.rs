@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Barrier, mpsc, oneshot, watch};
 
 mod library;
 
@@ -475,6 +475,67 @@ fn names_that_are_counted_on_from_schedule_to_schedule_are_told_as_what_differs(
     let spawned = format!("the task spawned at tests/check_edges.rs:{}:", line!() - 6);
     assert!(why.starts_with(&spawned), "{why}");
     assert!(why.contains("was once called `worker-") && why.contains("begin anew"), "{why}");
+}
+
+type Orders = Mutex<BTreeSet<Vec<usize>>>;
+
+/// Tokio draws by chance in which of eight lists each of them waits, and wakes list by list.
+async fn watched(ctx: Context, orders: &Orders) {
+    let (tell, told) = watch::channel(false);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let watchers = [1, 2, 3].map(|nth| {
+        let (mut told, order) = (told.clone(), Arc::clone(&order));
+        rt::spawn(async move {
+            // Also when the other half goes.
+            let _ = told.wait_for(|is| *is).await;
+            order.lock().unwrap().push(nth);
+        })
+    });
+    let _ = ctx.run(rt::sleep(Duration::from_secs(5))).await;
+    let _ = tell.send(true);
+    for watcher in watchers {
+        watcher.await.unwrap();
+    }
+    orders.lock().unwrap().insert(order.lock().unwrap().clone());
+}
+
+async fn at_a_barrier(ctx: Context) {
+    let barrier = Arc::new(Barrier::new(3));
+    let parties = [1, 2].map(|_| {
+        let barrier = Arc::clone(&barrier);
+        rt::spawn(async move {
+            let _ = barrier.wait().await;
+        })
+    });
+    barrier.wait().await;
+    for party in parties {
+        party.await.unwrap();
+    }
+    ctx.done().await;
+}
+
+#[test]
+fn who_is_woken_in_an_order_of_chance_has_turns_in_one_of_the_checkers() {
+    let orders = Orders::default();
+    Checker::new()
+        .inject([Inject::Cancel, Inject::Drop])
+        .run(|ctx| watched(ctx, &orders))
+        .assert_clean();
+    assert_eq!(orders.lock().unwrap().len(), 6, "{orders:?}");
+    Checker::new().run(at_a_barrier).assert_clean();
+}
+
+#[test]
+fn who_is_woken_in_an_order_of_chance_is_told_in_the_same_words_each_time() {
+    let body = |ctx: Context| async move {
+        let orders = Orders::default();
+        watched(ctx, &orders).await;
+        pending::<()>().await;
+    };
+    let stories: BTreeSet<_> = (0..10)
+        .map(|_| Checker::new().max_schedules(4).run(body).violations()[0].to_string())
+        .collect();
+    assert_eq!(stories.len(), 1, "{stories:?}");
 }
 
 #[test]

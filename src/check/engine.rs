@@ -15,6 +15,8 @@
 //!    (`world::only_count`) while a task is polled, and then only: `settle_looks`, before
 //!    anybody else's code runs, takes them over. A schedule that is told does without, and
 //!    comes to the same hash.
+//! 6. Who comes into line between two decisions lines up by number: some libraries wake by
+//!    chance. (A `watch` of tokio's draws one of eight lists for each that waits.)
 
 use super::clock::Clock;
 pub(super) use super::current::{enter, here, leave, try_with, with};
@@ -57,6 +59,8 @@ pub(super) struct Engine {
     /// The most that there were at once.
     most_alive: u32,
     ready: VecDeque<u32>,
+    /// So many of those were in line at the last decision.
+    in_line: usize,
     pub(super) current: u32,
     pub(super) clock: Clock,
     /// Time does not move beyond this.
@@ -120,6 +124,7 @@ impl Engine {
             alive: 0,
             most_alive: 0,
             ready: VecDeque::new(),
+            in_line: 0,
             current: NOBODY,
             clock: Clock::default(),
             until: None,
@@ -156,7 +161,7 @@ impl Engine {
     pub(super) fn reset(&mut self, run: usize) {
         self.run = run;
         self.mark = (run % usize::from(u16::MAX)) as u16 + 1;
-        (self.alive, self.most_alive) = (0, 0);
+        (self.alive, self.most_alive, self.in_line) = (0, 0, 0);
         self.ready.clear();
         self.current = NOBODY;
         self.until = None;
@@ -280,7 +285,9 @@ impl Engine {
         let before = std::mem::replace(&mut self.tasks[task as usize].state, State::Ended);
         if before == State::Queued {
             // The body was dropped: nobody else ends but in its own turn, out of line.
+            self.line_up();
             self.ready.retain(|&queued| queued != task);
+            self.in_line = self.ready.len();
         }
         self.alive -= 1;
         self.mix(u64::from(task) << 8 | 1);
@@ -291,6 +298,9 @@ impl Engine {
 
     /// What to do next, after this.
     pub(super) fn step(&mut self, turned: Turned, hand: &mut Hand) -> Step {
+        if self.ready.len() > self.in_line + 1 {
+            self.line_up();
+        }
         match turned {
             Turned::Nobody => {}
             Turned::Waits(task) => self.pending(task, hand.future.take()),
@@ -299,7 +309,16 @@ impl Engine {
         if signal::is_any_elsewhere() {
             self.note_threads();
         }
-        self.next(hand)
+        let step = self.next(hand);
+        self.in_line = self.ready.len();
+        step
+    }
+
+    /// Invariant 6.
+    fn line_up(&mut self) {
+        if !self.ready.range(self.in_line..).is_sorted() {
+            self.ready.make_contiguous()[self.in_line..].sort_unstable();
+        }
     }
 
     /// Whether another thread has woken a task, which then is what went wrong.

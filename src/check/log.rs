@@ -109,7 +109,13 @@ pub(super) struct Hung {
 impl Log {
     pub(super) fn add(&mut self, time: u64, task: u32, what: What) {
         if self.notes.len() < MOST {
-            self.notes.push(Note { time, task, what });
+            let mut at = self.notes.len();
+            if matches!(what, What::Woken { .. }) {
+                // As they line up, for the order in which a library wakes may be chance.
+                let later = |note: &&Note| note.what == what && note.task > task;
+                at -= self.notes.iter().rev().take_while(later).count();
+            }
+            self.notes.insert(at, Note { time, task, what });
         } else {
             self.left_out += 1;
         }
