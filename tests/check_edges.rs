@@ -809,6 +809,24 @@ fn a_panic_that_the_program_catches_is_its_own_affair() {
 }
 
 #[test]
+fn who_needs_a_runtime_of_tokios_is_told_how_to_be_checked() {
+    type Body = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+    let bodies: [Body; 2] = [
+        || Box::pin(async { drop(tokio::task::JoinSet::new().spawn(async {})) }),
+        || {
+            Box::pin(async {
+                drop(tokio::time::timeout(Duration::from_secs(1), pending::<()>()).await)
+            })
+        },
+    ];
+    for body in bodies {
+        let report = Checker::new().run(|_ctx| body());
+        let message = panicked(&report).waiting_for().unwrap();
+        assert!(message.contains("; check it with `Checker::tokio()`, or use "), "{message}");
+    }
+}
+
+#[test]
 fn a_wait_that_blocks_the_only_thread_is_told_with_its_line() {
     let report = Checker::new().run(|ctx| async move {
         ctx.wait();

@@ -27,6 +27,10 @@ use std::pin::{Pin, pin};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+/// What to do where there is no runtime.
+const ON_TOKIO: &str = "; check it with `Checker::tokio()`, or use `quell::rt` (`spawn`, `sleep`, `timeout`), \
+                        which needs no runtime";
+
 /// The world of a body that is being checked. What changes is in the engine.
 #[derive(Debug)]
 pub(super) struct Explorer {
@@ -197,11 +201,15 @@ fn note_panic(payload: &(dyn Any + Send)) {
     if panic.was_injected() {
         return;
     }
-    let Panic { message, place } = panic;
+    let Panic { mut message, place } = panic;
     engine::with(|engine| {
         if !engine.closing {
             let task = engine.current;
             engine.note(task, || What::Panicked { message: message.clone() });
+            // As all begin that say that a runtime, or a part of one, is missing.
+            if message.contains("Tokio 1.x ") {
+                message.push_str(ON_TOKIO);
+            }
             engine.goes_wrong(Trouble::Panicked { task, message, place });
         }
     });
