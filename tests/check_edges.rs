@@ -898,6 +898,22 @@ fn a_librarys_future_that_is_a_task_of_its_own_waits_where_it_was_spawned() {
     assert!(!what.contains("unconstrained"), "{report}");
 }
 
+#[test]
+fn who_waits_for_a_group_is_said_to_wait_for_its_tasks() {
+    let report = Checker::new().run(|ctx| async move {
+        let group = Group::new(&ctx);
+        let own = group.clone();
+        let waits = |_| async move { own.wait().await }; // <- group
+        let _ = group.spawn("member", waits).await;
+        drop(group);
+        ctx.done().await;
+    });
+    let violation = &report.violations()[0];
+    assert_eq!(violation.task(), Some("member"), "{report}");
+    assert_eq!(violation.waiting_for(), Some("the end of all tasks of a group"), "{report}");
+    assert_eq!(violation.waiting_at().map(|at| at.line()), Some(line("group")));
+}
+
 // ---------------------------------------------------------------------- other checkers
 
 #[test]

@@ -25,6 +25,9 @@ use std::panic::Location;
 use std::task::Waker;
 use std::time::Duration;
 
+/// How a wait for all of them is called.
+const TASKS: &str = "the end of all tasks of a group";
+
 /// An owner for tasks that work on one thing together.
 ///
 /// The first task that fails or panics ends the group's context, and with it
@@ -182,17 +185,21 @@ impl Group {
     /// # Cancel safety
     ///
     /// Dropped, it changes nothing.
-    pub async fn wait(&self) -> Result<(), Cancelled> {
-        let shared = &self.handle.shared;
-        shared.tasks.over().await;
-        let state = shared.state.lock();
-        match &state.first {
-            Some(cause) => Err(Cancelled::new(cause.clone())),
-            None if state.echoed && !state.ended_itself => {
-                drop(state);
-                shared.ctx.check()
+    #[track_caller]
+    pub fn wait(&self) -> impl Future<Output = Result<(), Cancelled>> + Send + use<'_> {
+        let place = Location::caller();
+        async move {
+            let shared = &self.handle.shared;
+            shared.tasks.over(TASKS, place).await;
+            let state = shared.state.lock();
+            match &state.first {
+                Some(cause) => Err(Cancelled::new(cause.clone())),
+                None if state.echoed && !state.ended_itself => {
+                    drop(state);
+                    shared.ctx.check()
+                }
+                None => Ok(()),
             }
-            None => Ok(()),
         }
     }
 
@@ -216,10 +223,10 @@ impl Group {
             let shared = &self.handle.shared;
             shared.end("the group was shut down".into(), place);
             let (before, mut late) = shared.tasks.late();
-            if rt::timeout(grace, shared.tasks.over()).await.is_err() {
+            if rt::timeout(grace, shared.tasks.over(TASKS, place)).await.is_err() {
                 shared.tasks.note_late();
                 shared.tasks.stop();
-                shared.tasks.over().await;
+                shared.tasks.over(TASKS, place).await;
             }
             // Those too that another shutdown aborted, now or before: they did not end by themselves.
             late.extend(shared.tasks.late_after(before));

@@ -8,7 +8,8 @@
 //! 2. Once stopped, a task that is spawned is aborted at once.
 //! 3. Users' code runs without the lock: futures, their drops, wakers.
 
-use crate::rt::{self, JoinHandle, probe};
+use crate::rt::probe::{self, Wait};
+use crate::rt::{self, JoinHandle};
 use crate::sync::{Arc, Mutex};
 use pin_project_lite::pin_project;
 use slab::Slab;
@@ -156,9 +157,10 @@ impl Tasks {
         self.state.lock().late[count..].to_vec()
     }
 
-    /// Ready when all have ended.
-    pub(crate) fn over(&self) -> Over<'_> {
-        Over { tasks: self, ticket: None }
+    /// Ready when all have ended: those of a group, or of whatever is `what`, for which the line
+    /// `at` waits.
+    pub(crate) fn over(&self, what: &'static str, at: &'static Location<'static>) -> Over<'_> {
+        Over { tasks: self, wait: Wait { what, at, of: 0 }, ticket: None }
     }
 
     fn remove(&self, key: usize) {
@@ -263,6 +265,7 @@ impl<F: Future, E: FnOnce(Ending<F::Output>)> Future for Owned<F, E> {
 /// The future of [`Tasks::over`].
 pub(crate) struct Over<'a> {
     tasks: &'a Tasks,
+    wait: Wait,
     ticket: Option<usize>,
 }
 
@@ -286,6 +289,7 @@ impl Future for Over<'_> {
         };
         drop(state);
         drop(before);
+        probe::waits(|| self.wait);
         Poll::Pending
     }
 }

@@ -149,7 +149,7 @@ impl<T: Send + 'static> Results<T> {
         drop(self);
         async move {
             let engine = engine.expect("it is over");
-            engine.tasks.over().await;
+            engine.tasks.over("the end of all tasks of a pipeline", place).await;
             let report = Report::of(&engine, read);
             if !report.conserved() {
                 probe::lost("an item of a pipeline", place);
