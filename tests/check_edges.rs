@@ -826,6 +826,37 @@ fn who_needs_a_runtime_of_tokios_is_told_how_to_be_checked() {
     }
 }
 
+/// Its item is lost with the injected panic, and another without it.
+async fn panics_with_an_item(ctx: Context, loses: bool) {
+    let worker = rt::spawn_named("worker", async {
+        let item = check::Tracked::new("an order");
+        check::fault("here");
+        item.settle();
+    });
+    let _ = worker.await;
+    let other = check::Tracked::new(1_u8);
+    if !loses {
+        other.settle();
+    }
+    ctx.is_done();
+}
+
+#[test]
+fn an_item_that_goes_with_an_injected_panic_is_not_lost() {
+    let checkers = [
+        Checker::new(),
+        #[cfg(feature = "tokio")]
+        Checker::tokio(),
+    ];
+    for checker in checkers {
+        let checker = checker.inject(Inject::Panic);
+        checker.run(|ctx| panics_with_an_item(ctx, false)).assert_clean();
+        let report = checker.run(|ctx| panics_with_an_item(ctx, true));
+        assert_eq!(report.violations()[0].kind(), ViolationKind::LostItem);
+        assert_eq!(report.violations()[0].waiting_for(), Some("u8"), "{report}");
+    }
+}
+
 #[test]
 fn a_wait_that_blocks_the_only_thread_is_told_with_its_line() {
     let report = Checker::new().run(|ctx| async move {

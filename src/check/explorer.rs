@@ -151,7 +151,8 @@ impl Onlooker for Explorer {
 
     fn lost(&self, what: &str, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            if !engine.closing {
+            // What goes with an injected panic is excused, as that is.
+            if !engine.closing && !quiet::injected_unwinds() {
                 let task = engine.current;
                 engine.note(task, || What::Lost { what: what.to_string() });
                 let what = what.to_string();

@@ -61,6 +61,12 @@ impl Panic {
     }
 }
 
+/// Whether this thread is unwinding from what the checker has injected.
+pub(super) fn injected_unwinds() -> bool {
+    let injected = |last: &Option<Panic>| last.as_ref().is_some_and(Panic::was_injected);
+    std::thread::panicking() && LAST.with_borrow(injected)
+}
+
 /// Until it is dropped, panics on this thread are kept and not printed.
 #[derive(Debug)]
 pub(super) struct Quiet {

@@ -170,7 +170,7 @@ impl Onlooker for Watcher {
 
     fn lost(&self, what: &str, made_at: &'static Location<'static>) {
         let mut state = self.state.lock();
-        if !state.over {
+        if !state.over && !quiet::injected_unwinds() {
             state.lost.get_or_insert_with(|| (what.to_string(), made_at.into()));
         }
     }
