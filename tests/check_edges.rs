@@ -945,6 +945,33 @@ fn who_waits_for_a_group_is_said_to_wait_for_its_tasks() {
     assert_eq!(violation.waiting_at().map(|at| at.line()), Some(line("group")));
 }
 
+#[test]
+fn a_story_says_where_the_task_that_is_awaited_was_spawned() {
+    let report = Checker::new().run(|_ctx| async {
+        let worker = rt::spawn_named("worker", rt::yield_now()); // <- awaited
+        worker.await.unwrap();
+        pending::<()>().await;
+    });
+    let story = report.violations()[0].to_string();
+    let told = "body    waits for the end of a task, spawned at tests/check_edges.rs";
+    assert!(story.contains(&format!("{told}:{}:", line("awaited"))), "{story}");
+}
+
+#[test]
+fn a_story_says_who_waits_for_what_is_another_librarys() {
+    let report = Checker::new().run(|_ctx| async {
+        let (send, receive) = oneshot::channel::<()>();
+        let other = rt::spawn_named("other", async { drop(receive.await) });
+        rt::yield_now().await;
+        drop(send);
+        other.await.unwrap();
+        pending::<()>().await;
+    });
+    let story = report.violations()[0].to_string();
+    assert!(story.contains("other  waits for what is not quell's\n"), "{story}");
+    assert_eq!(story.matches("not quell's").count(), 2, "once each, `other` and the body: {story}");
+}
+
 // ---------------------------------------------------------------------- other checkers
 
 #[test]

@@ -275,7 +275,9 @@ impl Engine {
         if again {
             self.ready.push_back(task);
         }
-        self.note(task, || What::Waits);
+        if let Some(log) = self.log.as_mut().filter(|_| !self.closing && !again) {
+            log.turn_is_over(self.clock.now, task);
+        }
     }
 
     /// A task has ended.

@@ -27,7 +27,7 @@ pub(super) enum What {
         what: &'static str,
         at: &'static Location<'static>,
     },
-    /// The end of a turn after which it goes on.
+    /// It waits, and no future of quell's has said for what.
     Waits,
     Ended,
     Woken {
@@ -142,6 +142,13 @@ impl Log {
         match hangs.last_mut() {
             Some(last) if last.wait.is_none() => last.wait = Some(wait),
             _ => hangs.push(Hang { clone: 0, wait: Some(wait), trace: None }),
+        }
+    }
+
+    /// The end of a turn after which it waits.
+    pub(super) fn turn_is_over(&mut self, time: u64, task: u32) {
+        if self.hangs(task).iter().all(|hang| hang.wait.is_none()) {
+            self.add(time, task, What::Waits);
         }
     }
 

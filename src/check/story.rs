@@ -1,7 +1,7 @@
 //! A violation as a story: who was spawned where, what happened in which order, and
 //! where everybody stands at the end.
 
-use super::engine::{BODY, Engine, Landed, NOBODY, State};
+use super::engine::{BODY, Engine, JOIN, Landed, NOBODY, State};
 use super::inject::Inject;
 use super::log::{Log, Note, What};
 use super::place::Place;
@@ -179,8 +179,12 @@ impl Story {
         Some(match &note.what {
             What::Spawned { task } => format!("spawns `{}`", self.name(*task)),
             What::Polled => "runs".to_string(),
+            // A handle knows where its task was spawned, not where it is awaited.
+            What::WaitsFor { what, at } if *what == JOIN => {
+                format!("waits for {what}, spawned at {}", Place::from(*at))
+            }
             What::WaitsFor { what, at } => format!("waits for {what} at {}", Place::from(*at)),
-            What::Waits => return None,
+            What::Waits => "waits for what is not quell's".to_string(),
             What::Ended => "has ended".to_string(),
             What::Woken { by: who } => format!("is woken{}", by(*who)),
             What::Aborted { by: who } => format!("is aborted{}", by(*who)),
