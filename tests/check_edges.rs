@@ -972,6 +972,28 @@ fn a_story_says_who_waits_for_what_is_another_librarys() {
     assert_eq!(story.matches("not quell's").count(), 2, "once each, `other` and the body: {story}");
 }
 
+#[test]
+fn who_waits_for_a_cancel_that_is_not_injected_is_told_that_nobody_cancels() {
+    for kind in [Inject::Panic, Inject::None] {
+        let checkers = [
+            Checker::new(),
+            #[cfg(feature = "tokio")]
+            Checker::tokio(),
+        ];
+        for checker in checkers {
+            let report = checker.inject(kind).run(|ctx| async move {
+                let _ = std::panic::catch_unwind(|| check::fault("here"));
+                ctx.done().await;
+            });
+            let violation = &report.violations()[0];
+            assert_eq!(violation.kind(), ViolationKind::BlockedStage);
+            assert_eq!(violation.waiting_for(), Some("the end of a context"), "{report}");
+            let why = format!(": nobody cancels under `Inject::{kind:?}`\n");
+            assert!(violation.to_string().contains(&why), "{report}");
+        }
+    }
+}
+
 // ---------------------------------------------------------------------- other checkers
 
 #[test]

@@ -306,7 +306,7 @@ where
         };
         let task = root.as_ref().map(|lane| lane.name.clone()).filter(|_| !leaked);
         let story = Story::new(headline(finding, task.as_deref()), self.kind, finding, log);
-        Violation {
+        let mut violation = Violation {
             kind: finding.kind,
             spawned_at: root.filter(|_| !leaked).map(|lane| lane.spawned_at),
             task,
@@ -315,7 +315,9 @@ where
             count: 1,
             replay: self.token(&outcome.taken),
             story: Box::new(story),
-        }
+        };
+        violation.says_that_nobody_cancels(self.kind);
+        violation
     }
 
     /// The same choices have led elsewhere: finds out where, if it happens again.

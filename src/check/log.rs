@@ -247,7 +247,7 @@ impl Drop for Tracer {
 /// is what everybody waits for.
 pub(super) fn rank(wait: &Wait) -> u8 {
     match wait.what {
-        "the end of a context" => 0,
+        place::END_OF_CONTEXT => 0,
         "a time" => 1,
         _ => 2,
     }

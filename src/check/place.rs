@@ -5,6 +5,9 @@ use std::fmt;
 use std::panic::Location;
 use std::path::Path;
 
+/// How a wait for the end of a context is called.
+pub(super) const END_OF_CONTEXT: &str = "the end of a context";
+
 /// A line of code. Reads `src/main.rs:12:32`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
@@ -97,7 +100,7 @@ pub(super) struct Seen {
 /// is a library's future from the beginning.
 pub(super) fn users_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
     let mut seen = Seen { place: None, called: None, no_lines: true };
-    let (mut called, mut began) = (None, false);
+    let (mut called, mut began, mut for_an_end) = (None, false, false);
     let frames = frames(&trace.to_string());
     for frame in &frames {
         seen.no_lines &= frame.file.is_none();
@@ -113,9 +116,11 @@ pub(super) fn users_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
             whose => began |= whose == Whose::Librarys,
         }
         called = frame.named().or(called);
+        for_an_end |= frame.waits_for_an_end();
     }
     if !seen.no_lines {
-        seen.called = called.as_deref().and_then(function);
+        let end = || for_an_end.then(|| END_OF_CONTEXT.to_string());
+        seen.called = called.as_deref().and_then(function).or_else(end);
     }
     seen
 }
@@ -202,6 +207,13 @@ impl Frame {
         }
     }
 
+    /// Whether it is `Context::done`, or what that was inlined into.
+    fn waits_for_an_end(&self) -> bool {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/context/done.rs:");
+        self.symbol.trim_start_matches('<').starts_with("quell::context::done::")
+            || self.file.as_deref().is_some_and(|at| absolute(at).starts_with(file))
+    }
+
     /// What it is called, if that says what is waited for.
     fn named(&self) -> Option<String> {
         if says_something(&self.symbol) {
@@ -217,6 +229,12 @@ impl Frame {
             format!("{module}::{name}")
         })
     }
+}
+
+fn absolute(file: &str) -> String {
+    std::env::current_dir()
+        .map(|here| here.join(file.strip_prefix("./").unwrap_or(file)))
+        .map_or_else(|_| file.to_string(), |path| path.display().to_string())
 }
 
 /// A file of a library's: its package, and where it is in there. Cargo keeps libraries in

@@ -1,6 +1,7 @@
 //! What was found: one way in which a body does not stop as it should.
 
-use super::place::Place;
+use super::inject::Inject;
+use super::place::{END_OF_CONTEXT, Place};
 use super::story::Story;
 use std::fmt;
 
@@ -94,6 +95,15 @@ impl Violation {
             && (self.waiting_at.is_some()
                 || self.kind == ViolationKind::Nondeterministic
                 || self.waiting_for == other.waiting_for)
+    }
+
+    /// Of what waits for the end of a context where none is injected, the headline says so.
+    pub(super) fn says_that_nobody_cancels(&mut self, kind: Inject) {
+        let waits = self.waiting_for.as_deref() == Some(END_OF_CONTEXT);
+        if waits && self.kind == ViolationKind::BlockedStage && !kind.comes_by_itself() {
+            let why = format!(": nobody cancels under `Inject::{kind:?}`");
+            self.story.headline.push_str(&why);
+        }
     }
 
     pub(super) fn story(&self) -> &Story {

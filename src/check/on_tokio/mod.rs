@@ -306,6 +306,7 @@ where
     };
     let mut violation = judge(&watcher, left, point.is_some(), stop_within, plan.asked_at);
     if let Some(violation) = &mut violation {
+        violation.says_that_nobody_cancels(kind);
         violation.story.injected = Some(injected);
         let token = Token::new(kind, fingerprint::<F>(), plan.limits, USUAL, Vec::new());
         // Where the injection came by itself, or not at all, no point brings it back.

@@ -9,7 +9,7 @@
 //!    Other threads have an onlooker of their own, [`Abroad`], that strikes nobody.
 
 use super::super::inject::Inject;
-use super::super::place::{Place, tokio_catches, users_line};
+use super::super::place::{self, END_OF_CONTEXT, Place, tokio_catches, users_line};
 use super::super::quiet::{self, Panic};
 use crate::context::Canceller;
 use crate::rt::world::{Look, Onlooker};
@@ -274,7 +274,9 @@ impl Trail {
         let seen = self.seen.lock();
         let line = |(_, trace): &(u64, Backtrace)| users_line(trace, self.asked_at);
         let lines: Vec<_> = seen.clones.iter().rev().map(line).collect();
-        let line = lines.iter().find(|line| line.place.is_some());
+        let says_more = |line: &&place::Seen| line.called.as_deref() != Some(END_OF_CONTEXT);
+        let known = || lines.iter().filter(|line| line.place.is_some());
+        let line = known().find(says_more).or_else(|| known().next());
         let Some(line) = line.or(lines.iter().find(|line| !line.no_lines)) else {
             return Waits::default();
         };
