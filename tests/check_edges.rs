@@ -1173,6 +1173,25 @@ fn a_crowd_that_comes_after_the_injection_is_not_busy_either() {
     Checker::new().max_schedules(10).run(cleans_up_with_a_crowd).assert_clean();
 }
 
+#[test]
+fn what_is_traced_over_many_steps_is_traced_a_few_times() {
+    let runs = AtomicUsize::new(0);
+    let report = Checker::new().inject(Inject::None).max_schedules(400).run(|_ctx| async {
+        runs.fetch_add(1, Ordering::SeqCst);
+        let ticks = rt::spawn_named("ticks", async {
+            let mut ticks = rt::interval(Duration::from_millis(1));
+            loop {
+                ticks.tick().await;
+            }
+        });
+        let _ = ticks.await;
+    });
+    assert_eq!(report.violations()[0].count(), 400, "{report}");
+    // Each once, the first 64 twice, a few with traces; and what it takes to tell one.
+    let runs = runs.into_inner();
+    assert!(runs < 400 + 66 + 50, "{runs}");
+}
+
 /// Two tasks that wait for each other, and the body for one of them.
 async fn waits_for_a_ring(_ctx: Context) {
     let (give, given) = oneshot::channel::<rt::JoinHandle<()>>();

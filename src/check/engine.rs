@@ -390,7 +390,7 @@ impl Engine {
             return Step::Drop(task);
         }
         polled.state = State::Running(false);
-        (polled.wait, polled.waits_twice) = (None, false);
+        (polled.wait, polled.waits_twice, polled.last_turn) = (None, false, self.steps);
         polled.sees(u64::from(self.landed.is_some()));
         hand.future = polled.future.take();
         let label = polled.label;

@@ -56,6 +56,9 @@ const TRACED: u32 = 40;
 /// Findings whose line takes a trace are all traced, up to so many; then some.
 const MOST_ALIASES: u32 = 2_000;
 
+/// … as long as those have not come to so many steps together: each takes a look at the stack.
+const MOST_TRACED_STEPS: u64 = 200_000;
+
 /// Which of many is worth a second look: each at first, where most differ, and then fewer
 /// and fewer.
 fn is_looked_at_twice(nth: u64) -> bool {
@@ -216,8 +219,11 @@ where
 
     /// `brief`: no more of the story than the task to blame.
     fn replay_with_log(&self, deviations: &[Deviation], brief: bool) -> (Outcome, Log) {
-        let mut log = Box::new(Log::default());
-        log.brief = brief;
+        self.replay_into(if brief { Log::brief(None) } else { Log::default() }, deviations)
+    }
+
+    fn replay_into(&self, log: Log, deviations: &[Deviation]) -> (Outcome, Log) {
+        let log = Box::new(log);
         here(|engine| engine.log = Some(log));
         let (outcome, _) = self.replay(deviations);
         let log = here(|engine| engine.log.take());
@@ -239,15 +245,20 @@ where
     }
 
     /// What these deviations show, without the story.
-    fn shows(&self, deviations: &[Deviation]) -> Option<(Outcome, Violation)> {
-        let (outcome, log) = self.replay_with_log(deviations, true);
+    fn shows(
+        &self,
+        deviations: &[Deviation],
+        only_in: Option<u32>,
+    ) -> Option<(Outcome, Violation)> {
+        let (outcome, log) = self.replay_into(Log::brief(only_in), deviations);
         let violation = self.violation(outcome.finding.as_ref()?, &outcome, log);
         Some((outcome, violation))
     }
 
     /// What this schedule has shown, without the story.
     fn shown_by(&self, outcome: &Outcome) -> Result<Violation, Diverged> {
-        match self.shows(&outcome.taken) {
+        let turn = outcome.finding.as_ref().map(|finding| finding.last_turn);
+        match self.shows(&outcome.taken, turn) {
             Some((again, violation)) if again.same_as(outcome) => Ok(violation),
             _ => Err(Diverged(outcome.taken.clone())),
         }
@@ -259,13 +270,14 @@ where
         let mut traced = 0;
         let best = shrink(
             outcome.shown(),
+            self.kind.strikes(),
             |candidate| {
                 let (tried, _) = self.replay(candidate);
                 (tried.rough() == rough).then(|| tried.shown())
             },
             |simpler| {
                 traced += 1;
-                let shown = if traced <= TRACED { self.shows(simpler) } else { None };
+                let shown = if traced <= TRACED { self.shows(simpler, None) } else { None };
                 shown.is_some_and(|(_, shown)| shown.is_same_as(violation))
             },
         );
@@ -434,6 +446,8 @@ struct Findings {
     aliases: u32,
     /// Findings whose line takes a stack trace.
     unsure: u64,
+    /// How long the schedules are that were traced for it.
+    traced: u64,
 }
 
 impl Findings {
@@ -448,6 +462,7 @@ impl Findings {
             self.violations[place].count += 1;
             return Ok(());
         }
+        self.traced += u64::from(outcome.steps);
         let violation = session.shown_by(outcome)?;
         let place = match self.violations.iter().position(|known| known.is_same_as(&violation)) {
             Some(place) => {
@@ -473,15 +488,15 @@ impl Findings {
         if key.is_sure() {
             return known;
         }
+        // There is an end to looking.
+        let latest = || self.latest.get(&key.rough).copied();
+        if self.traced > MOST_TRACED_STEPS {
+            return known.or_else(latest);
+        }
         if is_looked_at_twice(self.unsure) {
             return None;
         }
-        // There is an end to looking.
-        let alike = || {
-            let latest = self.latest.get(&key.rough).copied();
-            latest.filter(|_| self.aliases > MOST_ALIASES)
-        };
-        known.or_else(alike)
+        known.or_else(|| latest().filter(|_| self.aliases > MOST_ALIASES))
     }
 
     /// Adds a violation, or counts one that is equal; where it is.
@@ -565,6 +580,9 @@ where
                 if !again.same_as(&outcome) {
                     judged = Err(Diverged(outcome.taken.clone()));
                 }
+            }
+            if !findings.violations.is_empty() {
+                here(|engine| engine.strategy.has_found());
             }
             if let Err(Diverged(deviations)) = judged {
                 covered.early = Some(Early::Unsteady);

@@ -1,7 +1,7 @@
 //! What happens in a schedule, step by step: kept only while a schedule that is to be
 //! told is run again.
 
-use super::engine;
+use super::engine::{self, Engine};
 use super::inject::Inject;
 use super::place::{self, Seen};
 use super::signal;
@@ -85,6 +85,9 @@ pub(super) struct Log {
     /// Nobody will be told of any task but the one to blame. What takes long is left out: the
     /// lines of the others, and giving other threads time.
     pub(super) brief: bool,
+    /// Where the turn is known in which that task came to hang, by its step: no look at the
+    /// stack, which takes longest of all, but in there.
+    pub(super) only_in: Option<u32>,
 }
 
 /// One wait of a poll.
@@ -107,6 +110,10 @@ pub(super) struct Hung {
 }
 
 impl Log {
+    pub(super) fn brief(only_in: Option<u32>) -> Self {
+        Log { brief: true, only_in, ..Log::default() }
+    }
+
     pub(super) fn add(&mut self, time: u64, task: u32, what: What) {
         if self.notes.len() < MOST {
             let mut at = self.notes.len();
@@ -221,12 +228,19 @@ impl Traced for Tracer {
     }
 
     fn cloned(&self) -> Arc<Self> {
-        let trace = Backtrace::force_capture();
-        let clone = engine::with(|engine| {
+        let is_wanted = |engine: &mut Engine| {
             let own = engine.run == self.run && engine.current == self.task;
-            own.then_some(engine.log.as_mut()?).map(|log| log.cloned(self.task, trace))
-        });
-        Arc::new(Tracer { run: self.run, task: self.task, clone: clone.flatten().unwrap_or(0) })
+            let only_in = engine.log.as_ref()?.only_in;
+            (own && only_in.is_none_or(|step| step == engine.steps)).then_some(())
+        };
+        let wanted = engine::with(is_wanted).flatten();
+        let trace = wanted.map(|()| Backtrace::force_capture());
+        let cloned = |trace| {
+            let log = |engine: &mut Engine| Some(engine.log.as_mut()?.cloned(self.task, trace));
+            engine::with(log).flatten()
+        };
+        let clone = trace.and_then(cloned);
+        Arc::new(Tracer { run: self.run, task: self.task, clone: clone.unwrap_or(0) })
     }
 }
 

@@ -24,11 +24,12 @@ impl Shown {
 }
 
 /// Takes deviations away, makes those that stay smaller, and has the injection come
-/// earlier, for as long as `shows` says that the violation is still there. Of what would be
+/// earlier, if it `strikes` at all, for as long as `shows` says that the violation is still there. Of what would be
 /// simpler than the best so far, `is_same` has the last word. It gives back what was really
 /// deviated: some decisions may not have come up.
 pub(super) fn shrink(
     mut best: Shown,
+    strikes: bool,
     mut shows: impl FnMut(&[Deviation]) -> Option<Shown>,
     mut is_same: impl FnMut(&[Deviation]) -> bool,
 ) -> Vec<Deviation> {
@@ -65,7 +66,7 @@ pub(super) fn shrink(
             attempt(&candidate, &mut best);
         }
     }
-    for early in 0..EARLY {
+    for early in 0..if strikes { EARLY } else { 0 } {
         let mut candidate = best.deviations.clone();
         candidate.retain(|one| one.value != STRIKE && one.at != early);
         let place = candidate.partition_point(|one| one.at < early);
@@ -92,7 +93,7 @@ mod tests {
             let shown = Shown { deviations: candidate.to_vec(), steps: strike };
             (has(7) && has(31) && strike > 40).then_some(shown)
         };
-        let left = shrink(Shown { deviations: all, steps: 90 }, shows, |_| true);
+        let left = shrink(Shown { deviations: all, steps: 90 }, true, shows, |_| true);
         let value = STRIKE;
         let expected = [
             Deviation { at: 7, value: 1 },

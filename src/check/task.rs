@@ -30,6 +30,8 @@ pub(super) struct Task {
     /// What it could go by so far, in short: its turns, its choices and who woke it, and where
     /// the injection came among them. It tells its awaits apart where no line does.
     pub(super) saw: u64,
+    /// Which step of its schedule its last turn was.
+    pub(super) last_turn: u32,
 }
 
 impl Task {
@@ -45,6 +47,7 @@ impl Task {
             wait: None,
             waits_twice: false,
             saw: 0,
+            last_turn: 0,
         }
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Finding {
     /// Where the line may be another: what tells it from others of its kind and task. Zero,
     /// where the line is sure.
     pub(super) saw: u64,
+    /// The step at which that task had its last turn.
+    pub(super) last_turn: u32,
     /// All that have not ended.
     pub(super) alive: Vec<u32>,
     pub(super) busy: bool,
@@ -76,6 +78,7 @@ impl Finding {
             place: None,
             message: None,
             saw: 0,
+            last_turn: 0,
             alive: Vec::new(),
             busy: false,
             stands_still: false,
@@ -86,6 +89,7 @@ impl Finding {
         if let Some(known) = engine.tasks.get(task as usize) {
             self.task = Some(task);
             self.label = Some(known.label);
+            self.last_turn = known.last_turn;
         }
         self
     }

@@ -13,6 +13,9 @@ const AFTERWARDS: u64 = 1_000;
 /// As many steps as 100,000 schedules of 1,000 steps each have.
 const ENOUGH: u64 = 100_000_000;
 
+/// As many are enough once something was found: whoever has that to mend will come again.
+const ENOUGH_TO_MEND: u64 = 10_000_000;
+
 #[derive(Debug)]
 pub(crate) struct Both {
     first: Exhaustive,
@@ -21,6 +24,7 @@ pub(crate) struct Both {
     share: Share,
     /// Those of the first, so far.
     steps: u64,
+    enough: u64,
     /// Chance has the injection come at no point beyond this one.
     farthest: u32,
 }
@@ -31,7 +35,7 @@ impl Both {
         let rest = AFTERWARDS.min(share.limit / 4);
         let first = Share { limit: share.limit - rest, ..share };
         let first = Exhaustive::new(most, strikes, first);
-        Both { first, second: None, seed, share, steps: 0, farthest }
+        Both { first, second: None, seed, share, steps: 0, enough: ENOUGH, farthest }
     }
 
     fn current(&mut self) -> &mut dyn Strategy {
@@ -45,6 +49,9 @@ impl Both {
 impl Strategy for Both {
     fn next(&mut self) -> Next {
         if self.second.is_none() {
+            if self.steps >= self.enough {
+                self.first.cut_short();
+            }
             let next = self.first.next();
             if next != Next::Over {
                 return next;
@@ -73,9 +80,12 @@ impl Strategy for Both {
         self.current().over(length);
         if self.second.is_none() {
             self.steps += u64::from(length.steps);
-            if self.steps >= ENOUGH {
-                self.first.cut_short();
-            }
+        }
+    }
+
+    fn has_found(&mut self) {
+        if self.second.is_none() {
+            self.enough = ENOUGH_TO_MEND;
         }
     }
 
@@ -87,10 +97,10 @@ impl Strategy for Both {
         match &self.second {
             Some(second) => {
                 let (first, second) = (self.first.covered(), second.covered());
-                if self.steps < ENOUGH {
+                if self.steps < self.enough {
                     return format!("{first}, then {second}");
                 }
-                format!("{first} ({} steps are enough), then {second}", grouped(ENOUGH))
+                format!("{first} ({} steps are enough), then {second}", grouped(self.enough))
             }
             None => self.first.covered(),
         }
@@ -113,13 +123,11 @@ impl Strategy for Both {
 mod tests {
     use super::*;
 
-    #[test]
-    fn after_so_many_steps_the_rest_is_left_to_chance() {
-        let share = Share { part: 0, of: 1, limit: 100_000 };
-        let mut both = Both::new(2, true, 1, share, 1_000);
+    /// As many schedules of a hundred thousand steps as it takes; how many that is.
+    fn run_to_chance(both: &mut Both) -> u32 {
         let mut runs = 0;
         while both.second.is_none() {
-            assert!(runs <= 1_000, "it goes on and on");
+            assert!(runs <= 1_001, "it goes on and on");
             assert_ne!(both.next(), Next::Over);
             for number in 0..100 {
                 let ready = [1, 2].into();
@@ -130,6 +138,18 @@ mod tests {
             runs += 1;
         }
         assert!(both.was_cut() && !both.is_everywhere());
+        runs
+    }
+
+    #[test]
+    fn after_so_many_steps_the_rest_is_left_to_chance_and_after_fewer_once_something_is_found() {
+        let share = Share { part: 0, of: 1, limit: 100_000 };
+        let mut both = Both::new(2, true, 1, share, 1_000);
+        assert_eq!(run_to_chance(&mut both), 1_001);
         assert!(both.covered().contains("(100,000,000 steps are enough), then"), "{both:?}");
+        let mut both = Both::new(2, true, 1, share, 1_000);
+        both.has_found();
+        assert_eq!(run_to_chance(&mut both), 101);
+        assert!(both.covered().contains("(10,000,000 steps are enough), then"), "{both:?}");
     }
 }

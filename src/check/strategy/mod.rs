@@ -107,6 +107,9 @@ pub(super) trait Strategy: fmt::Debug {
     /// There will be no other schedule, though it has not come to its end.
     fn ends_early(&mut self) {}
 
+    /// Something was found: what is still looked for is the rest.
+    fn has_found(&mut self) {}
+
     /// What it has gone through, in words.
     fn covered(&self) -> String;
 
