@@ -62,8 +62,9 @@ impl Violation {
         self.spawned_at.as_ref()
     }
 
-    /// The line of user code that awaits; of a panic, where it panicked; of a lost item
-    /// or a leaked context, where it was made.
+    /// The line of user code that awaits, or, of quell's own futures, that has made what it
+    /// awaits; of a panic, where it panicked; of a lost item or a leaked context, where it was
+    /// made.
     pub fn waiting_at(&self) -> Option<&Place> {
         self.waiting_at.as_ref()
     }
