@@ -973,6 +973,21 @@ fn a_story_says_who_waits_for_what_is_another_librarys() {
 }
 
 #[test]
+fn a_select_of_another_librarys_futures_waits_for_one_of_them_and_not_for_itself() {
+    let report = Checker::new().inject(Inject::None).run(|_ctx| async {
+        let (_send, mut receive) = mpsc::channel::<()>(1);
+        let (_give, mut given) = oneshot::channel::<()>();
+        tokio::select! {
+            biased;
+            _ = receive.recv() => {}
+            _ = &mut given => {}
+        }
+    });
+    let (_, _, what) = hangs(&report);
+    assert!(what.starts_with("tokio::sync::oneshot"), "{what}");
+}
+
+#[test]
 fn who_waits_for_a_cancel_that_is_not_injected_is_told_that_nobody_cancels() {
     for kind in [Inject::Panic, Inject::None] {
         let checkers = [
