@@ -1009,6 +1009,24 @@ fn who_waits_for_a_cancel_that_is_not_injected_is_told_that_nobody_cancels() {
     }
 }
 
+#[test]
+fn who_asks_why_it_was_cancelled_hears_of_the_line_of_the_check() {
+    let checkers = [
+        Checker::new(),
+        #[cfg(feature = "tokio")]
+        Checker::tokio(),
+    ];
+    for checker in checkers {
+        let body = |ctx: Context| async move {
+            ctx.done().await;
+            let cause = ctx.cause().unwrap();
+            let origin = cause.origin().unwrap();
+            assert_eq!((origin.file(), origin.line()), (file!(), line("cancelled")));
+        };
+        checker.run(body).assert_clean(); // <- cancelled
+    }
+}
+
 // ---------------------------------------------------------------------- other checkers
 
 #[test]

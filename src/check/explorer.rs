@@ -218,14 +218,15 @@ fn note_panic(payload: &(dyn Any + Send)) {
 
 /// The injection comes, here and now.
 fn strike() {
-    let (kind, canceller) = here(|engine| {
+    let (kind, canceller, asked_at) = here(|engine| {
         engine.lands();
-        (engine.kind, engine.canceller.clone())
+        let body = engine.labels.get(engine.tasks[BODY as usize].label);
+        (engine.kind, engine.canceller.clone(), body.place)
     });
     match kind {
         Inject::Cancel => {
             if let Some(canceller) = &canceller {
-                canceller.cancel();
+                canceller.cancel_at(asked_at);
             }
         }
         Inject::Deadline => {

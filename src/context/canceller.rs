@@ -62,7 +62,11 @@ impl Canceller {
     /// after-functions have run, on this thread.
     #[track_caller]
     pub fn cancel(&self) {
-        let origin = Location::caller();
+        self.cancel_at(Location::caller());
+    }
+
+    /// [`cancel`](Canceller::cancel) on behalf of the line `origin`.
+    pub(crate) fn cancel_at(&self, origin: &'static Location<'static>) {
         self.branch().cancel(Cause::cancelled(Some(origin)));
     }
 

@@ -275,8 +275,7 @@ where
     F: Fn(Context) -> Fut,
     Fut: Future,
 {
-    let watcher =
-        Arc::new(Watcher::new(kind, target, plan.limits.points, traced.then_some(plan.asked_at)));
+    let watcher = Arc::new(Watcher::new(plan.asked_at, kind, target, plan.limits.points, traced));
     let rest = Arc::new(Rest::new(pulse));
     let _looking = world::look_on(Arc::clone(&watcher) as _);
     quiet::forget();

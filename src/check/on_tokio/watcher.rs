@@ -25,6 +25,8 @@ pub(super) const MARK: u16 = u16::MAX;
 
 #[derive(Debug)]
 pub(super) struct Watcher {
+    /// The line of the check.
+    asked_at: &'static Location<'static>,
     pub(super) state: Mutex<State>,
     /// In a run that is to be told.
     pub(super) trail: Option<Arc<Trail>>,
@@ -72,12 +74,12 @@ impl State {
 }
 
 impl Watcher {
-    /// `traced`: where the check is run, for a run that is to be told.
     pub(super) fn new(
+        asked_at: &'static Location<'static>,
         kind: Inject,
         target: Option<u32>,
         most: u32,
-        traced: Option<&'static Location<'static>>,
+        traced: bool,
     ) -> Watcher {
         let state = State {
             kind,
@@ -97,14 +99,14 @@ impl Watcher {
             sometimes: Vec::new(),
         };
         let trail =
-            traced.map(|asked_at| Arc::new(Trail { asked_at, seen: Mutex::new(Seen::default()) }));
-        Watcher { state: Mutex::new(state), trail }
+            traced.then(|| Arc::new(Trail { asked_at, seen: Mutex::new(Seen::default()) }));
+        Watcher { asked_at, state: Mutex::new(state), trail }
     }
 
     pub(super) fn cancel(&self) {
         let canceller = self.state.lock().canceller.clone();
         if let Some(canceller) = canceller {
-            canceller.cancel();
+            canceller.cancel_at(self.asked_at);
         }
     }
 
