@@ -547,7 +547,7 @@ fn whoever_is_slow_once_is_not_taken_for_one_who_never_rests() {
     let report = in_a_thread(|checker| {
         checker.run(|ctx| async move {
             // For more than half of the patience.
-            std::thread::park_timeout(Duration::from_millis(700));
+            std::thread::park_timeout(Duration::from_millis(1_000));
             let ends = ctx.run(time::sleep(Duration::from_millis(1))).await;
             check::sometimes("it ends by itself", ends.is_ok());
         })

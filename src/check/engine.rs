@@ -11,12 +11,10 @@
 //!    address, no time of the system's, no order of a hash table. So the same
 //!    deviations give the same schedule.
 //! 4. Decisions are numbered by `at` whatever the strategy says of them.
-//! 5. Looks that cannot be the point of an injection are counted by the thread
-//!    (`world::only_count`) while a task is polled, and then only: `settle_looks`, before
-//!    anybody else's code runs, takes them over. A schedule that is told does without, and
-//!    comes to the same hash.
-//! 6. Who comes into line between two decisions lines up by number: some libraries wake by
+//! 5. Who comes into line between two decisions lines up by number: some libraries wake by
 //!    chance. (A `watch` of tokio's draws one of eight lists for each that waits.)
+
+mod looks;
 
 use super::clock::Clock;
 pub(super) use super::current::{enter, here, leave, try_with, with};
@@ -34,7 +32,6 @@ use crate::rt::probe::Wait;
 use crate::rt::world::{self, Look};
 use crate::sync::Arc;
 use std::collections::VecDeque;
-use std::panic::Location;
 
 /// How a wait for a task to end is called.
 pub(super) const JOIN: &str = "the end of a task";
@@ -582,89 +579,6 @@ impl Engine {
 
     pub(super) fn stir(&mut self) {
         self.stirred = true;
-    }
-
-    /// A watched context is looked at. True: the injection comes here.
-    pub(super) fn look(&mut self, look: Look) -> bool {
-        self.stirred = true;
-        self.funcs |= look == Look::AfterFunc;
-        if self.closing || self.current == NOBODY || self.trouble.is_some() {
-            return false;
-        }
-        self.take_looks();
-        self.looks += 1;
-        if self.looks_left == 0 {
-            self.spins(None);
-            return true;
-        }
-        self.looks_left -= 1;
-        self.only_count();
-        let by = self.current;
-        self.note(by, || What::Looked);
-        self.point(self.may_come_at_a_look())
-    }
-
-    /// An await of this turn had not to wait, which counts as a look and is no point. True: the
-    /// turn has been long enough.
-    pub(super) fn passes(&mut self, wait: &Wait) -> bool {
-        if self.closing || self.current == NOBODY || self.trouble.is_some() {
-            return false;
-        }
-        self.take_looks();
-        if self.looks_left == 0 {
-            self.spins(Some(wait.at));
-            return true;
-        }
-        self.looks_left -= 1;
-        self.only_count();
-        false
-    }
-
-    /// The task that is being polled lets nobody else run: the injection comes by itself, or it
-    /// is thrown out of its loop (see `strikes`).
-    fn spins(&mut self, at: Option<&'static Location<'static>>) {
-        if self.may_come_by_itself() && self.kind != Inject::Drop {
-            self.cut = true;
-        } else {
-            self.trouble = Some(Trouble::Spins { task: self.current, at });
-        }
-    }
-
-    /// Has the thread count the looks of the task that is being polled, as many as it has
-    /// left, where a count is all there is to them (invariant 5).
-    #[inline]
-    fn only_count(&self) {
-        if self.current != NOBODY && self.log.is_none() && !self.may_come_at_a_look() {
-            world::only_count(self.looks_left);
-        }
-    }
-
-    /// Something went wrong in this turn: what looks at a context from here on, while it
-    /// is thrown away, is not counted.
-    pub(super) fn goes_wrong(&mut self, trouble: Trouble) {
-        world::only_count(0);
-        self.take_looks();
-        self.trouble.get_or_insert(trouble);
-    }
-
-    /// Takes over the looks that were only counted.
-    #[inline]
-    fn take_looks(&mut self) {
-        let asked = world::take_asked();
-        self.looks_left = self.looks_left.saturating_sub(asked);
-        self.looks += asked;
-    }
-
-    /// The end of a turn: nobody looks any more.
-    #[inline]
-    pub(super) fn settle_looks(&mut self) {
-        world::only_count(0);
-        self.take_looks();
-        if self.looks > 0 {
-            self.looked = true;
-            self.mix(u64::from(self.looks) << 8 | 6);
-            self.looks = 0;
-        }
     }
 
     /// Time moves to the next bell. Those of that moment are rung one by one, with the

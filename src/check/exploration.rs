@@ -25,6 +25,7 @@ use super::shrink::{Shown, shrink};
 use super::story::Story;
 use super::strategy::{Deviation, Length, Next, Replay, STRIKE, Strategy};
 use super::token::{ReplayError, Token};
+use super::vacuous::{advice, vacuous};
 use super::verdict::{Finding, Key, Rough};
 use super::violation::{Violation, ViolationKind};
 use crate::context::Context;
@@ -637,32 +638,6 @@ where
     report.finish(findings.violations);
     report.took = Clock::system_now() - began;
     report
-}
-
-/// What to do where it may be for want of schedules that something has not come up.
-fn advice(covered: &[Covered]) -> &'static str {
-    if covered.iter().any(|covered| covered.cut) {
-        return "; a maximum has cut this check short: raise it";
-    }
-    match covered.iter().map(|covered| covered.schedules).sum() {
-        0 => "; there are fewer schedules than injections: let there be more",
-        1 => "; one schedule shows little: let there be more",
-        _ => "",
-    }
-}
-
-fn vacuous(kind: Inject, why: String) -> Violation {
-    let headline = "this check has checked nothing".to_string();
-    Violation {
-        kind: ViolationKind::Vacuous,
-        task: None,
-        spawned_at: None,
-        waiting_at: None,
-        waiting_for: Some(why),
-        count: 0,
-        replay: String::new(),
-        story: Box::new(Story::without_a_schedule(headline, kind)),
-    }
 }
 
 /// Runs the schedule of a token.

@@ -5,7 +5,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `checker` | how to check: which schedules, which injections, how much of it |
-//! | `engine`, `current`, `task`, `step`, `clock` | the state of the schedule that runs, where to find it, its tasks, what is next, and its time |
+//! | `engine`, `current`, `task`, `step`, `clock` | the state of the schedule that runs (with looks apart), where to find it, its tasks, what is next, and its time |
 //! | `explorer` | the run of one schedule |
 //! | `exploration` | going through all of them |
 //! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
@@ -13,7 +13,7 @@
 //! | `on_tokio`, `apart` | a tokio program as it is; a check inside of one |
 //! | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics kept and not printed |
 //! | `label`, `place`, `log` | names of tasks, lines of code, what happened step by step |
-//! | `verdict`, `violation`, `tracked` | what is wrong with a schedule; items that must not be lost |
+//! | `verdict`, `violation`, `vacuous`, `tracked` | what is wrong with a schedule, or a check; items that must not be lost |
 //! | `shrink`, `token` | a simpler schedule that shows the same, and a schedule as a word |
 //! | `report`, `story`, `html` | how it is told |
 
@@ -45,6 +45,7 @@ mod strategy;
 mod task;
 mod token;
 mod tracked;
+mod vacuous;
 mod verdict;
 mod violation;
 

@@ -235,12 +235,6 @@ impl Frame {
     }
 }
 
-fn absolute(file: &str) -> String {
-    std::env::current_dir()
-        .map(|here| here.join(file.strip_prefix("./").unwrap_or(file)))
-        .map_or_else(|_| file.to_string(), |path| path.display().to_string())
-}
-
 /// A file of a library's: its package, and where it is in there. Cargo keeps libraries in
 /// folders whose names have a hash, and `cargo vendor` leaves a file of checksums with each.
 /// Any other folder, `library` or `vendor`, may be the user's.

@@ -98,8 +98,7 @@ impl Watcher {
             panicked: None,
             sometimes: Vec::new(),
         };
-        let trail =
-            traced.then(|| Arc::new(Trail { asked_at, seen: Mutex::new(Seen::default()) }));
+        let trail = traced.then(|| Arc::new(Trail { asked_at, seen: Mutex::new(Seen::default()) }));
         Watcher { asked_at, state: Mutex::new(state), trail }
     }
 

@@ -1,0 +1,98 @@
+//! Looks at contexts, and what counts as one: where the injection may come within a turn,
+//! and how long a turn may go on that lets nobody else run.
+//!
+//! # Invariants
+//!
+//! 1. Looks that cannot be the point of an injection are counted by the thread
+//!    (`world::only_count`) while a task is polled, and then only: `settle_looks`, before
+//!    anybody else's code runs, takes them over. A schedule that is told does without, and
+//!    comes to the same hash.
+
+use super::{Engine, Inject, Look, NOBODY, Trouble, What, world};
+use crate::rt::probe::Wait;
+use std::panic::Location;
+
+impl Engine {
+    /// A watched context is looked at. True: the injection comes here.
+    pub(in super::super) fn look(&mut self, look: Look) -> bool {
+        self.stirred = true;
+        self.funcs |= look == Look::AfterFunc;
+        if self.closing || self.current == NOBODY || self.trouble.is_some() {
+            return false;
+        }
+        self.take_looks();
+        self.looks += 1;
+        if self.looks_left == 0 {
+            self.spins(None);
+            return true;
+        }
+        self.looks_left -= 1;
+        self.only_count();
+        let by = self.current;
+        self.note(by, || What::Looked);
+        self.point(self.may_come_at_a_look())
+    }
+
+    /// An await of this turn had not to wait, which counts as a look and is no point. True: the
+    /// turn has been long enough.
+    pub(in super::super) fn passes(&mut self, wait: &Wait) -> bool {
+        if self.closing || self.current == NOBODY || self.trouble.is_some() {
+            return false;
+        }
+        self.take_looks();
+        if self.looks_left == 0 {
+            self.spins(Some(wait.at));
+            return true;
+        }
+        self.looks_left -= 1;
+        self.only_count();
+        false
+    }
+
+    /// The task that is being polled lets nobody else run: the injection comes by itself, or it
+    /// is thrown out of its loop (see `strikes`).
+    fn spins(&mut self, at: Option<&'static Location<'static>>) {
+        if self.may_come_by_itself() && self.kind != Inject::Drop {
+            self.cut = true;
+        } else {
+            self.trouble = Some(Trouble::Spins { task: self.current, at });
+        }
+    }
+
+    /// Has the thread count the looks of the task that is being polled, as many as it has
+    /// left, where a count is all there is to them (invariant 1).
+    #[inline]
+    pub(super) fn only_count(&self) {
+        if self.current != NOBODY && self.log.is_none() && !self.may_come_at_a_look() {
+            world::only_count(self.looks_left);
+        }
+    }
+
+    /// Something went wrong in this turn: what looks at a context from here on, while it
+    /// is thrown away, is not counted.
+    pub(in super::super) fn goes_wrong(&mut self, trouble: Trouble) {
+        world::only_count(0);
+        self.take_looks();
+        self.trouble.get_or_insert(trouble);
+    }
+
+    /// Takes over the looks that were only counted.
+    #[inline]
+    pub(super) fn take_looks(&mut self) {
+        let asked = world::take_asked();
+        self.looks_left = self.looks_left.saturating_sub(asked);
+        self.looks += asked;
+    }
+
+    /// The end of a turn: nobody looks any more.
+    #[inline]
+    pub(in super::super) fn settle_looks(&mut self) {
+        world::only_count(0);
+        self.take_looks();
+        if self.looks > 0 {
+            self.looked = true;
+            self.mix(u64::from(self.looks) << 8 | 6);
+            self.looks = 0;
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What is said of a check that has checked nothing, and what to do about it.
+
+use super::inject::Inject;
+use super::report::Covered;
+use super::story::Story;
+use super::violation::{Violation, ViolationKind};
+
+/// What to do where it may be for want of schedules that something has not come up.
+pub(super) fn advice(covered: &[Covered]) -> &'static str {
+    if covered.iter().any(|covered| covered.cut) {
+        return "; a maximum has cut this check short: raise it";
+    }
+    match covered.iter().map(|covered| covered.schedules).sum() {
+        0 => "; there are fewer schedules than injections: let there be more",
+        1 => "; one schedule shows little: let there be more",
+        _ => "",
+    }
+}
+
+pub(super) fn vacuous(kind: Inject, why: String) -> Violation {
+    let headline = "this check has checked nothing".to_string();
+    Violation {
+        kind: ViolationKind::Vacuous,
+        task: None,
+        spawned_at: None,
+        waiting_at: None,
+        waiting_for: Some(why),
+        count: 0,
+        replay: String::new(),
+        story: Box::new(Story::without_a_schedule(headline, kind)),
+    }
+}
