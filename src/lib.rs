@@ -189,7 +189,7 @@ pub mod planted {
     impl<T: Send + 'static> Taker<T> {
         /// The first of at most `at_most`.
         pub fn first(receiver: crate::channel::Receiver<T>, at_most: usize) -> Taker<T> {
-            Taker(crate::channel::Taker::first(receiver, at_most))
+            Taker(crate::channel::Taker::first(receiver, at_most, false))
         }
 
         /// The next item, and the takers that it brought into being.

@@ -45,31 +45,63 @@ fn bare() -> Duration {
     began.elapsed()
 }
 
-/// It must take two threads 0.6 of what it takes one. Others use the machine too: so it
-/// is tried a few times, and a try in which two bare threads fare no better is none.
-fn assert_shared(run: impl Fn(usize) -> Results<u64>) {
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return;
+/// What two threads take for the work, and what two bare ones would: of the time of one.
+struct Tries {
+    runtime: tokio::runtime::Runtime,
+    all: Vec<(f64, f64)>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Tries {
+    /// `None` where there are no two threads.
+    fn new() -> Option<Tries> {
+        let two = std::thread::available_parallelism().is_ok_and(|threads| threads.get() > 1);
+        two.then(|| Tries { _alone: alone(), runtime: threads(2), all: Vec::new() })
     }
-    let _alone = alone();
-    let runtime = threads(2);
-    let time = |workers| {
-        let mut results = run(workers);
-        let began = Instant::now();
-        let count = runtime.block_on(async { read(&mut results).await.len() });
-        assert_eq!(count, 64);
-        began.elapsed().as_secs_f64()
-    };
-    let mut tries = Vec::new();
-    for _ in 0..40 {
+
+    fn again(&mut self, run: &impl Fn(usize) -> Results<u64>) -> f64 {
+        let time = |workers| {
+            let mut results = run(workers);
+            let began = Instant::now();
+            let reading = async move { read(&mut results).await.len() };
+            let count = self.runtime.block_on(self.runtime.spawn(reading)).unwrap();
+            assert_eq!(count, 64);
+            began.elapsed().as_secs_f64()
+        };
         let (serial, parallel, bare) = (time(1), time(8), bare().as_secs_f64());
-        tries.push((parallel / serial, bare / serial));
-        if parallel / serial <= 0.6 {
+        self.all.push((parallel / serial, bare / serial));
+        parallel / serial
+    }
+
+    /// Others use the machine too: a try in which two bare threads fare no better is none.
+    fn fair(&self) -> Vec<f64> {
+        self.all.iter().filter(|(_, bare)| *bare <= 0.55).map(|(took, _)| *took).collect()
+    }
+}
+
+/// It must take two threads 0.6 of what it takes one, in one of a few tries.
+fn assert_shared(run: impl Fn(usize) -> Results<u64>) {
+    let Some(mut tries) = Tries::new() else { return };
+    for _ in 0..40 {
+        if tries.again(&run) <= 0.6 {
             return;
         }
     }
-    let fair = tries.iter().filter(|(_, bare)| *bare <= 0.55).count();
-    assert!(fair < 5, "of the serial time it takes, and two bare threads take: {tries:.2?}");
+    assert!(tries.fair().len() < 5, "of one thread's time: {:.2?}", tries.all);
+}
+
+/// It must mostly take less than 0.75.
+fn assert_mostly_shared(run: impl Fn(usize) -> Results<u64>) {
+    let Some(mut tries) = Tries::new() else { return };
+    for _ in 0..40 {
+        tries.again(&run);
+        let mut fair = tries.fair();
+        fair.sort_by(f64::total_cmp);
+        if fair.len() == 9 {
+            assert!(fair[4] <= 0.75, "of one thread's time: {:.2?}", tries.all);
+            return;
+        }
+    }
 }
 
 #[test]
@@ -103,7 +135,7 @@ fn two_threads_share_the_work_of_a_dispatch_with_the_smallest_of_buffers() {
 #[test]
 fn two_threads_share_the_work_though_one_was_enough_for_what_came_before() {
     const BEFORE: u64 = 20_000;
-    assert_shared(|workers| {
+    assert_mostly_shared(|workers| {
         Pipeline::from_iter(&background(), 0..BEFORE + 64)
             .dispatch(workers, |_, n| async move {
                 if n >= BEFORE {
@@ -114,6 +146,99 @@ fn two_threads_share_the_work_though_one_was_enough_for_what_came_before() {
             .filter_map(|n| (n >= BEFORE).then_some(n))
             .run()
     });
+}
+
+#[test]
+fn two_threads_share_what_takes_long_and_then_waits_though_one_was_enough_before() {
+    const BEFORE: u64 = 300;
+    assert_mostly_shared(|workers| {
+        Pipeline::from_iter(&background(), 0..BEFORE + 256)
+            .dispatch(workers, |_, n| async move {
+                if n >= BEFORE {
+                    spin(Duration::from_micros(250));
+                    quell::rt::yield_now().await;
+                }
+                n
+            })
+            .filter_map(|n| (n >= BEFORE && n % 4 == 0).then_some(n))
+            .run()
+    });
+}
+
+#[test]
+fn a_result_does_not_wait_for_the_next_item_that_keeps_its_workers_thread() {
+    let _alone = alone();
+    in_time(|| {
+        let runtime = threads(2);
+        // Each third item keeps its thread until the result before it has been read.
+        let (tell, told) = mpsc::channel();
+        let told = Mutex::new(told);
+        let mut results = Pipeline::from_iter(&background(), 0..60)
+            .dispatch(1, move |_, n| {
+                let is_read = n % 3 != 2 || told.lock().unwrap().recv_timeout(ms(300)).is_ok();
+                async move { (n, is_read) }
+            })
+            .run();
+        let reading = async move {
+            let mut waited = Vec::new();
+            while let Some((n, is_read)) = results.next().await {
+                if n % 3 == 1 {
+                    let _ = tell.send(());
+                }
+                if !is_read {
+                    waited.push(n);
+                }
+            }
+            waited
+        };
+        // A task, which the thread that wakes it keeps for itself.
+        let waited = runtime.block_on(runtime.spawn(reading)).unwrap();
+        assert!(waited.is_empty(), "the results before {waited:?} were not read");
+    });
+}
+
+#[test]
+fn others_have_a_turn_after_sixteen_items_that_suddenly_take_long() {
+    const OVER: usize = usize::MAX;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for stage in ["source", "map", "dispatch"] {
+        let since = Arc::new(AtomicUsize::new(0));
+        let long = {
+            let since = since.clone();
+            move |n: u64| {
+                if n >= 1_000 {
+                    since.fetch_add(1, Relaxed);
+                    spin(Duration::from_micros(200));
+                }
+                n
+            }
+        };
+        let items = 0..1_200_u64;
+        let ctx = background();
+        let mut results = match stage {
+            "source" => Pipeline::from_iter(&ctx, items.map(long)).buffer(300).run(),
+            "map" => Pipeline::from_iter(&ctx, items).buffer(300).map(long).buffer(300).run(),
+            _ => {
+                let source = Pipeline::from_iter(&ctx, items).buffer(300);
+                source.dispatch(1, move |_, n| std::future::ready(long(n))).buffer(300).run()
+            }
+        };
+        let most = runtime.block_on(async {
+            let seen = since.clone();
+            let other = tokio::spawn(async move {
+                let mut most = 0;
+                while seen.load(Relaxed) != OVER {
+                    most = most.max(seen.swap(0, Relaxed));
+                    quell::rt::yield_now().await;
+                }
+                most
+            });
+            assert_eq!(read(&mut results).await.len(), 1_200);
+            since.store(OVER, Relaxed);
+            other.await.unwrap()
+        });
+        assert!(most <= 17, "{stage}: {most} items in one turn");
+    }
 }
 
 /// Item `first` keeps its thread until the next has begun.
@@ -129,7 +254,7 @@ fn meets(how: &str, first: u64, source: Pipeline<u64>) {
             let told = (n == first).then(|| told.clone());
             async move {
                 told.is_none_or(|told| {
-                    told.lock().unwrap().recv_timeout(Duration::from_secs(3)).is_ok()
+                    told.lock().unwrap().recv_timeout(ms(500)).is_ok()
                 })
             }
         })

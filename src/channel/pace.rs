@@ -1,16 +1,17 @@
 //! Whether one taker is better than many.
 //!
 //! Where items take next to no time, what several takers do most of that time is to
-//! pass locks from thread to thread. So time is kept as an account: each item earns
-//! [`ITEM`], and what it took is charged. A stage that has something left has, on the
-//! whole, items that are not worth a second thread.
+//! pass locks from thread to thread. So time is kept as an account, of what going alone
+//! has saved and what it has cost: those who could have begun the next item meanwhile.
 //!
 //! # Invariants
 //!
-//! 1. The account is never above what [`FEW`] items earn, so an item that takes longer than
-//!    that overdraws it; and never lower than [`DEBT`], which that many nanoseconds of items
-//!    earn again.
-//! 2. Real time is what counts: it is a thread that is being shared. A checker and a model
+//! 1. Items that are brisk earn, and more where one has taken them alone; all others are
+//!    charged with the time that they took too long. One taker is enough while there is
+//!    something left.
+//! 2. There is never more left than [`CREDIT`], so an item that takes longer overdraws it;
+//!    and never less than [`DEBT`].
+//! 3. Real time is what counts: it is a thread that is being shared. A checker and a model
 //!    share theirs by other rules, and must see the same steps each time: there the
 //!    account stays as it is.
 
@@ -23,20 +24,32 @@ const ITEM: i64 = 250;
 /// What several takers may take for it, who wait for each other at the locks.
 const ITEM_TOGETHER: i64 = 750;
 
-const FEW: i64 = 64;
+/// What an item earns that is taken alone: about as much as it saves.
+const SAVED: i64 = 75;
 
-/// How often somebody looks whether a taker that goes alone has got on: those behind an item
-/// that takes long wait for twice as long at most. Looking ten times as often costs a
+/// What it earns if not: so that, of a debt that is repaid like this, nobody ever notices
+/// more than a sixth.
+const REPAID: i64 = 25;
+
+/// As long as a turn may be.
+const CREDIT: i64 = 100_000;
+
+/// What is earned before anybody goes alone for the first time, or again.
+const FEW: i64 = 64 * REPAID;
+const SOME: i64 = 1_000 * REPAID;
+
+/// How often somebody looks whether a taker that goes alone has got on: those behind items
+/// that take long wait for twice as long at most. Looking ten times as often costs a
 /// quarter of what going alone is good for.
 #[cfg(not(loom))]
 pub(super) const LOOK: Duration = Duration::from_millis(10);
 
-/// Two of them: so whatever others have waited for one item is earned again before anybody
-/// goes alone, and what that costs is never more than what it saves.
-const DEBT: i64 = 20_000_000;
+/// So many brisk items are the least that it has taken by then.
+#[cfg(not(loom))]
+pub(super) const GETS_ON: usize = 512;
 
-/// What it costs at least to have gone alone where it did not pay: nobody is to go to and fro.
-const MISTAKE: i64 = 200_000;
+/// Two looks: what others have waited for at most.
+const DEBT: i64 = 20_000_000;
 
 pub(super) struct Pace {
     nanos: i64,
@@ -44,8 +57,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new() -> Self {
-        let earned = FEW * ITEM;
-        Pace { nanos: if planted::is_hurried() { earned } else { -earned } }
+        Pace { nanos: if planted::is_hurried() { CREDIT } else { -FEW } }
     }
 
     #[inline]
@@ -55,13 +67,15 @@ impl Pace {
 
     /// So many items took one taker so long, alone or not.
     fn charge(&mut self, items: usize, took: Duration, alone: bool) {
+        let items = i64::try_from(items).unwrap_or(i64::MAX);
         let took = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
-        let each = if alone { ITEM } else { ITEM_TOGETHER };
-        let earned = each.saturating_mul(i64::try_from(items).unwrap_or(i64::MAX));
-        let balance = self.nanos.saturating_add(earned).saturating_sub(took);
-        self.nanos = balance.clamp(-DEBT, FEW * ITEM);
+        let (each, earned) = if alone { (ITEM, SAVED) } else { (ITEM_TOGETHER, REPAID) };
+        let too_long = took.saturating_sub(each.saturating_mul(items));
+        let change = if too_long > 0 { -too_long } else { earned.saturating_mul(items) };
+        self.nanos = self.nanos.saturating_add(change).clamp(-DEBT, CREDIT);
         if alone && self.nanos < 0 {
-            self.nanos = self.nanos.min(-MISTAKE);
+            // Nobody is to go to and fro.
+            self.nanos = self.nanos.min(-SOME);
         }
     }
 
@@ -72,13 +86,16 @@ impl Pace {
     }
 }
 
-/// What a taker has done since it last had nothing to do.
+/// What a taker has done since that was last reckoned.
 pub(super) struct Stint {
     began: Option<Instant>,
-    items: usize,
+    items: u32,
 }
 
 impl Stint {
+    /// After so many items the one that goes alone looks at the clock.
+    const LONGEST: u32 = 32;
+
     pub(super) fn new() -> Self {
         Stint { began: None, items: 0 }
     }
@@ -91,14 +108,20 @@ impl Stint {
         self.items += 1;
     }
 
+    #[inline(always)]
+    pub(super) fn is_long(&self) -> bool {
+        self.items >= Stint::LONGEST
+    }
+
+    /// It is reckoned, what it was taken as.
     pub(super) fn end(&mut self, pace: &mut Pace, alone: bool) {
         if let (Some(began), Some(now)) = (self.began.take(), crate::rt::real_now()) {
-            pace.charge(self.items, now - began, alone);
+            pace.charge(self.items as usize, now - began, alone);
         }
         self.items = 0;
     }
 
-    /// It waits for an item of the user's: that time is nobody's.
+    /// It is not: others are at work as well, or can be called.
     pub(super) fn forget(&mut self) {
         self.began = None;
         self.items = 0;
@@ -109,11 +132,13 @@ impl Stint {
 mod tests {
     use super::*;
 
-    /// The account after so many items that took so many microseconds, together.
-    fn after(items: &[(usize, u64)]) -> Pace {
+    const TOGETHER: bool = false;
+    const ALONE: bool = true;
+
+    fn after(stints: &[(usize, u64, bool)]) -> Pace {
         let mut pace = Pace::new();
-        for &(items, micros) in items {
-            pace.charge(items, Duration::from_micros(micros), false);
+        for &(items, micros, alone) in stints {
+            pace.charge(items, Duration::from_micros(micros), alone);
         }
         pace
     }
@@ -121,35 +146,36 @@ mod tests {
     #[test]
     fn a_stage_is_brisk_when_its_items_have_been() {
         assert!(!after(&[]).is_brisk());
-        assert!(!after(&[(10, 1)]).is_brisk(), "too few to tell");
-        assert!(after(&[(100, 5)]).is_brisk());
-        assert!(!after(&[(1_000_000, 800_000)]).is_brisk(), "800 ns each");
+        assert!(!after(&[(10, 1, TOGETHER)]).is_brisk(), "too few to tell");
+        assert!(after(&[(100, 5, TOGETHER)]).is_brisk());
+        assert!(!after(&[(1_000_000, 800_000, TOGETHER)]).is_brisk(), "800 ns each");
     }
 
     #[test]
-    fn one_long_item_is_not_forgotten_for_a_few_short_ones() {
-        let long = [(1_000_000, 50_000), (1, 900)];
+    fn one_long_item_is_not_forgotten_for_as_many_short_ones_as_would_take_as_long() {
+        let long = [(1_000_000, 50_000, ALONE), (1, 900, ALONE)];
         assert!(!after(&long).is_brisk());
-        assert!(!after(&[&long[..], &[(1_000, 50)]].concat()).is_brisk());
-        assert!(after(&[&long[..], &[(2_000, 100)]].concat()).is_brisk());
+        let then = |items| after(&[&long[..], &[(items, 0, TOGETHER)]].concat());
+        assert!(!then(30_000).is_brisk());
+        assert!(then(40_000).is_brisk());
     }
 
     #[test]
     fn one_taker_is_not_enough_for_what_several_may_take_their_time_for() {
-        let mut pace = after(&[(1_000, 500)]);
-        assert!(pace.is_brisk());
-        pace.charge(1_000, Duration::from_micros(500), true);
-        assert!(!pace.is_brisk(), "500 ns each");
-        pace.charge(500, Duration::from_micros(250), false);
-        assert!(!pace.is_brisk(), "it would go to and fro");
+        let together = [(1_000, 500, TOGETHER)];
+        assert!(after(&together).is_brisk());
+        let alone = [&together[..], &[(1_000, 500, ALONE)]].concat();
+        assert!(!after(&alone).is_brisk(), "500 ns each");
+        let again = [&alone[..], &[(1_000, 500, TOGETHER)]].concat();
+        assert!(!after(&again).is_brisk(), "it would go to and fro");
     }
 
     #[test]
     fn however_long_an_item_took_it_is_forgiven_in_time() {
         let mut pace = Pace::new();
-        pace.charge(1, Duration::MAX, false);
+        pace.charge(1, Duration::MAX, TOGETHER);
         assert!(!pace.is_brisk());
-        pace.charge(usize::MAX, Duration::ZERO, true);
+        pace.charge(usize::MAX, Duration::ZERO, ALONE);
         assert!(pace.is_brisk());
     }
 }

@@ -52,14 +52,13 @@ impl<T> Sender<T> {
     /// What [`send`](Sender::send) does where it need not wait, without the future. Gives
     /// the value back where it would have to, or nobody receives.
     #[inline(always)]
-    pub(crate) fn put(&self, value: T) -> Result<(), T> {
+    pub(crate) fn put(&self, value: T) -> Result<bool, T> {
         let state = self.link.state.lock();
         if state.closed || !state.has_room(self.link.capacity) {
             drop(state);
             return Err(value);
         }
-        self.link.put(state, value);
-        Ok(())
+        Ok(self.link.put(state, value))
     }
 
     /// Whether nobody will ever receive what is sent.
@@ -204,19 +203,21 @@ impl<T> Drop for Send<'_, T> {
 }
 
 impl<T> Link<T> {
-    /// Puts a value in, for which there is room.
+    /// Puts a value in, for which there is room. True: somebody was woken for it.
     #[inline(always)]
-    fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) {
+    fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) -> bool {
         state.queue.push_back(value);
         let reader = state.reader.take();
         let call = std::mem::take(&mut state.call);
         drop(state);
+        let wakes = call || reader.is_some();
         if let Some(reader) = reader {
             self.tell(reader);
         }
         if call {
             self.call_one();
         }
+        wakes
     }
 
     #[cold]

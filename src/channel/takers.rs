@@ -20,11 +20,12 @@
 //! 6. Unless there are as many takers as there may be, one is idle or arriving: a
 //!    taker that finds itself the last hires another before it begins its item.
 //! 7. Who goes alone is about to take, or busy with an item that it has not been seen to
-//!    wait for; and if it is for longer than two `pace::LOOK`s, it goes alone no more.
+//!    wait for. If its items turn out to take long, or it has hardly got on at a look of
+//!    the timer thread's, it goes alone no more.
 
 use super::link::{Calls, Link};
 #[cfg(not(loom))]
-use super::pace::LOOK;
+use super::pace::{GETS_ON, LOOK};
 use super::pace::{Pace, Stint};
 use super::receiver::Receiver;
 use crate::rt::probe::{self, Wait};
@@ -57,7 +58,8 @@ pub(super) struct Front<T> {
     /// The number of the one that goes alone; zero: none does.
     alone: usize,
     pace: Pace,
-    /// Whether the timer thread looks now and then how the one that goes alone gets on.
+    /// Whether the timer thread looks now and then how the one that goes alone gets on, or
+    /// need not: on a runtime of one thread nobody else could come meanwhile.
     watched: bool,
 }
 
@@ -75,8 +77,7 @@ impl<T> Front<T> {
             at_most: 0,
             alone: 0,
             pace: Pace::new(),
-            // A model has no timer thread.
-            watched: cfg!(loom),
+            watched: false,
         }
     }
 
@@ -144,39 +145,44 @@ impl<T> Link<T> {
     where
         T: Send + 'static,
     {
-        // A checker calls nobody for being slow, and neither does a model.
         #[cfg(not(loom))]
-        if crate::rt::real_now().is_some() {
+        {
             let mut seen = 0;
             let link = Arc::downgrade(this);
             let look = move || link.upgrade().is_some_and(|link| link.gets_on(&mut seen));
             if crate::rt::look_every(LOOK, look).is_err() {
                 let mut front = this.takes.front.lock();
                 front.pace.overdraw();
-                front.watched = false;
+                this.looks_no_more(&mut front);
             }
         }
         let _ = this;
     }
 
-    /// Whether somebody goes alone, and has taken something since `seen` had been taken.
+    /// Whether somebody goes alone, and has taken enough since `seen` had been taken.
     #[cfg(not(loom))]
     fn gets_on(&self, seen: &mut usize) -> bool {
         let mut front = self.takes.front.lock();
         let before = std::mem::replace(seen, front.taken);
-        if front.alone != 0 && before != front.taken {
+        if front.alone != 0 && front.taken - before >= GETS_ON {
             return true;
         }
-        // What is still to come of it may wake somebody, who may panic.
-        front.watched = false;
-        if front.alone == 0 {
-            return false;
-        }
-        front.pace.overdraw();
-        let called = self.end_alone(&mut front);
+        let called = self.looks_no_more(&mut front);
         drop(front);
+        // It may be somebody who panics.
         called.into_iter().for_each(Waker::wake);
         false
+    }
+
+    /// Nobody looks after the one that goes alone, so it does no longer.
+    #[cfg(not(loom))]
+    fn looks_no_more(&self, front: &mut Front<T>) -> Option<Waker> {
+        front.watched = false;
+        if front.alone == 0 {
+            return None;
+        }
+        front.pace.overdraw();
+        self.end_alone(front)
     }
 
     /// Nothing more will come: everybody who is idle.
@@ -224,11 +230,12 @@ enum State {
 }
 
 impl<T: Send + 'static> Taker<T> {
-    /// The first of at most `at_most` takers.
-    pub(crate) fn first(receiver: Receiver<T>, at_most: usize) -> Taker<T> {
+    /// The first of at most `at_most` takers, who run on several threads or not.
+    pub(crate) fn first(receiver: Receiver<T>, at_most: usize, on_threads: bool) -> Taker<T> {
         let link = receiver.into_link();
         let mut front = link.takes.front.lock();
         front.at_most = at_most;
+        front.watched = !on_threads;
         front.takers = 1;
         front.arriving = 1;
         drop(front);
@@ -258,19 +265,28 @@ impl<T: Send + 'static> Taker<T> {
         Some(Taker::new(Arc::clone(&self.link)))
     }
 
+    /// Whether it went alone when it took its last item.
+    #[inline]
+    pub(crate) fn is_alone(&self) -> bool {
+        self.seat.alone
+    }
+
     /// It is about to wait, with its item in hand: if it goes alone, it does no longer.
     #[inline]
     pub(crate) fn pauses(&mut self) {
-        self.seat.stint.forget();
         if self.seat.alone {
             self.calls_others();
+        } else {
+            self.seat.stint.forget();
         }
     }
 
     #[inline(never)]
     fn calls_others(&mut self) {
-        self.seat.alone = false;
         let mut front = self.link.takes.front.lock();
+        // The others have waited for what it did until now.
+        self.seat.stint.end(&mut front.pace, true);
+        self.seat.alone = false;
         if front.alone != self.seat.number {
             return;
         }
@@ -330,7 +346,8 @@ impl<T: Send + 'static> Taker<T> {
                         && (front.arriving > 0
                             || front.idle.is_empty()
                             || front.batch.len() == 1)));
-            if nobody_to_call && front.unsettled + 1 < self.link.quantum {
+            let is_long = self.seat.alone && self.seat.stint.is_long();
+            if nobody_to_call && !is_long && front.unsettled + 1 < self.link.quantum {
                 if let Some(item) = front.batch.pop_front() {
                     self.seat.before = self.link.take(&mut front, &item);
                     self.seat.stint.take();
@@ -373,6 +390,7 @@ impl<T: Send + 'static> Taker<T> {
             if !front.batch.is_empty() && seat.fetched > PATIENCE && !leaves_it {
                 // Busy, not idle: it comes back for what is there.
                 seat.fetched = 0;
+                seat.stint.end(&mut front.pace, seat.alone);
                 let called = front.call();
                 drop(front);
                 drop(came);
@@ -383,8 +401,8 @@ impl<T: Send + 'static> Taker<T> {
             }
             if let Some(item) = if leaves_it { None } else { front.batch.pop_front() } {
                 seat.before = link.take(&mut front, &item);
-                seat.stint.take();
                 let watch = seat.goes_alone(&mut front);
+                seat.stint.take();
                 let mut called = None;
                 if !front.batch.is_empty() {
                     called = front.call();
@@ -456,16 +474,22 @@ impl Seat {
     /// Whether it goes alone with the item that it has just taken. True: it would, if that
     /// were watched, which is to be arranged.
     fn goes_alone<T>(&mut self, front: &mut Front<T>) -> bool {
-        if front.is_for_another_than(self.number) {
-            self.alone = false;
-            return false;
+        if self.stint.is_long() {
+            self.stint.end(&mut front.pace, self.alone);
         }
+        let may = front.at_most > 1 && !front.is_for_another_than(self.number);
         // Who leaves nothing behind has nobody to call, so it makes no difference.
-        let is_brisk = front.pace.is_brisk() && (self.alone || !front.batch.is_empty());
-        let is_new = is_brisk && !front.watched;
+        let would = may && front.pace.is_brisk() && (self.alone || !front.batch.is_empty());
+        let is_new = would && !front.watched;
         front.watched |= is_new;
-        self.alone = is_brisk && !is_new;
-        front.alone = if self.alone { self.number } else { 0 };
+        let alone = would && !is_new;
+        if alone != self.alone {
+            self.stint.end(&mut front.pace, self.alone);
+            self.alone = alone;
+        }
+        if may {
+            front.alone = if alone { self.number } else { 0 };
+        }
         is_new
     }
 

@@ -42,7 +42,8 @@ pub(super) fn start<T, U, O, F, Fut>(
     let output = Arc::new(output);
     let engine = Arc::clone(engine);
     let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, O, F, Fut> };
-    hire(&Arc::new(work), Taker::first(input, workers));
+    let on_threads = work.engine.nudge.is_needed();
+    hire(&Arc::new(work), Taker::first(input, workers, on_threads));
 }
 
 /// What the workers of a stage share.
@@ -83,13 +84,23 @@ where
     let place = work.engine.stages[work.index].place;
     let mut turn = Turn::begin();
     let mut contexts = Contexts::of(&work.engine.ctx);
-    while let Some(item) = poll_fn(|cx| taker.poll_take(cx, place)).await {
+    // Whether somebody was woken for the last result, whom this thread has kept for itself.
+    let mut woke = false;
+    loop {
+        let next = poll_fn(|cx| {
+            let next = taker.poll_take(cx, place);
+            // Others have had their turn.
+            woke &= next.is_ready();
+            next
+        });
+        let Some(item) = next.await else { return Ok(StageEnd::Completed) };
         let number = taker.before();
         tally.receive();
         while let Some(colleague) = taker.hire() {
             (work.hire)(&work, colleague);
         }
-        if taker.woke() {
+        // They should not have to wait for what it does next, unless that takes no time.
+        if taker.woke() || (woke && !taker.is_alone()) {
             work.engine.nudge.nudge();
         }
         let mut given = Some((contexts.give(), item));
@@ -129,29 +140,33 @@ where
             taker.pauses();
             turns.wait_for(number, place).await;
         }
-        if let Err(made) = work.output.put(made) {
-            taker.rests();
-            taker.pauses();
-            if work.output.send(made).await.is_err() {
-                // No colleague has to find out by an item of its own.
-                taker.close();
-                if let Some(turns) = &work.turns {
-                    turns.next();
+        match work.output.put(made) {
+            Ok(wakes) => woke = wakes,
+            Err(made) => {
+                taker.rests();
+                taker.pauses();
+                if work.output.send(made).await.is_err() {
+                    // No colleague has to find out by an item of its own.
+                    taker.close();
+                    if let Some(turns) = &work.turns {
+                        turns.next();
+                    }
+                    return Ok(StageEnd::ReaderGone);
                 }
-                return Ok(StageEnd::ReaderGone);
+                woke = true;
             }
         }
         tally.pass_on(1);
         if let Some(turns) = &work.turns {
-            turns.next();
+            woke |= turns.next();
         }
         if turn.is_over() {
             taker.rests();
             rt::yield_now().await;
             turn = turn.next();
+            woke = false;
         }
     }
-    Ok(StageEnd::Completed)
 }
 
 /// Whose result goes in next.
@@ -195,15 +210,18 @@ impl Turns {
         .await;
     }
 
-    fn next(&self) {
+    /// True: somebody was woken, whose turn it is.
+    fn next(&self) -> bool {
         let mut order = self.0.lock();
         order.next += 1;
         let next = order.next;
         let at = order.waiting.iter().position(|(of, _)| *of == next);
         let waker = at.map(|at| order.waiting.swap_remove(at).1);
         drop(order);
+        let wakes = waker.is_some();
         if let Some(waker) = waker.filter(|_| !skip(Break::TurnNotPassedOn)) {
             waker.wake();
         }
+        wakes
     }
 }

@@ -101,6 +101,14 @@ impl Nudge {
         }
     }
 
+    /// Whether tasks are run by several threads.
+    pub(crate) fn is_needed(&self) -> bool {
+        #[cfg(all(feature = "tokio", not(loom)))]
+        return self.runtime.is_some();
+        #[cfg(not(all(feature = "tokio", not(loom))))]
+        false
+    }
+
     /// Whatever this task has woken can be run by other threads from now on: a task
     /// of nothing takes its place.
     pub(crate) fn nudge(&self) {

@@ -92,10 +92,10 @@ impl Turn {
         self.steps >= self.look_at && self.looks()
     }
 
-    /// At the steps 1, 4, 16 and 64, or the last three of them.
+    /// At the steps 1, 4 and 16, or the last two of them, and every sixteen from there on.
     #[inline(never)]
     fn looks(&mut self) -> bool {
-        self.look_at = self.steps * 4;
+        self.look_at = (self.steps * 4).min(self.steps.next_multiple_of(16) + 16);
         self.steps >= Self::STEPS || self.is_late()
     }
 
