@@ -408,6 +408,25 @@ async fn takes_beside_a_heart(ctx: Context) {
 }
 
 #[test]
+fn by_priorities_nobody_is_passed_over_for_ever_while_time_and_another_take_turns() {
+    for inject in [Inject::Cancel, Inject::None] {
+        let checker = Checker::pct(1, 2, 2_000).inject([inject]);
+        let report = checker.run(|ctx| async move {
+            let heart = rt::spawn_named("heart", async {
+                let mut beats = rt::interval(Duration::from_millis(100));
+                loop {
+                    beats.tick().await;
+                }
+            });
+            let _ = ctx.run(rt::sleep(Duration::from_secs(1))).await;
+            heart.abort();
+            let _ = heart.await;
+        });
+        report.assert_clean();
+    }
+}
+
+#[test]
 fn time_that_moves_though_tasks_are_ready_is_none_of_the_time_they_have_to_stop() {
     Checker::new().run(|ctx| takes(ctx, 100)).assert_clean();
     Checker::new().max_schedules(5_000).run(takes_beside_a_heart).assert_clean();

@@ -566,6 +566,68 @@ fn in_a_process(test: &str) -> (Option<i32>, String) {
 }
 
 #[test]
+#[ignore = "counts what its process has open"]
+fn opens_nothing_for_good() {
+    let open = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let check = || {
+        let report = Checker::tokio().run(|ctx| async move {
+            let _ = ctx.run(time::sleep(Duration::from_millis(5))).await;
+        });
+        report.assert_clean();
+    };
+    check();
+    let before = open();
+    (0..20).for_each(|_| check());
+    assert_eq!(open(), before);
+}
+
+#[test]
+fn a_check_leaves_nothing_open() {
+    let (code, said) = in_a_process("opens_nothing_for_good");
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// Whoever is cancelled in the last of its waits forgets a task.
+async fn forgets_its_flush(ctx: Context) {
+    if ctx.is_done() {
+        return;
+    }
+    let flush = tokio::spawn(time::sleep(Duration::from_secs(5)));
+    if ctx.run(time::sleep(Duration::from_millis(20))).await.is_ok() {
+        flush.abort();
+    }
+}
+
+#[test]
+fn a_point_that_one_run_does_not_come_to_does_not_end_the_others() {
+    for _ in 0..20 {
+        let report = Checker::tokio().run(|ctx| async move {
+            // In an order of chance.
+            for n in (0..30).collect::<std::collections::HashSet<u32>>() {
+                if ctx.is_done() {
+                    return;
+                }
+                if n == 3 {
+                    break;
+                }
+            }
+            forgets_its_flush(ctx).await;
+        });
+        assert!(!report.violations().is_empty() || !report.complete(), "{report}");
+    }
+}
+
+#[test]
+fn a_body_that_is_slow_is_not_called_clean_at_each_point() {
+    let report = Checker::tokio().patience(Duration::from_millis(400)).run(|ctx| async move {
+        let slow = || std::thread::sleep(Duration::from_millis(300));
+        tokio::task::spawn_blocking(slow).await.unwrap();
+        forgets_its_flush(ctx).await;
+    });
+    assert!(!report.violations().is_empty() || !report.complete(), "{report}");
+}
+
+#[test]
 #[ignore = "ends its process"]
 fn blocks_its_thread() {
     let _ = Checker::tokio().patience(Duration::from_millis(300)).run(|ctx| async move {

@@ -45,6 +45,9 @@ pub(super) enum Early {
     AtFirst,
     /// The body is not deterministic.
     Unsteady,
+    /// A run has not come to a point that another had come to.
+    #[cfg(feature = "tokio")]
+    Missed,
 }
 
 impl Covered {
@@ -184,6 +187,11 @@ impl fmt::Display for Covered {
         match self.early {
             Some(Early::AtFirst) => f.write_str(" (ended with the first violation)"),
             Some(Early::Unsteady) => f.write_str(" (ended where the body is not deterministic)"),
+            #[cfg(feature = "tokio")]
+            Some(Early::Missed) => f.write_str(
+                " (a run has not come to a point that another had come to: the body is slow, or \
+                 not deterministic)",
+            ),
             None if self.cut => f.write_str(" (cut short by a maximum)"),
             None => Ok(()),
         }

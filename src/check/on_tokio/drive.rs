@@ -128,6 +128,12 @@ impl Rest {
         drop(before);
     }
 
+    /// Nobody is to be woken any more.
+    pub(super) fn forgets(&self) {
+        let before = self.waker.lock().take();
+        drop(before);
+    }
+
     /// What the poll that has just begun is.
     fn nudge(&self, may_come: bool) -> Nudge {
         let again = may_come && self.pulse.was_nudged();

@@ -78,6 +78,9 @@ struct Outcome {
     at_a_line: bool,
 }
 
+/// Each may take as long as the watchdog has patience.
+const MOST_MISSES: u32 = 8;
+
 /// Runs the body once for each point.
 pub(super) fn explore<F, Fut>(plan: &Plan, kinds: &[Inject], most: u64, body: &F) -> Report
 where
@@ -99,7 +102,9 @@ where
         let mut landed = false;
         let how = "tokio's schedule".to_string();
         let mut covered = Covered { how, ..Covered::nothing(kind) };
-        let mut target = None;
+        let (mut target, mut misses) = (None, 0);
+        // How many points a run has in which the injection comes at none.
+        let mut all = u32::MAX;
         loop {
             if target.is_some_and(|target| u64::from(target) >= most) {
                 covered.cut |= u64::from(covered.points) > most;
@@ -111,8 +116,18 @@ where
             covered.cut |= outcome.cut;
             looked |= outcome.looked;
             landed |= outcome.landed.is_some();
-            let over = target.is_some() && outcome.landed != target;
-            if in_part(target) && !over {
+            let missed = target.is_some() && outcome.landed != target;
+            if (missed || target.is_none()) && !outcome.cut {
+                all = all.min(outcome.points);
+            }
+            // A point that any run has come to is one. Whoever keeps missing them is given up.
+            let is_one = target.is_some_and(|target| target < covered.points);
+            misses += u32::from(missed && is_one);
+            if all < covered.points {
+                (covered.early, covered.everywhere) = (Some(Early::Missed), false);
+            }
+            let over = missed && (!is_one || misses > MOST_MISSES);
+            if in_part(target) && !missed {
                 covered.schedules += 1;
                 if let Some(violation) = outcome.violation {
                     let again = || run(plan, kind, target, body, &pulse, true);
@@ -294,6 +309,10 @@ where
         .go(body),
     );
     drop(runtime);
+    // A waker of the runtime's keeps all of that, and the runtime keeps who keeps the waker.
+    rest.forgets();
+    pulse.nudges(None);
+    watcher.state.lock().driver = None;
     let point = watcher.state.lock().landed;
     let struck = watcher.trail.as_ref().and_then(|trail| trail.seen.lock().struck.take());
     let at_a_line = struck.is_some();

@@ -159,8 +159,15 @@ impl Strategy for Pct {
             place = self.highest(turn);
         }
         if place as usize == turn.ready.len() {
-            // Else it would move on and on.
-            self.time = self.fresh() >> 1;
+            // Else it would move on and on, past those that have fallen above all: for ever,
+            // where each move wakes somebody who comes before them.
+            let has_fallen = |&task: &u32| self.priorities[task as usize] <= 1 << 32;
+            self.time = if turn.ready.iter().any(has_fallen) {
+                self.fallen -= 1;
+                self.fallen
+            } else {
+                self.fresh() >> 1
+            };
         }
         self.turns += 1;
         place
