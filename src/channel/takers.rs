@@ -128,7 +128,9 @@ impl<T> Link<T> {
         called.into_iter().for_each(Waker::wake);
     }
 
-    /// Nobody goes alone any more: one of the others, if there is something for it.
+    /// Nobody goes alone any more: one of the others, if there is something for it, to be woken
+    /// when the lock is gone.
+    #[must_use]
     fn end_alone(&self, front: &mut Front<T>) -> Option<Waker> {
         front.alone = 0;
         let mut state = self.state.lock();
@@ -153,7 +155,9 @@ impl<T> Link<T> {
             if crate::rt::look_every(LOOK, look).is_err() {
                 let mut front = this.takes.front.lock();
                 front.pace.overdraw();
-                this.looks_no_more(&mut front);
+                let called = this.looks_no_more(&mut front);
+                drop(front);
+                called.into_iter().for_each(Waker::wake);
             }
         }
         let _ = this;
@@ -175,6 +179,7 @@ impl<T> Link<T> {
     }
 
     /// Nobody looks after the one that goes alone, so it does no longer.
+    #[must_use]
     #[cfg(not(loom))]
     fn looks_no_more(&self, front: &mut Front<T>) -> Option<Waker> {
         front.watched = false;

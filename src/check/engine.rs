@@ -313,7 +313,7 @@ impl Engine {
         step
     }
 
-    /// Invariant 6.
+    /// Invariant 5.
     fn line_up(&mut self) {
         if !self.ready.range(self.in_line..).is_sorted() {
             self.ready.make_contiguous()[self.in_line..].sort_unstable();

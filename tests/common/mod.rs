@@ -32,6 +32,8 @@ pub(crate) fn examples() -> &'static PathBuf {
             ("check", cfg!(feature = "check")),
             ("proptest", cfg!(feature = "proptest")),
             ("cli", cfg!(feature = "cli")),
+            // It only stands for the others, but without it all would be compiled again.
+            ("full", cfg!(feature = "full")),
         ] {
             if on {
                 build.args(["--features", feature]);
