@@ -32,7 +32,7 @@ pub(crate) fn examples() -> &'static PathBuf {
             ("check", cfg!(feature = "check")),
             ("proptest", cfg!(feature = "proptest")),
             ("cli", cfg!(feature = "cli")),
-            // It only stands for the others, but without it all would be compiled again.
+            // It only stands for the others, and is a feature all the same.
             ("full", cfg!(feature = "full")),
         ] {
             if on {
