@@ -34,8 +34,11 @@ const REPAID: i64 = 25;
 /// As long as a turn may be.
 const CREDIT: i64 = 100_000;
 
-/// What is earned before anybody goes alone for the first time, or again.
+/// What is earned before anybody goes alone for the first time.
 const FEW: i64 = 64 * REPAID;
+
+/// What is earned at least before anybody does so again after it did not pay: nobody is to go
+/// to and fro.
 const SOME: i64 = 1_000 * REPAID;
 
 /// How often somebody looks whether a taker that goes alone has got on: those behind items
@@ -44,7 +47,7 @@ const SOME: i64 = 1_000 * REPAID;
 #[cfg(not(loom))]
 pub(super) const LOOK: Duration = Duration::from_millis(10);
 
-/// So many brisk items are the least that it has taken by then.
+/// Whoever has taken fewer items by then has not got on: brisk ones are forty thousand.
 #[cfg(not(loom))]
 pub(super) const GETS_ON: usize = 512;
 
@@ -74,12 +77,11 @@ impl Pace {
         let change = if too_long > 0 { -too_long } else { earned.saturating_mul(items) };
         self.nanos = self.nanos.saturating_add(change).clamp(-DEBT, CREDIT);
         if alone && self.nanos < 0 {
-            // Nobody is to go to and fro.
             self.nanos = self.nanos.min(-SOME);
         }
     }
 
-    /// It was a mistake to go alone.
+    /// Who went alone has had the others wait for as long as may be.
     #[cfg(not(loom))]
     pub(super) fn overdraw(&mut self) {
         self.nanos = -DEBT;
@@ -113,7 +115,7 @@ impl Stint {
         self.items >= Stint::LONGEST
     }
 
-    /// It is reckoned, what it was taken as.
+    /// It is over, and counts.
     pub(super) fn end(&mut self, pace: &mut Pace, alone: bool) {
         if let (Some(began), Some(now)) = (self.began.take(), crate::rt::real_now()) {
             pace.charge(self.items as usize, now - began, alone);
@@ -121,10 +123,18 @@ impl Stint {
         self.items = 0;
     }
 
-    /// It is not: others are at work as well, or can be called.
+    /// It does not count: part of it was a wait, in which others were at work or could be called.
     pub(super) fn forget(&mut self) {
         self.began = None;
         self.items = 0;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+impl Pace {
+    /// That of a stage whose items have taken no time.
+    pub(super) fn brisk() -> Self {
+        Pace { nanos: CREDIT }
     }
 }
 

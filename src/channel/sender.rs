@@ -49,8 +49,9 @@ impl<T> Sender<T> {
         }
     }
 
-    /// What [`send`](Sender::send) does where it need not wait, without the future. Gives
-    /// the value back where it would have to, or nobody receives.
+    /// What [`send`](Sender::send) does where it need not wait, without the future: whether
+    /// somebody was woken for it. Gives the value back where it would have to, or nobody
+    /// receives.
     #[inline(always)]
     pub(crate) fn put(&self, value: T) -> Result<bool, T> {
         let state = self.link.state.lock();

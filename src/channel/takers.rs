@@ -300,8 +300,8 @@ impl<T: Send + 'static> Taker<T> {
         called.into_iter().for_each(Waker::wake);
     }
 
-    /// It lets other tasks go first. They may be run by any thread, and so may it be next:
-    /// if it goes alone, it still does.
+    /// What it has done so far counts; now it lets other tasks go first. They may be run by any
+    /// thread, and so may it be next: if it goes alone, it still does.
     pub(crate) fn rests(&mut self) {
         let mut front = self.link.takes.front.lock();
         self.seat.stint.end(&mut front.pace, self.seat.alone);
@@ -555,5 +555,81 @@ impl<T> Drop for Taker<T> {
         drop(before);
         calls.make();
         called.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl Wake for Calls {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[track_caller]
+    fn take(taker: &mut Taker<usize>, waker: &Waker) -> Poll<Option<usize>> {
+        taker.poll_take(&mut Context::from_waker(waker), Location::caller())
+    }
+
+    /// Two takers of a brisk stage: the first goes alone, and is busy with item 1 of four; how
+    /// often the other has been called since.
+    fn one_goes_alone() -> (Taker<usize>, Taker<usize>, std::sync::Arc<Calls>) {
+        let (sender, receiver) = crate::channel::between(4, None);
+        let mut first = Taker::first(receiver, 2, true);
+        let calls = std::sync::Arc::new(Calls::default());
+        let (nobody, other) = (Waker::noop(), Waker::from(calls.clone()));
+        {
+            let mut front = first.link.takes.front.lock();
+            // As if somebody looked: nobody does, but the test.
+            (front.pace, front.watched) = (Pace::brisk(), true);
+        }
+        sender.put(0).unwrap();
+        assert_eq!(take(&mut first, nobody), Poll::Ready(Some(0)));
+        let mut second = first.hire().expect("nobody is left to come for the next");
+        assert_eq!(take(&mut second, &other), Poll::Pending);
+        (1..4).for_each(|item| assert!(sender.put(item).is_ok()));
+        // It was called for the first of them, and finds the other at it.
+        assert_eq!(take(&mut first, nobody), Poll::Ready(Some(1)));
+        assert!(first.is_alone());
+        assert_eq!(take(&mut second, &other), Poll::Pending);
+        assert_eq!(calls.0.swap(0, Ordering::Relaxed), 1);
+        std::mem::forget(sender);
+        (first, second, calls)
+    }
+
+    #[test]
+    fn who_goes_alone_and_is_found_to_hang_is_helped() {
+        let (first, mut second, calls) = one_goes_alone();
+        let mut seen = 0;
+        assert!(!first.link.gets_on(&mut seen), "it is not looked at any more");
+        assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+        assert_eq!(take(&mut second, Waker::noop()), Poll::Ready(Some(2)));
+        assert!(!second.is_alone(), "the next who hangs would go unseen");
+    }
+
+    #[test]
+    fn who_goes_alone_and_gets_on_is_left_alone() {
+        let (first, _second, calls) = one_goes_alone();
+        let mut seen = 0;
+        first.link.takes.front.lock().taken = GETS_ON;
+        assert!(first.link.gets_on(&mut seen));
+        assert_eq!(calls.0.load(Ordering::Relaxed), 0);
+        assert!(!first.link.gets_on(&mut seen), "it has taken none since");
+        assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn who_waits_calls_another_though_it_goes_alone() {
+        let (mut first, mut second, calls) = one_goes_alone();
+        first.pauses();
+        assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+        assert_eq!(take(&mut second, Waker::noop()), Poll::Ready(Some(2)));
     }
 }

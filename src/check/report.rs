@@ -38,7 +38,7 @@ pub(super) struct Covered {
     pub(super) everywhere: bool,
 }
 
-/// What has ended the schedules of an injection before they were all run.
+/// Why not all schedules of an injection were run.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Early {
     /// The first violation, as it was to.
@@ -91,7 +91,8 @@ impl Report {
         }
     }
 
-    /// Whether what was found has ended it early: it proves nothing of what was not reached.
+    /// Whether it has ended early or missed what is there: it proves nothing of what was not
+    /// reached.
     pub(super) fn ended_early(&self) -> bool {
         self.covered.iter().any(|covered| covered.early.is_some())
     }
@@ -127,7 +128,8 @@ impl Report {
     }
 
     /// Whether every schedule that was asked for was run: no maximum has cut anything, and
-    /// nothing that was found has ended it early.
+    /// nothing that was found has ended it early; and, on tokio, each run has come to all points
+    /// of the others.
     pub fn complete(&self) -> bool {
         self.complete
     }

@@ -153,7 +153,7 @@ impl Job {
         let Some(f) = self.take_as(running) else { return };
         quietly(f);
         let ran = std::mem::replace(&mut *self.state.lock(), State::Over);
-        // The system is not asked for nothing.
+        // To wake nobody takes a call of the system's too.
         if matches!(ran, State::Running { awaited: true, .. }) {
             self.finished.notify_all();
         }

@@ -143,6 +143,7 @@ where
         match work.output.put(made) {
             Ok(wakes) => woke = wakes,
             Err(made) => {
+                // What it did until now counts; its wait for room does not.
                 taker.rests();
                 taker.pauses();
                 if work.output.send(made).await.is_err() {

@@ -132,8 +132,9 @@ mod on {
         PLANTED.set(Some(line));
     }
 
-    /// No bug: whether the items of the stages that this thread makes from now on count as such
-    /// that take no time. In a model and under a checker they never do otherwise.
+    /// No bug: whether the items of stages that this thread makes from now on are taken to be
+    /// ones that take no time. In models and under a checker, where no time is measured, they
+    /// would never be.
     pub fn hurry(yes: bool) {
         HURRIED.set(yes);
     }

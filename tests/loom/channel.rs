@@ -164,17 +164,24 @@ fn each_item_finds_a_taker_while_there_is_one() {
 
 #[test]
 fn who_goes_alone_and_leaves_calls_another() {
-    hurry(true);
-    each_item_finds_a_taker(3, |_leaves| None);
+    in_a_hurry(|| each_item_finds_a_taker(3, |_leaves| None));
 }
 
 #[test]
 fn who_goes_alone_calls_another_before_it_waits() {
-    hurry(true);
-    each_item_finds_a_taker(3, |mut taker| {
-        taker.pauses();
-        Some(taker)
+    in_a_hurry(|| {
+        each_item_finds_a_taker(3, |mut taker| {
+            taker.pauses();
+            Some(taker)
+        });
     });
+}
+
+/// A model in which takers go alone, whose items would take their time otherwise.
+fn in_a_hurry(model: impl FnOnce()) {
+    hurry(true);
+    model();
+    hurry(false);
 }
 
 /// Each of two takers takes one item, and then leaves or stays.
@@ -207,8 +214,7 @@ fn the_end_of_a_channel_reaches_every_taker() {
 
 #[test]
 fn the_end_of_a_channel_reaches_every_taker_though_one_goes_alone() {
-    hurry(true);
-    the_end_reaches_every_taker();
+    in_a_hurry(the_end_reaches_every_taker);
 }
 
 fn the_end_reaches_every_taker() {

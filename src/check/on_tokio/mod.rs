@@ -26,6 +26,7 @@ use super::quiet;
 use super::report::{Covered, Early, Report, grouped};
 use super::story::{Story, time};
 use super::token::{ReplayError, Token};
+use super::vacuous::vacuous;
 use super::violation::{Violation, ViolationKind};
 use crate::context::Context;
 use crate::rt::Clock;
@@ -103,8 +104,8 @@ where
         let how = "tokio's schedule".to_string();
         let mut covered = Covered { how, ..Covered::nothing(kind) };
         let (mut target, mut misses) = (None, 0);
-        // How many points a run has in which the injection comes at none.
-        let mut all = u32::MAX;
+        // How many points a run has, at the least, in which the injection comes at none.
+        let mut least = u32::MAX;
         loop {
             if target.is_some_and(|target| u64::from(target) >= most) {
                 covered.cut |= u64::from(covered.points) > most;
@@ -118,12 +119,12 @@ where
             landed |= outcome.landed.is_some();
             let missed = target.is_some() && outcome.landed != target;
             if (missed || target.is_none()) && !outcome.cut {
-                all = all.min(outcome.points);
+                least = least.min(outcome.points);
             }
             // A point that any run has come to is one. Whoever keeps missing them is given up.
             let is_one = target.is_some_and(|target| target < covered.points);
             misses += u32::from(missed && is_one);
-            if all < covered.points {
+            if least < covered.points {
                 (covered.early, covered.everywhere) = (Some(Early::Missed), false);
             }
             let over = missed && (!is_one || misses > MOST_MISSES);
@@ -146,7 +147,7 @@ where
             target = (from..).find(|&next| in_part(Some(next)));
         }
         if kind.strikes() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
-            findings.violations.push(vacuous("no injection landed".to_string()));
+            findings.violations.push(vacuous(kind, "no injection landed".to_string()));
         }
         report.covered.push(covered);
         if plan.stop_at_first && !findings.violations.is_empty() {
@@ -156,13 +157,13 @@ where
     let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
     if asks && !looked && findings.violations.is_empty() && plan.shard.1 == 1 {
         let why = "no schedule ever looked at the context";
-        findings.violations.push(vacuous(why.to_string()));
+        findings.violations.push(vacuous(Inject::Cancel, why.to_string()));
     }
     if plan.shard.1 == 1 && !report.ended_early() {
         let never = report.sometimes.iter().filter(|(_, reached)| !reached);
-        findings.violations.extend(
-            never.map(|(name, _)| vacuous(format!("in no schedule was it ever so: `{name}`"))),
-        );
+        findings.violations.extend(never.map(|(name, _)| {
+            vacuous(Inject::None, format!("in no schedule was it ever so: `{name}`"))
+        }));
     }
     report.finish(findings.violations);
     report.took = Clock::system_now() - began;
@@ -260,11 +261,6 @@ impl Findings {
     }
 }
 
-fn vacuous(why: String) -> Violation {
-    let headline = "this check has checked nothing".to_string();
-    Violation { count: 0, ..told(ViolationKind::Vacuous, headline, why, None) }
-}
-
 fn told(kind: ViolationKind, headline: String, what: String, place: Option<Place>) -> Violation {
     Violation {
         kind,
@@ -312,7 +308,8 @@ where
     // A waker of the runtime's keeps all of that, and the runtime keeps who keeps the waker.
     rest.forgets();
     pulse.nudges(None);
-    watcher.state.lock().driver = None;
+    let driver = watcher.state.lock().driver.take();
+    drop(driver);
     let point = watcher.state.lock().landed;
     let struck = watcher.trail.as_ref().and_then(|trail| trail.seen.lock().struck.take());
     let at_a_line = struck.is_some();
