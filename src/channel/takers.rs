@@ -561,14 +561,14 @@ impl<T> Drop for Taker<T> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use crate::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
 
     #[derive(Default)]
     struct Calls(AtomicUsize);
 
     impl Wake for Calls {
-        fn wake(self: std::sync::Arc<Self>) {
+        fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -580,10 +580,10 @@ mod tests {
 
     /// Two takers of a brisk stage: the first goes alone, and is busy with item 1 of four; how
     /// often the other has been called since.
-    fn one_goes_alone() -> (Taker<usize>, Taker<usize>, std::sync::Arc<Calls>) {
+    fn one_goes_alone() -> (Taker<usize>, Taker<usize>, Arc<Calls>) {
         let (sender, receiver) = crate::channel::between(4, None);
         let mut first = Taker::first(receiver, 2, true);
-        let calls = std::sync::Arc::new(Calls::default());
+        let calls = Arc::new(Calls::default());
         let (nobody, other) = (Waker::noop(), Waker::from(calls.clone()));
         {
             let mut front = first.link.takes.front.lock();
