@@ -19,6 +19,7 @@
 //! 6. Wakers are cloned, called and dropped, and items dropped, without a lock.
 
 use super::takers::Front;
+use crate::rt::probe;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, OwnLines};
@@ -99,6 +100,9 @@ pub(crate) trait Gauge: std::marker::Send + Sync {
     /// Which channel it is.
     #[cfg(not(loom))]
     fn address(&self) -> usize;
+    /// While it is held open, what comes has no end, though every sender has gone.
+    fn hold_open(&self);
+    fn let_end(&self);
     /// Lets nothing more through, and drops what is there.
     fn close(&self);
     fn counts(&self) -> Counts;
@@ -272,6 +276,25 @@ impl<T> Link<T> {
         drop(held);
     }
 
+    pub(super) fn one_sender_more(&self) {
+        self.state.lock().senders += 1;
+    }
+
+    /// The last of them ends what comes.
+    pub(super) fn one_sender_less(&self) {
+        let mut state = self.state.lock();
+        state.senders -= 1;
+        if state.senders > 0 || skip(Break::LastSenderSilent) {
+            return;
+        }
+        let reader = state.reader.take();
+        drop(state);
+        probe::touches("closed", || std::ptr::from_ref(self) as *const () as usize);
+        let mut calls = self.call_all();
+        calls.add(Calls::to(reader));
+        calls.make();
+    }
+
     pub(super) fn shut(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -345,6 +368,14 @@ impl<T> State<T> {
 }
 
 impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
+    fn hold_open(&self) {
+        self.one_sender_more();
+    }
+
+    fn let_end(&self) {
+        self.one_sender_less();
+    }
+
     fn close(&self) {
         self.shut();
     }

@@ -5,7 +5,7 @@
 //! 1. A [`Send`] that waits has a ticket; it gives it back when it is dropped, and
 //!    with it any room that was promised to it.
 
-use super::link::{Calls, Gauge, Link, State};
+use super::link::{Gauge, Link, State};
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::BriefGuard;
@@ -77,24 +77,14 @@ impl<T: std::marker::Send + 'static> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        self.link.state.lock().senders += 1;
+        self.link.one_sender_more();
         Sender { link: Arc::clone(&self.link) }
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        let mut state = self.link.state.lock();
-        state.senders -= 1;
-        if state.senders > 0 || skip(Break::LastSenderSilent) {
-            return;
-        }
-        let reader = state.reader.take();
-        drop(state);
-        probe::touches("closed", || Arc::as_ptr(&self.link) as *const () as usize);
-        let mut calls = self.link.call_all();
-        calls.add(Calls::to(reader));
-        calls.make();
+        self.link.one_sender_less();
     }
 }
 

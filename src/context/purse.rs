@@ -8,13 +8,13 @@ use crate::sync::Purse;
 
 /// Where a worker has its contexts from.
 #[cfg(not(loom))]
-pub(crate) struct Contexts(Purse<Line>);
+pub(crate) struct Contexts<'c>(Purse<'c, Line>);
 
 #[cfg(not(loom))]
-impl Contexts {
+impl<'c> Contexts<'c> {
     /// Clones of `ctx`, which must be derived.
-    pub(crate) fn of(ctx: &Context) -> Contexts {
-        Contexts(Purse::new(ctx.clone().into_link().expect("a derived context")))
+    pub(crate) fn of(ctx: &'c Context) -> Self {
+        Contexts(Purse::new(ctx.link.as_ref().expect("a derived context")))
     }
 
     #[inline]
@@ -32,12 +32,12 @@ impl Contexts {
 
 /// Under a model, what they are in every other way.
 #[cfg(loom)]
-pub(crate) struct Contexts(Context);
+pub(crate) struct Contexts<'c>(&'c Context);
 
 #[cfg(loom)]
-impl Contexts {
-    pub(crate) fn of(ctx: &Context) -> Contexts {
-        Contexts(ctx.clone())
+impl<'c> Contexts<'c> {
+    pub(crate) fn of(ctx: &'c Context) -> Self {
+        Contexts(ctx)
     }
 
     pub(crate) fn give(&mut self) -> Context {

@@ -10,7 +10,7 @@
 
 use crate::rt::probe::{self, Wait};
 use crate::rt::{self, JoinHandle};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, BriefLock};
 use pin_project_lite::pin_project;
 use slab::Slab;
 use std::any::Any;
@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 pub(crate) struct Tasks {
-    state: Mutex<State>,
+    state: BriefLock<State>,
 }
 
 struct State {
@@ -65,6 +65,24 @@ impl<T> Ending<T> {
     }
 }
 
+/// On whose behalf a task runs.
+pub(crate) trait Owner<T>: Send + 'static {
+    /// Runs a turn of it.
+    #[inline]
+    fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
+        poll()
+    }
+
+    /// Is told how it ended, once, after its future was dropped; on whatever thread that is.
+    fn ended(self, how: Ending<T>);
+}
+
+impl<T, F: FnOnce(Ending<T>) + Send + 'static> Owner<T> for F {
+    fn ended(self, how: Ending<T>) {
+        self(how);
+    }
+}
+
 impl Tasks {
     pub(crate) fn new() -> Arc<Self> {
         let state = State {
@@ -75,26 +93,25 @@ impl Tasks {
             waiting: Vec::new(),
             count: 0,
         };
-        Arc::new(Tasks { state: Mutex::new(state) })
+        Arc::new(Tasks { state: BriefLock::new(state) })
     }
 
-    /// Runs `future` as a task of its own. `ended` is told how it ended, once, after
-    /// it was dropped; on whatever thread that is.
+    /// Runs `future` as a task of its own, for `owner`.
     ///
     /// # Panics
     ///
     /// Where nobody runs tasks.
     #[track_caller]
-    pub(crate) fn spawn<F, E>(
+    pub(crate) fn spawn<F, O>(
         this: &Arc<Self>,
         name: Cow<'static, str>,
         place: &'static Location<'static>,
         future: F,
-        ended: E,
+        owner: O,
     ) where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
-        E: FnOnce(Ending<F::Output>) + Send + 'static,
+        O: Owner<F::Output>,
     {
         let (number, key) = {
             let mut state = this.state.lock();
@@ -104,7 +121,7 @@ impl Tasks {
         };
         // If nobody runs tasks, this unwinds, and the entry goes with the future.
         let owned =
-            Owned { future: Some(future), ended: Some(ended), tasks: Arc::clone(this), key };
+            Owned { future: Some(future), owner: Some(owner), tasks: Arc::clone(this), key };
         let handle = rt::spawn_at(name, place, owned);
         let mut state = this.state.lock();
         let stopped = state.stopped;
@@ -128,7 +145,7 @@ impl Tasks {
         let handles: Vec<_> =
             state.live.iter_mut().filter_map(|(_, entry)| entry.handle.take()).collect();
         drop(state);
-        handles.iter().for_each(JoinHandle::abort);
+        handles.into_iter().for_each(|handle| handle.abort());
     }
 
     /// How many have not ended.
@@ -213,46 +230,49 @@ impl State {
 }
 
 pin_project! {
-    struct Owned<F: Future, E: FnOnce(Ending<F::Output>)> {
+    struct Owned<F: Future, O: Owner<F::Output>> {
         // `None` once it has ended.
         #[pin]
         future: Option<F>,
-        ended: Option<E>,
+        owner: Option<O>,
         tasks: Arc<Tasks>,
         key: usize,
     }
 
-    impl<F: Future, E: FnOnce(Ending<F::Output>)> PinnedDrop for Owned<F, E> {
+    impl<F: Future, O: Owner<F::Output>> PinnedDrop for Owned<F, O> {
         fn drop(this: Pin<&mut Self>) {
             this.finish(Ending::Aborted);
         }
     }
 }
 
-impl<F: Future, E: FnOnce(Ending<F::Output>)> Owned<F, E> {
+impl<F: Future, O: Owner<F::Output>> Owned<F, O> {
     fn finish(self: Pin<&mut Self>, ending: Ending<F::Output>) {
         let mut this = self.project();
-        let Some(ended) = this.ended.take() else { return };
+        let Some(owner) = this.owner.take() else { return };
         let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
         let ending = match dropped {
             Ok(()) => ending,
             Err(payload) => Ending::panicked(payload),
         };
         // Its own panic would be one in a drop, perhaps in the middle of another.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| ended(ending))) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| owner.ended(ending))) {
             drop(rt::panic_words(payload));
         }
         this.tasks.remove(*this.key);
     }
 }
 
-impl<F: Future, E: FnOnce(Ending<F::Output>)> Future for Owned<F, E> {
+impl<F: Future, O: Owner<F::Output>> Future for Owned<F, O> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.as_mut().project();
-        let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(()) };
-        let ending = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+        let (Some(future), Some(owner)) = (this.future.as_pin_mut(), this.owner) else {
+            return Poll::Ready(());
+        };
+        let turn = AssertUnwindSafe(|| owner.turn(|| future.poll(cx)));
+        let ending = match catch_unwind(turn) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(value)) => Ending::Returned(value),
             Err(payload) => Ending::panicked(payload),

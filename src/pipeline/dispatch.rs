@@ -39,7 +39,6 @@ pub(super) fn start<T, U, O, F, Fut>(
     Fut: Future<Output = O> + Send + 'static,
 {
     let turns = ordered.then(|| Turns(Mutex::new(Order::default())));
-    let output = Arc::new(output);
     let engine = Arc::clone(engine);
     let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, O, F, Fut> };
     let on_threads = work.engine.nudge.is_needed();
@@ -50,8 +49,7 @@ pub(super) fn start<T, U, O, F, Fut>(
 struct Work<T, U, O, F> {
     engine: Arc<Engine>,
     index: usize,
-    /// Kept until the ending of each worker has been told.
-    output: Arc<Sender<U>>,
+    output: Sender<U>,
     f: F,
     result: fn(O) -> Result<U, BoxError>,
     turns: Option<Turns>,
@@ -69,7 +67,7 @@ where
     Fut: Future<Output = O> + Send + 'static,
 {
     let task = worker(Arc::clone(work), taker);
-    Engine::spawn(&work.engine, work.index, Arc::clone(&work.output), task);
+    Engine::spawn(&work.engine, work.index, task);
 }
 
 async fn worker<T, U, O, F, Fut>(work: Arc<Work<T, U, O, F>>, mut taker: Taker<T>) -> StageResult
@@ -80,7 +78,7 @@ where
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = O> + Send + 'static,
 {
-    let mut tally = Tally::new(&work.engine, work.index);
+    let mut tally = Tally::new(&*work.engine, work.index);
     let place = work.engine.stages[work.index].place;
     let mut turn = Turn::begin();
     let mut contexts = Contexts::of(&work.engine.ctx);

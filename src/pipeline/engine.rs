@@ -12,22 +12,22 @@
 //! 3. When all tasks have ended, every count has been told: a [`Tally`] tells when
 //!    it is dropped, which is when its task's future is.
 //! 4. While it drains, only `more` has ended: sources make no further item.
+//! 5. A stage's channel is held open until the ending of its last task has been told: the
+//!    reader must not see the end of the items before it can know why.
 
 use super::report::{Outcome, StageEnd};
 #[cfg(not(loom))]
 use crate::channel::at_home;
 use crate::channel::{Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
-use crate::group::{Ending, TaskPanicked, Tasks};
+use crate::group::{Ending, Owner, TaskPanicked, Tasks};
 use crate::rt::{self, Alarm, Clock, Nudge, probe};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
-use pin_project_lite::pin_project;
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 /// What the stages of a running pipeline share.
@@ -69,6 +69,8 @@ pub(super) struct Stage {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StageCounts {
+    /// Of its tasks.
+    running: usize,
     pub(super) received: usize,
     pub(super) filtered: usize,
     pub(super) failed: usize,
@@ -274,18 +276,20 @@ impl Engine {
         } else {
             crate::channel::between(stage.capacity, weigh)
         };
-        *stage.output.lock() = Some(sender.gauge());
+        let gauge = sender.gauge();
+        // Invariant 5.
+        if !skip(Break::EndBeforeEnding) {
+            gauge.hold_open();
+        }
+        *stage.output.lock() = Some(gauge.clone());
         if self.is_stopped() {
-            sender.gauge().close();
+            gauge.close();
         }
         (sender, receiver)
     }
 
-    /// Runs a task of a stage that puts its items into `output`.
-    ///
-    /// That is kept until the task's ending has been told: the reader must not see the end
-    /// of the last items before it can know why.
-    pub(super) fn spawn<F>(this: &Arc<Self>, index: usize, output: impl Send + 'static, future: F)
+    /// Runs a task of a stage.
+    pub(super) fn spawn<F>(this: &Arc<Self>, index: usize, future: F)
     where
         F: Future<Output = StageResult> + Send + 'static,
     {
@@ -294,94 +298,101 @@ impl Engine {
             || (skip(Break::WorkersNotStopped) && stage.name == "dispatch");
         let nobodys = forgets.then(Tasks::new);
         let tasks = nobodys.as_ref().unwrap_or(&this.tasks);
-        let inputs = stage.gauges.get().cloned().unwrap_or_else(|| {
+        if stage.gauges.get().is_none() {
             let links = stage.inputs.iter().filter_map(|&k| this.stages[k].output.lock().clone());
-            let gauges: Gauges = links.collect();
-            let _ = stage.gauges.set(gauges.clone());
-            gauges
-        });
-        let future = Settling { task: future, inputs };
-        let engine = Arc::clone(this);
-        let keep = (!skip(Break::EndBeforeEnding)).then_some(output);
-        Tasks::spawn(tasks, stage.name.clone(), stage.place, future, move |ending| {
-            engine.ended(index, ending);
-            drop(keep);
-        });
+            let _ = stage.gauges.set(links.collect());
+        }
+        stage.counts.lock().running += 1;
+        let owner = StageTask { engine: Arc::clone(this), index };
+        Tasks::spawn(tasks, stage.name.clone(), stage.place, future, owner);
     }
 
-    fn ended(&self, index: usize, ending: Ending<StageResult>) {
-        let stage = &self.stages[index];
-        match ending {
+    /// A task of a stage has ended: how that counts, and how the pipeline ends for it, and why.
+    fn judge(
+        &self,
+        stage: &Stage,
+        how: Ending<StageResult>,
+    ) -> (StageEnd, Option<(Outcome, Cause)>) {
+        let (end, outcome, cause) = match how {
             // What it found closed was closed for it as for all.
-            Ending::Returned(Ok(_)) if self.is_stopped() => stage.note(StageEnd::Aborted),
-            Ending::Returned(Ok(end)) => stage.note(end),
+            Ending::Returned(Ok(_)) if self.is_stopped() => return (StageEnd::Aborted, None),
+            Ending::Returned(Ok(end)) => return (end, None),
+            Ending::Aborted if self.ctx.is_done() => return (StageEnd::Aborted, None),
+            // Nobody here did that, so its runtime has gone.
             Ending::Aborted => {
-                stage.note(StageEnd::Aborted);
-                // If nobody here did that, its runtime has gone.
-                if !self.ctx.is_done() {
-                    let cause = Cause::failure("the runtime was shut down".into(), stage.place);
-                    self.end(Outcome::Cancelled(cause.clone()), cause);
-                }
+                let cause = Cause::failure("the runtime was shut down".into(), stage.place);
+                (StageEnd::Aborted, Outcome::Cancelled(cause.clone()), cause)
             }
             // It noticed that the pipeline has ended before it was aborted for that.
             Ending::Returned(Err(error)) if self.ctx.is_done() && is_an_end(&*error) => {
-                stage.note(StageEnd::Aborted);
+                return (StageEnd::Aborted, None);
             }
             Ending::Returned(Err(error)) => {
-                stage.note(StageEnd::Failed);
                 let cause = Cause::failure(error, stage.place);
                 let name = stage.name.clone().into_owned();
-                self.end(Outcome::Failed { stage: name, cause: cause.clone() }, cause);
+                (StageEnd::Failed, Outcome::Failed { stage: name, cause: cause.clone() }, cause)
             }
             Ending::Panicked(message) => {
-                stage.note(StageEnd::Panicked);
                 let error = TaskPanicked::new(stage.name.clone(), message.clone());
                 let outcome = Outcome::Panicked { stage: stage.name.clone().into_owned(), message };
-                self.end(outcome, Cause::failure(Box::new(error), stage.place));
+                (StageEnd::Panicked, outcome, Cause::failure(Box::new(error), stage.place))
             }
+        };
+        (end, Some((outcome, cause)))
+    }
+}
+
+/// What a stage's task belongs to.
+struct StageTask {
+    engine: Arc<Engine>,
+    index: usize,
+}
+
+impl Owner<StageResult> for StageTask {
+    /// Offers the room of what it has used when it waits.
+    #[inline]
+    fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
+        let inputs =
+            self.engine.stages[self.index].gauges.get().expect("set before it was spawned");
+        #[cfg(not(loom))]
+        let polled = match inputs.first() {
+            None => poll(),
+            Some(input) => at_home(input.address(), poll),
+        };
+        #[cfg(loom)]
+        let polled = poll();
+        // Ready, too: a receiver may outlive its stage, in another task.
+        inputs.iter().for_each(|input| input.settle());
+        polled
+    }
+
+    fn ended(self, how: Ending<StageResult>) {
+        let stage = &self.engine.stages[self.index];
+        let (end, ends_all) = self.engine.judge(stage, how);
+        let is_last = stage.note(end);
+        if let Some((outcome, cause)) = ends_all {
+            self.engine.end(outcome, cause);
+        }
+        if is_last && !skip(Break::EndBeforeEnding) {
+            let output = stage.output.lock().clone();
+            output.expect("it runs").let_end();
         }
     }
 }
 
-pin_project! {
-    /// A stage's task, which offers the room of what it has used when it waits.
-    struct Settling<F> {
-        #[pin]
-        task: F,
-        inputs: Gauges,
-    }
-}
-
-impl<F: Future> Future for Settling<F> {
-    type Output = F::Output;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        #[cfg(not(loom))]
-        let polled = match this.inputs.first() {
-            None => this.task.poll(cx),
-            Some(input) => at_home(input.address(), || this.task.poll(cx)),
-        };
-        #[cfg(loom)]
-        let polled = this.task.poll(cx);
-        // Ready, too: a receiver may outlive its stage, in another task.
-        this.inputs.iter().for_each(|input| input.settle());
-        polled
-    }
-}
-
 impl Stage {
-    /// One of its tasks has ended; the worst of them counts.
-    fn note(&self, end: StageEnd) {
+    /// One of its tasks has ended; the worst of them counts. True: it was the last.
+    fn note(&self, end: StageEnd) -> bool {
         let mut counts = self.counts.lock();
         counts.ended = counts.ended.max(Some(end));
+        counts.running -= 1;
+        counts.running == 0
     }
 }
 
 /// What one task of a stage has seen of its items; told when it is dropped.
-pub(super) struct Tally {
-    engine: Arc<Engine>,
+pub(super) struct Tally<E: Deref<Target = Engine> = Arc<Engine>> {
+    engine: E,
     index: usize,
     counts: StageCounts,
     /// Items received that are neither passed on nor counted otherwise.
@@ -390,15 +401,9 @@ pub(super) struct Tally {
     in_users_hand: bool,
 }
 
-impl Tally {
-    pub(super) fn new(engine: &Arc<Engine>, index: usize) -> Self {
-        Tally {
-            engine: Arc::clone(engine),
-            index,
-            counts: StageCounts::default(),
-            in_hand: 0,
-            in_users_hand: false,
-        }
+impl<E: Deref<Target = Engine>> Tally<E> {
+    pub(super) fn new(engine: E, index: usize) -> Self {
+        Tally { engine, index, counts: StageCounts::default(), in_hand: 0, in_users_hand: false }
     }
 
     /// Ends when no more items are to be made; `None`: that is when the pipeline ends.
@@ -444,7 +449,7 @@ impl Tally {
     }
 }
 
-impl Drop for Tally {
+impl<E: Deref<Target = Engine>> Drop for Tally<E> {
     fn drop(&mut self) {
         if self.in_users_hand && self.in_hand > 0 {
             self.fail();

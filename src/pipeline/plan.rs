@@ -89,12 +89,8 @@ impl<T: Send + 'static> Pipeline<T> {
     {
         let items = items.into_iter();
         Pipeline::source(ctx, "from_iter", move |engine, index, sender| {
-            Engine::spawn(
-                engine,
-                index,
-                sender.clone(),
-                source::iterate(Tally::new(engine, index), items, sender),
-            );
+            let tally = Tally::new(Arc::clone(engine), index);
+            Engine::spawn(engine, index, source::iterate(tally, items, sender));
         })
     }
 
@@ -105,12 +101,8 @@ impl<T: Send + 'static> Pipeline<T> {
         S: Stream<Item = T> + Send + 'static,
     {
         Pipeline::source(ctx, "from_stream", move |engine, index, sender| {
-            Engine::spawn(
-                engine,
-                index,
-                sender.clone(),
-                source::stream(Tally::new(engine, index), items, sender),
-            );
+            let tally = Tally::new(Arc::clone(engine), index);
+            Engine::spawn(engine, index, source::stream(tally, items, sender));
         })
     }
 
@@ -127,12 +119,8 @@ impl<T: Send + 'static> Pipeline<T> {
         let items = items.into_iter();
         Pipeline::source(ctx, "from_blocking_iter", move |engine, index, sender| {
             let name = engine.stages[index].name.clone().into_owned();
-            Engine::spawn(
-                engine,
-                index,
-                sender.clone(),
-                source::from_thread(Tally::new(engine, index), items, name, sender),
-            );
+            let tally = Tally::new(Arc::clone(engine), index);
+            Engine::spawn(engine, index, source::from_thread(tally, items, name, sender));
         })
     }
 
@@ -294,8 +282,8 @@ impl<T: Send + 'static> Pipeline<T> {
             let two = pile.take::<T>();
             let inputs = [pile.take(), two];
             let (sender, receiver) = engine.link(index, None);
-            let task = stages::merge(Tally::new(engine, index), inputs, sender.clone());
-            Engine::spawn(engine, index, sender, task);
+            let tally = Tally::new(Arc::clone(engine), index);
+            Engine::spawn(engine, index, stages::merge(tally, inputs, sender));
             pile.put(receiver);
         }));
         self
@@ -316,8 +304,8 @@ impl<T: Send + 'static> Pipeline<T> {
     {
         let mut pipeline = self.add(name.into(), None, move |engine, index, input, sender| {
             let input = input.roaming();
-            let task = stages::custom(engine.ctx.clone(), input, sender.clone(), f);
-            Engine::spawn(engine, index, sender, task);
+            let task = stages::custom(engine.ctx.clone(), input, sender, f);
+            Engine::spawn(engine, index, task);
         });
         pipeline.last().custom = true;
         pipeline
@@ -371,8 +359,8 @@ impl<T: Send + 'static> Pipeline<T> {
         F: Future<Output = StageResult> + Send + 'static,
     {
         self.add(name.into(), weigh, move |engine, index, input, sender| {
-            let task = task(Tally::new(engine, index), input, sender.clone());
-            Engine::spawn(engine, index, sender, task);
+            let tally = Tally::new(Arc::clone(engine), index);
+            Engine::spawn(engine, index, task(tally, input, sender));
         })
     }
 

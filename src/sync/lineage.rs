@@ -14,7 +14,7 @@
 //! # Invariants
 //!
 //! 1. `count` is the number of `Link`s to a head, and of those that a `Purse` has
-//!    paid for; a purse has a link too. A head is destroyed by the
+//!    paid for; a purse borrows a link. A head is destroyed by the
 //!    thread that takes the count from one to zero, and by no other.
 //! 2. A head owns one `Link` to its parent until it is destroyed; layer and
 //!    value are dropped before that link is let go. So everything that a layer

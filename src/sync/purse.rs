@@ -8,8 +8,8 @@
 //!
 //! # Invariants
 //!
-//! 1. What is in a purse is counted by the head (see `lineage`, invariant 1): so is
-//!    the purse's own link, which keeps the head alive for as long as the purse.
+//! 1. What is in a purse is counted by the head (see `lineage`, invariant 1). The link
+//!    that it borrows keeps the head alive for as long as the purse.
 //! 2. `OPEN` names the head of a purse that is open on this thread, or nothing. The
 //!    purse outlives its being open, and is closed on the thread that opened it.
 
@@ -40,14 +40,14 @@ pub(super) fn takes_back(head: NonNull<()>) -> bool {
     takes
 }
 
-pub(crate) struct Purse<F: Family> {
-    link: Link<F>,
+pub(crate) struct Purse<'l, F: Family> {
+    link: &'l Link<F>,
     /// Clones that are paid for and not given out.
     spare: u32,
 }
 
-impl<F: Family> Purse<F> {
-    pub(crate) fn new(link: Link<F>) -> Self {
+impl<'l, F: Family> Purse<'l, F> {
+    pub(crate) fn new(link: &'l Link<F>) -> Self {
         Purse { link, spare: 0 }
     }
 
@@ -65,26 +65,28 @@ impl<F: Family> Purse<F> {
     /// Until the guard is dropped, links to the same head that are dropped on this
     /// thread go back into this purse.
     #[inline]
-    pub(crate) fn open(&mut self) -> Open<'_, F> {
+    pub(crate) fn open(&mut self) -> Open<'_, 'l, F> {
         let before = OPEN.replace((Some(self.link.address()), 0));
         Open { purse: self, before, here: PhantomData }
     }
 }
 
-impl<F: Family> Drop for Purse<F> {
+impl<F: Family> Drop for Purse<'_, F> {
     fn drop(&mut self) {
-        self.link.refund(self.spare);
+        if self.spare > 0 {
+            self.link.refund(self.spare);
+        }
     }
 }
 
 /// A purse that is open: on this thread only.
-pub(crate) struct Open<'a, F: Family> {
-    purse: &'a mut Purse<F>,
+pub(crate) struct Open<'a, 'l, F: Family> {
+    purse: &'a mut Purse<'l, F>,
     before: (Option<NonNull<()>>, u32),
     here: PhantomData<*const ()>,
 }
 
-impl<F: Family> Drop for Open<'_, F> {
+impl<F: Family> Drop for Open<'_, '_, F> {
     #[inline]
     fn drop(&mut self) {
         let (_, back) = OPEN.replace(self.before);
