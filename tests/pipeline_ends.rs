@@ -7,7 +7,7 @@ mod kit;
 use futures::executor::block_on;
 use futures::{FutureExt, stream};
 use kit::{AGES, Item, Running, Stock, background, every_stage, finish, in_time, ms, one_thread};
-use kit::{outcome, quiet, read, relay, settle, tasks, threads};
+use kit::{outcome, paused, quiet, read, relay, settle, tasks, threads};
 use quell::channel::{Receiver, Sender};
 use quell::group::TaskPanicked;
 use quell::pipeline::StageEnd;
@@ -959,5 +959,47 @@ fn a_report_is_conserved_though_a_stage_gave_its_ends_to_a_task_of_its_own() {
             });
             assert_eq!(stock.left(), 0);
         }
+    });
+}
+
+#[test]
+fn an_item_whose_drop_panics_costs_nobody_the_report() {
+    struct Nasty(u64);
+    impl Drop for Nasty {
+        fn drop(&mut self) {
+            assert_ne!(self.0, 5, "nasty");
+        }
+    }
+    let runtime = paused();
+    runtime.block_on(async {
+        let mut results = Pipeline::from_iter(&background(), (0..10).map(Nasty)).run();
+        assert!(results.next().await.is_some());
+        // What the reader has fetched is dropped with it.
+        let report = results.finish().await;
+        assert!(matches!(report.outcome(), Outcome::ReaderStopped), "{report}");
+        assert_eq!(report.read(), 1);
+    });
+}
+
+#[test]
+fn what_fails_while_the_pipeline_drains_is_in_the_report() {
+    let runtime = paused();
+    runtime.block_on(async {
+        let (ctx, canceller) = background().with_cancel();
+        let mut results = Pipeline::from_iter(&ctx, 0..10)
+            .try_dispatch(2, |_, n| async move {
+                rt::sleep(ms(10)).await;
+                if n == 3 { Err("disk full") } else { Ok(n) }
+            })
+            .on_cancel(OnCancel::Drain { grace: ms(1_000) })
+            .run();
+        results.next().await;
+        canceller.cancel_with("ctrl-c");
+        while results.next().await.is_some() {}
+        let report = results.finish().await;
+        assert!(matches!(report.outcome(), Outcome::Cancelled(_)), "{report}");
+        let failure = report.stages()[1].failure().expect("it failed");
+        assert_eq!(failure.to_string(), "disk full");
+        assert!(report.to_string().contains("failed: disk full"), "{report}");
     });
 }

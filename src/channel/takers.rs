@@ -271,7 +271,7 @@ impl<T: Send + 'static> Taker<T> {
     }
 
     /// Whether it went alone when it took its last item.
-    #[inline]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn is_alone(&self) -> bool {
         self.seat.alone
     }
@@ -355,6 +355,8 @@ impl<T: Send + 'static> Taker<T> {
             if nobody_to_call && !is_long && front.unsettled + 1 < self.link.quantum {
                 if let Some(item) = front.batch.pop_front() {
                     self.seat.before = self.link.take(&mut front, &item);
+                    // Whoever looked may have called others meanwhile.
+                    self.seat.alone = front.alone == self.seat.number;
                     self.seat.stint.take();
                     return Poll::Ready(Some(item));
                 }

@@ -97,8 +97,8 @@ where
         while let Some(colleague) = taker.hire() {
             (work.hire)(&work, colleague);
         }
-        // They should not have to wait for what it does next, unless that takes no time.
-        if taker.woke() || (woke && !taker.is_alone()) {
+        // They should not have to wait for what it does next.
+        if taker.woke() || woke {
             work.engine.nudge.nudge();
         }
         let mut given = Some((contexts.give(), item));

@@ -61,6 +61,8 @@ pub(super) struct Stage {
     /// Whether the code between its channels is the user's.
     pub(super) custom: bool,
     pub(super) counts: BriefLock<StageCounts>,
+    /// For what the first of its tasks that failed did.
+    pub(super) failure: Latch<Cause>,
     /// What its tasks take from, once the first of them is spawned.
     pub(super) gauges: Latch<Gauges>,
     /// The channel behind it, while it runs and after.
@@ -371,6 +373,9 @@ impl Owner<StageResult> for StageTask {
         let (end, ends_all) = self.engine.judge(stage, how);
         let is_last = stage.note(end);
         if let Some((outcome, cause)) = ends_all {
+            if end >= StageEnd::Failed {
+                let _another_was_first = stage.failure.set(cause.clone());
+            }
             self.engine.end(outcome, cause);
         }
         if is_last && !skip(Break::EndBeforeEnding) {
@@ -409,6 +414,11 @@ impl<E: Deref<Target = Engine>> Tally<E> {
     /// Ends when no more items are to be made; `None`: that is when the pipeline ends.
     pub(super) fn more(&self) -> Option<Context> {
         self.engine.more.as_ref().map(|(ctx, _)| ctx.clone())
+    }
+
+    /// Whoever was woken for the last item should not have to wait for what comes next.
+    pub(super) fn nudge(&self) {
+        self.engine.nudge.nudge();
     }
 
     /// Where the stage was described.

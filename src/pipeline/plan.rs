@@ -179,7 +179,7 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// Puts items together: as many as `max`, or what came within this time of the
-    /// first of them.
+    /// first of them, to the nearest 64 where they come without a pause.
     ///
     /// # Panics
     ///
@@ -318,7 +318,7 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// At most `n` items behind the last stage that the next one, or the reader,
-    /// has not begun to use. 64, if nothing is said.
+    /// has not taken up. 64, if nothing is said.
     ///
     /// # Panics
     ///
@@ -440,6 +440,7 @@ impl Description {
             inputs: self.inputs,
             custom: self.custom,
             counts: BriefLock::new(StageCounts::default()),
+            failure: Latch::new(),
             gauges: Latch::new(),
             output: Mutex::new(None),
         }

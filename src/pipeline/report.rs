@@ -80,6 +80,7 @@ pub struct StageReport {
     inputs: Vec<usize>,
     custom: bool,
     counts: StageCounts,
+    failure: Option<Cause>,
     input: Counts,
     output: Counts,
 }
@@ -106,6 +107,7 @@ impl Report {
                 inputs: stage.inputs.clone(),
                 custom: stage.custom,
                 counts: *stage.counts.lock(),
+                failure: stage.failure.get().cloned(),
                 input,
                 output: outputs[index],
             }
@@ -211,6 +213,12 @@ impl StageReport {
     pub fn ended(&self) -> Option<StageEnd> {
         self.counts.ended
     }
+
+    /// Why it failed or panicked, if it did; the first time. The [outcome](Report::outcome) need
+    /// not tell, for the pipeline may have ended, or been draining, before.
+    pub fn failure(&self) -> Option<&Cause> {
+        self.failure.as_ref()
+    }
 }
 
 impl fmt::Display for Report {
@@ -254,6 +262,15 @@ impl fmt::Display for Report {
                 format!("{:.1?}", stage.waited_for_output()),
                 width = width.max(5)
             )?;
+            let is_told = match &self.outcome {
+                Outcome::Failed { stage: first, .. } | Outcome::Panicked { stage: first, .. } => {
+                    *first == stage.name
+                }
+                _ => false,
+            };
+            if let Some(failure) = stage.failure.as_ref().filter(|_| !is_told) {
+                write!(f, ": {failure}")?;
+            }
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::rt::{self, probe};
 use crate::sync::Arc;
 use futures_core::Stream;
 use std::fmt;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -168,7 +168,11 @@ impl<T> Results<T> {
             State::Planned(_) | State::Changing => return None,
         };
         engine.stop_reading(place);
-        drop(receiver);
+        // What it has fetched is dropped: that is the user's code.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(receiver))) {
+            probe::panicked(&*payload);
+            drop(rt::panic_words(payload));
+        }
         Some(engine)
     }
 }

@@ -136,7 +136,13 @@ async fn feed<T: Send + 'static>(
     let more = tally.more();
     let mut no_more = more.as_ref().map(crate::context::Context::done);
     let mut turn = Turn::begin();
+    // Whether somebody was woken for the last item, whom this thread has kept for itself.
+    let mut woke = false;
     loop {
+        if woke {
+            tally.nudge();
+        }
+        let mut waited = false;
         let item = poll_fn(|cx| {
             loop {
                 let stopped = more.as_ref().is_some_and(crate::context::Context::is_done);
@@ -144,6 +150,7 @@ async fn feed<T: Send + 'static>(
                 if let Poll::Ready(item) = next(cx, !stopped) {
                     return Poll::Ready(item.ok_or(end));
                 }
+                waited = true;
                 match &mut no_more {
                     Some(no_more) if !stopped => ready!(Pin::new(no_more).poll(cx)),
                     _ => return Poll::Pending,
@@ -155,16 +162,23 @@ async fn feed<T: Send + 'static>(
             Err(end) => return Ok(end),
         };
         tally.receive();
-        if let Err(item) = sender.put(item) {
-            if sender.send(item).await.is_err() {
-                return Ok(StageEnd::ReaderGone);
+        woke = match sender.put(item) {
+            Ok(woke) => woke,
+            Err(item) => {
+                if sender.send(item).await.is_err() {
+                    return Ok(StageEnd::ReaderGone);
+                }
+                true
             }
-        }
+        };
+        // Who had to wait for this one will for the next, and leave the thread to others.
+        woke &= !waited;
         tally.pass_on(1);
         // What never has to wait must let others have their turn.
         if turn.is_over() {
             rt::yield_now().await;
             turn = turn.next();
+            woke = false;
         }
     }
 }

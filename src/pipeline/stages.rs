@@ -7,7 +7,7 @@ use crate::context::{BoxError, Context};
 use crate::rt::{self, Turn};
 use std::future::poll_fn;
 use std::panic::Location;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,19 +19,30 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
     mut f: impl FnMut(T) -> Option<U> + Send + 'static,
 ) -> StageResult {
     let mut turn = Turn::begin();
-    while let Some(item) = input.recv().await {
+    // Whether somebody was woken for the last item, whom this thread has kept for itself.
+    let mut woke = false;
+    loop {
+        let (item, waited) = noting(input.recv()).await;
+        let Some(item) = item else { return Ok(StageEnd::Completed) };
         tally.receive();
+        if woke && !waited {
+            tally.nudge();
+        }
         tally.give_to_user();
         let made = f(item);
         tally.take_from_user();
         match made {
             None => tally.filter(),
             Some(made) => {
-                if let Err(made) = sender.put(made) {
-                    if sender.send(made).await.is_err() {
-                        return Ok(StageEnd::ReaderGone);
+                woke = match sender.put(made) {
+                    Ok(woke) => woke,
+                    Err(made) => {
+                        if sender.send(made).await.is_err() {
+                            return Ok(StageEnd::ReaderGone);
+                        }
+                        true
                     }
-                }
+                };
                 tally.pass_on(1);
             }
         }
@@ -39,9 +50,20 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
         if turn.is_over() {
             rt::yield_now().await;
             turn = turn.next();
+            woke = false;
         }
     }
-    Ok(StageEnd::Completed)
+}
+
+/// What a future comes to, and whether it had to wait.
+pub(super) async fn noting<F: Future + Unpin>(mut future: F) -> (F::Output, bool) {
+    let mut waited = false;
+    let output = poll_fn(|cx| {
+        let polled = Pin::new(&mut future).poll(cx);
+        waited |= polled.is_pending();
+        polled
+    });
+    (output.await, waited)
 }
 
 /// A task that puts items together.
@@ -52,31 +74,38 @@ pub(super) async fn chunks<T: Send + 'static>(
     max: usize,
     within: Duration,
 ) -> StageResult {
+    let mut turn = Turn::begin();
+    let here = Location::caller();
     loop {
         let Some(first) = input.recv().await else { return Ok(StageEnd::Completed) };
         tally.receive();
         let mut chunk = vec![first];
         let mut over = false;
-        if max > 1 {
-            let mut time = pin!(rt::sleep(within));
-            let here = Location::caller();
-            poll_fn(|cx| {
-                while chunk.len() < max {
-                    match input.poll_recv(cx, here) {
-                        Poll::Ready(Some(item)) => {
-                            tally.receive();
-                            chunk.push(item);
-                        }
-                        Poll::Ready(None) => {
-                            over = true;
-                            return Poll::Ready(());
-                        }
-                        Poll::Pending => return time.as_mut().poll(cx),
-                    }
+        let mut time = pin!(rt::sleep(within));
+        while chunk.len() < max {
+            let next = poll_fn(|cx| match input.poll_recv(cx, here) {
+                Poll::Ready(item) => Poll::Ready(Some(item)),
+                Poll::Pending => time.as_mut().poll(cx).map(|()| None),
+            });
+            match next.await {
+                Some(Some(item)) => {
+                    tally.receive();
+                    chunk.push(item);
                 }
-                Poll::Ready(())
-            })
-            .await;
+                Some(None) => {
+                    over = true;
+                    break;
+                }
+                None => break,
+            }
+            if turn.is_over() {
+                rt::yield_now().await;
+                turn = turn.next();
+                // However much there is to take, its time is up.
+                if time.until().is_some_and(|until| rt::now() >= until) {
+                    break;
+                }
+            }
         }
         let items = chunk.len();
         if sender.send(chunk).await.is_err() {
@@ -85,6 +114,10 @@ pub(super) async fn chunks<T: Send + 'static>(
         tally.pass_on(items);
         if over {
             return Ok(StageEnd::Completed);
+        }
+        if turn.is_over() {
+            rt::yield_now().await;
+            turn = turn.next();
         }
     }
 }
@@ -98,6 +131,7 @@ pub(super) async fn merge<T: Send + 'static>(
     let mut inputs = inputs.map(Some);
     let mut first = 0;
     let here = Location::caller();
+    let mut turn = Turn::begin();
     loop {
         let next = poll_fn(|cx| {
             for which in [first, 1 - first] {
@@ -119,6 +153,10 @@ pub(super) async fn merge<T: Send + 'static>(
             return Ok(StageEnd::ReaderGone);
         }
         tally.pass_on(1);
+        if turn.is_over() {
+            rt::yield_now().await;
+            turn = turn.next();
+        }
     }
 }
 

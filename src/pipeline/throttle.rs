@@ -12,11 +12,10 @@
 
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
+use super::stages::noting;
 use crate::channel::{Receiver, Sender};
-use crate::rt;
+use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 /// What takes less than a timer can tell is no pause by itself: tasks wait for each other's
@@ -97,8 +96,10 @@ impl Rate {
         let place = tally.place();
         async move {
             let mut schedule: Option<Schedule> = None;
+            let mut turn = Turn::begin();
             loop {
                 let before = rt::now();
+                // What passes while it does not wait is the throttle's own time.
                 let (item, waited) = noting(input.recv()).await;
                 let Some(item) = item else { return Ok(StageEnd::Completed) };
                 tally.receive();
@@ -125,6 +126,10 @@ impl Rate {
                     schedule.paused(before, rt::now());
                 }
                 schedule.gone();
+                if turn.is_over() {
+                    rt::yield_now().await;
+                    turn = turn.next();
+                }
             }
         }
     }
@@ -139,18 +144,6 @@ impl PartialEq for Rate {
 }
 
 impl Eq for Rate {}
-
-/// What a future comes to, and whether it had to wait. What passes otherwise is the
-/// throttle's own time.
-async fn noting<F: Future + Unpin>(mut future: F) -> (F::Output, bool) {
-    let mut waited = false;
-    let output = poll_fn(|cx| {
-        let polled = Pin::new(&mut future).poll(cx);
-        waited |= polled.is_pending();
-        polled
-    });
-    (output.await, waited)
-}
 
 /// When the next item is due.
 struct Schedule {

@@ -1,0 +1,170 @@
+//! Nothing is held back, and nobody is kept waiting, for what happens to be in line.
+#![cfg(all(not(loom), feature = "tokio"))]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "what keeps a thread is the system's time"
+)]
+
+mod kit;
+
+use kit::{background, in_time, ms, threads};
+use quell::channel::{Receiver, Sender};
+use quell::{Pipeline, Rate, Results, rt};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+/// Who keeps a thread until an item has been read.
+#[derive(Clone)]
+struct Patient {
+    read: Arc<Mutex<mpsc::Receiver<u64>>>,
+    gave_up: Arc<AtomicBool>,
+}
+
+impl Patient {
+    fn new() -> (mpsc::Sender<u64>, Patient) {
+        let (tell, read) = mpsc::channel();
+        let read = Arc::new(Mutex::new(read));
+        (tell, Patient { read, gave_up: Arc::default() })
+    }
+
+    fn wait_for(&self, item: u64) {
+        let read = self.read.lock().unwrap();
+        loop {
+            match read.recv_timeout(ms(1_000)) {
+                Ok(read) if read >= item => return,
+                Ok(_) => {}
+                Err(_) => return self.gave_up.store(true, Relaxed),
+            }
+        }
+    }
+}
+
+/// Reads all of it in a task, which the thread that wakes it keeps for itself.
+fn read_in_a_task(
+    runtime: &tokio::runtime::Runtime,
+    mut results: Results<u64>,
+    tell: mpsc::Sender<u64>,
+) {
+    let reading = async move {
+        while let Some(item) = results.next().await {
+            let _ = tell.send(item);
+        }
+    };
+    runtime.block_on(runtime.spawn(reading)).unwrap();
+}
+
+#[test]
+fn a_result_of_a_stage_whose_items_took_no_time_does_not_wait_for_the_next_that_keeps_a_thread() {
+    in_time(|| {
+        let runtime = threads(2);
+        for workers in [2, 4] {
+            for fast in [1_000, 1_001, 1_002, 1_030, 20_000, 1_000, 1_001, 1_002] {
+                let (tell, patient) = Patient::new();
+                let until_read = patient.clone();
+                let results = Pipeline::from_iter(&background(), 0..fast + 100)
+                    .dispatch(workers, move |_, n| {
+                        if n == fast {
+                            // The reader comes to the end of what there is.
+                            std::thread::sleep(ms(5));
+                        } else if n == fast + 1 {
+                            until_read.wait_for(fast);
+                        }
+                        async move { n }
+                    })
+                    .run();
+                read_in_a_task(&runtime, results, tell);
+                let gave_up = patient.gave_up.load(Relaxed);
+                assert!(!gave_up, "item {fast} of {workers} workers was not read");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_map_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_thread() {
+    in_time(|| {
+        let runtime = threads(2);
+        for stage in ["from_iter", "map", "filter_map"] {
+            let (tell, patient) = Patient::new();
+            let until_read = patient.clone();
+            let each = move |n: u64| {
+                if n % 3 == 2 {
+                    until_read.wait_for(n - 1);
+                }
+                n
+            };
+            let ctx = background();
+            let results = match stage {
+                "from_iter" => Pipeline::from_iter(&ctx, (0..60).map(each)).run(),
+                "map" => Pipeline::from_iter(&ctx, 0..60).map(each).run(),
+                _ => Pipeline::from_iter(&ctx, 0..60).filter_map(move |n| Some(each(n))).run(),
+            };
+            read_in_a_task(&runtime, results, tell);
+            assert!(!patient.gave_up.load(Relaxed), "{stage}: the item before was not read");
+        }
+    });
+}
+
+/// All items at once, for whoever takes them from here.
+async fn all_at_once(mut input: Receiver<u64>, output: Sender<u64>, begun: Arc<AtomicBool>) {
+    let mut all = Vec::new();
+    while let Some(item) = input.recv().await {
+        all.push(item);
+    }
+    begun.store(true, Relaxed);
+    for item in all {
+        if output.send(item).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn ready_items(count: usize, begun: &Arc<AtomicBool>) -> Pipeline<u64> {
+    let begun = begun.clone();
+    Pipeline::from_iter(&background(), 0..count as u64)
+        .stage("all at once", |_, input, output| all_at_once(input, output, begun))
+        .buffer(count)
+}
+
+#[test]
+fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
+    const ITEMS: usize = 20_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for stage in ["map", "throttle", "merge", "chunks", "dispatch"] {
+        let begun = Arc::default();
+        let items = ready_items(ITEMS, &begun);
+        let results = match stage {
+            "map" => items.map(|n| n),
+            "throttle" => items.throttle(Rate::per_second(u32::MAX)),
+            "merge" => items.merge(Pipeline::from_iter(&background(), 0..1)),
+            "chunks" => items.chunks(ITEMS, ms(60_000)).map(|chunk| chunk.len() as u64),
+            _ => items.dispatch(4, |_, n| async move { n }),
+        };
+        let mut results = results.buffer(ITEMS).run();
+        let reading = runtime.spawn(async move { while results.next().await.is_some() {} });
+        let counting = runtime.spawn(async move {
+            let mut turns = 0;
+            while !reading.is_finished() {
+                turns += usize::from(begun.load(Relaxed));
+                rt::yield_now().await;
+            }
+            turns
+        });
+        let turns = runtime.block_on(counting).unwrap();
+        // At most 64 items a turn, of each of the tasks.
+        let tasks = if stage == "dispatch" { 4 } else { 1 };
+        assert!(turns >= ITEMS / 64 / tasks, "{stage}: {turns} turns for {ITEMS} items");
+    }
+}
+
+#[test]
+fn a_chunk_is_not_held_back_for_longer_than_asked_however_much_there_is_to_take() {
+    const ITEMS: usize = 500_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut chunks =
+        ready_items(ITEMS, &Arc::default()).chunks(usize::MAX, Duration::from_millis(1)).run();
+    let first = runtime.block_on(chunks.next()).expect("there are items");
+    assert!(first.len() < ITEMS, "it took them all in a millisecond?");
+}
