@@ -3,6 +3,7 @@
 
 use quell::check::{self, Checker, Inject, Place, ReplayError, Report, Violation, ViolationKind};
 use quell::{Context, Group, rt};
+use std::cell::Cell;
 use std::future::pending;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -598,29 +599,44 @@ async fn forgets_its_flush(ctx: Context) {
     }
 }
 
+/// Looks so many times before anything else.
+async fn looks_and_forgets_its_flush(ctx: Context, looks: u64) {
+    for _ in 0..looks {
+        if ctx.is_done() {
+            return;
+        }
+    }
+    forgets_its_flush(ctx).await;
+}
+
 #[test]
 fn a_point_that_one_run_does_not_come_to_does_not_end_the_others() {
-    for _ in 0..20 {
-        let report = Checker::tokio().run(|ctx| async move {
-            // In an order of chance.
-            for n in (0..30).collect::<std::collections::HashSet<u32>>() {
-                if ctx.is_done() {
-                    return;
-                }
-                if n == 3 {
-                    break;
-                }
-            }
-            forgets_its_flush(ctx).await;
-        });
-        assert!(!report.violations().is_empty() || !report.complete(), "{report}");
-    }
+    let runs = Cell::new(0);
+    let report = Checker::tokio().run(|ctx| {
+        let nth = runs.replace(runs.get() + 1);
+        looks_and_forgets_its_flush(ctx, 1 + nth * 11 % 30)
+    });
+    assert!(!report.complete(), "{report}");
+    assert!(report.schedules() > 8, "{report}");
+}
+
+#[test]
+fn as_many_points_as_in_another_run_are_not_the_same_points() {
+    let points = Checker::tokio().run(|ctx| looks_and_forgets_its_flush(ctx, 1)).points();
+    let runs = Cell::new(0);
+    let report = Checker::tokio().run(|ctx| {
+        let nth = runs.replace(runs.get() + 1);
+        // Whenever an injection is to come there are so many looks that it comes at one of them.
+        looks_and_forgets_its_flush(ctx, if (1..=points).contains(&nth) { 30 } else { 1 })
+    });
+    assert!(report.violations().is_empty() && !report.complete(), "{report}");
+    assert!(report.covered().contains("at some of"), "{report}");
 }
 
 #[test]
 fn a_body_that_is_slow_is_not_called_clean_at_each_point() {
-    let report = Checker::tokio().patience(Duration::from_millis(400)).run(|ctx| async move {
-        let slow = || std::thread::sleep(Duration::from_millis(300));
+    let report = Checker::tokio().patience(Duration::from_millis(1_200)).run(|ctx| async move {
+        let slow = || std::thread::sleep(Duration::from_millis(700));
         tokio::task::spawn_blocking(slow).await.unwrap();
         forgets_its_flush(ctx).await;
     });

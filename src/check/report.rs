@@ -45,7 +45,7 @@ pub(super) enum Early {
     AtFirst,
     /// The body is not deterministic.
     Unsteady,
-    /// A run has not come to a point that another had come to.
+    /// A run has come to other points than another.
     #[cfg(feature = "tokio")]
     Missed,
 }
@@ -128,8 +128,8 @@ impl Report {
     }
 
     /// Whether every schedule that was asked for was run: no maximum has cut anything, and
-    /// nothing that was found has ended it early; and, on tokio, each run has come to all points
-    /// of the others.
+    /// nothing that was found has ended it early; and, on tokio, each run has come to the same
+    /// points as the others, as far as it went.
     pub fn complete(&self) -> bool {
         self.complete
     }
@@ -191,8 +191,8 @@ impl fmt::Display for Covered {
             Some(Early::Unsteady) => f.write_str(" (ended where the body is not deterministic)"),
             #[cfg(feature = "tokio")]
             Some(Early::Missed) => f.write_str(
-                " (a run has not come to a point that another had come to: the body is slow, or \
-                 not deterministic)",
+                " (a run has come to other points than another: the body is slow, or not \
+                 deterministic)",
             ),
             None if self.cut => f.write_str(" (cut short by a maximum)"),
             None => Ok(()),

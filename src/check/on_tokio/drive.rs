@@ -15,7 +15,7 @@
 
 use super::super::inject::Inject;
 use super::super::pulse::Pulse;
-use super::watcher::{MARK, Tracer, Waits, Watcher};
+use super::watcher::{MARK, Point, Tracer, Waits, Watcher};
 use crate::context::Context;
 use crate::rt::panic_words;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -232,7 +232,7 @@ impl Run<'_> {
             let strikes = may_come && {
                 let mut state = watcher.state.lock();
                 state.driver = Some(cx.waker().clone());
-                let strikes = nudge == Nudge::None && state.point();
+                let strikes = nudge == Nudge::None && state.point(Point::Poll);
                 let by_itself = (late || nudge == Nudge::Due) && state.landed.is_none();
                 if by_itself {
                     state.landed = Some(u32::MAX);

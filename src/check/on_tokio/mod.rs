@@ -15,7 +15,7 @@ mod drive;
 mod watcher;
 
 use self::drive::{BODY, Body, Left, Rest, Run};
-use self::watcher::{Abroad, Watcher};
+use self::watcher::{Abroad, Point, Watcher};
 use super::checker::USUAL;
 use super::exploration::Plan;
 use super::inject::Inject;
@@ -70,6 +70,7 @@ pub(super) fn require_a_free_thread() {
 /// How a run went.
 struct Outcome {
     points: u32,
+    way: Vec<Point>,
     landed: Option<u32>,
     cut: bool,
     looked: bool,
@@ -106,6 +107,8 @@ where
         let (mut target, mut misses) = (None, 0);
         // How many points a run has, at the least, in which the injection comes at none.
         let mut least = u32::MAX;
+        // What the points of the longest run were. As many of another may still be others.
+        let mut longest: Vec<Point> = Vec::new();
         loop {
             if target.is_some_and(|target| u64::from(target) >= most) {
                 covered.cut |= u64::from(covered.points) > most;
@@ -124,7 +127,11 @@ where
             // A point that any run has come to is one. Whoever keeps missing them is given up.
             let is_one = target.is_some_and(|target| target < covered.points);
             misses += u32::from(missed && is_one);
-            if least < covered.points {
+            let strays = longest.iter().zip(&outcome.way).any(|(one, other)| one != other);
+            if outcome.way.len() > longest.len() {
+                longest = outcome.way;
+            }
+            if least < covered.points || strays {
                 (covered.early, covered.everywhere) = (Some(Early::Missed), false);
             }
             let over = missed && (!is_one || misses > MOST_MISSES);
@@ -331,6 +338,7 @@ where
     let mut state = watcher.state.lock();
     Outcome {
         points: state.points,
+        way: std::mem::take(&mut state.way),
         landed: state.landed,
         cut: state.cut,
         looked: state.looked,

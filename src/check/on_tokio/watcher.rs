@@ -32,6 +32,15 @@ pub(super) struct Watcher {
     pub(super) trail: Option<Arc<Trail>>,
 }
 
+/// What a point is: by this one run's points are told from another's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Point {
+    /// A poll of the body.
+    Poll,
+    Look(Look),
+    Fault(&'static str),
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     kind: Inject,
@@ -39,6 +48,8 @@ pub(super) struct State {
     target: Option<u32>,
     most: u32,
     pub(super) points: u32,
+    /// What each of those was.
+    pub(super) way: Vec<Point>,
     /// At which point it came; `u32::MAX`: at none, when nothing else could happen.
     pub(super) landed: Option<u32>,
     pub(super) cut: bool,
@@ -57,12 +68,13 @@ pub(super) struct State {
 
 impl State {
     /// A point: whether the injection comes here.
-    pub(super) fn point(&mut self) -> bool {
+    pub(super) fn point(&mut self, point: Point) -> bool {
         if self.landed.is_some() || self.body_ended || self.over {
             return false;
         }
         let number = self.points;
         self.points += 1;
+        self.way.push(point);
         let most = self.points >= self.most && self.kind.comes_by_itself();
         self.cut |= most && self.target != Some(number);
         if self.target == Some(number) || most {
@@ -86,6 +98,7 @@ impl Watcher {
             target,
             most,
             points: 0,
+            way: Vec::new(),
             landed: None,
             cut: false,
             looked: false,
@@ -119,7 +132,7 @@ impl Watcher {
 }
 
 impl Onlooker for Watcher {
-    fn looks(&self, _look: Look) -> bool {
+    fn looks(&self, look: Look) -> bool {
         let mut state = self.state.lock();
         if state.over {
             return false;
@@ -129,7 +142,7 @@ impl Onlooker for Watcher {
             return false;
         }
         state.looked = true;
-        let strikes = state.kind == Inject::Cancel && state.point();
+        let strikes = state.kind == Inject::Cancel && state.point(Point::Look(look));
         drop(state);
         if let (true, Some(trail)) = (strikes, &self.trail) {
             let place = users_line(&Backtrace::force_capture(), trail.asked_at).place;
@@ -162,7 +175,7 @@ impl Onlooker for Watcher {
 
     fn fault(&self, name: &'static str) {
         let mut state = self.state.lock();
-        let strikes = state.kind == Inject::Panic && state.point();
+        let strikes = state.kind == Inject::Panic && state.point(Point::Fault(name));
         drop(state);
         if strikes {
             panic!("{}{name}`", quiet::INJECTED);
