@@ -2,7 +2,7 @@
 #![cfg(all(not(loom), feature = "check", feature = "tokio"))]
 
 use quell::check::{self, Checker, Inject, Place, ReplayError, Report, Violation, ViolationKind};
-use quell::{Context, Group, rt};
+use quell::{Context, ContextError, Group, rt};
 use std::cell::Cell;
 use std::future::pending;
 use std::panic::resume_unwind;
@@ -487,6 +487,61 @@ fn what_is_done_when_the_time_to_stop_is_over_counts_no_more() {
     let kinds: Vec<_> = report.violations().iter().map(Violation::kind).collect();
     assert_eq!(kinds, [ViolationKind::LeakedTask], "{report}");
     assert_eq!(report.sometimes(), []);
+}
+
+/// Waits for a function at the end of its context that may have run before it waits.
+async fn looks_too_soon(ctx: Context) {
+    let ends = Arc::new(tokio::sync::Notify::new());
+    let tells = Arc::clone(&ends);
+    ctx.after_func(move || tells.notify_waiters());
+    if !ctx.is_done() {
+        ends.notified().await;
+    }
+}
+
+#[test]
+fn a_deadline_comes_at_each_look_as_a_cancel_does() {
+    let looks = |ctx: Context| async move {
+        for _ in 0..5 {
+            let _ = ctx.is_done();
+        }
+    };
+    let points = |kind| Checker::tokio().inject(kind).run(looks).points();
+    assert_eq!(points(Inject::Deadline), points(Inject::Cancel));
+    let report = Checker::tokio().inject(Inject::Deadline).run(looks_too_soon);
+    assert_eq!(report.violations().len(), 1, "{report}");
+    let violation = &report.violations()[0];
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage, "{report}");
+    assert!(violation.to_string().contains(", in the look at tests/check_tokio.rs:"), "{report}");
+    let again = Checker::replay(violation.replay()).run(looks_too_soon);
+    assert_eq!(again.violations()[0].waiting_at(), violation.waiting_at());
+}
+
+#[test]
+fn where_a_deadline_comes_at_a_look_the_time_follows_whether_or_not_the_body_goes_on() {
+    let half_an_hour = || time::sleep(Duration::from_secs(1_800));
+    for goes_on in [false, true] {
+        let report = Checker::tokio().inject(Inject::Deadline).run(|ctx| async move {
+            let before = ctx.is_done();
+            let task = tokio::spawn(half_an_hour());
+            let ends_here = ctx.is_done();
+            let since = time::Instant::now();
+            if !ends_here && ctx.err() == Some(ContextError::DeadlineExceeded) {
+                check::sometimes("it ends between two looks", true);
+                if goes_on {
+                    tokio::task::yield_now().await;
+                    assert!(since.elapsed() >= Duration::from_secs(1_800));
+                }
+                // Which has slept enough when time has come there.
+                drop(task);
+            } else {
+                check::sometimes("it ends between two looks", false);
+                task.abort();
+            }
+            let _ = before;
+        });
+        report.assert_clean();
+    }
 }
 
 // -------------------------------------------------------------------------- watchdog

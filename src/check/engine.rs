@@ -500,10 +500,9 @@ impl Engine {
         self.landed.is_none() && !self.body_ended && self.kind.strikes()
     }
 
-    /// A future cannot be dropped while it is being polled, and a panic has points of its own.
     #[inline]
     fn may_come_at_a_look(&self) -> bool {
-        matches!(self.kind, Inject::Cancel | Inject::Deadline) && self.may_come()
+        self.kind.comes_at_a_look() && self.may_come()
     }
 
     /// A point: whether the injection comes here. `counts`: whether it may.

@@ -40,6 +40,12 @@ impl Inject {
         matches!(self, Inject::Cancel | Inject::Drop | Inject::Deadline)
     }
 
+    /// Whether it comes at a look at a context, within a turn: a future cannot be dropped while
+    /// it is being polled, and a panic has points of its own.
+    pub(super) fn comes_at_a_look(self) -> bool {
+        matches!(self, Inject::Cancel | Inject::Deadline)
+    }
+
     /// Whether it comes at one point at all.
     pub(super) fn strikes(self) -> bool {
         self != Inject::None

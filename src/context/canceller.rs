@@ -88,6 +88,13 @@ impl Canceller {
         self.branch().cancel(Cause::given(ContextError::Cancelled, cause.into(), origin));
     }
 
+    /// Ends the context as a deadline of the line `origin` would, though the clock is not there
+    /// yet.
+    #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
+    pub(crate) fn expire_at(&self, origin: &'static Location<'static>) {
+        self.branch().cancel(Cause::deadline(origin));
+    }
+
     /// Whether nobody else has a handle to the context, nor to anything below it.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn is_alone(&self) -> bool {

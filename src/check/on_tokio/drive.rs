@@ -12,6 +12,8 @@
 //!    then: out of a rest at once, and where there is no rest the second time, for the first
 //!    somebody may just have been slow. Where the injection has come already the poll is no beat:
 //!    who keeps the clock for ever is told in the end. What the watchdog asks for is no point.
+//! 4. A deadline that comes at a look ends the root there, and the clock cannot move within a
+//!    poll. It follows before the body has its next turn, or once the body has ended.
 
 use super::super::inject::Inject;
 use super::super::pulse::Pulse;
@@ -170,10 +172,11 @@ impl Run<'_> {
         Fut: Future,
     {
         let after = (self.kind == Inject::Deadline).then_some(hour());
+        let due = tokio_now() + hour();
         let (ctx, canceller) = Context::watched(MARK, self.asked_at, after);
         self.watcher.state.lock().canceller = Some(canceller);
         let mut future = pin!(None::<Fut>);
-        let (mut body, told) = self.poll_to_the_end(ctx, body, future.as_mut()).await;
+        let (mut body, told) = self.poll_to_the_end(ctx, body, future.as_mut(), due).await;
         let trail = self.watcher.trail.as_ref().filter(|_| body != Body::Ended);
         let waits = trail.map(|trail| trail.waits()).unwrap_or_default();
         if body == Body::Waits && self.would_be_woken().await {
@@ -186,8 +189,18 @@ impl Run<'_> {
             state.canceller.take()
         };
         self.guard(|| drop(canceller));
+        if self.time_follows(due) {
+            tokio::time::advance(hour()).await;
+        }
         let until = told.unwrap_or_else(tokio_now) + self.stop_within;
         Left { body, tasks: self.settle(until).await, waits }
+    }
+
+    /// Whether the root has ended by its deadline, which is `due` then, and the clock is still
+    /// behind (invariant 4).
+    fn time_follows(&self, due: Instant) -> bool {
+        let has_come = || self.watcher.state.lock().landed.is_some();
+        self.kind == Inject::Deadline && has_come() && tokio_now() < due
     }
 
     /// How the body has come out, and when it was told to stop.
@@ -196,6 +209,7 @@ impl Run<'_> {
         ctx: Context,
         body: &F,
         mut future: Pin<&mut Option<Fut>>,
+        due: Instant,
     ) -> (Body, Option<Instant>)
     where
         F: Fn(Context) -> Fut,
@@ -240,9 +254,9 @@ impl Run<'_> {
                 }
                 strikes || by_itself
             };
-            if strikes {
+            if strikes || (may_come && self.time_follows(due)) {
                 match kind {
-                    Inject::Cancel => watcher.cancel(),
+                    Inject::Cancel => watcher.ends_root(),
                     Inject::Drop => {
                         self.guard(|| {
                             future.set(None);

@@ -115,10 +115,16 @@ impl Watcher {
         Watcher { asked_at, state: Mutex::new(state), trail }
     }
 
-    pub(super) fn cancel(&self) {
-        let canceller = self.state.lock().canceller.clone();
-        if let Some(canceller) = canceller {
-            canceller.cancel_at(self.asked_at);
+    /// Ends the root, as a cancel or as its deadline would.
+    pub(super) fn ends_root(&self) {
+        let (canceller, kind) = {
+            let state = self.state.lock();
+            (state.canceller.clone(), state.kind)
+        };
+        match canceller {
+            Some(canceller) if kind == Inject::Deadline => canceller.expire_at(self.asked_at),
+            Some(canceller) => canceller.cancel_at(self.asked_at),
+            None => {}
         }
     }
 
@@ -142,7 +148,7 @@ impl Onlooker for Watcher {
             return false;
         }
         state.looked = true;
-        let strikes = state.kind == Inject::Cancel && state.point(Point::Look(look));
+        let strikes = state.kind.comes_at_a_look() && state.point(Point::Look(look));
         drop(state);
         if let (true, Some(trail)) = (strikes, &self.trail) {
             let place = users_line(&Backtrace::force_capture(), trail.asked_at).place;
@@ -152,7 +158,7 @@ impl Onlooker for Watcher {
     }
 
     fn strikes(&self) {
-        self.cancel();
+        self.ends_root();
         let driver = self.state.lock().driver.clone();
         if let Some(driver) = driver {
             driver.wake();
