@@ -382,6 +382,24 @@ fn a_maximum_that_cuts_is_told_and_can_be_made_a_failure() {
 }
 
 #[test]
+fn the_points_at_each_of_which_it_came_are_those_that_were_gone_through_one_by_one() {
+    async fn seldom_takes_long(ctx: Context) {
+        let _ = ctx.is_done();
+        if (0..4).map(|_| rt::choose(2)).sum::<usize>() == 4 {
+            for _ in 0..100 {
+                rt::yield_now().await;
+            }
+        }
+    }
+    let every = Checker::exhaustive().run(seldom_takes_long);
+    let usual = Checker::new().run(seldom_takes_long);
+    assert_eq!(usual.points(), every.points(), "{usual}");
+    assert!(usual.covered().contains(&format!("at each of {} points", every.points())), "{usual}");
+    // With four delays there is the long one.
+    assert!(Checker::exhaustive().max_delays(4).run(seldom_takes_long).points() > 100);
+}
+
+#[test]
 fn the_first_violation_may_be_the_last() {
     let report = Checker::new().stop_at_first().run(leaky);
     assert_eq!(report.violations().len(), 1);

@@ -544,6 +544,31 @@ fn where_a_deadline_comes_at_a_look_the_time_follows_whether_or_not_the_body_goe
     }
 }
 
+#[test]
+fn a_maximum_of_schedules_is_one_over_all_injections_and_in_all_parts() {
+    let body = |ctx: Context| async move {
+        for _ in 0..20 {
+            let _ = ctx.is_done();
+            tokio::task::yield_now().await;
+        }
+    };
+    let kinds = [Inject::Cancel, Inject::Drop, Inject::Deadline];
+    let checker = Checker::tokio().inject(kinds).max_schedules(8);
+    let report = checker.run(body);
+    assert_eq!(report.schedules(), 8, "{report}");
+    assert!(report.is_clean() && !report.complete(), "{report}");
+    assert!(!report.covered().contains("at each of"), "{report}");
+    let parts = (1..=3).map(|part| checker.clone().shard(part, 3).run(body).schedules());
+    assert_eq!(parts.sum::<u64>(), 8);
+    // As many as there are cut nothing.
+    let all = Checker::tokio().run(body).schedules();
+    assert!(Checker::tokio().max_schedules(all).run(body).complete());
+    assert!(!Checker::tokio().max_schedules(all - 1).run(body).complete());
+    let one = Checker::tokio().max_schedules(1).run(body);
+    assert_eq!((one.schedules(), one.violations()[0].kind()), (1, ViolationKind::Vacuous), "{one}");
+    assert!(one.to_string().contains("raise it"), "{one}");
+}
+
 // -------------------------------------------------------------------------- watchdog
 
 #[test]

@@ -348,7 +348,7 @@ impl Checker {
         match &self.how {
             #[cfg(feature = "tokio")]
             How::Tokio => {
-                let most = self.schedules.unwrap_or(SCHEDULES);
+                let most = |nth| self.share_of(self.schedules.unwrap_or(SCHEDULES), nth);
                 Ok(super::on_tokio::explore(&plan, &self.injections, most, body))
             }
             How::Replay(Err(error)) => Err(error.clone()),
@@ -382,12 +382,16 @@ impl Checker {
         }
     }
 
-    /// The `nth` injection's share of the schedules.
-    fn strategy(&self, how: &How, kind: Inject, nth: u64) -> Box<dyn Strategy> {
+    /// How many of all schedules are the `nth` injection's.
+    fn share_of(&self, all: u64, nth: u64) -> u64 {
         let several = self.injections.len() as u64;
-        let of = |all: u64| all / several + u64::from(nth < all % several);
-        let share =
-            |limit: u64| Share { part: self.shard.0 - 1, of: self.shard.1, limit: of(limit) };
+        all / several + u64::from(nth < all % several)
+    }
+
+    /// For the `nth` injection's share of the schedules.
+    fn strategy(&self, how: &How, kind: Inject, nth: u64) -> Box<dyn Strategy> {
+        let (part, of) = (self.shard.0 - 1, self.shard.1);
+        let share = |limit: u64| Share { part, of, limit: self.share_of(limit, nth) };
         let all = share(self.schedules.unwrap_or(SCHEDULES));
         let most = self.schedules.unwrap_or(u64::MAX);
         let farthest = self.limits.points;

@@ -598,6 +598,7 @@ where
                 engine.strategy.ends_early();
             }
             covered.how = engine.strategy.covered();
+            covered.points = engine.strategy.points().unwrap_or(covered.points);
             covered.everywhere = engine.strategy.is_everywhere();
             report.merge(&engine.sometimes);
         });

@@ -122,7 +122,8 @@ impl Report {
     }
 
     /// At how many points the injection could come: those of the schedule that had the
-    /// most, of each injection.
+    /// most, of each injection. Where some schedules were gone through one by one and others left
+    /// to chance, it is the longest of the former.
     pub fn points(&self) -> u64 {
         u64::from(self.points)
     }

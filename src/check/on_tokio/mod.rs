@@ -26,7 +26,7 @@ use super::quiet;
 use super::report::{Covered, Early, Report, grouped};
 use super::story::{Story, time};
 use super::token::{ReplayError, Token};
-use super::vacuous::vacuous;
+use super::vacuous::{advice, vacuous};
 use super::violation::{Violation, ViolationKind};
 use crate::context::Context;
 use crate::rt::Clock;
@@ -83,8 +83,13 @@ struct Outcome {
 /// Each may take as long as the watchdog has patience.
 const MOST_MISSES: u32 = 8;
 
-/// Runs the body once for each point.
-pub(super) fn explore<F, Fut>(plan: &Plan, kinds: &[Inject], most: u64, body: &F) -> Report
+/// Runs the body once for each point, of each injection as often as `most` says at the most.
+pub(super) fn explore<F, Fut>(
+    plan: &Plan,
+    kinds: &[Inject],
+    most: impl Fn(u64) -> u64,
+    body: &F,
+) -> Report
 where
     F: Fn(Context) -> Fut,
     Fut: Future,
@@ -96,11 +101,11 @@ where
     let mut report = Report::new(plan);
     let mut findings = Findings::default();
     let mut looked = false;
-    let in_part = |target: Option<u32>| {
-        let number = target.map_or(0, |target| u64::from(target) + 1);
-        number % plan.shard.1 == plan.shard.0 - 1
-    };
-    for &kind in kinds {
+    // The first is the one without an injection.
+    let number = |target: Option<u32>| target.map_or(0, |target| u64::from(target) + 1);
+    let in_part = |target: Option<u32>| number(target) % plan.shard.1 == plan.shard.0 - 1;
+    for (nth, &kind) in kinds.iter().enumerate() {
+        let most = most(nth as u64);
         let mut landed = false;
         let how = "tokio's schedule".to_string();
         let mut covered = Covered { how, ..Covered::nothing(kind) };
@@ -110,8 +115,10 @@ where
         // What the points of the longest run were. As many of another may still be others.
         let mut longest: Vec<Point> = Vec::new();
         loop {
-            if target.is_some_and(|target| u64::from(target) >= most) {
-                covered.cut |= u64::from(covered.points) > most;
+            if number(target) >= most {
+                if target.is_none_or(|target| target < covered.points) {
+                    (covered.cut, covered.everywhere) = (true, false);
+                }
                 break;
             }
             let outcome = run(plan, kind, target, body, &pulse, false);
@@ -154,7 +161,8 @@ where
             target = (from..).find(|&next| in_part(Some(next)));
         }
         if kind.strikes() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
-            findings.violations.push(vacuous(kind, "no injection landed".to_string()));
+            let advice = advice(std::slice::from_ref(&covered));
+            findings.violations.push(vacuous(kind, format!("no injection landed{advice}")));
         }
         report.covered.push(covered);
         if plan.stop_at_first && !findings.violations.is_empty() {

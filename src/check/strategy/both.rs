@@ -106,6 +106,10 @@ impl Strategy for Both {
         }
     }
 
+    fn points(&self) -> Option<u32> {
+        self.first.points()
+    }
+
     fn is_everywhere(&self) -> bool {
         self.first.is_everywhere()
     }

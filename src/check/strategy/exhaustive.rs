@@ -299,6 +299,10 @@ impl Strategy for Exhaustive {
         }
     }
 
+    fn points(&self) -> Option<u32> {
+        Some(self.points)
+    }
+
     fn is_everywhere(&self) -> bool {
         !self.cut
     }

@@ -113,6 +113,12 @@ pub(super) trait Strategy: fmt::Debug {
     /// What it has gone through, in words.
     fn covered(&self) -> String;
 
+    /// How many points a schedule has at the most, of those that were gone through one by one. Of
+    /// what is left to chance nobody knows how long it would have been without its injection.
+    fn points(&self) -> Option<u32> {
+        None
+    }
+
     /// Whether the injection has come at each point, and not only at some.
     fn is_everywhere(&self) -> bool {
         false
