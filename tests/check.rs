@@ -544,6 +544,18 @@ fn a_check_that_checks_nothing_fails() {
 }
 
 #[test]
+fn a_look_in_the_schedules_of_another_injection_is_none() {
+    let report = Checker::new().inject([Inject::Cancel, Inject::Panic]).run(|ctx| async move {
+        if std::panic::catch_unwind(|| check::fault("here")).is_err() {
+            let _ = ctx.is_done();
+        }
+        rt::sleep(Duration::from_millis(1)).await;
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
+}
+
+#[test]
 fn a_single_schedule_at_random_has_its_injection_whatever_the_seed() {
     for seed in 0..200 {
         Checker::random(seed, 1).run(clean).assert_clean();

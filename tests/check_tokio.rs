@@ -569,6 +569,18 @@ fn a_maximum_of_schedules_is_one_over_all_injections_and_in_all_parts() {
     assert!(one.to_string().contains("raise it"), "{one}");
 }
 
+#[test]
+fn a_look_in_the_schedules_of_another_injection_is_none() {
+    let report = Checker::tokio().inject([Inject::Cancel, Inject::Panic]).run(|ctx| async move {
+        if std::panic::catch_unwind(|| check::fault("here")).is_err() {
+            let _ = ctx.is_done();
+        }
+        time::sleep(Duration::from_millis(1)).await;
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
+}
+
 // -------------------------------------------------------------------------- watchdog
 
 #[test]

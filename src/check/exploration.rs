@@ -538,10 +538,10 @@ where
         findings.known.clear();
         findings.latest.clear();
         let mut covered = Covered::nothing(kind);
-        let mut landed = false;
+        let (mut seen, mut landed) = (false, false);
         match session.take_fingerprint() {
             _ if session.has_strays() => report.strays = true,
-            Ok(outcome) => (looked, landed) = (looked | outcome.looked, outcome.landed),
+            Ok(outcome) => (seen, landed) = (outcome.looked, outcome.landed),
             Err(violation) => {
                 covered.early = Some(Early::Unsteady);
                 findings.add_told(*violation, &session.pulse);
@@ -557,7 +557,7 @@ where
             }
             runs += 1;
             landed |= outcome.landed;
-            looked |= outcome.looked;
+            seen |= outcome.looked;
             covered.points = covered.points.max(outcome.length.points);
             covered.cut |= outcome.cut;
             // As few as were taken can be no more delays.
@@ -603,6 +603,8 @@ where
             report.merge(&engine.sometimes);
         });
         drop(session);
+        // A look in the schedules of an injection that ends no context says nothing.
+        looked |= seen && kind.comes_at_a_look();
         if kind.strikes() && !landed && whole && covered.early.is_none() && !report.strays {
             let why = match kind {
                 Inject::Panic => {
@@ -620,7 +622,7 @@ where
     }
     let whole = whole && !report.strays && !report.ended_early();
     // Where something was found, something was checked.
-    let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
+    let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
     if !looked && asks && findings.violations.is_empty() && whole {
         let why = "no schedule ever looked at the context or one derived from it, so its end \
                    cannot have made a difference";

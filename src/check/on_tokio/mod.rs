@@ -125,7 +125,7 @@ where
             report.merge(&outcome.sometimes);
             covered.points = covered.points.max(outcome.points);
             covered.cut |= outcome.cut;
-            looked |= outcome.looked;
+            looked |= outcome.looked && kind.comes_at_a_look();
             landed |= outcome.landed.is_some();
             let missed = target.is_some() && outcome.landed != target;
             if (missed || target.is_none()) && !outcome.cut {
@@ -169,7 +169,7 @@ where
             break;
         }
     }
-    let asks = kinds.iter().any(|kind| matches!(kind, Inject::Cancel | Inject::Deadline));
+    let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
     if asks && !looked && findings.violations.is_empty() && plan.shard.1 == 1 {
         let why = "no schedule ever looked at the context";
         findings.violations.push(vacuous(Inject::Cancel, why.to_string()));
