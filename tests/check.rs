@@ -825,6 +825,74 @@ fn never_comes_back() {
     });
 }
 
+/// Keeps the thread when it is dropped.
+struct Blocks;
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        std::thread::park_timeout(Duration::from_secs(30));
+    }
+}
+
+fn impatient(kind: Inject) -> Checker {
+    Checker::exhaustive().max_delays(0).inject(kind).patience(Duration::from_millis(300))
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn blocks_as_the_body_is_dropped() {
+    let _ = impatient(Inject::Drop).run(|_| async {
+        drop(rt::spawn_named("innocent", async {
+            loop {
+                rt::sleep(Duration::from_secs(1)).await;
+            }
+        }));
+        rt::sleep(Duration::from_secs(5)).await;
+        let _blocks = Blocks;
+        std::future::pending::<()>().await;
+    });
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn blocks_as_a_task_is_aborted() {
+    let _ = impatient(Inject::None).run(|_| async {
+        let guilty = rt::spawn_named("guilty", async {
+            let _blocks = Blocks;
+            std::future::pending::<()>().await;
+        });
+        rt::yield_now().await;
+        guilty.abort();
+        rt::spawn_named("innocent", async {}).await.unwrap();
+    });
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn blocks_as_what_is_left_is_thrown_away() {
+    let _ = impatient(Inject::None).run(|_| async {
+        drop(rt::spawn_named("guilty", async {
+            let _blocks = Blocks;
+            std::future::pending::<()>().await;
+        }));
+        drop(rt::spawn_named("innocent", async {}));
+    });
+}
+
+#[test]
+fn whoever_keeps_the_thread_in_its_drop_is_named() {
+    for (test, name) in [
+        ("blocks_as_the_body_is_dropped", "body"),
+        ("blocks_as_a_task_is_aborted", "guilty"),
+        ("blocks_as_what_is_left_is_thrown_away", "guilty"),
+    ] {
+        let (code, said) = in_a_process(test);
+        assert_eq!(code, Some(101), "{said}");
+        assert!(said.contains(&format!("quell: the task `{name}`, spawned at ")), "{said}");
+        assert!(said.contains("or its drop"), "{said}");
+    }
+}
+
 /// Panics when it is dropped.
 struct Bomb;
 

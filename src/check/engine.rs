@@ -384,18 +384,17 @@ impl Engine {
             hand.future = polled.future.take();
             self.current = task;
             self.looks_left = self.limits.steps;
+            self.beats(task);
             return Step::Drop(task);
         }
         polled.state = State::Running(false);
         (polled.wait, polled.waits_twice, polled.last_turn) = (None, false, self.steps);
         polled.sees(u64::from(self.landed.is_some()));
         hand.future = polled.future.take();
-        let label = polled.label;
         self.current = task;
         self.looks_left = self.limits.steps;
         self.only_count();
-        self.pulse.learn(&self.labels);
-        self.pulse.beats(label);
+        self.beats(task);
         hand.waker = match &mut self.log {
             None => signal::waker(self.run, task),
             Some(log) => {
@@ -404,6 +403,13 @@ impl Engine {
             }
         };
         Step::Poll(task)
+    }
+
+    /// Tells the watchdog who has the thread now: to be polled, or to be dropped.
+    #[inline]
+    pub(super) fn beats(&self, task: u32) {
+        self.pulse.learn(&self.labels);
+        self.pulse.beats(self.tasks[task as usize].label);
     }
 
     /// Nobody is ready.
@@ -572,6 +578,7 @@ impl Engine {
         let drops = self.kind == Inject::Drop;
         if drops {
             self.current = BODY;
+            self.beats(BODY);
         }
         drops
     }

@@ -451,6 +451,7 @@ fn end_body() {
 
 /// Drops what is left of a schedule.
 fn close(body: &mut dyn Body) {
+    here(|engine| engine.beats(BODY));
     body.end();
     let canceller = here(|engine| engine.canceller.take());
     if canceller.is_some() {
@@ -460,10 +461,14 @@ fn close(body: &mut dyn Body) {
     let mut next = 0;
     let left = |next: &mut usize| {
         here(|engine| {
-            engine.tasks[*next..].iter_mut().find_map(|task| {
+            let task = engine.tasks[*next..].iter_mut().find_map(|task| {
                 *next += 1;
                 task.future.take()
-            })
+            });
+            if task.is_some() {
+                engine.beats(*next as u32 - 1);
+            }
+            task
         })
     };
     while let Some(task) = left(&mut next) {

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //!
-//! 1. `beat` changes with each poll. If it has not changed for the whole of the
+//! 1. `beat` changes with each poll, and each drop of a future. If it has not changed for the whole of the
 //!    patience while its exploration is in the list, somebody keeps the thread.
 //! 2. The list's lock is never held while an exploration runs: only to enter the list
 //!    and to leave it. Nobody is woken under it.
@@ -56,7 +56,7 @@ impl Pulse {
         }
     }
 
-    /// A task with this label is about to be polled.
+    /// A task with this label is about to be polled, or dropped.
     #[inline]
     pub(super) fn beats(&self, label: u32) {
         // Relaxed: the watchdog looks on from afar. One thread writes, so no swap.
@@ -128,7 +128,7 @@ impl Pulse {
                 .to_string(),
         };
         say(format_args!(
-            "quell: {who}, has kept the thread for {patience:?} without coming back from its poll.\n\
+            "quell: {who}, has kept the thread for {patience:?} without coming back from its poll, or its drop.\n\
              It blocks (on a lock, a channel of std's, a sleep of std's, the network), or loops \
              without an await, or past such as never have to wait (of a closed channel).\n\
              A checker has one thread, and cannot go on: await instead, or model what blocks.\n\
