@@ -400,6 +400,26 @@ fn the_points_at_each_of_which_it_came_are_those_that_were_gone_through_one_by_o
 }
 
 #[test]
+fn an_injection_that_a_maximum_has_brought_says_so() {
+    let every = || Checker::exhaustive().max_delays(0);
+    for (checker, looks) in [(every().max_points(5), 2), (every().max_steps(5), 5)] {
+        let report = checker.run(|ctx| async move {
+            for before in 0.. {
+                if ctx.is_done() {
+                    if before >= looks {
+                        std::future::pending::<()>().await;
+                    }
+                    return;
+                }
+                rt::yield_now().await;
+            }
+        });
+        let story = report.to_string();
+        assert!(story.contains("cancel at 0ns, when a maximum was reached"), "{story}");
+    }
+}
+
+#[test]
 fn the_first_violation_may_be_the_last() {
     let report = Checker::new().stop_at_first().run(leaky);
     assert_eq!(report.violations().len(), 1);

@@ -569,6 +569,32 @@ fn a_maximum_of_schedules_is_one_over_all_injections_and_in_all_parts() {
     assert!(one.to_string().contains("raise it"), "{one}");
 }
 
+/// Leaves a task behind when it is dropped, if it has come so far.
+struct Leaves {
+    turns: u32,
+    from: u32,
+}
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        if self.turns >= self.from {
+            drop(tokio::spawn(time::sleep(Duration::from_secs(5))));
+        }
+    }
+}
+
+#[test]
+fn an_injection_that_a_maximum_has_brought_says_so() {
+    let report = Checker::tokio().inject(Inject::Drop).max_steps(20).run(|_| async {
+        let mut leaves = Leaves { turns: 0, from: 20 };
+        loop {
+            leaves.turns += 1;
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(report.to_string().contains("drop, when a maximum was reached"), "{report}");
+}
+
 #[test]
 fn a_look_in_the_schedules_of_another_injection_is_none() {
     let report = Checker::tokio().inject([Inject::Cancel, Inject::Panic]).run(|ctx| async move {

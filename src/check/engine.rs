@@ -532,7 +532,8 @@ impl Engine {
         let point = Point { at, hash: self.short_hash(), number, distinct };
         if self.strategy.strikes(&point) {
             self.taken.push(Deviation { at, value: STRIKE });
-            self.landed = Some(Landed { point: Some(number), time: self.clock.now });
+            let (point, time) = (Some(number), self.clock.now);
+            self.landed = Some(Landed { point, at_maximum: false, time });
             return true;
         }
         if self.points >= self.limits.points && self.kind.comes_by_itself() {
@@ -544,7 +545,8 @@ impl Engine {
 
     /// The injection comes now: writes down that it does.
     pub(super) fn lands(&mut self) {
-        let mut landed = self.landed.unwrap_or(Landed { point: None, time: self.clock.now });
+        let by_itself = Landed { point: None, at_maximum: self.cut, time: self.clock.now };
+        let mut landed = self.landed.unwrap_or(by_itself);
         if self.kind == Inject::Deadline {
             landed.time = landed.time.max(super::DEADLINE);
         }

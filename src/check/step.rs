@@ -8,8 +8,10 @@ use std::task::Waker;
 /// How far an injection has come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Landed {
-    /// Which point it was; `None`: at none, it came because nothing else could.
+    /// Which point it was; `None`: it came by itself, because nothing else could or a maximum
+    /// was reached.
     pub(super) point: Option<u32>,
+    pub(super) at_maximum: bool,
     pub(super) time: u64,
 }
 

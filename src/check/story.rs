@@ -167,6 +167,9 @@ impl Story {
         let when = time(landed.time);
         Some(match landed.point {
             Some(point) => format!("{} at point {point}, at {when}", self.kind),
+            None if landed.at_maximum => {
+                format!("{} at {when}, when a maximum was reached", self.kind)
+            }
             None => format!("{} at {when}, when nothing else could happen", self.kind),
         })
     }

@@ -325,10 +325,14 @@ where
     pulse.nudges(None);
     let driver = watcher.state.lock().driver.take();
     drop(driver);
-    let point = watcher.state.lock().landed;
+    let (point, cut) = {
+        let state = watcher.state.lock();
+        (state.landed, state.cut)
+    };
     let struck = watcher.trail.as_ref().and_then(|trail| trail.seen.lock().struck.take());
     let at_a_line = struck.is_some();
     let injected = match (point, struck) {
+        (Some(u32::MAX), _) if cut => format!("{kind}, when a maximum was reached"),
         (Some(u32::MAX), _) => format!("{kind}, when nothing else could happen"),
         (Some(point), Some(place)) => format!("{kind} at point {point}, in the look at {place}"),
         (Some(point), None) => format!("{kind} at point {point}"),

@@ -50,7 +50,8 @@ pub(super) struct State {
     pub(super) points: u32,
     /// What each of those was.
     pub(super) way: Vec<Point>,
-    /// At which point it came; `u32::MAX`: at none, when nothing else could happen.
+    /// At which point it came; `u32::MAX`: at none, when nothing else could happen or a maximum
+    /// was reached.
     pub(super) landed: Option<u32>,
     pub(super) cut: bool,
     pub(super) looked: bool,
