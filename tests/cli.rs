@@ -122,6 +122,18 @@ fn a_scenario_that_is_named_and_has_a_violation_is_status_1() {
 }
 
 #[test]
+fn the_table_says_where_a_maximum_has_cut() {
+    let verdict = |most: &str| {
+        let args = ["check", "contexts", "--strategy", "exhaustive", "--schedules", most];
+        let (code, out, _) = quell(&args);
+        assert_eq!(code, 0, "{out}");
+        out.lines().nth(1).unwrap().to_string()
+    };
+    assert!(verdict("100").ends_with("  clean, cut short"));
+    assert!(verdict("1000000").ends_with("  clean"));
+}
+
+#[test]
 fn a_part_without_any_schedule_or_without_the_bug_is_no_failure() {
     let args = ["check", "--schedules", "16", "--shard", "8/8", "--strategy", "random"];
     let (code, out, err) = quell(&args);

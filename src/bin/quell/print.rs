@@ -66,7 +66,8 @@ fn verdict(scenario: &Scenario, report: &Report, well: bool) -> String {
         .collect();
     match (well, found.is_empty(), scenario.expect) {
         (true, true, Expectation::Finds(_)) => "clean, in this part".to_string(),
-        (true, true, Expectation::Clean) => "clean".to_string(),
+        (true, true, Expectation::Clean) if report.complete() => "clean".to_string(),
+        (true, true, Expectation::Clean) => "clean, cut short".to_string(),
         (true, false, _) => format!("found, as it should be: {}", found.join(", ")),
         (false, true, Expectation::Finds(_)) => "NOT FOUND, though the bug is there".to_string(),
         (false, true, Expectation::Clean) => "NOT COMPLETE".to_string(),
