@@ -625,6 +625,39 @@ fn an_injected_panic_is_no_violation_and_another_one_is() {
     assert_eq!(violation.waiting_at().unwrap().file(), "tests/check.rs");
 }
 
+// -------------------------------------------------------------------------- pages
+
+#[test]
+fn a_page_has_the_lane_of_whoever_is_to_blame_however_many_are_left() {
+    let report = Checker::exhaustive().max_delays(0).run(|ctx| async move {
+        let _ = ctx.is_done();
+        for _ in 0..80 {
+            drop(rt::spawn_named("blocked", std::future::pending::<()>()));
+        }
+        drop(rt::spawn_named("guilty", rt::sleep(Duration::from_secs(100))));
+    });
+    assert_eq!(report.violations()[0].task(), Some("guilty"), "{report}");
+    let page = report.to_html();
+    let drawn: String =
+        page.split("<svg").skip(1).filter_map(|svg| svg.split("</svg>").next()).collect();
+    assert!(drawn.contains(">guilty</text>"), "{drawn}");
+    assert!(page.contains("22 more are left out"), "{page}");
+}
+
+#[test]
+fn a_page_claims_no_more_than_was_checked() {
+    let every = "Whenever the end came, every task ended";
+    let whole = Checker::exhaustive().run(clean).to_html();
+    assert!(whole.contains(every) && !whole.contains("Part "), "{whole}");
+    let cut = Checker::exhaustive().max_schedules(5);
+    for page in [cut.run(clean).to_html(), cut.require_complete().run(clean).to_html()] {
+        assert!(!page.contains(every), "{page}");
+        assert!(page.contains("and not all was tried that was to be"), "{page}");
+    }
+    let part = Checker::exhaustive().shard(2, 3).run(clean).to_html();
+    assert!(part.contains("Part 2 of 3") && !part.contains(every), "{part}");
+}
+
 // ---------------------------------------------------------------------- replaying
 
 fn token() -> String {

@@ -12,6 +12,8 @@ use std::fmt::Write as _;
 
 /// More columns than these are not drawn.
 const COLUMNS: usize = 400;
+/// … nor more rows.
+const LANES: usize = 60;
 const STEP: usize = 26;
 const LANE: usize = 34;
 const LEFT: usize = 170;
@@ -53,14 +55,23 @@ pub(super) fn page(report: &Report) -> String {
     for covered in &report.covered {
         let _ = writeln!(page, "<p class=\"faint\">{}</p>", escaped(&covered.to_string()));
     }
+    let (part, of) = report.shard;
+    if of > 1 {
+        let _ = writeln!(page, "<p class=\"faint\">Part {part} of {of}</p>");
+    }
     page.push_str(
         "<p class=\"faint\">A schedule is one order in which the tasks take turns; a delay lets \
          another go first; a point is a moment at which the injection may come.</p>\n",
     );
     if report.violations().is_empty() {
-        page.push_str(
-            "<p>Whenever the end came, every task ended, nothing was left waiting, and nothing was \
-             lost.</p>\n",
+        let (when, but) = match (report.complete(), of) {
+            (true, 1) => ("Whenever the end came", ""),
+            (true, _) => ("Whenever the end came in this part of the schedules", ""),
+            (false, _) => ("In what was tried", ", and not all was tried that was to be"),
+        };
+        let _ = writeln!(
+            page,
+            "<p>{when}, every task ended, nothing was left waiting, and nothing was lost{but}.</p>"
         );
     }
     for (nth, violation) in report.violations().iter().enumerate() {
@@ -143,12 +154,19 @@ fn columns(story: &Story) -> Vec<&Note> {
 
 fn timeline(page: &mut String, story: &Story) {
     let columns = columns(story);
-    let lanes: Vec<usize> = (0..story.lanes.len())
-        .filter(|&lane| {
-            !story.lanes[lane].ended || columns.iter().any(|note| note.task as usize == lane)
-        })
-        .take(60)
-        .collect();
+    let is_drawn = |&lane: &usize| {
+        !story.lanes[lane].ended || columns.iter().any(|note| note.task as usize == lane)
+    };
+    let mut lanes: Vec<usize> = (0..story.lanes.len()).filter(is_drawn).collect();
+    let left_out = lanes.len().saturating_sub(LANES);
+    if left_out > 0 {
+        // Whoever is to blame is in it, whatever came before.
+        let root = story.root.map(|root| root as usize).filter(|root| lanes.contains(root));
+        lanes.truncate(LANES);
+        if let Some(root) = root.filter(|root| !lanes.contains(root)) {
+            lanes[LANES - 1] = root;
+        }
+    }
     let row = |task: u32| lanes.iter().position(|&lane| lane == task as usize);
     let top = 44;
     let width = LEFT + columns.len() * STEP + 320;
@@ -234,6 +252,9 @@ fn timeline(page: &mut String, story: &Story) {
         );
     }
     page.push_str("</svg></div>\n");
+    if left_out > 0 {
+        let _ = writeln!(page, "<p class=\"faint\">{left_out} more are left out</p>");
+    }
 }
 
 /// The line behind a task's turns: from its first to its end, or to the edge.
