@@ -576,6 +576,13 @@ fn a_look_in_the_schedules_of_another_injection_is_none() {
 }
 
 #[test]
+fn a_depth_that_no_schedule_has_room_for_is_cut_down() {
+    let report = Checker::pct(1, u32::MAX, 1).run(clean);
+    report.assert_clean();
+    assert!(report.covered().contains("depth 1000,"), "{report}");
+}
+
+#[test]
 fn a_single_schedule_at_random_has_its_injection_whatever_the_seed() {
     for seed in 0..200 {
         Checker::random(seed, 1).run(clean).assert_clean();

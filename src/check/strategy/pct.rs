@@ -7,6 +7,9 @@
 
 use super::{Dice, Length, Next, Point, Share, Strategy, Turn};
 
+/// Each turn looks through all the turns at which somebody falls.
+const DEEPEST: u32 = 1_000;
+
 #[derive(Debug)]
 pub(crate) struct Pct {
     seed: u64,
@@ -49,7 +52,7 @@ impl Pct {
     pub(crate) fn new(seed: u64, depth: u32, share: Share, farthest: u32, cut: bool) -> Self {
         Pct {
             seed,
-            depth,
+            depth: depth.clamp(1, DEEPEST),
             share,
             round: 0,
             dice: Dice::new(seed, 0),
