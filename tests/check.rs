@@ -3,7 +3,10 @@
 
 use quell::check::{self, Checker, Inject, ReplayError, Report, ViolationKind};
 use quell::{Context, rt};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -382,6 +385,33 @@ fn a_maximum_that_cuts_is_told_and_can_be_made_a_failure() {
 }
 
 #[test]
+fn after_a_cut_a_quarter_of_the_schedules_is_left_to_chance() {
+    let report = Checker::new().max_schedules(20).run(clean);
+    assert_eq!(report.schedules(), 20, "{report}");
+    assert!(report.covered().contains("then 5 schedules at random"), "{report}");
+}
+
+/// Many schedules within two delays, each of a thousand turns.
+async fn takes_long_and_leaves_a_task(_ctx: Context) {
+    let yields = || async {
+        for _ in 0..500 {
+            rt::yield_now().await;
+        }
+    };
+    let other = rt::spawn_named("other", yields());
+    yields().await;
+    other.await.unwrap();
+    drop(rt::spawn_named("left", std::future::pending::<()>()));
+}
+
+#[test]
+fn once_something_is_found_fewer_steps_are_enough() {
+    let report = Checker::new().inject(Inject::None).run(takes_long_and_leaves_a_task);
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert!(report.covered().contains("(10,000,000 steps are enough), then"), "{report}");
+}
+
+#[test]
 fn the_points_at_each_of_which_it_came_are_those_that_were_gone_through_one_by_one() {
     async fn seldom_takes_long(ctx: Context) {
         let _ = ctx.is_done();
@@ -489,6 +519,39 @@ fn a_body_that_goes_its_own_ways_is_told_so_once_and_nothing_else() {
 }
 
 #[test]
+fn one_in_so_many_schedules_is_run_twice_to_the_end() {
+    let runs = Cell::new(0_u32);
+    // Only after so many, of which those whose number is a power of two are none any more.
+    let report = Checker::random(1, 1_600).inject(Inject::None).run(|_| {
+        let nth = runs.replace(runs.get() + 1);
+        async move {
+            if nth > 1_300 && nth % 2 == 0 {
+                rt::yield_now().await;
+            }
+        }
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Nondeterministic);
+}
+
+#[test]
+fn what_comes_to_more_delays_than_any_before_is_run_twice() {
+    let times = Cell::new(0_u32);
+    let report = Checker::exhaustive().inject(Inject::None).run(|_| {
+        let times = &times;
+        async move {
+            let delays = (0..100).map(|_| rt::choose(2)).sum::<usize>();
+            // The first of those with two, and no other.
+            if delays == 2 && times.replace(times.get() + 1) == 0 {
+                rt::yield_now().await;
+            }
+        }
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Nondeterministic);
+}
+
+#[test]
 fn a_check_that_ended_early_is_not_complete_and_says_so() {
     for checker in [Checker::new(), Checker::exhaustive(), Checker::random(1, 100)] {
         let report = checker.stop_at_first().run(leaves_a_task);
@@ -573,6 +636,42 @@ fn a_look_in_the_schedules_of_another_injection_is_none() {
     });
     assert_eq!(report.violations().len(), 1, "{report}");
     assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
+}
+
+#[test]
+fn a_body_is_dropped_between_the_turns_of_others_too() {
+    struct Guard(Arc<AtomicU32>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let turns = self.0.load(Ordering::Relaxed);
+            check::sometimes("dropped while the other is half way", turns == 2);
+        }
+    }
+    let report = Checker::exhaustive().max_delays(0).inject(Inject::Drop).run(|_| async {
+        let turns = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&turns);
+        let other = rt::spawn_named("other", async move {
+            for _ in 0..4 {
+                counted.fetch_add(1, Ordering::Relaxed);
+                rt::yield_now().await;
+            }
+        });
+        let _guard = Guard(turns);
+        other.await.unwrap();
+    });
+    report.assert_clean();
+}
+
+#[test]
+fn at_random_time_moves_though_tasks_are_ready() {
+    let report = Checker::random(1, 100).inject(Inject::None).run(|_| async {
+        let sleeps = rt::spawn_named("sleeps", rt::sleep(Duration::from_millis(1)));
+        rt::yield_now().await;
+        rt::yield_now().await;
+        check::sometimes("it has slept before the other waits", sleeps.is_finished());
+        sleeps.await.unwrap();
+    });
+    report.assert_clean();
 }
 
 #[test]
@@ -708,6 +807,22 @@ fn a_token_that_does_not_fit_says_why() {
     assert!(error(&other).to_string().contains("version `q7`"));
     let far = format!("{}-i900000", token.rsplit_once('-').unwrap().0);
     assert_eq!(error(&far), ReplayError::Diverged);
+}
+
+#[test]
+fn a_token_with_a_choice_that_is_not_there_does_not_fit() {
+    async fn chooses(ctx: Context) {
+        let _ = ctx.is_done();
+        if rt::choose(3) == 2 {
+            std::future::pending::<()>().await;
+        }
+    }
+    let report = Checker::exhaustive().inject(Inject::None).run(chooses);
+    let token = report.violations()[0].replay();
+    let (head, value) = token.rsplit_once('x').unwrap();
+    assert_eq!(value, "2");
+    let far = format!("{head}x3");
+    assert_eq!(Checker::try_replay(&far, chooses).unwrap_err(), ReplayError::Diverged);
 }
 
 #[test]
