@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `beat` changes with each poll, and each drop of a future. If it has not changed for the whole of the
-//!    patience while its exploration is in the list, somebody keeps the thread.
+//! 1. `beat` changes with each poll, and each drop of a future. If it has not changed for the
+//!    whole of the patience while its exploration is in the list, somebody keeps the thread.
 //! 2. The list's lock is never held while an exploration runs: only to enter the list
 //!    and to leave it. Nobody is woken under it.
 //! 3. Who is woken because nothing has moved for half of the patience finds `nudged` set.
