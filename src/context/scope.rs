@@ -36,6 +36,8 @@ use super::after::Func;
 use super::cause::Cause;
 use super::harvest::Harvest;
 use crate::rt::Clock;
+#[cfg(all(feature = "check", not(loom)))]
+use crate::rt::world::{self, Look};
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, ArcGuard, Latch, Lent, Mutex, lock_arc};
@@ -413,6 +415,10 @@ impl Scope {
         this: Lent<'_, Self>,
         settle: impl FnOnce(&mut Harvest) -> Option<Mode>,
     ) -> Option<Harvest> {
+        // A context that a checker watches may be below this one, which is anybody's: linked
+        // to it, or to what ends with it.
+        #[cfg(all(feature = "check", not(loom)))]
+        world::looked(Look::Stirred);
         let mut members = this.members.lock();
         if this.is_swept() {
             return None;

@@ -1,0 +1,66 @@
+//! Where the injection comes, and who is to blame for what it shows.
+#![cfg(all(not(loom), feature = "check"))]
+
+use futures::{FutureExt as _, select_biased};
+use quell::check::{self, Checker, Inject, Report, Tracked, ViolationKind};
+use quell::{Context, rt};
+use std::cell::Cell;
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[track_caller]
+fn detach(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    drop(rt::spawn_named(name, task));
+}
+
+/// Kind and task of what was found.
+fn found(report: &Report) -> Vec<(ViolationKind, Option<&str>)> {
+    report.violations().iter().map(|one| (one.kind(), one.task())).collect()
+}
+
+// ------------------------------------------------------------- looks, however they are made
+
+// ---------------------------------------------------------------------- points that count
+
+/// A request ends with the server, whose context is nobody's here, and takes that for the
+/// only end there is.
+async fn shut_down_meanwhile(ctx: Context) {
+    let (server, shutdown) = Context::background().with_cancel();
+    let (request, _canceller) = ctx.linked(&[&server]);
+    let shuts_down = rt::spawn(async move { shutdown.cancel_with("shutting down") });
+    shuts_down.await.unwrap();
+    let why = request.cause().map(|cause| cause.to_string());
+    if ctx.is_done() && why.as_deref() == Some("shutting down") {
+        pending::<()>().await;
+    }
+}
+
+#[test]
+fn an_end_that_comes_from_outside_of_what_is_watched_counts_as_one_that_comes_from_within() {
+    let report = Checker::exhaustive().max_delays(0).run(shut_down_meanwhile);
+    assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("body"))], "{report}");
+    let report = Checker::exhaustive().max_delays(0).run(|ctx| async move {
+        let token = tokio_util::sync::CancellationToken::new();
+        let (request, _canceller) = ctx.with_token(&token);
+        rt::spawn(async move { token.cancel() }).await.unwrap();
+        if ctx.is_done() && request.cause().is_some_and(|cause| cause.origin().is_none()) {
+            pending::<()>().await;
+        }
+    });
+    assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("body"))], "{report}");
+}
+
+// ---------------------------------------------------------------------------------- faults
+
+// ------------------------------------------------------------------------------------ time
+
+// ------------------------------------------------------------------------- who is to blame
