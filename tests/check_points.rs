@@ -29,6 +29,63 @@ fn found(report: &Report) -> Vec<(ViolationKind, Option<&str>)> {
 
 // ------------------------------------------------------------- looks, however they are made
 
+/// Whoever asks whether the end has come, and then waits to be told of it, waits for ever if
+/// it comes in between.
+async fn looks_and_waits(ctx: Context, looks: impl AsyncFn(&Context) -> bool) {
+    let stop = Arc::new(Notify::new());
+    let stops = stop.clone();
+    ctx.after_func(move || stops.notify_waiters());
+    if !looks(&ctx).await {
+        stop.notified().await;
+    }
+}
+
+#[test]
+fn an_end_that_comes_right_after_a_look_is_tried_in_whatever_way_was_looked() {
+    fn hangs<F: Future>(how: &str, body: impl Fn(Context) -> F + Copy) {
+        let blocked = [(ViolationKind::BlockedStage, Some("body"))];
+        let (usual, tokio) = (Checker::new().run(body), Checker::tokio().run(body));
+        assert_eq!(found(&usual), blocked, "{how}: {usual}");
+        assert_eq!(found(&tokio), blocked, "{how}: {tokio}");
+    }
+    hangs("is_done", |ctx| looks_and_waits(ctx, async |ctx| ctx.is_done()));
+    hangs("select", |ctx| {
+        looks_and_waits(ctx, async |ctx| {
+            select_biased! { _ = ctx.done() => true, default => false }
+        })
+    });
+    hangs("select of tokio's", |ctx| {
+        looks_and_waits(ctx, async |ctx| {
+            tokio::select! { biased; _ = ctx.done() => true, () = async {} => false }
+        })
+    });
+    hangs("a poll", |ctx| {
+        looks_and_waits(ctx, async |ctx| {
+            let mut done = ctx.done();
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut done).poll(cx).is_ready())).await
+        })
+    });
+    hangs("run", |ctx| {
+        looks_and_waits(ctx, async |ctx| {
+            ctx.run(pending::<()>()).now_or_never().is_some()
+        })
+    });
+    hangs("stop", |ctx| {
+        looks_and_waits(ctx, async |ctx| {
+            let done = ctx.done();
+            let function = ctx.after_func(|| {});
+            drop(done);
+            !function.stop()
+        })
+    });
+}
+
+#[test]
+fn whoever_polls_for_the_end_again_and_again_lets_it_come() {
+    let polls = |ctx: Context| async move { while ctx.done().now_or_never().is_none() {} };
+    Checker::new().max_delays(0).run(polls).assert_clean();
+}
+
 // ---------------------------------------------------------------------- points that count
 
 /// A request ends with the server, whose context is nobody's here, and takes that for the

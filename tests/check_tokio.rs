@@ -657,8 +657,8 @@ fn a_body_that_waits_beside_a_task_that_is_always_ready_is_given_its_injection()
         })
     });
     tells.assert_clean();
-    // The first poll, and the look in it: what the watchdog asks for is no point.
-    assert_eq!((aborts.points(), tells.points()), (2, 2));
+    // The first poll, and the two looks in it: what the watchdog asks for is no point.
+    assert_eq!((aborts.points(), tells.points()), (3, 3));
 }
 
 #[test]

@@ -11,6 +11,8 @@
 use super::Context;
 use super::harvest::quietly;
 use super::scope::{Member, Scope};
+#[cfg(all(feature = "check", not(loom)))]
+use crate::rt::world::Look;
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Condvar, Mutex, ThreadId, thread};
 use std::fmt;
@@ -23,6 +25,9 @@ pub struct AfterFunc {
     job: Arc<Job>,
     /// Where it is registered; `None` if it was run at once or never will be.
     place: Option<(Arc<Scope>, usize)>,
+    /// By a checker; nobody goes on by what quell's own ask.
+    #[cfg(all(feature = "check", not(loom)))]
+    watched: bool,
 }
 
 pub(super) struct Job {
@@ -58,29 +63,43 @@ pub(super) enum Whose {
 impl AfterFunc {
     pub(super) fn register(context: &Context, whose: Whose, f: Box<dyn FnOnce() + Send>) -> Self {
         let job = Job::new(whose, f);
+        #[cfg(all(feature = "check", not(loom)))]
+        let is_watched = context.branch().is_some_and(|branch| branch.mark() != 0);
+        let mut function = AfterFunc {
+            job: Arc::clone(&job),
+            place: None,
+            #[cfg(all(feature = "check", not(loom)))]
+            watched: whose == Whose::Users && is_watched,
+        };
         let Some(branch) = context.branch() else {
             // It cannot end: the function waits, for nothing, with this handle.
-            return AfterFunc { job, place: None };
+            return function;
         };
         let Ok(scope) = branch.open() else {
             job.run();
-            return AfterFunc { job, place: None };
+            return function;
         };
         branch.got_func();
         branch.watch();
-        let func = Func { job: Arc::clone(&job), context: Some(context.clone()) };
-        match scope.add_func(func) {
-            Ok(key) => AfterFunc { job, place: Some((scope.to_arc(), key)) },
-            Err(ended) => {
-                ended.run();
-                AfterFunc { job, place: None }
-            }
+        match scope.add_func(Func { job, context: Some(context.clone()) }) {
+            Ok(key) => function.place = Some((scope.to_arc(), key)),
+            Err(ended) => ended.run(),
         }
+        function
     }
 
     /// Takes the function back. True if it had not started: then it never
     /// runs. False if it has run, is running, or was stopped before.
     pub fn stop(&self) -> bool {
+        let stopped = self.take_back();
+        #[cfg(all(feature = "check", not(loom)))]
+        if self.watched {
+            super::layer::looked(Look::Asked);
+        }
+        stopped
+    }
+
+    fn take_back(&self) -> bool {
         if skip(Break::StopTakesNothing) {
             return matches!(*self.job.state.lock(), State::Waiting(_));
         }

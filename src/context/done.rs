@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. The waker of the last poll is in the scope, or the future is not pending.
+//! 1. The waker of the last poll is in the scope, or has been woken, or the future is not
+//!    pending.
 //! 2. The scope's deadline is watched from the first waker until it is taken
 //!    back; a `Done` that is dropped leaves nothing behind.
 
@@ -64,6 +65,8 @@ impl Done {
                 if waits {
                     let of = std::ptr::from_ref(scope.get()) as *const () as usize;
                     probe::waits(|| Wait { of, ..wait });
+                    // "Not yet" is an answer, by which whoever has only polled may go on.
+                    branch.looked();
                     return None;
                 }
                 branch.look().expect("a scope refuses once it has ended")

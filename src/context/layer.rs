@@ -637,7 +637,7 @@ impl<'a> Branch<'a> {
 }
 
 #[cfg(all(feature = "check", not(loom)))]
-fn looked(look: Look) {
+pub(super) fn looked(look: Look) {
     if world::looked(look) {
         world::befalls();
     }

@@ -1,6 +1,7 @@
 //! Bugs with locks, permits and notifications.
 
 use crate::{Animal, animal};
+use futures::select_biased;
 use quell::{Context, rt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ pub fn all() -> Vec<Animal> {
         animal!(lost_notify, lost_notify_repaired, BlockedStage, Some("waiter"), None),
         animal!(held_guard, held_guard_repaired, BlockedStage, Some("worker"), Cancel),
         animal!(checked_too_soon, checked_too_soon_repaired, BlockedStage, Some("body"), Cancel),
+        animal!(polled_too_soon, polled_too_soon_repaired, BlockedStage, Some("body"), Cancel),
         animal!(missed_relay, missed_relay_repaired, BlockedStage, Some("body"), Cancel),
         animal!(lost_permit, lost_permit_repaired, BlockedStage, Some("body"), Cancel),
         animal!(crossed_locks, crossed_locks_repaired, BlockedStage, Some("one"), None),
@@ -91,6 +93,30 @@ async fn checked_too_soon_repaired(ctx: Context) {
     let stopped = stop.notified();
     if ctx.is_done() {
         return;
+    }
+    stopped.await;
+}
+
+/// The same, where the check is a `select!` with a default.
+async fn polled_too_soon(ctx: Context) {
+    let stop = Arc::new(Notify::new());
+    let stops = stop.clone();
+    ctx.after_func(move || stops.notify_waiters());
+    select_biased! {
+        _ = ctx.done() => return,
+        default => {}
+    }
+    stop.notified().await; // <- polled_too_soon
+}
+
+async fn polled_too_soon_repaired(ctx: Context) {
+    let stop = Arc::new(Notify::new());
+    let stops = stop.clone();
+    ctx.after_func(move || stops.notify_waiters());
+    let stopped = stop.notified();
+    select_biased! {
+        _ = ctx.done() => return,
+        default => {}
     }
     stopped.await;
 }

@@ -246,7 +246,8 @@ impl Run<'_> {
             let strikes = may_come && {
                 let mut state = watcher.state.lock();
                 state.driver = Some(cx.waker().clone());
-                let strikes = nudge == Nudge::None && state.point(Point::Poll);
+                state.asked_for = nudge != Nudge::None;
+                let strikes = !state.asked_for && state.point(Point::Poll);
                 let by_itself = (late || nudge == Nudge::Due) && state.landed.is_none();
                 if by_itself {
                     state.landed = Some(u32::MAX);
@@ -301,6 +302,9 @@ impl Run<'_> {
             });
             if beats {
                 pulse.beats(OTHERS);
+            }
+            if nudge != Nudge::None {
+                watcher.state.lock().asked_for = false;
             }
             match polled {
                 Some(Poll::Pending) if late && !may_come => Poll::Ready((Body::Waits, told)),

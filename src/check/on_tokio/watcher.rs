@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) cut: bool,
     pub(super) looked: bool,
     pub(super) body_ended: bool,
+    /// The poll of the body that is going on is the watchdog's.
+    pub(super) asked_for: bool,
     /// What is done from here on is done too late to count.
     pub(super) over: bool,
     pub(super) canceller: Option<Canceller>,
@@ -104,6 +106,7 @@ impl Watcher {
             cut: false,
             looked: false,
             body_ended: false,
+            asked_for: false,
             over: false,
             canceller: None,
             driver: None,
@@ -149,7 +152,9 @@ impl Onlooker for Watcher {
             return false;
         }
         state.looked = true;
-        let strikes = state.kind.comes_at_a_look() && state.point(Point::Look(look));
+        let strikes = state.kind.comes_at_a_look()
+            && !state.asked_for
+            && state.point(Point::Look(look));
         drop(state);
         if let (true, Some(trail)) = (strikes, &self.trail) {
             let place = users_line(&Backtrace::force_capture(), trail.asked_at).place;
