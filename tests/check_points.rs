@@ -118,6 +118,37 @@ fn an_end_that_comes_from_outside_of_what_is_watched_counts_as_one_that_comes_fr
 
 // ---------------------------------------------------------------------------------- faults
 
+#[test]
+fn a_fault_after_the_end_of_the_body_is_one_like_the_others() {
+    async fn says_goodbye_alone(ctx: Context) {
+        let (answer, answered) = oneshot::channel::<()>();
+        let answer = std::mem::ManuallyDrop::new(answer);
+        detach("goodbye", async move {
+            ctx.done().await;
+            check::fault("cleanup");
+            let _ = std::mem::ManuallyDrop::into_inner(answer).send(());
+        });
+        detach("waits", async move {
+            let _ = answered.await;
+        });
+    }
+    let report = Checker::exhaustive().inject(Inject::Panic).run(says_goodbye_alone);
+    assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("waits"))], "{report}");
+    let report = Checker::tokio().inject(Inject::Panic).run(|ctx| async move {
+        let (answer, answered) = oneshot::channel::<()>();
+        let answer = std::mem::ManuallyDrop::new(answer);
+        tokio::spawn(async move {
+            ctx.done().await;
+            check::fault("cleanup");
+            let _ = std::mem::ManuallyDrop::into_inner(answer).send(());
+        });
+        tokio::spawn(async move {
+            let _ = answered.await;
+        });
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, None)], "{report}");
+}
+
 // ------------------------------------------------------------------------------------ time
 
 // ------------------------------------------------------------------------- who is to blame

@@ -500,10 +500,12 @@ impl Engine {
         value as usize
     }
 
-    /// Whether an injection has still to come, if there is one at all.
+    /// Whether an injection has still to come, if there is one at all. What the body has left
+    /// behind may come to a fault of its own.
     #[inline]
     fn may_come(&self) -> bool {
-        self.landed.is_none() && !self.body_ended && self.kind.strikes()
+        let is_late = self.body_ended && self.kind != Inject::Panic;
+        self.landed.is_none() && !is_late && self.kind.strikes()
     }
 
     #[inline]

@@ -72,7 +72,9 @@ pub(super) struct State {
 impl State {
     /// A point: whether the injection comes here.
     pub(super) fn point(&mut self, point: Point) -> bool {
-        if self.landed.is_some() || self.body_ended || self.over {
+        // What the body has left behind may come to a fault of its own.
+        let is_late = self.body_ended && self.kind != Inject::Panic;
+        if self.landed.is_some() || is_late || self.over {
             return false;
         }
         let number = self.points;
