@@ -116,6 +116,33 @@ fn an_end_that_comes_from_outside_of_what_is_watched_counts_as_one_that_comes_fr
     assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("body"))], "{report}");
 }
 
+#[test]
+fn a_search_ends_where_no_delay_leads_any_further() {
+    let runs = Cell::new(0);
+    let report = Checker::exhaustive().max_delays(300_000).run(|ctx| {
+        runs.set(runs.get() + 1);
+        async move {
+            let _ = ctx.is_done();
+            let other = rt::spawn(rt::yield_now());
+            rt::yield_now().await;
+            other.await.unwrap();
+        }
+    });
+    assert!(report.complete() && report.covered().contains("within 300000 delays"), "{report}");
+    assert!(runs.get() < 1_000, "{}", runs.get());
+    let runs = Cell::new(0);
+    let few = Checker::exhaustive().max_delays(12).run(|ctx| {
+        runs.set(runs.get() + 1);
+        async move {
+            let _ = ctx.is_done();
+            let other = rt::spawn(rt::yield_now());
+            rt::yield_now().await;
+            other.await.unwrap();
+        }
+    });
+    assert_eq!(few.schedules(), report.schedules());
+}
+
 // ---------------------------------------------------------------------------------- faults
 
 #[test]

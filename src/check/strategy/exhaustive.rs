@@ -19,6 +19,9 @@
 //! 2. A frame's `open` decisions come after its last deviation, in order.
 //! 3. A child that can have no children of its own in this level need not be run to
 //!    be counted: one of another share is counted only.
+//! 4. A level without a schedule is the last: one of another level leads to one of the level
+//!    below. Leave out what costs nothing at its end. Of what is last then, which costs one or
+//!    passes over several tasks, leave it out, or pass over one less.
 
 use super::{Deviation, Length, Next, Point, STRIKE, Share, Strategy, Turn};
 
@@ -36,6 +39,8 @@ pub(crate) struct Exhaustive {
     /// The hash that the parent had where the last deviation is.
     expected: u32,
     number: u64,
+    /// How many there were before this level.
+    before: u64,
     begun: bool,
     cut: bool,
     over: bool,
@@ -102,6 +107,7 @@ impl Exhaustive {
             due: 0,
             expected: 0,
             number: 0,
+            before: 0,
             begun: false,
             cut: false,
             over: false,
@@ -226,7 +232,12 @@ impl Strategy for Exhaustive {
                     self.over = true;
                     return Next::Over;
                 }
-                Next::Over => self.level += 1,
+                // Invariant 4.
+                Next::Over if self.number == self.before => {
+                    (self.level, self.over) = (self.most, true);
+                    return Next::Over;
+                }
+                Next::Over => (self.level, self.before) = (self.level + 1, self.number),
             }
         }
         self.deviations.clear();
