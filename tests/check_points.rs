@@ -178,4 +178,59 @@ fn a_fault_after_the_end_of_the_body_is_one_like_the_others() {
 
 // ------------------------------------------------------------------------------------ time
 
+#[test]
+fn a_timer_is_that_of_whoever_waits_for_it_last() {
+    let moved = Checker::new().run(|ctx| async move {
+        let _ = ctx.is_done();
+        let mut sleep = Box::pin(rt::sleep(secs(10)));
+        assert!(poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx))).await.is_pending());
+        detach("sleeper", sleep);
+    });
+    assert_eq!(found(&moved), [(ViolationKind::LeakedTask, Some("sleeper"))], "{moved}");
+    assert_eq!(moved.violations()[0].waiting_for(), Some("a time"));
+    let taken_over = Checker::new().run(|ctx| async move {
+        let _ = ctx.is_done();
+        let (late, canceller) = ctx.without_cancel().with_timeout(secs(10));
+        canceller.detach();
+        let mut done = late.done();
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut done).poll(cx))).await.is_pending());
+        detach("waiter", async move {
+            done.await;
+        });
+    });
+    assert_eq!(found(&taken_over), [(ViolationKind::LeakedTask, Some("waiter"))], "{taken_over}");
+}
+
+#[test]
+fn a_timer_that_several_wait_for_is_that_of_each() {
+    let shared = Checker::new().run(|ctx| async move {
+        let sleep = rt::sleep(secs(10)).shared();
+        let (slept, polite) = (sleep.clone(), ctx.clone());
+        let polite = rt::spawn_named("polite", async move {
+            let _ = polite.run(slept).await;
+        });
+        let deaf = rt::spawn_named("deaf", sleep);
+        polite.await.unwrap();
+        let _ = ctx.run(deaf).await;
+    });
+    assert_eq!(found(&shared), [(ViolationKind::LeakedTask, Some("deaf"))], "{shared}");
+}
+
+#[test]
+fn a_timer_that_a_task_has_given_away_does_not_make_it_go_on() {
+    // The first would be told as one that goes on, if the timer were still its own.
+    let report = Checker::exhaustive().max_delays(0).run(|ctx| async move {
+        let _ = ctx.is_done();
+        let (give, given) = oneshot::channel();
+        detach("giver", async move {
+            let mut sleep = Box::pin(rt::sleep(secs(10)));
+            assert!(poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx))).await.is_pending());
+            let _ = give.send(sleep);
+            pending::<()>().await;
+        });
+        detach("taker", async move { given.await.unwrap().await });
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("taker"))], "{report}");
+}
+
 // ------------------------------------------------------------------------- who is to blame

@@ -6,16 +6,18 @@
 //!    one moment ring in the order in which they were armed.
 
 use crate::rt::Bell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// When, in nanoseconds since the schedule began; then, which was armed first.
 pub(super) type Key = (u64, u64);
 
-/// A bell, and the task that armed it.
+/// A bell, and the task that waits for it: whoever armed it, or was the last to take it over.
 pub(super) struct Armed {
     pub(super) bell: Bell,
-    pub(super) owner: u32,
+    owner: u32,
+    /// Those who wait for it too.
+    others: BTreeSet<u32>,
 }
 
 #[derive(Default)]
@@ -29,7 +31,7 @@ impl Clock {
     pub(super) fn arm(&mut self, at: u64, owner: u32, bell: Bell) -> Key {
         let key = (at, self.armed);
         self.armed += 1;
-        self.due.insert(key, Armed { bell, owner });
+        self.due.insert(key, Armed { bell, owner, others: BTreeSet::new() });
         key
     }
 
@@ -56,9 +58,20 @@ impl Clock {
         Some(armed)
     }
 
-    /// Whether a bell of this task's has still to ring.
-    pub(super) fn has_one_of(&self, owner: u32) -> bool {
-        self.due.values().any(|armed| armed.owner == owner)
+    /// This task waits for it, instead of those who did, or beside them.
+    pub(super) fn awaited(&mut self, key: Key, task: u32, alone: bool) {
+        let Some(armed) = self.due.get_mut(&key) else { return };
+        if alone {
+            armed.owner = task;
+            armed.others.clear();
+        } else if armed.owner != task {
+            armed.others.insert(task);
+        }
+    }
+
+    /// Of whom a bell has still to ring.
+    pub(super) fn owners(&self) -> BTreeSet<u32> {
+        self.due.values().flat_map(|armed| armed.others.iter().copied().chain([armed.owner])).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -185,7 +185,15 @@ struct Alarm {
     key: Key,
 }
 
-impl Armed for Alarm {}
+impl Armed for Alarm {
+    fn awaited(&self, alone: bool) {
+        engine::with(|engine| {
+            if let Some(engine) = engine.of_run(self.run) {
+                engine.clock.awaited(self.key, engine.current, alone);
+            }
+        });
+    }
+}
 
 impl Drop for Alarm {
     fn drop(&mut self) {

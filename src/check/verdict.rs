@@ -2,7 +2,7 @@
 //!
 //! Everything that was alive when the injection came has had its time to stop. A
 //! task that has not ended then is *leaked* if it could still run (it is ready, or
-//! a timer of its own is pending) and *blocked* if nothing will ever wake it.
+//! a timer that it waits for is pending) and *blocked* if nothing will ever wake it.
 //!
 //! One violation a schedule: that of its root. Whoever waits for the end of a task
 //! that is still alive is not to blame; of the others a leaked one comes before a
@@ -181,9 +181,10 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
         let found = addresses.binary_search_by_key(&wait.of, |&(address, _)| address).ok()?;
         is_join.then(|| addresses[found].1)
     };
+    let owners = engine.clock.owners();
     let leaked = |task: u32| {
         let queued = engine.tasks[task as usize].state == State::Queued;
-        (queued && end == End::Busy) || engine.clock.has_one_of(task)
+        (queued && end == End::Busy) || owners.contains(&task)
     };
     let root = alive
         .iter()

@@ -65,6 +65,7 @@ impl Done {
                 if waits {
                     let of = std::ptr::from_ref(scope.get()) as *const () as usize;
                     probe::waits(|| Wait { of, ..wait });
+                    branch.awaited();
                     // "Not yet" is an answer, by which whoever has only polled may go on.
                     branch.looked();
                     return None;

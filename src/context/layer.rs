@@ -597,6 +597,15 @@ impl<'a> Branch<'a> {
         }
     }
 
+    /// The task that is being polled waits for it, which a checker wants to know.
+    #[inline(always)]
+    pub(super) fn awaited(&self) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if let Some(scope) = self.bounding().filter(|_| world::is_here()) {
+            scope.get().awaited();
+        }
+    }
+
     /// The opposite of `watch`.
     pub(super) fn unwatch(&self) {
         if let Some(scope) = self.bounding() {

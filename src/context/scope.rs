@@ -506,6 +506,14 @@ impl Scope {
         drop(needless);
     }
 
+    /// The task that is being polled waits, here or below, and may not be whoever armed it.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn awaited(&self) {
+        if let Some(alarm) = &self.members.lock().alarm {
+            alarm.awaited(false);
+        }
+    }
+
     /// The opposite of `watch`: the last one disarms.
     pub(super) fn unwatch(&self) {
         if self.deadline.is_some() {

@@ -56,7 +56,7 @@ pub(crate) enum Alarm {
     #[cfg(all(feature = "tokio", not(loom)))]
     Task { _task: on_tokio::Task },
     #[cfg(all(feature = "check", not(loom)))]
-    World { _armed: Box<dyn Armed> },
+    World { armed: Box<dyn Armed> },
 }
 
 impl Clock {
@@ -198,7 +198,7 @@ impl Clock {
     pub(crate) fn arm(&self, at: Instant, bell: Bell) -> Alarm {
         #[cfg(all(feature = "check", not(loom)))]
         if let Some(world) = &self.world {
-            return Alarm::World { _armed: world.arm(at, bell) };
+            return Alarm::World { armed: world.arm(at, bell) };
         }
         #[cfg(loom)]
         return Alarm::ByHand { _entry: by_hand::arm(at, bell) };
@@ -216,6 +216,19 @@ impl Clock {
         #[cfg(feature = "tokio")]
         let _inside = self.runtime.as_ref().map(Handle::enter);
         f()
+    }
+}
+
+impl Alarm {
+    /// The task that is being polled waits for it, in place of whoever did before (`alone`), or
+    /// beside them: a checker wants to know whose it is.
+    #[inline]
+    pub(crate) fn awaited(&self, alone: bool) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if let Alarm::World { armed } = self {
+            armed.awaited(alone);
+        }
+        let _ = alone;
     }
 }
 

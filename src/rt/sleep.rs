@@ -141,15 +141,18 @@ impl Bedside {
         }
     }
 
-    fn poll(&self, waker: &Waker) -> Poll<()> {
+    fn poll(&self, waker: &Waker, alarm: &Alarm) -> Poll<()> {
         let waker = waker.clone();
         let mut sleeper = self.0.lock();
         if sleeper.rung {
             return Poll::Ready(());
         }
+        // Several tasks may share it, with a waker that wakes them all.
+        let shared = sleeper.waker.as_ref().is_some_and(|before| before.will_wake(&waker));
         let before = sleeper.waker.replace(waker);
         drop(sleeper);
         drop(before);
+        alarm.awaited(!shared);
         Poll::Pending
     }
 }
@@ -183,7 +186,7 @@ impl Sleep {
                         }
                     }
                 }
-                TimerProjected::Alarm { bedside, alarm: _ } => bedside.poll(cx.waker()),
+                TimerProjected::Alarm { bedside, alarm } => bedside.poll(cx.waker(), alarm),
             };
             if polled.is_pending() {
                 probe::waits(|| wait);

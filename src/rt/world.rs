@@ -88,7 +88,10 @@ pub(crate) enum Look {
 }
 
 /// A bell that rings unless this is dropped.
-pub(crate) trait Armed: Send + Sync + fmt::Debug {}
+pub(crate) trait Armed: Send + Sync + fmt::Debug {
+    /// The task that is being polled waits for it: in place of whoever did, or beside them.
+    fn awaited(&self, alone: bool);
+}
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<dyn World>>> = const { RefCell::new(None) };
