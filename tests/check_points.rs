@@ -234,3 +234,39 @@ fn a_timer_that_a_task_has_given_away_does_not_make_it_go_on() {
 }
 
 // ------------------------------------------------------------------------- who is to blame
+
+#[test]
+fn whoever_keeps_others_busy_is_to_blame_and_not_whoever_is_kept_busy() {
+    let report = Checker::new().run(|ctx| async move {
+        let _ = ctx.is_done();
+        let (items, mut drained) = mpsc::channel(1);
+        let drains = rt::spawn_named("drains", async move { while drained.recv().await.is_some() {} });
+        let endless = rt::spawn_named("endless", async move {
+            while items.send(()).await.is_ok() {
+                rt::yield_now().await;
+            }
+        });
+        drains.await.unwrap();
+        endless.await.unwrap();
+    });
+    assert!(!report.is_clean());
+    for violation in report.violations() {
+        assert_eq!(violation.task(), Some("endless"), "{violation}");
+        assert!(violation.replay().len() < 200, "{}", violation.replay());
+    }
+}
+
+#[test]
+fn of_those_who_are_busy_alike_the_first_is_told_each_time() {
+    let report = Checker::new().run(|ctx| async move {
+        let _ = ctx.is_done();
+        for name in ["one", "two"] {
+            detach(name, async {
+                loop {
+                    rt::yield_now().await;
+                }
+            });
+        }
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("one"))], "{report}");
+}

@@ -241,6 +241,7 @@ impl Engine {
             self.ready.push_back(task);
         } else if woken.state == State::Running(false) {
             woken.state = State::Running(true);
+            woken.again += 1;
         } else {
             return;
         }
@@ -557,6 +558,7 @@ impl Engine {
         if self.kind != Inject::Panic {
             self.until = Some(landed.time.saturating_add(self.limits.stop_within));
         }
+        self.tasks.iter_mut().for_each(|task| task.again = 0);
         let crowd = self.tasks.len().clamp(500, 100_000) as u32 - 500;
         self.steps_left = self.limits.steps.saturating_add(20 * crowd);
         self.take_looks();

@@ -5,7 +5,8 @@ use super::strategy::{Deviation, STRIKE};
 /// So many schedules are tried for one violation.
 const TRIES: u32 = 400;
 
-/// The injection is tried at each of the first so many decisions.
+/// The injection is tried at each of the first so many decisions, and first without anything else
+/// where there are more deviations than that.
 const EARLY: u32 = 64;
 
 /// A schedule that shows the violation: what it deviates in, and how long it is.
@@ -47,6 +48,13 @@ pub(super) fn shrink(
             _ => false,
         }
     };
+    // Where it is mere chance that led there, none of it matters.
+    let by_chance = strikes && best.deviations.len() > EARLY as usize;
+    for at in 0..if by_chance { EARLY } else { 0 } {
+        if attempt(&[Deviation { at, value: STRIKE }], &mut best) {
+            break;
+        }
+    }
     let mut chunk = best.deviations.len();
     while chunk > 0 {
         let mut from = 0;

@@ -32,6 +32,8 @@ pub(super) struct Task {
     pub(super) saw: u64,
     /// Which step of its schedule its last turn was.
     pub(super) last_turn: u32,
+    /// How often it has had itself woken while it was polled, since the injection.
+    pub(super) again: u32,
 }
 
 impl Task {
@@ -48,6 +50,7 @@ impl Task {
             waits_twice: false,
             saw: 0,
             last_turn: 0,
+            again: 0,
         }
     }
 

@@ -1,12 +1,13 @@
 //! What is wrong with a schedule that is over.
 //!
 //! Everything that was alive when the injection came has had its time to stop. A
-//! task that has not ended then is *leaked* if it could still run (it is ready, or
-//! a timer that it waits for is pending) and *blocked* if nothing will ever wake it.
+//! task that has not ended then is *leaked* if it could still run (it is busy, or
+//! a timer that it waits for is pending) and *blocked* if nothing will ever wake it. Busy are
+//! those who have themselves woken; or, where nobody does, whoever is ready.
 //!
 //! One violation a schedule: that of its root. Whoever waits for the end of a task
-//! that is still alive is not to blame; of the others a leaked one comes before a
-//! blocked one, a task before the body, and the first spawned before the rest. Where all
+//! that is still alive is not to blame; of the others a busy one comes first, then a leaked one,
+//! then a blocked one; a task before the body, and the first spawned before the rest. Where all
 //! wait so, it is the first of a ring.
 
 use super::engine::{BODY, Engine, JOIN, State, Trouble};
@@ -181,16 +182,22 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
         let found = addresses.binary_search_by_key(&wait.of, |&(address, _)| address).ok()?;
         is_join.then(|| addresses[found].1)
     };
-    let owners = engine.clock.owners();
-    let leaked = |task: u32| {
+    let again = |task: u32| engine.tasks[task as usize].again;
+    let most = alive.iter().map(|&task| again(task)).max().unwrap_or(0);
+    // One who keeps itself awake keeps others so, who are in line as well. Those who do it half
+    // as often are no less to blame: chance had one of them take more turns.
+    let keeps_awake = most > engine.limits.steps / 100;
+    let busy = |task: u32| {
         let queued = engine.tasks[task as usize].state == State::Queued;
-        (queued && end == End::Busy) || owners.contains(&task)
+        end == End::Busy && if keeps_awake { again(task) > most / 2 } else { queued }
     };
+    let owners = engine.clock.owners();
+    let leaked = |task: u32| busy(task) || owners.contains(&task);
     let root = alive
         .iter()
         .copied()
         .filter(|&task| joined(task).is_none())
-        .min_by_key(|&task| (!leaked(task), task == BODY, task))
+        .min_by_key(|&task| (!busy(task), !leaked(task), task == BODY, task))
         .unwrap_or_else(|| first_of_a_ring(&alive, joined));
     let kind = if leaked(root) { ViolationKind::LeakedTask } else { ViolationKind::BlockedStage };
     let mut finding = Finding::new(kind).of(engine, root);
