@@ -66,9 +66,7 @@ fn an_end_that_comes_right_after_a_look_is_tried_in_whatever_way_was_looked() {
         })
     });
     hangs("run", |ctx| {
-        looks_and_waits(ctx, async |ctx| {
-            ctx.run(pending::<()>()).now_or_never().is_some()
-        })
+        looks_and_waits(ctx, async |ctx| ctx.run(pending::<()>()).now_or_never().is_some())
     });
     hangs("stop", |ctx| {
         looks_and_waits(ctx, async |ctx| {
@@ -114,6 +112,45 @@ fn an_end_that_comes_from_outside_of_what_is_watched_counts_as_one_that_comes_fr
         }
     });
     assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("body"))], "{report}");
+}
+
+#[test]
+fn a_cancel_that_runs_a_function_comes_at_each_point() {
+    // Nobody waits for a context, and nobody asks near the wait.
+    let report = Checker::exhaustive().max_delays(0).run(|ctx| async move {
+        let (stopped, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let (flag, tell) = (stopped.clone(), stop.clone());
+        ctx.after_func(move || {
+            flag.store(true, Ordering::SeqCst);
+            tell.notify_waiters();
+        });
+        for round in 0..20 {
+            rt::yield_now().await;
+            if round == 10 && !stopped.load(Ordering::SeqCst) {
+                rt::yield_now().await;
+                stop.notified().await;
+            }
+        }
+    });
+    assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("body"))], "{report}");
+}
+
+#[test]
+fn an_end_may_come_while_all_sleep_before_time_moves() {
+    Checker::exhaustive()
+        .max_delays(0)
+        .run(|ctx| async move {
+            let sleeps = Arc::new(AtomicBool::new(false));
+            let (asleep, began) = (sleeps.clone(), rt::now());
+            ctx.after_func(move || {
+                let asleep = asleep.load(Ordering::SeqCst);
+                check::sometimes("it ends at once, as all sleep", asleep && rt::now() == began);
+            });
+            sleeps.store(true, Ordering::SeqCst);
+            rt::sleep(secs(1)).await;
+            sleeps.store(false, Ordering::SeqCst);
+        })
+        .assert_clean();
 }
 
 #[test]
@@ -233,6 +270,77 @@ fn a_timer_that_a_task_has_given_away_does_not_make_it_go_on() {
     assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("taker"))], "{report}");
 }
 
+#[test]
+fn a_timer_that_is_kept_when_all_has_ended_is_told() {
+    let report = Checker::new().run(|ctx| async move {
+        let _ = ctx.is_done();
+        let mut sleep = Box::pin(rt::sleep(secs(10)));
+        assert!(poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx))).await.is_pending());
+        std::mem::forget(sleep);
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedContext, None)], "{report}");
+    let what = report.violations()[0].waiting_for().unwrap();
+    assert!(what.contains("a timer is pending"), "{what}");
+}
+
+#[test]
+fn the_time_to_stop_counts_from_the_injection_and_not_from_the_end_of_the_body() {
+    async fn ends_late(ctx: Context, late: Duration) {
+        let begins = ctx.clone();
+        detach("late", async move {
+            begins.done().await;
+            rt::sleep(late).await;
+        });
+        ctx.done().await;
+        rt::sleep(Duration::from_millis(600)).await;
+    }
+    Checker::new().run(|ctx| ends_late(ctx, Duration::from_millis(900))).assert_clean();
+    let report = Checker::new().run(|ctx| ends_late(ctx, Duration::from_millis(1_500)));
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("late"))], "{report}");
+}
+
+#[test]
+fn a_timer_that_is_due_at_the_deadline_itself_rings_with_it() {
+    let points = |time: Duration| {
+        let checker = Checker::exhaustive().max_delays(0).inject(Inject::Deadline);
+        let report = checker.run(|ctx| async move {
+            let due = rt::now() + time;
+            let _ = ctx.is_done();
+            rt::sleep_until(if ctx.is_done() { rt::now() } else { due }).await;
+            for _ in 0..5 {
+                rt::yield_now().await;
+            }
+        });
+        report.assert_clean();
+        report.points()
+    };
+    // Whoever sleeps so long wakes when the injection has come.
+    assert_eq!(points(secs(3_600)), points(secs(3_600) + Duration::from_nanos(1)));
+    assert!(points(secs(3_600)) < points(secs(3_599)));
+}
+
+#[test]
+fn timers_before_the_deadline_ring_each_at_its_time() {
+    let times = Mutex::new(Vec::new());
+    let report = Checker::exhaustive().inject(Inject::Deadline).run(|ctx| {
+        let times = &times;
+        async move {
+            let (one, canceller) = Context::background().with_timeout(secs(1));
+            canceller.detach();
+            let (began, rang) = (rt::now(), Arc::new(Mutex::new(None)));
+            let rings = rang.clone();
+            let function = one.after_func(move || *rings.lock().unwrap() = Some(rt::now() - began));
+            ctx.done().await;
+            function.stop();
+            times.lock().unwrap().push(*rang.lock().unwrap());
+        }
+    });
+    report.assert_clean();
+    let times = times.into_inner().unwrap();
+    assert!(times.iter().flatten().all(|rang| *rang == secs(1)), "{times:?}");
+    assert!(times.iter().any(Option::is_some), "{times:?}");
+}
+
 // ------------------------------------------------------------------------- who is to blame
 
 #[test]
@@ -240,7 +348,8 @@ fn whoever_keeps_others_busy_is_to_blame_and_not_whoever_is_kept_busy() {
     let report = Checker::new().run(|ctx| async move {
         let _ = ctx.is_done();
         let (items, mut drained) = mpsc::channel(1);
-        let drains = rt::spawn_named("drains", async move { while drained.recv().await.is_some() {} });
+        let drains =
+            rt::spawn_named("drains", async move { while drained.recv().await.is_some() {} });
         let endless = rt::spawn_named("endless", async move {
             while items.send(()).await.is_ok() {
                 rt::yield_now().await;
@@ -269,4 +378,14 @@ fn of_those_who_are_busy_alike_the_first_is_told_each_time() {
         }
     });
     assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("one"))], "{report}");
+}
+
+#[test]
+fn a_task_that_goes_on_comes_before_an_item_that_was_lost() {
+    let report = Checker::new().run(|ctx| async move {
+        let _ = ctx.is_done();
+        drop(Tracked::new(1));
+        detach("goes on", rt::sleep(secs(10)));
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("goes on"))], "{report}");
 }

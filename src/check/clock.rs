@@ -71,7 +71,10 @@ impl Clock {
 
     /// Of whom a bell has still to ring.
     pub(super) fn owners(&self) -> BTreeSet<u32> {
-        self.due.values().flat_map(|armed| armed.others.iter().copied().chain([armed.owner])).collect()
+        self.due
+            .values()
+            .flat_map(|armed| armed.others.iter().copied().chain([armed.owner]))
+            .collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
