@@ -294,8 +294,10 @@ fn the_time_to_stop_counts_from_the_injection_and_not_from_the_end_of_the_body()
         ctx.done().await;
         rt::sleep(Duration::from_millis(600)).await;
     }
-    Checker::new().run(|ctx| ends_late(ctx, Duration::from_millis(900))).assert_clean();
-    let report = Checker::new().run(|ctx| ends_late(ctx, Duration::from_millis(1_500)));
+    // Without a delay, for time that moves before its turn is none of that time.
+    let checker = Checker::exhaustive().max_delays(0);
+    checker.run(|ctx| ends_late(ctx, Duration::from_millis(900))).assert_clean();
+    let report = checker.run(|ctx| ends_late(ctx, Duration::from_millis(1_500)));
     assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("late"))], "{report}");
 }
 
@@ -361,8 +363,9 @@ fn whoever_keeps_others_busy_is_to_blame_and_not_whoever_is_kept_busy() {
     assert!(!report.is_clean());
     for violation in report.violations() {
         assert_eq!(violation.task(), Some("endless"), "{violation}");
-        assert!(violation.replay().len() < 200, "{}", violation.replay());
     }
+    let first = &report.violations()[0];
+    assert!(first.count() > 1_000 && first.replay().len() < 30, "{first}");
 }
 
 #[test]

@@ -110,4 +110,19 @@ mod tests {
         ];
         assert_eq!(left, expected);
     }
+
+    #[test]
+    fn where_only_the_injection_matters_all_that_chance_has_done_goes_at_once() {
+        let mut all: Vec<_> = (0..2_000).map(|at| Deviation { at, value: 1 }).collect();
+        all.push(Deviation { at: 2_500, value: STRIKE });
+        // To leave out some of it leads elsewhere.
+        let shows = |candidate: &[Deviation]| match candidate {
+            [one] if one.value == STRIKE && one.at >= 7 => {
+                Some(Shown { deviations: candidate.to_vec(), steps: one.at })
+            }
+            _ => None,
+        };
+        let left = shrink(Shown { deviations: all, steps: 2_500 }, true, shows, |_| true);
+        assert_eq!(left, [Deviation { at: 7, value: STRIKE }]);
+    }
 }
