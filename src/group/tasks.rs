@@ -15,13 +15,17 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 use std::any::Any;
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 pub(crate) struct Tasks {
     state: BriefLock<State>,
 }
+
+// No user's code runs under the lock: a panic elsewhere leaves the list whole.
+impl UnwindSafe for Tasks {}
+impl RefUnwindSafe for Tasks {}
 
 struct State {
     live: Slab<Entry>,

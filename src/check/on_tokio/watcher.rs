@@ -154,9 +154,8 @@ impl Onlooker for Watcher {
             return false;
         }
         state.looked = true;
-        let strikes = state.kind.comes_at_a_look()
-            && !state.asked_for
-            && state.point(Point::Look(look));
+        let strikes =
+            state.kind.comes_at_a_look() && !state.asked_for && state.point(Point::Look(look));
         drop(state);
         if let (true, Some(trail)) = (strikes, &self.trail) {
             let place = users_line(&Backtrace::force_capture(), trail.asked_at).place;
