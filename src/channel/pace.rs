@@ -181,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn who_went_alone_in_vain_does_not_soon_do_so_again_however_little_was_lost() {
+        let little = [(1_000, 0, TOGETHER), (100, 49, ALONE)];
+        assert!(!after(&little).is_brisk(), "490 ns each, which is more than was saved before");
+        let then = |items| after(&[&little[..], &[(items, 0, TOGETHER)]].concat());
+        assert!(!then(900).is_brisk());
+        assert!(then(1_000).is_brisk());
+    }
+
+    #[test]
     fn however_long_an_item_took_it_is_forgiven_in_time() {
         let mut pace = Pace::new();
         pace.charge(1, Duration::MAX, TOGETHER);
