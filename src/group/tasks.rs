@@ -326,3 +326,46 @@ impl Drop for Over<'_> {
         drop(waker);
     }
 }
+
+#[cfg(all(test, feature = "tokio", not(loom)))]
+mod tests {
+    use super::*;
+    use crate::rt::runtime::{Builder, Handle, Runtime};
+    use std::task::Wake;
+
+    /// Whoever wakes it has spawned a task that never ends.
+    struct Spawns(Arc<Tasks>, Handle);
+
+    impl Wake for Spawns {
+        fn wake(self: Arc<Self>) {
+            let _there = self.1.enter();
+            let (here, ended) = (Location::caller(), |_: Ending<()>| {});
+            Tasks::spawn(&self.0, "later".into(), here, std::future::pending(), ended);
+        }
+    }
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    #[test]
+    fn a_task_that_has_ended_before_it_is_spawned_leaves_the_one_in_its_place_to_be_aborted() {
+        let (tasks, runs) = (Tasks::new(), runtime());
+        let later = Waker::from(Arc::new(Spawns(Arc::clone(&tasks), runs.handle().clone())));
+        let (waits, here) = (Arc::clone(&tasks), Location::caller());
+        let ended = move |_: Ending<()>| {
+            let mut over = waits.over("the end of all tasks", here);
+            assert!(Pin::new(&mut over).poll(&mut Context::from_waker(&later)).is_pending());
+            // It still waits when this task is off the list.
+            std::mem::forget(over);
+        };
+        // Where nothing runs any more a task has ended when it has been spawned.
+        let over = runtime().handle().clone();
+        let _there = over.enter();
+        Tasks::spawn(&tasks, "first".into(), here, std::future::pending(), ended);
+        assert_eq!(tasks.live(), 1, "the later one");
+        tasks.stop();
+        runs.block_on(rt::yield_now());
+        assert_eq!(tasks.live(), 0);
+    }
+}

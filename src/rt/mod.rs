@@ -83,3 +83,7 @@ use std::time::Instant;
 pub fn now() -> Instant {
     Clock::ambient_now()
 }
+
+/// For the tests of a room that names no runtime.
+#[cfg(all(test, feature = "tokio", not(loom)))]
+pub(crate) use tokio::runtime;
