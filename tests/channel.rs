@@ -364,6 +364,22 @@ fn the_waker_of_the_last_poll_is_the_one_that_is_woken() {
 }
 
 #[test]
+fn a_receiver_that_has_found_items_sixteen_times_in_a_row_lets_others_go_first() {
+    let (sender, mut receiver) = bounded(1);
+    let wakes = Wakes::new();
+    for round in 1..4 {
+        for n in 0..16 {
+            assert_eq!(sender.send(n).now_or_never(), Some(Ok(())));
+            assert_eq!(poll(&mut receiver.recv(), &wakes), Poll::Ready(Some(n)));
+        }
+        assert_eq!(sender.send(16).now_or_never(), Some(Ok(())));
+        assert!(poll(&mut receiver.recv(), &wakes).is_pending());
+        assert_eq!(wakes.count(), round, "its turn comes again");
+        assert_eq!(poll(&mut receiver.recv(), &wakes), Poll::Ready(Some(16)));
+    }
+}
+
+#[test]
 fn no_waker_is_left_behind() {
     let wakes = Wakes::new();
     let kept = || Arc::strong_count(&wakes) - 1;

@@ -5,12 +5,14 @@
 
 mod kit;
 
-use futures::{FutureExt, stream};
+use futures::future::OptionFuture;
+use futures::{FutureExt, StreamExt, stream};
 use kit::{
     AGES, Item, Running, Stock, background, finish, in_time, ms, read, relay, settle, threads,
 };
 use quell::channel::{Receiver, Sender};
 use quell::{Pipeline, Rate, Results, rt};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -365,4 +367,70 @@ async fn an_endless_source_whose_reader_stops_reading_makes_a_bounded_number_of_
     while stock.left() > 0 {
         std::thread::yield_now();
     }
+}
+
+// -------------------------------------------------------------------- workers
+
+/// After so many items that take no time, one worker would do for those that follow.
+const BRISK: u64 = 2_000;
+
+/// Room for all results, lest that worker wait for some, and call the others for that.
+const ALL: usize = 10_000;
+
+/// Sleeps, or is over at once. It is small, for others than those that sleep take no time.
+fn nap(sleeps: bool, time: u64) -> OptionFuture<Pin<Box<rt::Sleep>>> {
+    sleeps.then(|| Box::pin(rt::sleep(ms(time)))).into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_workers_share_what_takes_long_though_one_was_enough_for_what_came_before() {
+    for ordered in [false, true] {
+        // Each item takes long, or each second one: a worker with another waits for its turn.
+        for step in [1, 2] {
+            let began = rt::now();
+            // More than are there at once: at the source's end everybody is called.
+            let source = Pipeline::from_iter(&background(), 0..BRISK + 256);
+            let work = move |_, n| nap(n >= BRISK && n % step == 0, 100);
+            let stage =
+                if ordered { source.dispatch_ordered(8, work) } else { source.dispatch(8, work) };
+            assert_eq!(read(&mut stage.buffer(ALL).run()).await.len() as u64, BRISK + 256);
+            let eights = if ordered { 32 } else { 32 / step };
+            assert_eq!(rt::now() - began, ms(100 * eights), "ordered: {ordered}, each {step}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_comes_while_the_only_worker_that_was_needed_waits_goes_to_another() {
+    let began = rt::now();
+    let late = stream::once(nap(true, 500).map(|_| BRISK + 1));
+    // It has no end, at which everybody would be called.
+    let items = stream::iter(0..=BRISK).chain(late).chain(stream::pending());
+    let mut results = Pipeline::from_stream(&background(), items)
+        .dispatch(8, |_, n| nap(n == BRISK, 1000).map(move |_| n))
+        .buffer(ALL)
+        .run();
+    for _ in 0..BRISK {
+        assert!(results.next().await.unwrap() < BRISK);
+    }
+    assert_eq!((results.next().await, rt::now() - began), (Some(BRISK + 1), ms(500)));
+    assert_eq!((results.next().await, rt::now() - began), (Some(BRISK), ms(1000)));
+}
+
+#[tokio::test]
+async fn while_nobody_reads_every_worker_has_begun_an_item_though_one_was_enough_before() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = begun.clone();
+    let mut results = Pipeline::from_iter(&background(), 0_u64..)
+        .dispatch(8, move |_, _| {
+            count.fetch_add(1, SeqCst);
+            async {}
+        })
+        .buffer(16)
+        .run();
+    for _ in 0..BRISK {
+        assert!(results.next().await.is_some());
+    }
+    settle().await;
+    assert_eq!(begun.load(SeqCst), BRISK as usize + 16 + 8);
 }

@@ -191,6 +191,23 @@ async fn waits_that_are_no_pause_by_themselves_earn_no_more_than_a_burst_togethe
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_throttle_was_late_by_itself_is_made_up_though_its_source_pauses_then() {
+    let items = at_times([0, 0].into_iter().chain(std::iter::repeat_n(360, 4)));
+    let mut results =
+        Pipeline::from_stream(&background(), items).throttle(Rate::every(ms(100))).run();
+    let watch = Watch::start();
+    assert_eq!(results.next().await, Some(0));
+    settle().await;
+    // Its timer, which should ring at 100, rings at 350; that is not all of a pause until 360.
+    tokio::time::advance(ms(350)).await;
+    let mut came = Vec::new();
+    while results.next().await.is_some() {
+        came.push(watch.time().as_millis());
+    }
+    assert_eq!(came, [350, 360, 360, 410, 510]);
+}
+
 /// When items go through a throttle whose reader takes `first`, pauses, and takes
 /// the rest.
 async fn through(rate: Rate, first: usize, pause: Duration, rest: usize) -> Vec<u64> {
