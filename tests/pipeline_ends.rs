@@ -5,7 +5,7 @@
 mod kit;
 
 use futures::executor::block_on;
-use futures::{FutureExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use kit::{AGES, Item, Running, Stock, background, every_stage, finish, in_time, ms, one_thread};
 use kit::{outcome, paused, quiet, read, relay, settle, tasks, threads};
 use quell::channel::{Receiver, Sender};
@@ -90,13 +90,13 @@ async fn after_the_context_has_ended_nothing_more_is_delivered() {
     assert_eq!(report.into_result().unwrap_err().to_string().lines().count(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_a_context_that_ended_first_the_cause_is_the_outcome_whatever_comes_after() {
-    // Nobody has had a turn to tell: on this one thread the end is seen by who looks.
+    // Nobody has had a turn to tell: the clock moves while a task is at it, and the end is seen
+    // by who looks.
     fn until_the_end(ctx: &Context) {
-        while !ctx.is_done() {
-            std::hint::spin_loop();
-        }
+        let _ = Box::pin(tokio::time::advance(ms(5))).now_or_never();
+        assert!(ctx.is_done());
     }
     for on_cancel in [OnCancel::Abort, OnCancel::Drain { grace: ms(0) }] {
         for what in ["reader stops", "error", "panic"] {
@@ -281,6 +281,23 @@ async fn only_the_first_of_many_errors_counts() {
         assert!(first.starts_with("error ") && (1..=8).contains(&failed), "{report}");
         assert_eq!(report.into_result().unwrap_err().cause().to_string(), first);
     }
+}
+
+#[tokio::test]
+async fn a_stage_that_fails_because_another_context_ended_has_failed() {
+    let mut results = Pipeline::from_iter(&background(), 0..10_u64)
+        .try_dispatch(1, |ctx, n| async move {
+            let (own, canceller) = ctx.with_cancel();
+            if n == 3 {
+                canceller.cancel_with("its own");
+            }
+            own.check().map(|()| n)
+        })
+        .run();
+    while results.next().await.is_some() {}
+    let report = finish(results).await;
+    assert_eq!(outcome(&report), "`try_dispatch` failed: its own");
+    assert_eq!(report.stages()[1].ended(), Some(StageEnd::Failed), "{report}");
 }
 
 #[tokio::test]
@@ -751,6 +768,113 @@ fn when_finish_returns_every_item_has_been_dropped_whoever_drops_it() {
     });
 }
 
+/// Holds up whoever ends a context: of all items that know it the first to be dropped tells
+/// whose it is, and is not gone before the gate has been opened.
+struct Gate {
+    tell: mpsc::Sender<usize>,
+    opens: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+struct Kept(Arc<Gate>, usize);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let opens = self.0.opens.lock().unwrap().take();
+        if let Some(opens) = opens {
+            self.0.tell.send(self.1).unwrap();
+            let _ = opens.recv();
+        }
+    }
+}
+
+impl Gate {
+    /// The gate; whose item is at it; and what opens it when it is dropped.
+    fn new() -> (Arc<Self>, mpsc::Receiver<usize>, mpsc::Sender<()>) {
+        let ((tell, told), (open, opens)) = (mpsc::channel(), mpsc::channel());
+        (Arc::new(Gate { tell, opens: Mutex::new(Some(opens)) }), told, open)
+    }
+
+    /// A pipeline whose only item lies behind its source, which waits for another.
+    async fn pipeline(self: &Arc<Self>, ctx: &Context, whose: usize) -> Results<Kept> {
+        let items = stream::iter([Kept(self.clone(), whose)]).chain(stream::pending());
+        let mut results = Pipeline::from_stream(ctx, items).run();
+        assert!(results.next().now_or_never().is_none());
+        settle().await;
+        results
+    }
+}
+
+#[test]
+fn a_pipeline_is_not_over_while_another_thread_that_ends_it_drops_its_items() {
+    in_time(|| {
+        one_thread().block_on(async {
+            let (ctx, canceller) = background().with_cancel();
+            let (gate, told, open) = Gate::new();
+            let results = gate.pipeline(&ctx, 0).await;
+            let ends = std::thread::spawn(move || canceller.cancel());
+            assert_eq!(told.recv(), Ok(0));
+            settle().await;
+            assert_eq!(tasks(), 0);
+            let mut finishing = Box::pin(results.finish());
+            assert!((&mut finishing).now_or_never().is_none());
+            drop(open);
+            assert!(finishing.await.conserved());
+            assert_eq!(Arc::strong_count(&gate), 1);
+            ends.join().unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_reader_that_finishes_does_not_wait_for_what_ends_with_its_pipeline() {
+    in_time(|| {
+        one_thread().block_on(async {
+            let (ctx, canceller) = background().with_cancel();
+            let (gate, told, open) = Gate::new();
+            let mut all = [gate.pipeline(&ctx, 0).await, gate.pipeline(&ctx, 1).await].map(Some);
+            let ends = std::thread::spawn(move || canceller.cancel_with("both"));
+            let first = told.recv().unwrap();
+            // The function at the other's end has not had its turn.
+            let other = all[1 - first].take().unwrap();
+            assert_eq!(outcome(&finish(other).await), "cancelled: both");
+            drop(open);
+            assert_eq!(outcome(&finish(all[first].take().unwrap()).await), "cancelled: both");
+            ends.join().unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_drain_that_begins_while_its_reader_goes_keeps_nothing_for_its_grace() {
+    in_time(|| {
+        one_thread().block_on(async {
+            for round in 0..500 {
+                let held = Running::new();
+                let (ctx, canceller) = background().with_value(held.enter()).with_cancel();
+                let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+                    .on_cancel(OnCancel::Drain { grace: AGES })
+                    .run();
+                assert_eq!(results.next().await, Some(0));
+                let both = Arc::new(Barrier::new(2));
+                let begin = both.clone();
+                let cancels = std::thread::spawn(move || {
+                    begin.wait();
+                    canceller.cancel();
+                });
+                both.wait();
+                for _ in 0..round % 50 * 10 {
+                    std::hint::spin_loop();
+                }
+                drop(results);
+                cancels.join().unwrap();
+                settle().await;
+                drop(ctx);
+                assert_eq!(held.now(), 0, "round {round}");
+            }
+        });
+    });
+}
+
 #[test]
 fn items_may_do_what_they_like_when_they_are_dropped_even_finish_their_own_pipeline() {
     type Place = Arc<Mutex<Option<Results<Nosy>>>>;
@@ -778,6 +902,22 @@ fn items_may_do_what_they_like_when_they_are_dropped_even_finish_their_own_pipel
             *place.lock().unwrap() = Some(results);
             canceller.cancel();
             assert!(place.lock().unwrap().is_none());
+        });
+    });
+}
+
+#[test]
+fn the_last_items_come_though_one_worker_went_alone_for_all_before() {
+    in_time(|| {
+        one_thread().block_on(async {
+            for buffer in [65, 100, 200] {
+                let mut results = Pipeline::from_iter(&background(), 0..20_000_u64)
+                    .stage("relay", relay)
+                    .buffer(buffer)
+                    .dispatch(8, |_, n| async move { n })
+                    .run();
+                assert_eq!(read(&mut results).await.len(), 20_000);
+            }
         });
     });
 }
