@@ -90,18 +90,18 @@ fn assert_shared(run: impl Fn(usize) -> Results<u64>) {
     assert!(tries.fair().len() < 5, "of one thread's time: {:.2?}", tries.all);
 }
 
-/// It must mostly take less than 0.75.
+/// It must mostly take no more than that: by the median of five tries, or else of more.
 fn assert_mostly_shared(run: impl Fn(usize) -> Results<u64>) {
     let Some(mut tries) = Tries::new() else { return };
     for _ in 0..40 {
         tries.again(&run);
         let mut fair = tries.fair();
         fair.sort_by(f64::total_cmp);
-        if fair.len() == 9 {
-            assert!(fair[4] <= 0.75, "of one thread's time: {:.2?}", tries.all);
+        if fair.len() % 2 == 1 && fair.len() >= 5 && fair[fair.len() / 2] <= 0.6 {
             return;
         }
     }
+    assert!(tries.fair().len() < 9, "of one thread's time: {:.2?}", tries.all);
 }
 
 #[test]
