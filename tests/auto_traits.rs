@@ -150,7 +150,7 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         OnCancel:             1 1 1 1 1;
         Outcome:              1 1 1 0 0; // It holds a cause.
         Report:               1 1 1 0 0;
-        StageReport:          1 1 1 1 1;
+        StageReport:          1 1 1 0 0; // It may hold a cause.
         StageEnd:             1 1 1 1 1;
     };
     #[cfg(feature = "check")]

@@ -71,6 +71,9 @@ pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 pub(crate) use task::{Nudge, panic_words, require, spawn_at};
 #[cfg(not(loom))]
 pub(crate) use timer::look_every;
+/// For the tests of a room that names no runtime.
+#[cfg(all(test, feature = "tokio", not(loom)))]
+pub(crate) use tokio::runtime;
 pub(crate) use turn::{Turn, real_now};
 pub use turn::{YieldNow, choose, yield_now};
 
@@ -83,7 +86,3 @@ use std::time::Instant;
 pub fn now() -> Instant {
     Clock::ambient_now()
 }
-
-/// For the tests of a room that names no runtime.
-#[cfg(all(test, feature = "tokio", not(loom)))]
-pub(crate) use tokio::runtime;
