@@ -156,28 +156,21 @@ fn an_end_may_come_while_all_sleep_before_time_moves() {
 #[test]
 fn a_search_ends_where_no_delay_leads_any_further() {
     let runs = Cell::new(0);
-    let report = Checker::exhaustive().max_delays(300_000).run(|ctx| {
-        runs.set(runs.get() + 1);
-        async move {
-            let _ = ctx.is_done();
-            let other = rt::spawn(rt::yield_now());
-            rt::yield_now().await;
-            other.await.unwrap();
-        }
-    });
+    let within = |delays| {
+        Checker::exhaustive().max_delays(delays).run(|ctx| {
+            runs.set(runs.get() + 1);
+            async move {
+                let _ = ctx.is_done();
+                let other = rt::spawn(rt::yield_now());
+                rt::yield_now().await;
+                other.await.unwrap();
+            }
+        })
+    };
+    let report = within(300_000);
     assert!(report.complete() && report.covered().contains("within 300000 delays"), "{report}");
     assert!(runs.get() < 1_000, "{}", runs.get());
-    let runs = Cell::new(0);
-    let few = Checker::exhaustive().max_delays(12).run(|ctx| {
-        runs.set(runs.get() + 1);
-        async move {
-            let _ = ctx.is_done();
-            let other = rt::spawn(rt::yield_now());
-            rt::yield_now().await;
-            other.await.unwrap();
-        }
-    });
-    assert_eq!(few.schedules(), report.schedules());
+    assert_eq!(within(12).schedules(), report.schedules());
 }
 
 // ---------------------------------------------------------------------------------- faults

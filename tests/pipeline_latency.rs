@@ -65,11 +65,9 @@ fn a_result_of_a_stage_whose_items_took_no_time_does_not_wait_for_the_next_that_
                 let until_read = patient.clone();
                 let results = Pipeline::from_iter(&background(), 0..fast + 100)
                     .dispatch(workers, move |_, n| {
-                        if n == fast {
-                            // The reader comes to the end of what there is.
-                            std::thread::sleep(ms(5));
-                        } else if n == fast + 1 {
-                            until_read.wait_for(fast);
+                        // The first lets the reader come to the end of what there is.
+                        if n == fast || n == fast + 1 {
+                            until_read.wait_for(n - 1);
                         }
                         async move { n }
                     })

@@ -61,7 +61,7 @@ pub(super) struct Stage {
     /// Whether the code between its channels is the user's.
     pub(super) custom: bool,
     pub(super) counts: BriefLock<StageCounts>,
-    /// For what the first of its tasks that failed did.
+    /// Why the first of its tasks that failed or panicked did so.
     pub(super) failure: Latch<Cause>,
     /// What its tasks take from, once the first of them is spawned.
     pub(super) gauges: Latch<Gauges>,

@@ -163,7 +163,7 @@ async fn feed<T: Send + 'static>(
         };
         tally.receive();
         woke = match sender.put(item) {
-            Ok(woke) => woke,
+            Ok(wakes) => wakes,
             Err(item) => {
                 if sender.send(item).await.is_err() {
                     return Ok(StageEnd::ReaderGone);

@@ -25,7 +25,8 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
         let (item, waited) = noting(input.recv()).await;
         let Some(item) = item else { return Ok(StageEnd::Completed) };
         tally.receive();
-        if woke && !waited {
+        // Once: of items that are left out many may follow.
+        if std::mem::take(&mut woke) && !waited {
             tally.nudge();
         }
         tally.give_to_user();
@@ -34,8 +35,9 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
         match made {
             None => tally.filter(),
             Some(made) => {
+                // (In an async function of its own it would take an item 3 ns more.)
                 woke = match sender.put(made) {
-                    Ok(woke) => woke,
+                    Ok(wakes) => wakes,
                     Err(made) => {
                         if sender.send(made).await.is_err() {
                             return Ok(StageEnd::ReaderGone);

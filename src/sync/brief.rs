@@ -3,10 +3,11 @@
 //! Letting go of it is a plain store, where a mutex that threads may sleep on
 //! needs a second read-modify-write to find out whether one does. For the
 //! roster, which every context that is made or dropped goes through, and where
-//! threads hardly ever meet, that is half the cost. Channels have it too, and the
-//! counts of a stage. Nothing that is the user's runs under it. Only a look at the
-//! whole tree, for a person, holds one for longer, while it writes down what it sees;
-//! a thread that meets it yields.
+//! threads hardly ever meet, that is half the cost. Channels have it too, the counts of
+//! a stage, and the list of an owner's tasks. Nothing that is the user's runs under it.
+//! Only a look at the whole tree, for a person, and the stop of all tasks of an owner
+//! hold one for longer, while they write down what there is; a thread that meets it
+//! yields.
 //!
 //! # Invariants
 //!

@@ -69,7 +69,7 @@ pub(super) fn require_a_free_thread() {
 
 /// How a run went.
 struct Outcome {
-    points: u32,
+    /// The points that it came to.
     way: Vec<Point>,
     landed: Option<u32>,
     cut: bool,
@@ -123,13 +123,14 @@ where
             }
             let outcome = run(plan, kind, target, body, &pulse, false);
             report.merge(&outcome.sometimes);
-            covered.points = covered.points.max(outcome.points);
+            let points = outcome.way.len() as u32;
+            covered.points = covered.points.max(points);
             covered.cut |= outcome.cut;
             looked |= outcome.looked && kind.comes_at_a_look();
             landed |= outcome.landed.is_some();
             let missed = target.is_some() && outcome.landed != target;
             if (missed || target.is_none()) && !outcome.cut {
-                least = least.min(outcome.points);
+                least = least.min(points);
             }
             // A point that any run has come to is one. Whoever keeps missing them is given up.
             let is_one = target.is_some_and(|target| target < covered.points);
@@ -209,7 +210,7 @@ where
     }
     let mut report = Report::new(plan);
     report.merge(&outcome.sometimes);
-    report.covered.push(Covered::of_a_token(token.kind, outcome.points));
+    report.covered.push(Covered::of_a_token(token.kind, outcome.way.len() as u32));
     report.finish(outcome.violation.into_iter().collect());
     report.took = Clock::system_now() - began;
     Ok(report)
@@ -349,7 +350,6 @@ where
     }
     let mut state = watcher.state.lock();
     Outcome {
-        points: state.points,
         way: std::mem::take(&mut state.way),
         landed: state.landed,
         cut: state.cut,

@@ -47,8 +47,7 @@ pub(super) struct State {
     /// Where the injection comes.
     target: Option<u32>,
     most: u32,
-    pub(super) points: u32,
-    /// What each of those was.
+    /// The points that it has come to.
     pub(super) way: Vec<Point>,
     /// At which point it came; `u32::MAX`: at none, when nothing else could happen or a maximum
     /// was reached.
@@ -77,10 +76,9 @@ impl State {
         if self.landed.is_some() || is_late || self.over {
             return false;
         }
-        let number = self.points;
-        self.points += 1;
+        let number = self.way.len() as u32;
         self.way.push(point);
-        let most = self.points >= self.most && self.kind.comes_by_itself();
+        let most = number + 1 >= self.most && self.kind.comes_by_itself();
         self.cut |= most && self.target != Some(number);
         if self.target == Some(number) || most {
             self.landed = Some(number);
@@ -102,7 +100,6 @@ impl Watcher {
             kind,
             target,
             most,
-            points: 0,
             way: Vec::new(),
             landed: None,
             cut: false,
@@ -150,7 +147,7 @@ impl Onlooker for Watcher {
             return false;
         }
         // Until the body is polled for the first time the looks are our own.
-        if state.points == 0 && state.kind != Inject::Panic && state.kind != Inject::None {
+        if state.way.is_empty() && state.kind != Inject::Panic && state.kind != Inject::None {
             return false;
         }
         state.looked = true;
