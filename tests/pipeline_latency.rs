@@ -58,7 +58,8 @@ fn read_in_a_task(
 #[test]
 fn a_result_of_a_stage_whose_items_took_no_time_does_not_wait_for_the_next_that_keeps_a_thread() {
     in_time(|| {
-        let runtime = threads(2);
+        // Two for those who wait, one for whom they wait.
+        let runtime = threads(3);
         for workers in [2, 4] {
             for fast in [1_000, 1_001, 1_002, 1_030, 20_000, 1_000, 1_001, 1_002] {
                 let (tell, patient) = Patient::new();
