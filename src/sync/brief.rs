@@ -44,23 +44,23 @@ impl<T> BriefLock<T> {
         BriefGuard(self)
     }
 
+    /// Each look takes the line from the holder, who is about to write it: so it looks
+    /// seldom, and ever more so.
     #[cold]
     fn wait(&self) {
-        let mut tries = 0_u32;
-        while self
-            .held
-            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
-            // Relaxed: only a hint when to try again.
-            while self.held.load(Ordering::Relaxed) {
-                tries += 1;
-                if tries < 100 {
-                    std::hint::spin_loop();
-                } else {
-                    // The holder may have been put to sleep: let it run.
-                    std::thread::yield_now();
-                }
+        let mut pauses = 16;
+        loop {
+            (0..pauses).for_each(|_| std::hint::spin_loop());
+            let free =
+                self.held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+            if free.is_ok() {
+                return;
+            }
+            if pauses < 128 {
+                pauses *= 2;
+            } else {
+                // The holder may have been put to sleep: let it run.
+                std::thread::yield_now();
             }
         }
     }
