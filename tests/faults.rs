@@ -5,6 +5,7 @@
 use quell::{Cause, Context, ContextError};
 use std::error::Error;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::mpsc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -82,6 +83,76 @@ fn functions_after_one_whose_context_explodes_run_all_the_same() {
     }
     canceller.cancel();
     assert_eq!(told.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn of_several_values_that_explode_in_one_chain_each_does_and_nobody_else() {
+    struct Always(mpsc::Sender<()>);
+    impl Drop for Always {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+            panic!("a bomb that goes off while another does");
+        }
+    }
+    static KEY: quell::Key<Always> = quell::Key::new("bomb");
+    let (tell, told) = mpsc::channel();
+    let (root, canceller) = Context::background().with_cancel();
+    let ctx = root.with_value(Always(tell.clone())).with_entry(&KEY, Always(tell));
+    // The last handle is the function's.
+    ctx.after_func(|| {});
+    drop(ctx);
+    canceller.cancel();
+    assert_eq!(told.try_iter().count(), 2);
+}
+
+/// What a runtime keeps, and drops with its last handle. quell's timer thread may have that.
+struct Kept(mpsc::Sender<Option<ContextError>>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let (ctx, _c) = Context::background().with_timeout(ms(1));
+        let _ = self.0.send(ctx.wait_timeout(ms(100)));
+        panic!("in what goes with a runtime");
+    }
+}
+
+#[test]
+fn what_goes_with_the_last_handle_of_a_runtime_stops_no_deadline() {
+    struct Lets(std::sync::Mutex<Option<Box<dyn std::any::Any + Send>>>);
+    impl std::task::Wake for Lets {
+        fn wake(self: std::sync::Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+        }
+    }
+    for by_waker in [true, false] {
+        let (tell, told) = mpsc::channel();
+        let kept = std::sync::Mutex::new(Kept(tell));
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(1).enable_time();
+        let runtime = builder.on_thread_start(move || drop(kept.lock())).build().unwrap();
+        drop(builder);
+        let (ctx, canceller) =
+            runtime.block_on(async { Context::background().with_timeout(ms(50)) });
+        if by_waker {
+            let lets = std::sync::Arc::new(Lets(std::sync::Mutex::new(None)));
+            let waker = std::task::Waker::from(lets.clone());
+            let mut done = ctx.done();
+            let poll = Pin::new(&mut done).poll(&mut std::task::Context::from_waker(&waker));
+            assert!(poll.is_pending());
+            *lets.0.lock().unwrap() = Some(Box::new((ctx, canceller, done)));
+        } else {
+            canceller.detach();
+            ctx.after_func(|| {});
+            drop(ctx);
+        }
+        drop(runtime);
+        // The timer thread itself cannot wait for a deadline. It does go on.
+        told.recv_timeout(LONG).unwrap();
+        let (ctx, _c) = Context::background().with_timeout(ms(1));
+        let (tell, told) = mpsc::channel();
+        ctx.after_func(move || tell.send(()).unwrap());
+        told.recv_timeout(LONG).unwrap();
+    }
 }
 
 #[test]

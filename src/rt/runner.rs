@@ -11,10 +11,10 @@
 //!    queue.
 //! 2. No lock is held while a job runs.
 
+use super::task::undisturbed;
 use super::{Clock, Work};
 use crate::sync::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
@@ -58,19 +58,25 @@ pub(super) fn run(clock: Clock, work: Work) {
         if crew.threads == 0 {
             let jobs = std::mem::take(&mut crew.jobs);
             drop(crew);
-            jobs.into_iter().for_each(|(clock, work)| clock.inside(work));
+            jobs.into_iter().for_each(run_here);
         }
     }
+}
+
+/// Whatever comes out of it, the thread stays; and so it does if the last handle of a runtime
+/// goes with the clock, and the user's code with that.
+fn run_here((clock, work): (Clock, Work)) {
+    undisturbed(|| clock.inside(work));
+    undisturbed(|| drop(clock));
 }
 
 impl Runner {
     fn work(&self) {
         let mut crew = self.crew.lock();
         loop {
-            if let Some((clock, work)) = crew.jobs.pop_front() {
+            if let Some(job) = crew.jobs.pop_front() {
                 drop(crew);
-                // Whatever comes out of it, the thread stays.
-                let _ = catch_unwind(AssertUnwindSafe(|| clock.inside(work)));
+                run_here(job);
                 crew = self.crew.lock();
                 continue;
             }

@@ -320,6 +320,12 @@ pub(crate) fn panic_words(payload: Box<dyn Any + Send>) -> String {
     words
 }
 
+/// Runs the user's `f` on a thread that others need: a panic in it goes no further.
+#[cfg(not(loom))]
+pub(super) fn undisturbed<R>(f: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(panic_words).ok()
+}
+
 /// What a panic said, as far as a program can tell.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     payload

@@ -9,11 +9,11 @@
 //! 2. The thread never runs users' functions: what a bell gives back goes to the
 //!    `runner`. No lock is held while a bell rings or is dropped.
 
+use super::task::undisturbed;
 use super::{Bell, Clock, runner};
 use crate::sync::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -166,12 +166,14 @@ impl Timer {
                 continue;
             }
             drop(queue);
-            // A waker may panic: that must not end the thread that all deadlines hang on.
-            match catch_unwind(AssertUnwindSafe(armed.bell)) {
-                Ok(Some(work)) => runner::run(armed.clock, work),
-                Ok(None) => {}
-                Err(payload) => drop(super::panic_words(payload)),
-            }
+            let Armed { clock, bell, .. } = armed;
+            // A waker may panic: that must not end the thread that all deadlines hang on. Nor
+            // must what goes with the last handle of a runtime, which is the user's as well.
+            let work = undisturbed(bell).flatten();
+            undisturbed(move || match work {
+                Some(work) => runner::run(clock, work),
+                None => drop(clock),
+            });
             queue = self.queue.lock();
         }
     }

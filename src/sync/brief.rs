@@ -29,6 +29,9 @@ unsafe impl<T: Send> Sync for BriefLock<T> {}
 
 pub(crate) struct BriefGuard<'a, T>(&'a BriefLock<T>);
 
+// SAFETY: to share a guard is to share the value. (By itself it would be as `Sync` as the lock.)
+unsafe impl<T: Sync> Sync for BriefGuard<'_, T> {}
+
 impl<T> BriefLock<T> {
     pub(crate) const fn new(value: T) -> Self {
         BriefLock { held: AtomicBool::new(false), value: UnsafeCell::new(value) }

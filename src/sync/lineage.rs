@@ -31,11 +31,11 @@ use super::atomic::{AtomicU32, Ordering};
 use super::planted::{Break, skip};
 #[cfg(not(loom))]
 use super::purse;
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 
 /// What the links of one kind of chain carry.
@@ -89,9 +89,17 @@ struct Shape<F: Family> {
     type_name: fn() -> &'static str,
 }
 
-/// Drops the body; gives back the link to the parent, and moves the other links that it
-/// owned, which few have, to the end of the list.
-type Destroy<F> = unsafe fn(NonNull<Head<F>>, &mut Vec<Link<F>>) -> Option<Link<F>>;
+/// Drops the body; gives back the link to the parent. What else there is to be done goes into
+/// the rest.
+type Destroy<F> = unsafe fn(NonNull<Head<F>>, &mut Rest<F>) -> Option<Link<F>>;
+
+/// What destroying a head leaves behind.
+struct Rest<F: Family> {
+    /// Links that values owned, which few do.
+    links: Vec<Link<F>>,
+    /// The first panic in a drop of the user's.
+    panic: Option<Box<dyn Any + Send>>,
+}
 
 trait Shaped<F: Family> {
     const SHAPE: Shape<F>;
@@ -164,8 +172,9 @@ impl<F: Family> Link<F> {
     /// Two links to one head, counted without a read-modify-write where this is
     /// the only one, as it is right after `new`.
     pub(crate) fn twin(self) -> (Link<F>, Link<F>) {
-        // Relaxed: with a count of one no other thread has a link to count on or off.
-        if self.head().count.load(Ordering::Relaxed) == 1 {
+        // Acquire: as in `count_off`, for the store below is no part of what was released
+        // to this count. With a count of one no other thread has a link to count on or off.
+        if self.head().count.load(Ordering::Acquire) == 1 {
             self.head().count.store(2, Ordering::Relaxed);
             let other = Link(self.0);
             (self, other)
@@ -273,22 +282,26 @@ impl<F: Family> Link<F> {
     }
 }
 
-/// Destroys a head, and then every elder that nobody else holds, in a loop.
+/// Destroys a head, and then every elder that nobody else holds, in a loop. A value that
+/// panics in its drop keeps none of the others from theirs.
 fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
-    let mut others = Vec::new();
+    let mut rest = Rest { links: Vec::new(), panic: None };
     let mut next = Some(first);
     while let Some(head) = next {
         // SAFETY: the count of this head has just been spent (by the caller or by the
         // last turn of the loop): by invariant 1 it is this thread's to destroy.
-        let mut parent = unsafe { (head.as_ref().shape.destroy)(head, &mut others) };
+        let mut parent = unsafe { (head.as_ref().shape.destroy)(head, &mut rest) };
         next = None;
-        while let Some(link) = parent.take().or_else(|| others.pop()) {
+        while let Some(link) = parent.take().or_else(|| rest.links.pop()) {
             let link = ManuallyDrop::new(link);
             if link.count_off() {
                 next = Some(link.0);
                 break;
             }
         }
+    }
+    if let Some(payload) = rest.panic {
+        resume_unwind(payload);
     }
 }
 
@@ -298,7 +311,7 @@ fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
 /// spent, and it is not used afterwards.
 unsafe fn destroy<F: Family, V: 'static>(
     head: NonNull<Head<F>>,
-    others: &mut Vec<Link<F>>,
+    rest: &mut Rest<F>,
 ) -> Option<Link<F>> {
     #[cfg(not(loom))]
     {
@@ -307,16 +320,23 @@ unsafe fn destroy<F: Family, V: 'static>(
             F::roster().leave(seat);
         }
     }
-    // Declared first, so kept until layer and value are gone, even if one of them panics:
-    // invariant 2.
-    let parent;
     // SAFETY: the pointer came from `Box::into_raw` of this very type.
     let mut body = unsafe { Box::from_raw(head.cast::<Body<F, V>>().as_ptr()) };
-    parent = body.head.parent.take();
-    F::take_links(&mut body.value, others);
-    // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
-    unsafe { ManuallyDrop::drop(&mut body.head.layer) };
-    drop(body);
+    // Kept until layer and value are gone: invariant 2.
+    let parent = body.head.parent.take();
+    F::take_links(&mut body.value, &mut rest.links);
+    let dropped = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
+        unsafe { ManuallyDrop::drop(&mut body.head.layer) };
+        drop(body);
+    }));
+    if let Err(payload) = dropped {
+        match rest.panic {
+            None => rest.panic = Some(payload),
+            // It is the user's as well, and might panic again.
+            Some(_) => mem::forget(payload),
+        }
+    }
     parent
 }
 
