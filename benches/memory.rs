@@ -14,14 +14,18 @@ fn main() {
 fn main() {}
 
 #[cfg(not(loom))]
+mod kit;
+
+#[cfg(not(loom))]
 mod memory {
+    use crate::kit::{resident, waiting};
     use quell::{Canceller, Context};
     use std::alloc::{GlobalAlloc, Layout, System};
     use std::hint::black_box;
-    use std::pin::Pin;
+
     use std::process::Command;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Waker;
+
     use tokio_util::sync::CancellationToken;
 
     const CHILDREN: usize = 1_000_000;
@@ -126,20 +130,5 @@ mod memory {
         drop(black_box(children));
         let per_child = |bytes: f64| bytes / CHILDREN as f64;
         Figures { allocated: per_child(allocated as f64), resident: resident.map(per_child) }
-    }
-
-    /// A future that has been polled and has left a waker.
-    fn waiting<F: Future>(future: F) -> Pin<Box<F>> {
-        let mut future = Box::pin(future);
-        let poll = future.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop()));
-        assert!(poll.is_pending());
-        future
-    }
-
-    /// Bytes in memory of this process; `None` where the system does not say.
-    fn resident() -> Option<f64> {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
     }
 }

@@ -22,13 +22,17 @@ fn main() -> std::process::ExitCode {
 fn main() {}
 
 #[cfg(not(loom))]
+mod kit;
+
+#[cfg(not(loom))]
 mod pipelines {
+    use crate::kit::{ask_go, median};
     use futures::{Stream, StreamExt};
     use quell::channel::SendError;
     use quell::{Context, Pipeline, Results};
     use std::collections::HashMap;
     use std::pin::{Pin, pin};
-    use std::process::{Command, ExitCode, Stdio};
+    use std::process::{Command, ExitCode};
     use std::sync::Arc;
     use std::time::{Duration, Instant};
     use tokio::runtime::{Builder, Runtime};
@@ -52,7 +56,8 @@ mod pipelines {
             return ExitCode::SUCCESS;
         }
         let words = args.iter().filter(|arg| !arg.starts_with("--"));
-        let mut table = Table { go: ask_go(), only: words.cloned().collect(), missed: 0 };
+        let mut table =
+            Table { go: ask_go(&["pipelines"]), only: words.cloned().collect(), missed: 0 };
         throughput(&mut table);
         latency(&mut table);
         ending(&mut table);
@@ -105,27 +110,6 @@ mod pipelines {
             }
             println!();
         }
-    }
-
-    /// What the Go program says: nanoseconds by name.
-    fn ask_go() -> HashMap<String, f64> {
-        let run = Command::new("go")
-            .args(["run", ".", "pipelines"])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/go"))
-            // Nothing but what is there.
-            .envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local"), ("GOWORK", "off")])
-            .stderr(Stdio::inherit())
-            .output();
-        let Ok(output) = run else { return HashMap::new() };
-        let said = String::from_utf8_lossy(&output.stdout);
-        let lines = said.lines().filter_map(|line| line.split_once('\t'));
-        lines.filter_map(|(name, figure)| Some((name.to_owned(), figure.parse().ok()?))).collect()
-    }
-
-    fn median(of: impl Iterator<Item = f64>) -> f64 {
-        let mut of: Vec<f64> = of.collect();
-        of.sort_by(f64::total_cmp);
-        of[of.len() / 2]
     }
 
     fn runtime(threads: usize) -> Runtime {

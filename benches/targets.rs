@@ -21,22 +21,22 @@ fn main() -> std::process::ExitCode {
 fn main() {}
 
 #[cfg(not(loom))]
-mod targets {
-    use quell::{Canceller, Context, Done, Key};
-    use std::collections::HashMap;
-    use std::future::{poll_fn, ready};
-    use std::hint::black_box;
-    use std::pin::{Pin, pin};
-    use std::process::{Command, ExitCode, Stdio};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Arc, Barrier, Mutex, mpsc};
-    use std::task::{self, Poll, Waker};
-    use std::time::{Duration, Instant};
-    use tokio::runtime::{Builder, Runtime};
-    use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+mod kit;
 
-    const MILLION: usize = 1_000_000;
-    const HOUR: Duration = Duration::from_secs(3600);
+#[cfg(not(loom))]
+mod targets {
+    use crate::kit::{self, *};
+    use quell::{Context, Key};
+    use std::collections::HashMap;
+    use std::future::ready;
+    use std::hint::black_box;
+
+    use std::process::{Command, ExitCode};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use std::time::{Duration, Instant};
+    use tokio::runtime::Builder;
 
     /// Rounds of a row that is measured in milliseconds, and of one that takes a second.
     const QUICK: usize = 15;
@@ -53,7 +53,7 @@ mod targets {
             return ExitCode::SUCCESS;
         }
         let words = args.iter().filter(|arg| !arg.starts_with("--"));
-        let mut table = Table { go: ask_go(), only: words.cloned().collect(), missed: 0 };
+        let mut table = Table { go: ask_go(&[]), only: words.cloned().collect(), missed: 0 };
         yardsticks();
         table.head();
         asking(&mut table);
@@ -143,104 +143,6 @@ mod targets {
             );
         }
     }
-
-    fn median(of: impl Iterator<Item = f64>) -> f64 {
-        let mut of: Vec<f64> = of.collect();
-        of.sort_by(f64::total_cmp);
-        of[of.len() / 2]
-    }
-
-    /// What the Go program says: nanoseconds (for memory: bytes) by name.
-    fn ask_go() -> HashMap<String, f64> {
-        let run = Command::new("go")
-            .args(["run", "."])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/go"))
-            // Nothing but what is there.
-            .envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local"), ("GOWORK", "off")])
-            .stderr(Stdio::inherit())
-            .output();
-        match run {
-            Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .filter_map(|line| line.split_once('\t'))
-                .filter_map(|(name, figure)| Some((name.to_owned(), figure.parse().ok()?)))
-                .collect(),
-            Ok(output) => {
-                println!("the Go program failed ({}): its column is absent", output.status);
-                HashMap::new()
-            }
-            Err(error) => {
-                println!("no `go` could be run ({error}): its column is absent");
-                HashMap::new()
-            }
-        }
-    }
-
-    // Both sides do the same: what follows is written once.
-
-    trait Tree: Sized + Send + Sync + 'static {
-        type Done: Future + Send + 'static;
-        /// Live, and can be cancelled.
-        fn root() -> Self;
-        fn child(&self) -> Self;
-        fn cancel(&self);
-        fn is_done(&self) -> bool;
-        fn done(&self) -> Self::Done;
-    }
-
-    /// Both halves of what a derivation gives.
-    struct Quell {
-        ctx: Context,
-        canceller: Canceller,
-    }
-
-    impl Tree for Quell {
-        type Done = Done;
-        fn root() -> Self {
-            let (ctx, canceller) = Context::background().with_cancel();
-            Quell { ctx, canceller }
-        }
-        #[inline]
-        fn child(&self) -> Self {
-            let (ctx, canceller) = self.ctx.with_cancel();
-            Quell { ctx, canceller }
-        }
-        #[inline]
-        fn cancel(&self) {
-            self.canceller.cancel();
-        }
-        #[inline]
-        fn is_done(&self) -> bool {
-            self.ctx.is_done()
-        }
-        fn done(&self) -> Done {
-            self.ctx.done()
-        }
-    }
-
-    impl Tree for CancellationToken {
-        type Done = WaitForCancellationFutureOwned;
-        fn root() -> Self {
-            CancellationToken::new()
-        }
-        #[inline]
-        fn child(&self) -> Self {
-            self.child_token()
-        }
-        #[inline]
-        fn cancel(&self) {
-            CancellationToken::cancel(self);
-        }
-        #[inline]
-        fn is_done(&self) -> bool {
-            self.is_cancelled()
-        }
-        fn done(&self) -> WaitForCancellationFutureOwned {
-            self.clone().cancelled_owned()
-        }
-    }
-
-    type Token = CancellationToken;
 
     /// Nanoseconds of one `op`, from as many as take a few milliseconds.
     fn each(op: impl FnMut()) -> impl FnMut() -> f64 {
@@ -358,33 +260,16 @@ mod targets {
         each(move || black_box(black_box(&parent).child()).cancel())
     }
 
-    /// Two threads at once, each as often; the time from the first's start to the last's end.
-    fn derive_shared<T: Tree>() -> impl FnMut() -> f64 {
-        const TIMES: usize = 30_000;
-        let parent = T::root();
-        move || {
-            let barrier = Barrier::new(2);
-            let work = || {
-                barrier.wait();
-                let start = Instant::now();
-                for _ in 0..TIMES {
-                    black_box(black_box(&parent).child()).cancel();
-                }
-                (start, Instant::now())
-            };
-            let (one, two) = std::thread::scope(|scope| {
-                let other = scope.spawn(work);
-                (work(), other.join().unwrap())
-            });
-            nanos(one.1.max(two.1) - one.0.min(two.0), TIMES)
-        }
-    }
-
     fn deriving(table: &mut Table) {
         let token = || ("token", derive::<Token>());
         let one = derive::<Quell>();
         table.row("derive + cancel + drop", QUICK, Target::Ratio(0.45), one, token());
-        let (two, tokens) = (derive_shared::<Quell>(), derive_shared::<Token>());
+        fn shared<T: Tree>() -> impl FnMut() -> f64 {
+            const TIMES: u64 = 30_000;
+            let parent = T::root();
+            move || nanos(derive_shared(&parent, TIMES), TIMES as usize)
+        }
+        let (two, tokens) = (shared::<Quell>(), shared::<Token>());
         let third = Target::Ratio(1.0 / 3.0);
         table.row("derive + cancel + drop, 2 threads", QUICK, third, two, ("token", tokens));
         let timeout = || {
@@ -402,91 +287,21 @@ mod targets {
         table.row("with_timeout + cancel + drop, in tokio", QUICK, target, timeout(), token());
     }
 
-    fn two_workers() -> Runtime {
-        Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
-    }
-
     // Ending.
 
-    /// A future that has been polled and has left a waker.
-    fn waiting<F: Future>(future: F) -> Pin<Box<F>> {
-        let mut future = Box::pin(future);
-        let poll = future.as_mut().poll(&mut task::Context::from_waker(Waker::noop()));
-        assert!(poll.is_pending());
-        future
-    }
-
-    /// The time of `cancel` alone, per child.
-    fn cancel<T: Tree>(children: usize, waited_for: bool) -> impl FnMut() -> f64 {
-        let times = (100_000 / children).max(1);
-        move || {
-            let mut took = Duration::ZERO;
-            for _ in 0..times {
-                let root = T::root();
-                let make = |_| {
-                    let child = root.child();
-                    let waiter = waited_for.then(|| waiting(child.done()));
-                    (child, waiter)
-                };
-                let children: Vec<_> = (0..children).map(make).collect();
-                let start = Instant::now();
-                root.cancel();
-                took += start.elapsed();
-                drop(children);
-            }
-            nanos(took, times * children)
-        }
-    }
-
-    /// Made, cancelled with their parent, each asked, dropped; per child.
-    fn life<T: Tree>() -> f64 {
-        let start = Instant::now();
-        let root = T::root();
-        let children: Vec<T> = (0..MILLION).map(|_| root.child()).collect();
-        root.cancel();
-        assert!(children.iter().all(|child| black_box(child).is_done()));
-        drop(children);
-        drop(root);
-        nanos(start.elapsed(), MILLION)
-    }
-
-    /// From `cancel` until all tasks that wait have ended, per task.
-    fn wake<T: Tree>(runtime: &Runtime, child_each: bool) -> f64 {
-        const TASKS: usize = 100_000;
-        let root = T::root();
-        let (asleep, awake) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (tell, told) = mpsc::channel();
-        for _ in 0..TASKS {
-            let child = child_each.then(|| root.child());
-            let done = child.as_ref().unwrap_or(&root).done();
-            let (asleep, awake, tell) = (asleep.clone(), awake.clone(), tell.clone());
-            runtime.spawn(async move {
-                let mut done = pin!(done);
-                let mut first = true;
-                poll_fn(|cx| {
-                    let poll = done.as_mut().poll(cx).map(drop);
-                    if std::mem::take(&mut first)
-                        && asleep.fetch_add(1, Ordering::AcqRel) + 1 == TASKS
-                    {
-                        tell.send(()).unwrap();
-                    }
-                    poll
-                })
-                .await;
-                drop(child);
-                if awake.fetch_add(1, Ordering::AcqRel) + 1 == TASKS {
-                    tell.send(()).unwrap();
-                }
-            });
-        }
-        told.recv().unwrap();
-        let start = Instant::now();
-        root.cancel();
-        told.recv().unwrap();
-        nanos(start.elapsed(), TASKS)
-    }
-
     fn ending(table: &mut Table) {
+        fn cancel<T: Tree>(children: usize, waited_for: bool) -> impl FnMut() -> f64 {
+            let times = (100_000 / children).max(1);
+            move || {
+                let took = (0..times).map(|_| kit::cancel::<T>(children, waited_for)).sum();
+                nanos(took, times * children)
+            }
+        }
+        fn life<T: Tree>() -> f64 {
+            let start = Instant::now();
+            kit::life::<T>();
+            nanos(start.elapsed(), MILLION)
+        }
         for children in [1_000, MILLION] {
             let rounds = if children == MILLION { SLOW } else { QUICK };
             for (waited_for, kind) in [(false, "children"), (true, "waited-for children")] {
@@ -504,44 +319,13 @@ mod targets {
             (false, "cancel + wake 100000 tasks"),
             (true, "cancel + wake 100000 tasks, a child each"),
         ] {
-            let tokens = ("token", || wake::<Token>(&runtime, child_each));
-            let quell = || wake::<Quell>(&runtime, child_each);
+            let tokens = ("token", || nanos(wake::<Token>(&runtime, child_each), TASKS));
+            let quell = || nanos(wake::<Quell>(&runtime, child_each), TASKS);
             table.row(name, 9, Target::Ratio(0.9), quell, tokens);
         }
     }
 
     // Values.
-
-    static KEYS: [Key<u64>; 1024] = [const { Key::new("key") }; 1024];
-    static MISSING: Key<u64> = Key::new("missing");
-
-    struct Typed<const N: usize>(u64);
-
-    /// As many values under eight keys, this key's at the bottom and there only.
-    fn chain(depth: usize, bottom: usize) -> Context {
-        let root = Context::background().with_entry(&KEYS[bottom], 7);
-        (1..depth).fold(root, |ctx, layer| {
-            ctx.with_entry(&KEYS[(bottom + 1 + layer % 7) % 8], layer as u64)
-        })
-    }
-
-    /// The same by type.
-    fn typed_chain(depth: usize, bottom: usize) -> Context {
-        fn put(ctx: &Context, key: usize, value: u64) -> Context {
-            match key {
-                0 => ctx.with_value(Typed::<0>(value)),
-                1 => ctx.with_value(Typed::<1>(value)),
-                2 => ctx.with_value(Typed::<2>(value)),
-                3 => ctx.with_value(Typed::<3>(value)),
-                4 => ctx.with_value(Typed::<4>(value)),
-                5 => ctx.with_value(Typed::<5>(value)),
-                6 => ctx.with_value(Typed::<6>(value)),
-                _ => ctx.with_value(Typed::<7>(value)),
-            }
-        }
-        let root = put(&Context::background(), bottom, 7);
-        (1..depth).fold(root, |ctx, layer| put(&ctx, (bottom + 1 + layer % 7) % 8, layer as u64))
-    }
 
     /// Each of the eight keys, asked where it lies at the bottom.
     fn look_up(depth: usize) -> impl FnMut() -> f64 {
@@ -643,26 +427,6 @@ mod targets {
 
     // Running a future.
 
-    /// Pending at its first poll.
-    struct Later(bool);
-
-    impl Future for Later {
-        type Output = u64;
-        fn poll(mut self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<u64> {
-            if std::mem::replace(&mut self.0, true) { Poll::Ready(7) } else { Poll::Pending }
-        }
-    }
-
-    fn finish<T>(future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        loop {
-            let mut cx = task::Context::from_waker(Waker::noop());
-            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                return output;
-            }
-        }
-    }
-
     fn running(table: &mut Table) {
         let (quell, token) = (Quell::root(), Token::root());
         let (ctx, token) = (&quell.ctx, &token);
@@ -677,13 +441,6 @@ mod targets {
     }
 
     // Memory.
-
-    /// Of this process; `None` where the system does not say.
-    fn resident() -> Option<f64> {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
-    }
 
     /// Prints by how much a million live children make this process bigger, per child.
     fn report_memory(quell: bool, waited_for: bool) {
