@@ -6,7 +6,7 @@ mod kit;
 
 use futures::FutureExt;
 use futures::executor::block_on;
-use kit::{AGES, Running, Wakes, in_time, ms, poll, quiet, settle, tasks, threads};
+use kit::{AGES, Running, Wakes, bad_waker, in_time, ms, poll, quiet, settle, tasks, threads};
 use quell::group::{TaskPanicked, TrySpawnError};
 use quell::{Cancelled, Context, ContextError, Group, rt};
 use std::error::Error;
@@ -627,6 +627,47 @@ async fn a_panic_whose_payload_panics_when_it_is_dropped_is_a_panic_all_the_same
     let failed = group.wait().await.unwrap_err();
     assert!(failed.cause().downcast_ref::<TaskPanicked>().is_some(), "{failed}");
     assert_eq!(group.running(), 0);
+}
+
+#[tokio::test]
+async fn a_waker_that_panics_keeps_no_other_from_hearing_that_all_have_ended() {
+    let group = Group::new(&Context::background());
+    let (tell, told) = oneshot::channel::<()>();
+    group.spawn("ends", until(told)).await.unwrap();
+    let (mut first, mut second) = (Box::pin(group.wait()), Box::pin(group.wait()));
+    let wakes = Wakes::new();
+    assert!(first.poll_unpin(&mut std::task::Context::from_waker(&bad_waker())).is_pending());
+    assert!(poll(&mut second, &wakes).is_pending());
+    drop(tell);
+    settle().await;
+    assert_eq!(wakes.count(), 1);
+    assert!(second.now_or_never().expect("it was told").is_ok());
+}
+
+#[tokio::test]
+async fn a_waker_that_panics_keeps_no_other_from_its_place() {
+    for raised in [true, false] {
+        let group = Group::new(&Context::background());
+        group.limit(2);
+        let (tell, told) = oneshot::channel::<()>();
+        group.spawn("ends", until(told)).await.unwrap();
+        group.spawn("deaf", deaf).await.unwrap();
+        let (mut first, mut second) = (group.spawn("a", looks), group.spawn("b", looks));
+        let wakes = Wakes::new();
+        assert!(first.poll_unpin(&mut std::task::Context::from_waker(&bad_waker())).is_pending());
+        assert!(poll(&mut second, &wakes).is_pending());
+        if raised {
+            group.limit(5);
+        } else {
+            tell.send(()).unwrap();
+            settle().await;
+            // What was promised to the first is the second's.
+            drop(first);
+        }
+        assert_eq!(wakes.count(), 1);
+        assert!(second.now_or_never().expect("it has its place").is_ok());
+        assert_eq!(group.shutdown(ms(1)).await.aborted().len(), 1, "the one that is deaf");
+    }
 }
 
 #[tokio::test]

@@ -6,12 +6,12 @@ mod kit;
 
 use futures::executor::block_on;
 use futures::{FutureExt, StreamExt, stream};
-use kit::{AGES, Item, Running, Stock, background, every_stage, finish, in_time, ms, one_thread};
-use kit::{outcome, paused, quiet, read, relay, settle, tasks, threads};
+use kit::{AGES, Item, Running, Stock, background, bad_waker, every_stage, finish, in_time, ms};
+use kit::{one_thread, outcome, paused, quiet, read, relay, settle, tasks, threads};
 use quell::channel::{Receiver, Sender};
 use quell::group::TaskPanicked;
 use quell::pipeline::StageEnd;
-use quell::{Context, OnCancel, Outcome, Pipeline, Results, rt};
+use quell::{Context, OnCancel, Outcome, Pipeline, Rate, Results, rt};
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -1119,6 +1119,32 @@ fn an_item_whose_drop_panics_costs_nobody_the_report() {
         assert!(matches!(report.outcome(), Outcome::ReaderStopped), "{report}");
         assert_eq!(report.read(), 1);
     });
+}
+
+#[tokio::test]
+async fn a_waker_that_panics_is_its_readers_affair() {
+    for stage in ["from_iter", "map", "dispatch", "dispatch_ordered", "throttle", "merge", "stage"]
+    {
+        let ctx = background();
+        let items = Pipeline::from_iter(&ctx, 0..10_u64);
+        let mut results = match stage {
+            "from_iter" => items.run(),
+            "map" => items.map(|n| n).run(),
+            "dispatch" => items.dispatch(2, |_, n| async move { n }).run(),
+            "dispatch_ordered" => items.dispatch_ordered(2, |_, n| async move { n }).run(),
+            "throttle" => items.throttle(Rate::per_second(1_000_000)).run(),
+            "merge" => items.merge(Pipeline::from_iter(&ctx, 10..12)).run(),
+            _ => items.stage("relay", relay).run(),
+        };
+        let waker = bad_waker();
+        let polled = results.next().poll_unpin(&mut std::task::Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        settle().await;
+        assert!(results.next().await.is_some(), "{stage}");
+        let report = results.finish().await;
+        assert!(report.conserved(), "{stage}: {report}");
+        assert_eq!(outcome(&report), "the reader stopped", "{stage}: {report}");
+    }
 }
 
 #[test]

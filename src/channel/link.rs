@@ -16,15 +16,15 @@
 //!    or one that has been woken is on its way and will look.
 //! 5. Once closed nothing is put in, nobody waits to send, and what was in the
 //!    queue is gone.
-//! 6. Wakers are cloned, called and dropped, and items dropped, without a lock.
+//! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A waker that
+//!    panics is its owner's affair: whoever calls it goes on.
 
 use super::takers::Front;
-use crate::rt::probe;
+use crate::rt::{self, probe};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, OwnLines};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -127,18 +127,9 @@ impl Calls {
         self.wakers.extend(others.wakers);
     }
 
-    /// Wakes them. If one of the wakers panics, which is the user's code, the others are
-    /// woken all the same before that goes on.
+    /// Wakes them.
     pub(super) fn make(self) {
-        let mut panic = None;
-        for waker in self.wakers {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-                panic.get_or_insert(payload);
-            }
-        }
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
+        rt::wake(self.wakers);
     }
 }
 

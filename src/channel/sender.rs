@@ -6,6 +6,7 @@
 //!    with it any room that was promised to it.
 
 use super::link::{Gauge, Link, State};
+use crate::rt;
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::BriefGuard;
@@ -215,7 +216,7 @@ impl<T> Link<T> {
     fn tell(&self, reader: Waker) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         if !skip(Break::ReaderNotWoken) {
-            reader.wake();
+            rt::wake([reader]);
         }
     }
 

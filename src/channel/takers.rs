@@ -28,6 +28,7 @@ use super::link::{Calls, Link};
 use super::pace::{GETS_ON, LOOK};
 use super::pace::{Pace, Stint};
 use super::receiver::Receiver;
+use crate::rt;
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::planted::{Break, skip};
@@ -125,7 +126,7 @@ impl<T> Link<T> {
     pub(super) fn call_one(&self) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         let called = self.takes.front.lock().call();
-        called.into_iter().for_each(Waker::wake);
+        rt::wake(called);
     }
 
     /// Nobody goes alone any more: one of the others, if there is something for it, to be woken
@@ -157,7 +158,7 @@ impl<T> Link<T> {
                 front.pace.overdraw();
                 let called = this.looks_no_more(&mut front);
                 drop(front);
-                called.into_iter().for_each(Waker::wake);
+                rt::wake(called);
             }
         }
         let _ = this;
@@ -173,8 +174,7 @@ impl<T> Link<T> {
         }
         let called = self.looks_no_more(&mut front);
         drop(front);
-        // It may be somebody who panics.
-        called.into_iter().for_each(Waker::wake);
+        rt::wake(called);
         false
     }
 
@@ -297,7 +297,7 @@ impl<T: Send + 'static> Taker<T> {
         }
         let called = self.link.end_alone(&mut front);
         drop(front);
-        called.into_iter().for_each(Waker::wake);
+        rt::wake(called);
     }
 
     /// What it has done so far counts; now it lets other tasks go first. They may be run by any
@@ -402,7 +402,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(front);
                 drop(came);
                 calls.make();
-                called.into_iter().for_each(Waker::wake);
+                rt::wake(called);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -433,7 +433,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(front);
                 drop(came);
                 calls.make();
-                called.into_iter().for_each(Waker::wake);
+                rt::wake(called);
                 if watch {
                     Link::watch(link);
                 }
@@ -556,7 +556,7 @@ impl<T> Drop for Taker<T> {
         drop(front);
         drop(before);
         calls.make();
-        called.into_iter().for_each(Waker::wake);
+        rt::wake(called);
     }
 }
 

@@ -13,7 +13,6 @@ use super::after::Func;
 use super::cause::Cause;
 use super::scope::{End, Member};
 use slab::Slab;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 #[derive(Default)]
@@ -148,13 +147,7 @@ impl Calls {
     }
 }
 
-/// Runs the user's `f`; a panic in it has been printed by the panic hook and
-/// goes no further. Neither does one in the drop of its payload.
+/// Runs the user's `f`; a panic in it goes no further.
 pub(super) fn quietly(f: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-        crate::rt::probe::panicked(&*payload);
-        if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            std::mem::forget(worse);
-        }
-    }
+    crate::rt::undisturbed(f);
 }

@@ -105,7 +105,7 @@ impl Group {
         state.limit = n;
         let called = state.call();
         drop(state);
-        called.into_iter().for_each(Waker::wake);
+        rt::wake(called);
     }
 
     /// How many tasks have not ended.
@@ -316,7 +316,7 @@ impl Shared {
         state.running -= 1;
         let called = if skip(Break::PlaceNotOffered) { Vec::new() } else { state.call() };
         drop(state);
-        called.into_iter().for_each(Waker::wake);
+        rt::wake(called);
     }
 }
 

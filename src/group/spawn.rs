@@ -54,7 +54,7 @@ impl<'a, F> Spawn<'a, F> {
         }
         drop(state);
         drop(waker);
-        called.into_iter().for_each(std::task::Waker::wake);
+        rt::wake(called);
     }
 }
 

@@ -190,7 +190,7 @@ impl Tasks {
         let waiting = state.waiting_for_this();
         drop(state);
         drop(entry);
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        rt::wake(waiting);
     }
 
     /// Until the guard is dropped, it is not over.
@@ -209,7 +209,7 @@ impl Drop for Busy<'_> {
         state.busy -= 1;
         let waiting = state.waiting_for_this();
         drop(state);
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        rt::wake(waiting);
     }
 }
 
@@ -219,8 +219,9 @@ impl State {
     }
 
     /// Those to be woken, if it is over now.
-    fn waiting_for_this(&mut self) -> Vec<(usize, Waker)> {
-        if self.is_over() { std::mem::take(&mut self.waiting) } else { Vec::new() }
+    fn waiting_for_this(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        let waiting = if self.is_over() { std::mem::take(&mut self.waiting) } else { Vec::new() };
+        waiting.into_iter().map(|(_, waker)| waker)
     }
 
     fn number(&mut self) -> usize {
@@ -260,9 +261,7 @@ impl<F: Future, O: Owner<F::Output>> Owned<F, O> {
             Err(payload) => Ending::panicked(payload),
         };
         // Its own panic would be one in a drop, perhaps in the middle of another.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| owner.ended(ending))) {
-            drop(rt::panic_words(payload));
-        }
+        rt::undisturbed(|| owner.ended(ending));
         this.tasks.remove(*this.key);
     }
 }

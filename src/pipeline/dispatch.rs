@@ -218,9 +218,7 @@ impl Turns {
         let waker = at.map(|at| order.waiting.swap_remove(at).1);
         drop(order);
         let wakes = waker.is_some();
-        if let Some(waker) = waker.filter(|_| !skip(Break::TurnNotPassedOn)) {
-            waker.wake();
-        }
+        rt::wake(waker.filter(|_| !skip(Break::TurnNotPassedOn)));
         wakes
     }
 }

@@ -68,7 +68,7 @@ pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
-pub(crate) use task::{Nudge, panic_words, require, spawn_at};
+pub(crate) use task::{Nudge, panic_words, require, spawn_at, undisturbed, wake};
 #[cfg(not(loom))]
 pub(crate) use timer::look_every;
 /// For the tests of a room that names no runtime.

@@ -136,9 +136,7 @@ impl Bedside {
         sleeper.rung = true;
         let waker = sleeper.waker.take();
         drop(sleeper);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        super::wake(waker);
     }
 
     fn poll(&self, waker: &Waker, alarm: &Alarm) -> Poll<()> {

@@ -19,7 +19,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// Has a task run on its own. Dropping the handle leaves it running.
 ///
@@ -320,10 +320,26 @@ pub(crate) fn panic_words(payload: Box<dyn Any + Send>) -> String {
     words
 }
 
-/// Runs the user's `f` on a thread that others need: a panic in it goes no further.
-#[cfg(not(loom))]
-pub(super) fn undisturbed<R>(f: impl FnOnce() -> R) -> Option<R> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(panic_words).ok()
+/// Runs the user's `f`, for which nobody here answers: a panic in it has been printed by the
+/// panic hook, is noted by a checker, and goes no further.
+pub(crate) fn undisturbed<R>(f: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => Some(result),
+        Err(payload) => {
+            probe::panicked(&*payload);
+            drop(panic_words(payload));
+            None
+        }
+    }
+}
+
+/// Wakes all of these: a waker that panics is the affair of whoever waits, and keeps nobody
+/// else from being woken, nor the one who wakes from going on.
+#[inline]
+pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        undisturbed(|| waker.wake());
+    }
 }
 
 /// What a panic said, as far as a program can tell.
@@ -435,9 +451,7 @@ mod own {
             let joiner = state.joiner.take();
             drop(state);
             probe::touches("ended", || std::ptr::from_ref(self) as *const () as usize);
-            if let Some(joiner) = joiner {
-                joiner.wake();
-            }
+            super::wake(joiner);
         }
     }
 

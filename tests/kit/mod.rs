@@ -147,6 +147,17 @@ impl Wake for Wakes {
     }
 }
 
+/// A waker that panics.
+pub fn bad_waker() -> Waker {
+    struct Bad;
+    impl Wake for Bad {
+        fn wake(self: Arc<Self>) {
+            panic!("woken");
+        }
+    }
+    Arc::new(Bad).into()
+}
+
 pub fn poll<F: Future + Unpin>(future: &mut F, wakes: &Arc<Wakes>) -> Poll<F::Output> {
     let waker = Waker::from(Arc::clone(wakes));
     Pin::new(future).poll(&mut Context::from_waker(&waker))
