@@ -1122,6 +1122,38 @@ fn an_item_whose_drop_panics_costs_nobody_the_report() {
 }
 
 #[tokio::test]
+async fn a_closure_whose_drop_panics_when_it_is_never_run_costs_nobody_the_report() {
+    struct Unrun(Running);
+    impl Iterator for Unrun {
+        type Item = u64;
+        fn next(&mut self) -> Option<u64> {
+            unreachable!("the context has ended")
+        }
+    }
+    impl Drop for Unrun {
+        fn drop(&mut self) {
+            let _here = self.0.enter();
+            panic!("unrun");
+        }
+    }
+    for polled in [true, false] {
+        let (ctx, canceller) = background().with_cancel();
+        canceller.cancel();
+        let dropped = Running::new();
+        let mut results = Pipeline::from_iter(&ctx, Unrun(dropped.clone())).run();
+        if polled {
+            // It is the reader who drops it.
+            let first = std::panic::AssertUnwindSafe(results.next()).catch_unwind().await;
+            assert!(first.is_err());
+            assert_eq!(results.next().await, None);
+        }
+        let report = finish(results).await;
+        assert!(matches!(report.outcome(), Outcome::Cancelled(_)), "{report}");
+        assert_eq!(dropped.most(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_waker_that_panics_is_its_readers_affair() {
     for stage in ["from_iter", "map", "dispatch", "dispatch_ordered", "throttle", "merge", "stage"]
     {

@@ -397,31 +397,32 @@ impl Pile {
     }
 }
 
-impl<T: Send + 'static> Plan<T> {
-    /// Starts everything. Without results, if the context has ended already.
-    pub(super) fn start(self) -> (Arc<Engine>, Option<Receiver<T>>) {
-        let Pipeline { ctx, on_cancel, stages, steps, .. } = self.0;
-        let stages = stages.into_iter().map(Description::start).collect();
-        if let Some(cause) = ctx.cause() {
-            let engine = Engine::start(&ctx, stages);
-            engine.cancelled(cause);
-            return (engine, None);
+impl<T> Plan<T> {
+    /// Its engine, with nothing in it that runs.
+    pub(super) fn engine(&mut self) -> Arc<Engine> {
+        let Pipeline { ctx, on_cancel, stages, .. } = &mut self.0;
+        let stages = std::mem::take(stages).into_iter().map(Description::start).collect();
+        match *on_cancel {
+            OnCancel::Drain { grace } if !ctx.is_done() => {
+                Engine::start_draining(ctx, grace, stages)
+            }
+            _ => Engine::start(ctx, stages),
         }
-        let engine = match on_cancel {
-            OnCancel::Abort => Engine::start(&ctx, stages),
-            OnCancel::Drain { grace } => Engine::start_draining(&ctx, grace, stages),
-        };
-        let mut pile = Pile::default();
-        for (index, step) in steps.into_iter().enumerate() {
-            step(&engine, index, &mut pile);
-        }
-        (engine, Some(pile.take()))
     }
+}
 
-    /// The engine of a pipeline that is over before it began.
-    pub(super) fn never_started(self) -> Arc<Engine> {
-        let stages = self.0.stages.into_iter().map(Description::start).collect();
-        Engine::start(&self.0.ctx, stages)
+impl<T: Send + 'static> Plan<T> {
+    /// Starts everything, in its engine, unless the context has ended already.
+    pub(super) fn start(self, engine: &Arc<Engine>) -> Option<Receiver<T>> {
+        if let Some(cause) = engine.ctx.cause() {
+            engine.cancelled(cause);
+            return None;
+        }
+        let mut pile = Pile::default();
+        for (index, step) in self.0.steps.into_iter().enumerate() {
+            step(engine, index, &mut pile);
+        }
+        Some(pile.take())
     }
 }
 

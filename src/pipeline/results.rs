@@ -14,7 +14,7 @@ use crate::rt::{self, probe};
 use crate::sync::Arc;
 use futures_core::Stream;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -42,8 +42,6 @@ enum State<T> {
     Over {
         engine: Arc<Engine>,
     },
-    /// Only in the middle of a change.
-    Changing,
 }
 
 // Items in it are never pinned.
@@ -92,7 +90,6 @@ impl<T: Send + 'static> Results<T> {
                 }
                 State::Over { .. } => return Poll::Ready(None),
                 State::Planned(_) => self.start(),
-                State::Changing => unreachable!("only in the middle of a change"),
             }
         }
     }
@@ -101,27 +98,21 @@ impl<T: Send + 'static> Results<T> {
     fn start(&mut self) {
         // Before anything is begun.
         rt::require();
-        let State::Planned(plan) = std::mem::replace(&mut self.state, State::Changing) else {
-            unreachable!("asked before")
-        };
-        self.state = match plan.start() {
-            (engine, Some(receiver)) => State::Running { engine, receiver },
-            (engine, None) => State::Over { engine },
-        };
+        if let (engine, State::Planned(plan)) = self.close() {
+            if let Some(receiver) = plan.start(&engine) {
+                self.state = State::Running { engine, receiver };
+            }
+        }
     }
 
     /// There is no more.
     #[cold]
     fn stop_reading(&mut self) {
-        if let State::Running { engine, receiver } =
-            std::mem::replace(&mut self.state, State::Changing)
-        {
-            // If it was stopped, how it ended is known already. If not, there may be a source
-            // that is waiting for items which nobody will take.
-            engine.complete(self.made_at);
-            drop(receiver);
-            self.state = State::Over { engine };
-        }
+        let (engine, before) = self.close();
+        // If it was stopped, how it ended is known already. If not, there may be a source
+        // that is waiting for items which nobody will take.
+        engine.complete(self.made_at);
+        drop(before);
     }
 
     /// Ends the pipeline, waits until every task has ended, and says what became
@@ -138,17 +129,9 @@ impl<T: Send + 'static> Results<T> {
     #[track_caller]
     pub fn finish(mut self) -> impl Future<Output = Report> + Send + use<T> {
         let place = Location::caller();
-        if let State::Planned(_) = self.state {
-            let State::Planned(plan) = std::mem::replace(&mut self.state, State::Changing) else {
-                unreachable!("asked before")
-            };
-            self.state = State::Over { engine: plan.never_started() };
-        }
         let engine = self.end(place);
         let read = self.read;
-        drop(self);
         async move {
-            let engine = engine.expect("it is over");
             engine.tasks.over("the end of all tasks of a pipeline", place).await;
             let report = Report::of(&engine, read);
             if !report.conserved() {
@@ -160,26 +143,31 @@ impl<T: Send + 'static> Results<T> {
 }
 
 impl<T> Results<T> {
-    /// The reader's end, unless there was another before.
-    fn end(&mut self, place: &'static Location<'static>) -> Option<Arc<Engine>> {
-        let (engine, receiver) = match std::mem::replace(&mut self.state, State::Changing) {
-            State::Running { engine, receiver } => (engine, Some(receiver)),
-            State::Over { engine } => (engine, None),
-            State::Planned(_) | State::Changing => return None,
+    /// Nothing more comes, whatever the user's code does that goes with what was before:
+    /// that is for the caller to drop.
+    fn close(&mut self) -> (Arc<Engine>, State<T>) {
+        let engine = match &mut self.state {
+            State::Planned(plan) => plan.engine(),
+            State::Running { engine, .. } | State::Over { engine } => Arc::clone(engine),
         };
+        let over = State::Over { engine: Arc::clone(&engine) };
+        (engine, std::mem::replace(&mut self.state, over))
+    }
+
+    /// The reader's end, unless there was another before.
+    fn end(&mut self, place: &'static Location<'static>) -> Arc<Engine> {
+        let (engine, before) = self.close();
         engine.stop_reading(place);
-        // What it has fetched is dropped: that is the user's code.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(receiver))) {
-            probe::panicked(&*payload);
-            drop(rt::panic_words(payload));
-        }
-        Some(engine)
+        rt::undisturbed(|| drop(before));
+        engine
     }
 }
 
 impl<T> Drop for Results<T> {
     fn drop(&mut self) {
-        let _ = self.end(self.made_at);
+        if !matches!(self.state, State::Planned(_)) {
+            self.end(self.made_at);
+        }
     }
 }
 
@@ -198,7 +186,7 @@ impl<T> fmt::Debug for Results<T> {
         let state = match self.state {
             State::Planned(_) => "not started",
             State::Running { .. } => "running",
-            State::Over { .. } | State::Changing => "over",
+            State::Over { .. } => "over",
         };
         f.debug_struct("Results").field("state", &state).field("read", &self.read).finish()
     }
