@@ -450,6 +450,31 @@ fn a_waker_that_panics_is_not_the_senders_affair() {
 }
 
 #[test]
+fn items_that_nobody_takes_are_dropped_each_for_itself_though_their_drops_panic() {
+    struct Bomb(#[allow(dead_code)] Item);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("bomb");
+        }
+    }
+    let stock = Stock::new();
+    let (sender, mut receiver) = bounded(6);
+    let fill = || {
+        for item in stock.items(3) {
+            sender.send(Bomb(item)).now_or_never().expect("there is room").expect("and a reader");
+        }
+    };
+    fill();
+    // Two are fetched, and three are not.
+    let first = receiver.recv().now_or_never().flatten().expect("there are three");
+    fill();
+    assert_eq!(stock.left(), 6);
+    drop(receiver);
+    assert_eq!(stock.left(), 1, "what was taken");
+    std::mem::forget(first);
+}
+
+#[test]
 fn a_waker_may_use_the_channel_that_wakes_it() {
     struct Nosy(std::sync::Mutex<Option<Sender<u64>>>, AtomicUsize);
     impl std::task::Wake for Nosy {

@@ -16,8 +16,8 @@
 //!    or one that has been woken is on its way and will look.
 //! 5. Once closed nothing is put in, nobody waits to send, and what was in the
 //!    queue is gone.
-//! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A waker that
-//!    panics is its owner's affair: whoever calls it goes on.
+//! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A panic
+//!    in one of them is its owner's affair, and keeps nothing else from being done.
 
 use super::takers::Front;
 use crate::rt::{self, probe};
@@ -133,6 +133,16 @@ impl Calls {
     }
 }
 
+/// Drops items that nobody takes, each for itself: of two that panic in one drop of all, the
+/// second would be the end of the process.
+fn discard<T>(items: VecDeque<T>) {
+    if std::mem::needs_drop::<T>() {
+        for item in items {
+            rt::undisturbed(|| drop(item));
+        }
+    }
+}
+
 impl<T> Link<T> {
     pub(super) fn new(capacity: usize, offers_each: bool, weigh: Option<fn(&T) -> usize>) -> Self {
         // The models' channels are small, and as lazy as any.
@@ -222,7 +232,7 @@ impl<T> Link<T> {
     /// The receiving side drops these: nobody will take them.
     pub(super) fn leave(&self, held: VecDeque<T>) {
         self.state.lock().out -= held.len();
-        drop(held);
+        discard(held);
     }
 
     /// Items that have been handed out no longer count.
@@ -264,7 +274,7 @@ impl<T> Link<T> {
         drop(state);
         calls.make();
         self.shut();
-        drop(held);
+        discard(held);
     }
 
     pub(super) fn one_sender_more(&self) {
@@ -306,7 +316,7 @@ impl<T> Link<T> {
         calls.wakers.extend(writers.into_iter().map(|(_, writer)| writer));
         calls.wakers.extend(reader);
         calls.make();
-        drop(queue);
+        discard(queue);
     }
 }
 

@@ -21,13 +21,13 @@ use crate::channel::at_home;
 use crate::channel::{Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Ending, Owner, TaskPanicked, Tasks};
-use crate::rt::{self, Alarm, Clock, Nudge, probe};
+use crate::rt::{Alarm, Clock, Nudge};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use std::borrow::Cow;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 use std::time::Duration;
 
 /// What the stages of a running pipeline share.
@@ -170,11 +170,8 @@ impl Engine {
         }
         for stage in &self.stages {
             let output = stage.output.lock().clone();
-            // It drops users' items: a panic there must not keep the others open.
-            let closed = catch_unwind(AssertUnwindSafe(|| output.inspect(|output| output.close())));
-            if let Err(payload) = closed {
-                probe::panicked(&*payload);
-                drop(rt::panic_words(payload));
+            if let Some(output) = output {
+                output.close();
             }
         }
         self.forget_drain();
