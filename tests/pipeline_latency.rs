@@ -8,7 +8,7 @@
 
 mod kit;
 
-use kit::{background, in_time, ms, threads};
+use kit::{background, in_time, ms, relay, threads};
 use quell::channel::{Receiver, Sender};
 use quell::{Pipeline, Rate, Results, rt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -131,7 +131,7 @@ fn ready_items(count: usize, begun: &Arc<AtomicBool>) -> Pipeline<u64> {
 fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
     const ITEMS: usize = 20_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for stage in ["map", "throttle", "merge", "chunks", "dispatch"] {
+    for stage in ["map", "throttle", "merge", "chunks", "dispatch", "the reader", "a custom one"] {
         let begun = Arc::default();
         let items = ready_items(ITEMS, &begun);
         let results = match stage {
@@ -139,6 +139,8 @@ fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
             "throttle" => items.throttle(Rate::per_second(u32::MAX)),
             "merge" => items.merge(Pipeline::from_iter(&background(), 0..1)),
             "chunks" => items.chunks(ITEMS, ms(60_000)).map(|chunk| chunk.len() as u64),
+            "the reader" => items,
+            "a custom one" => items.stage("relay", relay),
             _ => items.dispatch(4, |_, n| async move { n }),
         };
         let mut results = results.buffer(ITEMS).run();
@@ -152,9 +154,13 @@ fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
             turns
         });
         let turns = runtime.block_on(counting).unwrap();
-        // At most 64 items a turn, of each of the tasks.
-        let tasks = if stage == "dispatch" { 4 } else { 1 };
-        assert!(turns >= ITEMS / 64 / tasks, "{stage}: {turns} turns for {ITEMS} items");
+        // At most so many items a turn, of each of the tasks.
+        let at_once = match stage {
+            "dispatch" => 4 * 64,
+            "the reader" | "a custom one" => 128,
+            _ => 64,
+        };
+        assert!(turns >= ITEMS / at_once, "{stage}: {turns} turns for {ITEMS} items");
     }
 }
 

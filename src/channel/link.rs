@@ -35,7 +35,7 @@ pub(super) struct Link<T> {
     pub(super) takes: OwnLines<Takes<T>>,
     pub(super) capacity: usize,
     /// Whether the room of each item is offered when it is handed out.
-    offers_each: bool,
+    pub(super) offers_each: bool,
     /// If not, after how many at the latest.
     pub(super) quantum: usize,
     weigh: Option<fn(&T) -> usize>,

@@ -39,8 +39,9 @@ pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
     poll()
 }
 
-/// So many times it may find items waiting before it lets other tasks go first.
-const PATIENCE: u32 = 16;
+/// So many items may whoever is not quell's own find waiting before it lets other tasks go
+/// first. Stages of quell's own see to that by themselves.
+const PATIENCE: u32 = 128;
 
 /// The end of a channel that items are taken from. When it is dropped, senders
 /// get their values back.
@@ -54,7 +55,9 @@ pub struct Receiver<T> {
     roams: bool,
     /// When it began to wait.
     since: Option<Instant>,
-    fetched: u32,
+    /// How many items it may still find waiting, and how many at once.
+    patience: u32,
+    at_once: u32,
     /// Whether the link ends with it.
     closes: bool,
 }
@@ -64,13 +67,15 @@ impl<T> Unpin for Receiver<T> {}
 
 impl<T> Receiver<T> {
     pub(super) fn new(link: Arc<Link<T>>) -> Self {
+        let at_once = if link.offers_each { PATIENCE } else { u32::MAX };
         Receiver {
             link,
             roams: false,
             batch: VecDeque::new(),
             unsettled: 0,
             since: None,
-            fetched: 0,
+            patience: at_once,
+            at_once,
             closes: true,
         }
     }
@@ -100,16 +105,19 @@ impl<T> Receiver<T> {
                 self.link.leave(held);
             }
         }
-        match self.batch.pop_front() {
-            Some(item) => Poll::Ready(Some(self.hand_out(item))),
-            None => self.fetch(cx, made_at),
+        if self.patience > 0 {
+            if let Some(item) = self.batch.pop_front() {
+                return Poll::Ready(Some(self.hand_out(item)));
+            }
         }
+        self.look(cx, made_at)
     }
 
     #[inline(always)]
     fn hand_out(&mut self, item: T) -> T {
         let wanted = self.link.hand_out(&item);
         self.unsettled += 1;
+        self.patience -= 1;
         // Invariant 3; what was fetched at home may be read elsewhere.
         #[cfg(not(loom))]
         let wanted = wanted || (self.roams && HOME.get() != self.address());
@@ -128,12 +136,29 @@ impl<T> Receiver<T> {
         calls.make();
     }
 
+    /// Nothing is at hand, or it has found so much that others go first.
     #[inline(never)]
-    fn fetch(
+    fn look(
         &mut self,
         cx: &mut Context<'_>,
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
+        if self.batch.is_empty() && self.fetch(cx, made_at).is_pending() {
+            self.patience = self.at_once;
+            return Poll::Pending;
+        }
+        if self.patience == 0 && !self.batch.is_empty() {
+            self.patience = self.at_once;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.tell_wait();
+        let next = self.batch.pop_front();
+        Poll::Ready(next.map(|item| self.hand_out(item)))
+    }
+
+    /// Ready when something is at hand, or nothing will come.
+    fn fetch(&mut self, cx: &mut Context<'_>, made_at: &'static Location<'static>) -> Poll<()> {
         self.unsettled = 0;
         let mut waker = None;
         loop {
@@ -146,7 +171,7 @@ impl<T> Receiver<T> {
                 drop(state);
                 calls.make();
                 drop(before);
-                break;
+                return Poll::Ready(());
             }
             // Invariant 3 of the link: the waker goes in under the lock of the look that
             // found nothing. Cloning it is the user's code, and takes a second look.
@@ -155,7 +180,6 @@ impl<T> Receiver<T> {
                 drop(state);
                 calls.make();
                 drop(before);
-                self.fetched = 0;
                 self.since.get_or_insert_with(crate::rt::now);
                 probe::waits(|| Wait { what: "an item", at: made_at, of: self.address() });
                 return Poll::Pending;
@@ -168,15 +192,6 @@ impl<T> Receiver<T> {
                 return Poll::Pending;
             }
         }
-        self.fetched += 1;
-        if self.fetched > PATIENCE && !self.batch.is_empty() {
-            self.fetched = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        self.tell_wait();
-        let next = self.batch.pop_front();
-        Poll::Ready(next.map(|item| self.hand_out(item)))
     }
 
     fn tell_wait(&mut self) {
@@ -193,6 +208,7 @@ impl<T> Receiver<T> {
     /// It is given to the user's code.
     pub(crate) fn roaming(mut self) -> Self {
         self.roams = true;
+        (self.patience, self.at_once) = (PATIENCE, PATIENCE);
         self
     }
 
