@@ -106,6 +106,35 @@ fn what_a_map_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_thr
     });
 }
 
+#[test]
+fn a_source_has_the_room_of_what_a_map_takes_however_long_that_keeps_its_thread() {
+    const ITEMS: u64 = 60;
+    in_time(|| {
+        let runtime = threads(2);
+        for stage in ["map", "filter_map", "dispatch"] {
+            let (tell, patient) = Patient::new();
+            let until_made = patient.clone();
+            // With item n in its hand, n + 1 may be buffered, and n + 2 be in the source's.
+            let each = move |n: u64| {
+                if n + 2 < ITEMS {
+                    until_made.wait_for(n + 2);
+                }
+                n
+            };
+            let items = (0..ITEMS).inspect(move |&n| tell.send(n).unwrap_or(()));
+            let items = Pipeline::from_iter(&background(), items).buffer(1);
+            let results = match stage {
+                "map" => items.map(each).run(),
+                "filter_map" => items.filter_map(move |n| Some(each(n))).run(),
+                _ => items.dispatch(1, move |_, n| std::future::ready(each(n))).run(),
+            };
+            let (read, _nobody) = mpsc::channel();
+            read_in_a_task(&runtime, results, read);
+            assert!(!patient.gave_up.load(Relaxed), "{stage}: the source did not get on");
+        }
+    });
+}
+
 /// All items at once, for whoever takes them from here.
 async fn all_at_once(mut input: Receiver<u64>, output: Sender<u64>, begun: Arc<AtomicBool>) {
     let mut all = Vec::new();

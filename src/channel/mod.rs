@@ -2,10 +2,9 @@
 //!
 //! It is quell's own for two reasons: a model has to see inside it, and the room
 //! between two stages is where a pipeline spends its time. The receiving side
-//! takes all that is there at once, so a lock is met once for many items. Nobody
-//! can tell: whatever has not been handed out yet still counts towards the bound,
-//! what has been does not, and where several take, the rest can be taken by any of
-//! them.
+//! takes all that is there at once, so a lock is met once for many items. The bound
+//! holds: whatever has not been handed out yet still counts towards it, what has been
+//! does not, and where several take, the rest can be taken by any of them.
 //!
 //! ```
 //! # futures::executor::block_on(async {

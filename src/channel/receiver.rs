@@ -58,6 +58,8 @@ pub struct Receiver<T> {
     /// How many items it may still find waiting, and how many at once.
     patience: u32,
     at_once: u32,
+    /// Whether it has woken a sender since that was asked last, and not waited itself.
+    woke: bool,
     /// Whether the link ends with it.
     closes: bool,
 }
@@ -76,6 +78,7 @@ impl<T> Receiver<T> {
             since: None,
             patience: at_once,
             at_once,
+            woke: false,
             closes: true,
         }
     }
@@ -133,6 +136,7 @@ impl<T> Receiver<T> {
         let mut state = self.link.state.lock();
         let calls = self.link.give_back(&mut state);
         drop(state);
+        self.woke |= !calls.is_empty();
         calls.make();
     }
 
@@ -143,13 +147,14 @@ impl<T> Receiver<T> {
         cx: &mut Context<'_>,
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
-        if self.batch.is_empty() && self.fetch(cx, made_at).is_pending() {
+        let nothing = self.batch.is_empty() && self.fetch(cx, made_at).is_pending();
+        let rests = self.patience == 0 && !self.batch.is_empty();
+        if nothing || rests {
             self.patience = self.at_once;
-            return Poll::Pending;
-        }
-        if self.patience == 0 && !self.batch.is_empty() {
-            self.patience = self.at_once;
-            cx.waker().wake_by_ref();
+            self.woke = false;
+            if rests {
+                cx.waker().wake_by_ref();
+            }
             return Poll::Pending;
         }
         self.tell_wait();
@@ -164,6 +169,7 @@ impl<T> Receiver<T> {
         loop {
             let mut state = self.link.state.lock();
             let calls = self.link.give_back(&mut state);
+            self.woke |= !calls.is_empty();
             self.link.fetch(&mut state, &mut self.batch);
             let over = state.is_over();
             if !self.batch.is_empty() || over {
@@ -203,6 +209,13 @@ impl<T> Receiver<T> {
 
     fn address(&self) -> usize {
         Arc::as_ptr(&self.link) as *const () as usize
+    }
+
+    /// Whether a sender was woken for the room of what it handed out, whom this thread keeps
+    /// for itself until the task waits.
+    #[inline]
+    pub(crate) fn woke(&mut self) -> bool {
+        std::mem::take(&mut self.woke)
     }
 
     /// It is given to the user's code.

@@ -19,14 +19,15 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
     mut f: impl FnMut(T) -> Option<U> + Send + 'static,
 ) -> StageResult {
     let mut turn = Turn::begin();
-    // Whether somebody was woken for the last item, whom this thread has kept for itself.
+    // Whether somebody was woken for the last item, whom this thread has kept for itself; so it
+    // does with the one before, who is woken for the room of this one.
     let mut woke = false;
     loop {
         let (item, waited) = noting(input.recv()).await;
         let Some(item) = item else { return Ok(StageEnd::Completed) };
         tally.receive();
         // Once: of items that are left out many may follow.
-        if std::mem::take(&mut woke) && !waited {
+        if (std::mem::take(&mut woke) && !waited) | input.woke() {
             tally.nudge();
         }
         tally.give_to_user();
