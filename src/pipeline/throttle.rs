@@ -108,12 +108,8 @@ impl Rate {
                 if waited {
                     schedule.paused(before, now);
                 }
-                match schedule.due() {
-                    Some(due) if due <= now => {}
-                    due => {
-                        schedule.in_time();
-                        rt::Sleep::new(due, place).await;
-                    }
+                if !schedule.is_due(now) {
+                    rt::Sleep::new(schedule.due(), place).await;
                 }
                 let before = rt::now();
                 let (sent, waited) = noting(sender.send(item)).await;
@@ -164,6 +160,15 @@ impl Schedule {
         self.began.checked_add(self.rate.periods(self.gone)?)
     }
 
+    /// Whether the next item may go by now. If not, it will not be late.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due().is_some_and(|due| due <= now);
+        if !is_due {
+            self.in_time();
+        }
+        is_due
+    }
+
     fn gone(&mut self) {
         self.gone += 1;
     }
@@ -192,5 +197,71 @@ impl Schedule {
             self.began = to.checked_sub(keep).unwrap_or(to);
             self.gone = 0;
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// One item in ten milliseconds: the first has gone, at this time.
+    fn every_ten() -> (Schedule, Instant) {
+        let began = rt::now();
+        let mut schedule = Schedule::new(Rate::every(Duration::from_millis(10)), began);
+        assert!(schedule.is_due(began));
+        schedule.gone();
+        (schedule, began)
+    }
+
+    fn micros(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn brief_waits_that_come_to_a_pause_are_one() {
+        let (mut schedule, began) = every_ten();
+        schedule.paused(began + micros(10_000), began + micros(10_600));
+        assert_eq!(schedule.due(), Some(began + micros(10_000)), "this one alone is none");
+        schedule.gone();
+        schedule.paused(began + micros(20_000), began + micros(20_600));
+        assert_eq!(schedule.due(), Some(began + micros(20_600)), "1.2 ms in all");
+    }
+
+    #[test]
+    fn brief_waits_are_forgotten_when_an_item_is_in_time() {
+        for sleeps in [true, false] {
+            let (mut schedule, began) = every_ten();
+            schedule.paused(began + micros(10_000), began + micros(10_600));
+            schedule.gone();
+            if sleeps {
+                assert!(!schedule.is_due(began + micros(15_000)));
+            } else {
+                // The wait is over before its time.
+                schedule.paused(began + micros(12_000), began + micros(15_000));
+            }
+            schedule.paused(began + micros(20_000), began + micros(20_600));
+            assert_eq!(schedule.due(), Some(began + micros(20_000)), "sleeps: {sleeps}");
+        }
+    }
+
+    #[test]
+    fn of_a_brief_wait_only_what_made_the_item_late_counts() {
+        let (mut schedule, began) = every_ten();
+        for item in 1..=3 {
+            let due = began + micros(10_000 * item);
+            schedule.paused(due - micros(500), due + micros(300));
+            assert_eq!(schedule.due(), Some(due), "0.3 ms each, and not 0.8");
+            schedule.gone();
+        }
+    }
+
+    #[test]
+    fn of_a_pause_so_much_is_made_up_as_may_go_at_once() {
+        let began = rt::now();
+        let mut schedule = Schedule::new(Rate::every(Duration::from_millis(10)).burst(3), began);
+        schedule.gone();
+        let to = began + micros(100_000);
+        schedule.paused(began, to);
+        assert_eq!(schedule.due(), Some(to - micros(20_000)), "this one and two more");
     }
 }
