@@ -426,6 +426,23 @@ async fn a_send_error_that_a_stage_returns_is_no_failure() {
 }
 
 #[tokio::test]
+async fn a_send_error_of_another_channel_is_a_failure() {
+    let mut results = Pipeline::from_iter(&background(), 0..10_u64)
+        .stage("elsewhere", |_, mut input: Receiver<u64>, _output: Sender<u64>| async move {
+            let (elsewhere, nobody) = quell::channel::bounded(1);
+            drop(nobody);
+            while let Some(n) = input.recv().await {
+                elsewhere.send(n).await?;
+            }
+            Ok::<_, SendError<u64>>(())
+        })
+        .run();
+    assert_eq!(results.next().await, None);
+    let report = finish(results).await;
+    assert!(matches!(report.outcome(), Outcome::Failed { .. }), "{report}");
+}
+
+#[tokio::test]
 async fn a_stage_that_never_looks_at_its_context_and_waits_for_ever_ends_all_the_same() {
     for cancel in [true, false] {
         let (ctx, canceller) = background().with_cancel();

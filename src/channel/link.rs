@@ -105,6 +105,7 @@ pub(crate) trait Gauge: std::marker::Send + Sync {
     fn let_end(&self);
     /// Lets nothing more through, and drops what is there.
     fn close(&self);
+    fn is_closed(&self) -> bool;
     fn counts(&self) -> Counts;
 }
 
@@ -379,6 +380,10 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
 
     fn close(&self) {
         self.shut();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     fn settle(&self) {

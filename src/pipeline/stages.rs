@@ -177,10 +177,11 @@ where
     Fut: Future + Send + 'static,
     Fut::Output: StageOutput,
 {
+    let output = sender.gauge();
     match f(ctx, input, sender).await.into_result() {
         Ok(()) => Ok(StageEnd::Completed),
         // That the next stage takes no more is no failure of this one.
-        Err(error) if error.is::<SendError<U>>() => Ok(StageEnd::ReaderGone),
+        Err(error) if error.is::<SendError<U>>() && output.is_closed() => Ok(StageEnd::ReaderGone),
         Err(error) => Err(error),
     }
 }
