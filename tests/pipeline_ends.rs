@@ -1208,6 +1208,33 @@ async fn a_waker_that_panics_is_its_readers_affair() {
     }
 }
 
+#[tokio::test]
+async fn an_iterator_that_panics_when_it_is_dropped_is_reported_on_whatever_thread_it_was() {
+    struct Three(u64);
+    impl Iterator for Three {
+        type Item = u64;
+        fn next(&mut self) -> Option<u64> {
+            self.0 += 1;
+            (self.0 <= 3).then_some(self.0)
+        }
+    }
+    impl Drop for Three {
+        fn drop(&mut self) {
+            panic!("let go of");
+        }
+    }
+    for blocking in [false, true] {
+        let mut results = if blocking {
+            Pipeline::from_blocking_iter(&background(), Three(0)).run()
+        } else {
+            Pipeline::from_iter(&background(), Three(0)).run()
+        };
+        while results.next().await.is_some() {}
+        let report = finish(results).await;
+        assert!(matches!(report.outcome(), Outcome::Panicked { .. }), "{blocking}: {report}");
+    }
+}
+
 #[test]
 fn what_fails_while_the_pipeline_drains_is_in_the_report() {
     let runtime = paused();

@@ -71,15 +71,23 @@ pub(super) async fn from_thread<T: Send + 'static>(
 }
 
 async fn on_a_thread<T: Send + 'static>(
-    mut items: impl Iterator<Item = T> + Send + 'static,
+    items: impl Iterator<Item = T> + Send + 'static,
     put: Sender<std::thread::Result<T>>,
     progress: Option<Arc<Progress>>,
 ) {
+    let mut items = Some(items);
     loop {
         if progress.as_ref().is_some_and(|progress| !progress.asks()) {
             return;
         }
-        let next = catch_unwind(AssertUnwindSafe(|| items.next()));
+        let next = catch_unwind(AssertUnwindSafe(|| {
+            let next = items.as_mut().and_then(Iterator::next);
+            // At its end it is dropped here, for that may panic as well.
+            if next.is_none() {
+                items = None;
+            }
+            next
+        }));
         let (item, last) = match next {
             Ok(None) => return,
             Ok(Some(item)) => (Ok(item), false),
