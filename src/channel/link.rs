@@ -201,18 +201,18 @@ impl<T> Link<T> {
         false
     }
 
-    /// Room for one more, if need be by taking off what has been handed out. If there is
-    /// none, the receiving side will hear that somebody waits.
-    pub(super) fn make_room(&self, state: &mut State<T>) -> bool {
+    /// Makes room, where there is none, by taking off what has been handed out: for those
+    /// first who wait. The receiving side will hear that somebody may be waiting.
+    pub(super) fn make_room(&self, state: &mut State<T>) -> Calls {
         if state.has_room(self.capacity) {
-            return true;
+            return Calls::default();
         }
         if self.offers_each && !skip(Break::WaiterNotAnnounced) {
             state.take_off(self.takes.handed.fetch_or(1, Ordering::Acquire) / 2);
         } else {
             self.reclaim(state);
         }
-        state.has_room(self.capacity)
+        self.call_writers(state)
     }
 
     /// Whether it was closed from outside.
@@ -414,6 +414,26 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newcomer_does_not_take_the_room_for_which_another_waits() {
+        let (sender, mut receiver) = crate::channel::between(2, None);
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        let mut poll =
+            |send: &mut crate::channel::Send<'_, u8>| std::pin::Pin::new(send).poll(&mut cx);
+        let mut sends: Vec<_> = (0..2).map(|n| sender.send(n)).collect();
+        assert!(sends.iter_mut().all(|send| poll(send).is_ready()));
+        let mut first = sender.send(2);
+        assert!(poll(&mut first).is_pending());
+        let here = std::panic::Location::caller();
+        // Its room is not offered yet, and there for whoever asks.
+        assert!(
+            receiver.poll_recv(&mut std::task::Context::from_waker(Waker::noop()), here).is_ready()
+        );
+        let mut newcomer = sender.send(3);
+        assert!(poll(&mut newcomer).is_pending());
+        assert!(poll(&mut first).is_ready());
+    }
 
     #[test]
     fn the_count_of_what_was_handed_out_may_begin_anew() {

@@ -5,7 +5,7 @@
 //! 1. A [`Send`] that waits has a ticket; it gives it back when it is dropped, and
 //!    with it any room that was promised to it.
 
-use super::link::{Gauge, Link, State};
+use super::link::{Calls, Gauge, Link, State};
 use crate::rt;
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
@@ -154,12 +154,15 @@ impl<T> Send<'_, T> {
             let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
             return Poll::Ready(Err(SendError(value)));
         }
+        let mut calls = Calls::default();
         let before = match self.ticket {
-            None if self.link.make_room(&mut state) => {
-                self.put(state);
-                return Poll::Ready(Ok(()));
-            }
             None => {
+                calls = self.link.make_room(&mut state);
+                if state.has_room(self.link.capacity) {
+                    self.put(state);
+                    calls.make();
+                    return Poll::Ready(Ok(()));
+                }
                 self.ticket = Some(state.wait_to_write(waker));
                 None
             }
@@ -177,6 +180,7 @@ impl<T> Send<'_, T> {
         };
         drop(state);
         drop(before);
+        calls.make();
         if self.since.is_none() {
             self.since = Some(crate::rt::now());
         }
