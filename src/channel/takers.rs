@@ -217,7 +217,7 @@ struct Seat {
     before: usize,
     /// How many colleagues it should start: one at most.
     hire: usize,
-    /// Whether it woke somebody when it took its last item.
+    /// Whether it has woken somebody since that was asked last, and not been idle itself.
     woke: bool,
     /// Whether it went alone when it looked last. The front knows whether it still does.
     alone: bool,
@@ -252,8 +252,8 @@ impl<T: Send + 'static> Taker<T> {
         self.seat.before
     }
 
-    /// Whether it woke or hired anybody when it took its last item: they should not
-    /// have to wait for what it does with that.
+    /// Whether it woke or hired anybody when it took its last item, or before it might have
+    /// had to wait with the one before: they should not have to wait for what it does next.
     #[inline]
     pub(crate) fn woke(&mut self) -> bool {
         std::mem::take(&mut self.seat.woke)
@@ -297,6 +297,8 @@ impl<T: Send + 'static> Taker<T> {
         }
         let called = self.link.end_alone(&mut front);
         drop(front);
+        // It may find that it need not wait.
+        self.seat.woke |= called.is_some();
         rt::wake(called);
     }
 
@@ -429,7 +431,7 @@ impl<T: Send + 'static> Taker<T> {
                     front.takers += 1;
                     front.arriving += 1;
                 }
-                seat.woke = seat.hire > 0 || called.is_some() || !calls.is_empty();
+                seat.woke |= seat.hire > 0 || called.is_some() || !calls.is_empty();
                 drop(front);
                 drop(came);
                 calls.make();
@@ -463,7 +465,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(came);
                 calls.make();
                 if nothing {
-                    seat.fetched = 0;
+                    (seat.fetched, seat.woke) = (0, false);
                     probe::waits(|| Wait { what: "an item", at: made_at, of: address });
                     return Poll::Pending;
                 }

@@ -91,6 +91,15 @@ fn who_waits_calls_another_though_it_goes_alone() {
 }
 
 #[test]
+fn who_calls_another_before_it_may_have_to_wait_knows_of_it_if_it_need_not() {
+    let (mut first, _second, _sender, _calls) = one_goes_alone();
+    let _for_its_item = first.woke();
+    first.pauses();
+    assert!(first.woke());
+    assert!(!first.woke(), "once");
+}
+
+#[test]
 fn while_one_waits_who_went_alone_another_is_called_for_what_comes() {
     let (mut first, mut second, sender, calls) = one_goes_alone();
     for item in [2, 3] {
