@@ -742,12 +742,15 @@ fn when_finish_returns_every_item_has_been_dropped_whoever_drops_it() {
     }
     in_time(|| {
         let runtime = threads(2);
-        for round in 0..200 {
+        for round in 0..100 {
             let (ctx, canceller) = background().with_cancel();
             let stock = Stock::new();
             let mut results = Pipeline::from_iter(&ctx, stock.items(u64::MAX))
+                .buffer(8)
                 .map(Slow)
+                .buffer(8)
                 .stage("relay", relay)
+                .buffer(8)
                 .run();
             let thread = runtime.block_on(async {
                 assert!(results.next().await.is_some());

@@ -148,19 +148,27 @@ async fn to_yield_lets_every_ready_task_go_first() {
 #[test]
 fn a_sleep_outlives_its_runtime() {
     use std::task::{Context, Waker};
-    let mut sleep = Box::pin(rt::sleep(Duration::from_millis(20)));
-    let (ctx, _canceller) = quell::Context::background().with_timeout(Duration::from_millis(10));
-    let mut run = Box::pin(ctx.run(rt::sleep(Duration::from_secs(3600))));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(sleep.as_mut().poll(&mut cx).is_pending());
-        assert!(run.as_mut().poll(&mut cx).is_pending());
-    });
-    drop(runtime);
-    futures::executor::block_on(sleep);
-    let ended = futures::executor::block_on(run).unwrap_err();
-    assert_eq!(ended.error(), quell::ContextError::DeadlineExceeded);
+    // Where the time has passed before the runtime has seen it, nothing is shown: then a longer one.
+    for millis in [10, 100, 1_000, 10_000] {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let mut sleep = Box::pin(rt::sleep(Duration::from_millis(2 * millis)));
+        let time = Duration::from_millis(millis);
+        let (ctx, _canceller) = quell::Context::background().with_timeout(time);
+        let mut run = Box::pin(ctx.run(rt::sleep(Duration::from_secs(3600))));
+        let wait = runtime.block_on(async {
+            let mut cx = Context::from_waker(Waker::noop());
+            let sleeps = sleep.as_mut().poll(&mut cx).is_pending();
+            run.as_mut().poll(&mut cx).is_pending() && sleeps
+        });
+        drop(runtime);
+        if wait {
+            futures::executor::block_on(sleep);
+            let ended = futures::executor::block_on(run).unwrap_err();
+            assert_eq!(ended.error(), quell::ContextError::DeadlineExceeded);
+            return;
+        }
+    }
+    panic!("they never wait");
 }
 
 #[test]
