@@ -207,7 +207,8 @@ impl Group {
     /// aborts those that have not. Comes back when all have ended, and says which
     /// had to be aborted. Of two at once the shorter grace counts, and both say so.
     ///
-    /// A task that blocks its thread cannot be aborted before it awaits again.
+    /// A task that blocks its thread cannot be aborted before it awaits again. With no grace at all
+    /// every task is aborted and reported, one too that would have ended at its next poll.
     ///
     /// # Cancel safety
     ///
