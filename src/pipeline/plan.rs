@@ -454,3 +454,19 @@ impl<T> fmt::Debug for Pipeline<T> {
         f.debug_list().entries(names).finish()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_that_is_made_when_all_has_been_stopped_lets_nothing_through() {
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut plan = Plan(Pipeline::from_iter(&ctx, 0..3));
+        let engine = plan.engine();
+        canceller.cancel();
+        let (sender, _receiver) = engine.link::<u8>(0, None);
+        assert!(sender.is_closed());
+        assert_eq!(sender.put(1), Err(1));
+    }
+}

@@ -100,6 +100,50 @@ fn who_calls_another_before_it_may_have_to_wait_knows_of_it_if_it_need_not() {
 }
 
 #[test]
+fn who_goes_alone_and_has_others_go_first_goes_alone_no_more_where_that_does_not_pay() {
+    let (mut first, _second, _sender, calls) = one_goes_alone();
+    first.rests();
+    assert!(first.is_alone());
+    assert_eq!(calls.fresh(), 0);
+    first.link.takes.front.lock().pace.overdraw();
+    first.rests();
+    assert!(!first.is_alone());
+    assert_eq!(calls.fresh(), 1);
+}
+
+#[test]
+fn who_calls_a_colleague_for_what_is_left_knows_of_it() {
+    let (sender, mut first) = first(2);
+    let nobody = Waker::noop();
+    sender.put(0).unwrap();
+    assert_eq!(take(&mut first, nobody), Poll::Ready(Some(0)));
+    let mut second = first.hire().expect("nobody is left to come for the next");
+    assert!(first.woke(), "it has one hired");
+    assert_eq!(take(&mut second, nobody), Poll::Pending);
+    assert_eq!(take(&mut first, nobody), Poll::Pending);
+    // One of them is called for the first of two, and leaves the second.
+    sender.put(1).unwrap();
+    sender.put(2).unwrap();
+    assert_eq!(take(&mut first, nobody), Poll::Ready(Some(1)));
+    assert!(first.woke());
+    assert_eq!(take(&mut second, nobody), Poll::Ready(Some(2)));
+    assert!(!second.woke(), "nothing is left");
+}
+
+#[test]
+fn who_gives_room_to_a_sender_knows_of_it() {
+    let (sender, mut only) = first(1);
+    (0..4).for_each(|item| assert!(sender.put(item).is_ok()));
+    let mut waits = sender.send(4);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(std::pin::Pin::new(&mut waits).poll(&mut cx).is_pending());
+    for item in 0..4 {
+        assert_eq!(take(&mut only, Waker::noop()), Poll::Ready(Some(item)));
+        assert_eq!(only.woke(), item == 3, "room is given when as many have been taken as fit");
+    }
+}
+
+#[test]
 fn while_one_waits_who_went_alone_another_is_called_for_what_comes() {
     let (mut first, mut second, sender, calls) = one_goes_alone();
     for item in [2, 3] {
