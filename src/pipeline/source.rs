@@ -11,6 +11,7 @@ use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
 use crate::channel::Sender;
 use crate::rt::{self, Turn};
+use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use futures_core::Stream;
 use std::future::poll_fn;
@@ -117,8 +118,9 @@ impl Progress {
 
     /// The thread is about to ask for an item. False: it should not.
     fn asks(&self) -> bool {
+        let before = skip(Break::SourceLooksTooSoon) && !self.more.is_done();
         self.thread.lock().0 = true;
-        !self.more.is_done()
+        before || !self.more.is_done()
     }
 
     fn has_made_one(&self) {

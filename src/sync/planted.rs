@@ -90,6 +90,8 @@ pub enum Break {
     SecondFailureIsTheCause,
     /// A throttle that does not look at its context.
     ThrottleNotStopped,
+    /// The thread of a source looks whether it should ask for an item before it says that it does.
+    SourceLooksTooSoon,
     /// Workers that do not look at theirs.
     WorkersNotStopped,
     /// A look that finds a deadline passed does not write it down.

@@ -6,6 +6,7 @@
 
 use super::{Thing, Things, model, model_within, poll_once};
 use loom::future::block_on;
+use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use quell::channel::SendError;
 use quell::planted::{advance, finish, on_one_thread};
@@ -437,6 +438,35 @@ fn a_blocking_source_ends_with_its_pipeline() {
             let report = results.finish().await;
             assert!(report.conserved(), "{report}");
         });
+    });
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_source_that_blocks() {
+    model_within(2, || {
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let blocks = Arc::clone(&gate);
+        let items = std::iter::from_fn(move || {
+            let mut open = blocks.0.lock().unwrap();
+            while !*open {
+                open = blocks.1.wait(open).unwrap();
+            }
+            None::<Thing>
+        });
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut results = Pipeline::from_blocking_iter(&ctx, items)
+            .on_cancel(OnCancel::Drain { grace: TEN })
+            .run();
+        let other = thread::spawn(move || canceller.cancel_with("stop"));
+        block_on(async {
+            assert!(results.next().await.is_none());
+            *gate.0.lock().unwrap() = true;
+            gate.1.notify_all();
+            let report = results.finish().await;
+            assert!(matches!(report.outcome(), Outcome::Cancelled(_)), "{report}");
+        });
+        other.join().unwrap();
+        finish();
     });
 }
 

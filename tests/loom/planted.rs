@@ -155,6 +155,8 @@ caught! {
     an_end_that_is_seen_before_its_reason_is_caught:
         EndBeforeEnding by pipeline::an_error_is_known_before_its_reader_sees_the_end,
         "completed; 0 read";
+    a_source_that_looks_too_soon_is_caught:
+        SourceLooksTooSoon by pipeline::a_drain_does_not_wait_for_a_source_that_blocks, "deadlock";
     a_turn_that_is_not_passed_on_is_caught:
         TurnNotPassedOn by pipeline::results_in_order_pass_their_turn_on, "deadlock";
     what_is_left_and_not_counted_is_caught:
