@@ -820,6 +820,35 @@ mod paused {
     }
 
     #[test]
+    fn a_paused_clock_moves_for_each_of_many_threads_that_come_and_go() {
+        let runtime = runtime();
+        let handle = runtime.handle();
+        let rounds = || {
+            for round in 1..=100 {
+                let (ctx, _canceller) = {
+                    let _inside = handle.enter();
+                    Context::background().with_timeout(HOUR * round)
+                };
+                // Armed and disarmed, and armed once more.
+                ctx.wait_timeout(Duration::ZERO);
+                assert_eq!(wait(&ctx), LATE);
+            }
+        };
+        thread::scope(|scope| {
+            let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+            let all: Vec<_> = (0..3).map(|_| scope.spawn(rounds)).collect();
+            scope.spawn(move || {
+                all.into_iter().for_each(|one| one.join().unwrap());
+                drop(over);
+            });
+            runtime.block_on(is_over).unwrap_err();
+        });
+        // Those that were armed last are gone with who waited.
+        runtime.block_on(settle());
+        assert_eq!(runtime.metrics().num_alive_tasks(), 0);
+    }
+
+    #[test]
     fn a_paused_clock_that_stands_still_ends_nothing_and_is_no_reason_to_panic() {
         let runtime = runtime();
         let (ctx, canceller) =
@@ -838,6 +867,65 @@ mod paused {
         canceller.cancel();
         assert_eq!(wakes.count(), 1);
         assert_eq!(below.wait(), ContextError::Cancelled);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn alarms_that_come_and_go_around_one_that_sleeps_ring_at_their_own_instants() {
+        let start = clock();
+        let at = |when| async move {
+            let (ctx, _canceller) = Context::background().with_timeout(when);
+            assert_eq!(ctx.done().await, LATE);
+            clock() - start
+        };
+        let late = tokio::spawn(at(ms(20)));
+        settle().await;
+        // Before the one that is slept for, and after it.
+        let early = tokio::spawn(at(ms(10)));
+        let last = tokio::spawn(at(ms(30)));
+        settle().await;
+        // The first of all goes before its time: the others are none the later for it.
+        let gone = tokio::spawn(at(ms(5)));
+        settle().await;
+        gone.abort();
+        assert_eq!(early.await.unwrap(), ms(10));
+        // One that comes while the others wait on, for the instant of another.
+        let same = tokio::spawn(at(ms(10)));
+        assert_eq!((late.await.unwrap(), same.await.unwrap()), (ms(20), ms(20)));
+        assert_eq!(last.await.unwrap(), ms(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_deadlines_of_one_instant_leave_the_others_their_turns() {
+        let turns = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let all: Vec<_> = (0..1000).map(|_| Context::background().with_timeout(ms(10))).collect();
+        for (ctx, _) in &all {
+            let (turns, seen) = (Arc::clone(&turns), Arc::clone(&seen));
+            ctx.after_func(move || seen.lock().unwrap().push(turns.load(SeqCst)));
+        }
+        let other = tokio::spawn({
+            let (turns, seen) = (Arc::clone(&turns), Arc::clone(&seen));
+            async move {
+                sleep(ms(10)).await;
+                while seen.lock().unwrap().len() < 1000 {
+                    turns.fetch_add(1, SeqCst);
+                    // Behind whoever is ready; `yield_now` goes behind the timers too.
+                    let mut woken = false;
+                    std::future::poll_fn(|cx| {
+                        cx.waker().wake_by_ref();
+                        if std::mem::replace(&mut woken, true) {
+                            Poll::Ready(())
+                        } else {
+                            Poll::Pending
+                        }
+                    })
+                    .await;
+                }
+            }
+        });
+        other.await.unwrap();
+        let seen = seen.lock().unwrap();
+        assert!(seen[999] - seen[0] > 10, "the other had {} turns", seen[999] - seen[0]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -1029,6 +1117,39 @@ mod running {
                 assert_eq!(tokio::spawn(ctx.done()).await.unwrap(), LATE);
             });
         }
+    }
+
+    #[test]
+    fn on_a_runtime_that_nobody_drives_one_task_stays_however_many_come_and_go() {
+        let runtime = one_thread();
+        let tasks = || runtime.metrics().num_alive_tasks();
+        let timeout = |by| {
+            let _inside = runtime.enter();
+            Context::background().with_timeout(by)
+        };
+        let (ctx, _canceller) = timeout(HOUR);
+        for _ in 0..100 {
+            assert_eq!(ctx.wait_timeout(Duration::ZERO), None);
+        }
+        assert!(tasks() <= 1, "{} tasks of waiters that gave up", tasks());
+        for _ in 0..100 {
+            let (ctx, canceller) = timeout(HOUR);
+            ctx.after_func(|| ());
+            canceller.cancel();
+        }
+        assert!(tasks() <= 1, "{} tasks of timeouts that were cancelled", tasks());
+        let met: Vec<_> = (0..100).map(|_| timeout(ms(1))).collect();
+        let functions: Vec<_> = met.iter().map(|(ctx, _)| ctx.after_func(|| ())).collect();
+        met.iter().for_each(|(ctx, _)| assert_eq!(wait(ctx), LATE));
+        assert!(tasks() <= 1, "{} tasks of deadlines that were met", tasks());
+        drop(functions);
+        // Nothing is armed: the first turn that it gets is its last.
+        runtime.block_on(async {
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!(tasks(), 0);
     }
 
     #[test]

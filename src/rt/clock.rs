@@ -14,6 +14,8 @@
 
 #[cfg(loom)]
 use super::by_hand;
+#[cfg(all(feature = "tokio", not(loom)))]
+use super::on_tokio;
 #[cfg(not(loom))]
 use super::timer;
 #[cfg(not(loom))]
@@ -54,7 +56,7 @@ pub(crate) enum Alarm {
     #[cfg(not(loom))]
     Timer { _entry: timer::Entry },
     #[cfg(all(feature = "tokio", not(loom)))]
-    Task { _task: on_tokio::Task },
+    Hook { _hook: on_tokio::Hook, _backup: timer::Entry },
     #[cfg(all(feature = "check", not(loom)))]
     World { armed: Box<dyn Armed> },
 }
@@ -204,7 +206,7 @@ impl Clock {
         return Alarm::ByHand { _entry: by_hand::arm(at, bell) };
         #[cfg(all(feature = "tokio", not(loom)))]
         if let Some(runtime) = self.pausable() {
-            return Alarm::Task { _task: on_tokio::Task::spawn(runtime, self.clone(), at, bell) };
+            return on_tokio::arm(runtime, self.clone(), at, bell);
         }
         #[cfg(not(loom))]
         Alarm::Timer { _entry: timer::arm(self.clone(), at, Duration::ZERO, bell) }
@@ -229,109 +231,5 @@ impl Alarm {
             armed.awaited(alone);
         }
         let _ = alone;
-    }
-}
-
-/// Alarms on a runtime whose clock may be paused: a task there, because only
-/// the runtime's own timers make a paused clock move by itself; and the timer
-/// thread a little later, because nobody may be driving the runtime.
-#[cfg(all(feature = "tokio", not(loom)))]
-mod on_tokio {
-    use super::{Bell, Clock, timer};
-    use crate::sync::atomic::{AtomicUsize, Ordering};
-    use crate::sync::{Arc, Mutex};
-    use std::panic::catch_unwind;
-    use std::time::{Duration, Instant};
-    use tokio::runtime::{Handle, Id};
-    use tokio::task::AbortHandle;
-
-    /// How long the timer thread leaves it to the runtime.
-    const GRACE: Duration = Duration::from_millis(10);
-
-    /// Runtimes that have turned out to have no timers.
-    static WITHOUT_TIMERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
-    /// Nonzero once there is one: few programs have any, and take no lock to know.
-    static ANY: AtomicUsize = AtomicUsize::new(0);
-
-    pub(super) fn is_without_timers(runtime: Id) -> bool {
-        // Relaxed: who sees it late tries, as the first one did.
-        ANY.load(Ordering::Relaxed) != 0 && WITHOUT_TIMERS.lock().contains(&runtime)
-    }
-
-    pub(super) fn note_without_timers(runtime: Id) {
-        let mut all = WITHOUT_TIMERS.lock();
-        if !all.contains(&runtime) {
-            all.push(runtime);
-        }
-        // Relaxed: see above.
-        ANY.store(1, Ordering::Relaxed);
-    }
-
-    #[derive(Debug)]
-    pub(crate) struct Task {
-        hook: Arc<Hook>,
-        task: Option<AbortHandle>,
-        _backup: timer::Entry,
-    }
-
-    /// Where the bell hangs until one of the two takes it.
-    struct Hook(Mutex<Option<Bell>>);
-
-    impl std::fmt::Debug for Hook {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str(if self.0.lock().is_some() { "armed" } else { "over" })
-        }
-    }
-
-    impl Hook {
-        fn take(&self) -> Option<Bell> {
-            self.0.lock().take()
-        }
-    }
-
-    impl Task {
-        pub(super) fn spawn(runtime: &Handle, clock: Clock, at: Instant, bell: Bell) -> Self {
-            let hook = Arc::new(Hook(Mutex::new(Some(bell))));
-            let backup = Arc::clone(&hook);
-            let backup = Box::new(move || backup.take().and_then(|bell| bell()));
-            let backup = timer::arm(clock, at, GRACE, backup);
-            let id = runtime.id();
-            let task = (!is_without_timers(id)).then(|| {
-                let hook = Arc::clone(&hook);
-                let task = runtime.spawn(async move {
-                    if until(at).await {
-                        if let Some(work) = hook.take().and_then(|bell| bell()) {
-                            work();
-                        }
-                    } else {
-                        note_without_timers(id);
-                    }
-                });
-                task.abort_handle()
-            });
-            Task { hook, task, _backup: backup }
-        }
-    }
-
-    impl Drop for Task {
-        fn drop(&mut self) {
-            drop(self.hook.take());
-            if let Some(task) = &self.task {
-                task.abort();
-            }
-        }
-    }
-
-    /// Comes back at this time. False: this runtime has no timers. There is no
-    /// way to ask for them but to try; tokio then panics and says how to enable
-    /// them, which is caught here, once for each runtime.
-    async fn until(at: Instant) -> bool {
-        while tokio::time::Instant::now().into_std() < at {
-            let Ok(sleep) = catch_unwind(|| tokio::time::sleep_until(at.into())) else {
-                return false;
-            };
-            sleep.await;
-        }
-        true
     }
 }

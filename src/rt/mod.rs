@@ -35,6 +35,7 @@
 //! | `probe` | what a task that is waiting waits for |
 //! | `world` | how a checker takes the runtime's place |
 //! | `clock` | whose time it is, and alarms on it |
+//! | `on_tokio` | alarms on a runtime whose clock may be paused: one task there |
 //! | `timer` | the one thread that rings where no runtime does |
 //! | `runner` | the threads that run users' functions for it |
 //! | `by_hand` | the clock of the models |
@@ -46,6 +47,8 @@ pub(crate) mod by_hand;
 #[cfg(loom)]
 pub(crate) mod by_thread;
 mod clock;
+#[cfg(all(feature = "tokio", not(loom)))]
+mod on_tokio;
 pub(crate) mod probe;
 #[cfg(not(loom))]
 mod runner;

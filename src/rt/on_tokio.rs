@@ -1,0 +1,313 @@
+//! Alarms on a runtime whose clock may be paused: one task there, the keeper, rings
+//! them all.
+//!
+//! It is a task because only the runtime's own timers make a paused clock move by
+//! itself. The timer thread knows of each alarm as well, and comes a little later:
+//! nobody may be driving the runtime, it may be busy, or have shut down.
+//!
+//! # Invariants
+//!
+//! 1. A bell hangs here from [`arm`] until one takes it: the keeper or the timer
+//!    thread, to ring it, or its [`Hook`], to drop it.
+//! 2. A runtime has one keeper at the most, however many alarms come and go, driven or
+//!    not. It is noted here before it is spawned, until it ends or is dropped with its
+//!    runtime. It ends when it finds no bell.
+//! 3. A keeper that is awake looks at the bells once more before it sleeps. One that is
+//!    asleep sleeps no longer than until the first of them; whoever hangs one before
+//!    that, or takes the last, wakes it. It may sleep less long, for a bell that has
+//!    been taken since: to wake it each time would cost more than one turn for nothing.
+//! 4. Bells ring and are dropped, tasks are spawned and woken, without the lock: a
+//!    runtime that has shut down drops a new task at once.
+
+#![allow(clippy::disallowed_methods, reason = "the right door")]
+
+use super::clock::{Alarm, Bell, Clock};
+use super::timer;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use pin_project_lite::pin_project;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Id};
+
+/// How long the timer thread leaves it to the runtime.
+const GRACE: Duration = Duration::from_millis(10);
+
+/// So many bells ring before other tasks have their turn: users' functions may run with them.
+const TURN: usize = 8;
+
+/// Runtimes that have turned out to have no timers.
+static WITHOUT_TIMERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+/// Nonzero once there is one: few programs have any, and take no lock to know.
+static ANY: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) fn is_without_timers(runtime: Id) -> bool {
+    // Relaxed: who sees it late tries, as the first one did.
+    ANY.load(Ordering::Relaxed) != 0 && WITHOUT_TIMERS.lock().contains(&runtime)
+}
+
+pub(super) fn note_without_timers(runtime: Id) {
+    let mut all = WITHOUT_TIMERS.lock();
+    if !all.contains(&runtime) {
+        all.push(runtime);
+    }
+    // Relaxed: see above.
+    ANY.store(1, Ordering::Relaxed);
+}
+
+static DESK: Mutex<Desk> = Mutex::new(Desk { runtimes: Vec::new(), next: 0 });
+
+struct Desk {
+    /// Those on which something is armed or a keeper is left: mostly one, or one a core.
+    runtimes: Vec<Runtime>,
+    next: u64,
+}
+
+struct Runtime {
+    id: Id,
+    bells: BTreeMap<Key, Bell>,
+    keeper: Keeper,
+}
+
+/// When; then, for bells of one instant, which came first.
+type Key = (Instant, u64);
+
+enum Keeper {
+    Nobody,
+    Awake,
+    Asleep { until: Instant, waker: Waker },
+}
+
+/// What a keeper has to do next.
+enum Next {
+    Ring(Bell),
+    Sleep(Instant),
+    End,
+}
+
+impl Desk {
+    fn find(&mut self, id: Id) -> Option<usize> {
+        self.runtimes.iter().position(|runtime| runtime.id == id)
+    }
+
+    fn find_or_add(&mut self, id: Id) -> &mut Runtime {
+        let index = self.find(id).unwrap_or_else(|| {
+            self.runtimes.push(Runtime { id, bells: BTreeMap::new(), keeper: Keeper::Nobody });
+            self.runtimes.len() - 1
+        });
+        &mut self.runtimes[index]
+    }
+
+    /// Forgets a runtime of which nothing is left here.
+    fn tidy(&mut self, index: usize) {
+        let runtime = &self.runtimes[index];
+        if runtime.bells.is_empty() && matches!(runtime.keeper, Keeper::Nobody) {
+            self.runtimes.swap_remove(index);
+        }
+    }
+
+    /// The bell, if it still hangs, and whom to wake.
+    fn take(&mut self, id: Id, key: Key) -> Option<(Bell, Option<Waker>)> {
+        let index = self.find(id)?;
+        let runtime = &mut self.runtimes[index];
+        let bell = runtime.bells.remove(&key)?;
+        let waker = if runtime.bells.is_empty() { runtime.wake() } else { None };
+        self.tidy(index);
+        Some((bell, waker))
+    }
+
+    fn next(&mut self, id: Id, now: Instant) -> Next {
+        let index = self.find(id).expect("it has a keeper");
+        let runtime = &mut self.runtimes[index];
+        match runtime.bells.first_entry() {
+            Some(first) if first.key().0 <= now => Next::Ring(first.remove()),
+            Some(first) => Next::Sleep(first.key().0),
+            None => {
+                self.leave(index);
+                Next::End
+            }
+        }
+    }
+
+    /// The keeper sleeps until then, unless it has to look again: then it gets its waker
+    /// back.
+    fn sleep(&mut self, id: Id, until: Instant, waker: Waker) -> Result<(), Waker> {
+        let index = self.find(id).expect("it has a keeper");
+        let runtime = &mut self.runtimes[index];
+        match runtime.bells.first_key_value() {
+            Some((&(first, _), _)) if until <= first => {
+                runtime.keeper = Keeper::Asleep { until, waker };
+                Ok(())
+            }
+            _ => Err(waker),
+        }
+    }
+
+    /// The keeper is no more. Its waker is not the last to hold it: it is just being polled,
+    /// or dropped.
+    fn leave(&mut self, index: usize) {
+        self.runtimes[index].keeper = Keeper::Nobody;
+        self.tidy(index);
+    }
+}
+
+impl Runtime {
+    /// Whom to wake, if the keeper is asleep.
+    fn wake(&mut self) -> Option<Waker> {
+        if !matches!(self.keeper, Keeper::Asleep { .. }) {
+            return None;
+        }
+        match std::mem::replace(&mut self.keeper, Keeper::Awake) {
+            Keeper::Asleep { waker, .. } => Some(waker),
+            Keeper::Nobody | Keeper::Awake => unreachable!("it is asleep"),
+        }
+    }
+}
+
+/// Where a bell hangs; dropping it takes the bell down.
+#[derive(Debug)]
+pub(crate) struct Hook {
+    runtime: Id,
+    key: Key,
+}
+
+/// See [`Clock::arm`].
+pub(super) fn arm(runtime: &Handle, clock: Clock, at: Instant, bell: Bell) -> Alarm {
+    let id = runtime.id();
+    if is_without_timers(id) {
+        return Alarm::Timer { _entry: timer::arm(clock, at, Duration::ZERO, bell) };
+    }
+    let hook = Hook::hang(runtime, at, bell);
+    let key = hook.key;
+    let backup = Box::new(move || take(id, key).and_then(|bell| bell()));
+    Alarm::Hook { _hook: hook, _backup: timer::arm(clock, at, GRACE, backup) }
+}
+
+impl Hook {
+    fn hang(runtime: &Handle, at: Instant, bell: Bell) -> Hook {
+        let id = runtime.id();
+        let mut desk = DESK.lock();
+        let key = (at, desk.next);
+        desk.next += 1;
+        let here = desk.find_or_add(id);
+        here.bells.insert(key, bell);
+        let hook = Hook { runtime: id, key };
+        match here.keeper {
+            Keeper::Nobody => {
+                here.keeper = Keeper::Awake;
+                drop(desk);
+                drop(runtime.spawn(Task { runtime: id, sleep: None, left: false }));
+            }
+            Keeper::Asleep { until, .. } if at < until => {
+                let waker = here.wake();
+                drop(desk);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            Keeper::Asleep { .. } | Keeper::Awake => {}
+        }
+        hook
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        drop(take(self.runtime, self.key));
+    }
+}
+
+fn take(runtime: Id, key: Key) -> Option<Bell> {
+    let taken = DESK.lock().take(runtime, key);
+    let (bell, waker) = taken?;
+    waker.into_iter().for_each(Waker::wake);
+    Some(bell)
+}
+
+pin_project! {
+    /// The keeper.
+    struct Task {
+        runtime: Id,
+        // Made when it is first needed: a runtime may have no timers.
+        #[pin]
+        sleep: Option<tokio::time::Sleep>,
+        // It is no longer noted here, and there may be another.
+        left: bool,
+    }
+
+    impl PinnedDrop for Task {
+        fn drop(this: Pin<&mut Self>) {
+            if this.left {
+                return;
+            }
+            let mut desk = DESK.lock();
+            let index = desk.find(this.runtime).expect("it has a keeper");
+            desk.leave(index);
+        }
+    }
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let id = *this.runtime;
+        let mut rung = 0;
+        loop {
+            let now = tokio::time::Instant::now().into_std();
+            let next = DESK.lock().next(id, now);
+            let at = match next {
+                Next::Ring(bell) => {
+                    ring(bell);
+                    rung += 1;
+                    if rung == TURN {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    continue;
+                }
+                Next::Sleep(at) => at,
+                Next::End => {
+                    *this.left = true;
+                    return Poll::Ready(());
+                }
+            };
+            match this.sleep.as_mut().as_pin_mut() {
+                Some(sleep) if sleep.deadline().into_std() == at => {}
+                Some(sleep) => sleep.reset(at.into()),
+                // There is no way to ask whether there are timers but to try: tokio panics, and
+                // says how to enable them.
+                None => match catch_unwind(|| tokio::time::sleep_until(at.into())) {
+                    Ok(sleep) => this.sleep.set(Some(sleep)),
+                    Err(_without_timers) => {
+                        note_without_timers(id);
+                        return Poll::Ready(());
+                    }
+                },
+            }
+            let sleep = this.sleep.as_mut().as_pin_mut().expect("just made");
+            if sleep.poll(cx).is_pending() {
+                let waker = cx.waker().clone();
+                let slept = DESK.lock().sleep(id, at, waker);
+                if slept.is_ok() {
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+/// Rings, and runs what is the user's. A panic in a waker must not end the task that all
+/// deadlines of the runtime hang on.
+fn ring(bell: Bell) {
+    let rung = catch_unwind(AssertUnwindSafe(|| {
+        if let Some(work) = bell() {
+            work();
+        }
+    }));
+    if let Err(payload) = rung {
+        drop(super::panic_words(payload));
+    }
+}
