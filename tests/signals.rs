@@ -46,6 +46,17 @@ fn play(role: &str) {
             println!("waiting");
             println!("{:?}", told.recv().unwrap());
         }
+        "a function waits for the second" => {
+            let (tell, told) = mpsc::channel();
+            ctx.after_func(move || {
+                let (again, _canceller) = signal::interrupt(&Context::background());
+                println!("hurry me");
+                again.wait_timeout(Duration::from_secs(10));
+                tell.send(again.cause()).unwrap();
+            });
+            println!("waiting");
+            println!("{}", told.recv().unwrap().expect("the second signal came"));
+        }
         _ => unreachable!(),
     }
 }
@@ -144,5 +155,16 @@ fn a_signal_ends_every_context_before_any_function_at_the_end_of_one_runs() {
     child.until("waiting");
     child.send("-INT");
     child.until("Some(Cancelled)");
+    assert!(child.end().success());
+}
+
+#[test]
+fn a_function_at_the_end_of_one_context_may_wait_for_the_signal_that_ends_the_next() {
+    let mut child = Played::start("a function waits for the second");
+    child.until("waiting");
+    child.send("-INT");
+    child.until("hurry me");
+    child.send("-TERM");
+    child.until("interrupted by SIGTERM");
     assert!(child.end().success());
 }

@@ -417,8 +417,8 @@ impl Context {
 
     /// Has `f` run, once, when this context ends: on the thread that ends it,
     /// or, for a deadline, on the runtime that kept the time or on a thread for
-    /// the purpose. Once it has ended: here and now, before this returns, so hold
-    /// no lock that `f` takes.
+    /// the purpose; for a signal, on such a thread. Once it has ended: here and
+    /// now, before this returns, so hold no lock that `f` takes.
     ///
     /// A panic in `f` is caught. `f` may do anything with any context. Until it
     /// has run or was stopped it keeps this context alive. On a context that

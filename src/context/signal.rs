@@ -6,6 +6,8 @@
 //!    a signal does what it would do without quell. The handler itself sets it,
 //!    so a second signal ends the process however busy or stuck it is.
 //! 2. A context is in the list from [`interrupt`] until it ends.
+//! 3. The thread that hears of signals runs no functions at the end of a context and drops
+//!    nothing that one holds: those may wait for the next signal.
 
 #![allow(clippy::disallowed_types, reason = "made once, for no model to see")]
 
@@ -13,6 +15,7 @@ use super::cause::Cause;
 use super::harvest::{Harvest, quietly};
 use super::scope::Scope;
 use super::{Canceller, Context, ContextError};
+use crate::rt::{self, Clock};
 use crate::sync::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, iterator::Signals};
@@ -59,6 +62,10 @@ impl std::error::Error for Interrupted {}
 ///
 /// Once the context has ended otherwise, and no other one waits, signals act as
 /// by default again. Unix only.
+///
+/// Functions at the end of the context run on a thread for the purpose, outside of any
+/// runtime, and may wait for a signal that ends another context. A waker is woken on the
+/// thread that hears of signals: one that blocks keeps the next from being heard.
 ///
 /// ```no_run
 /// use quell::{Context, signal};
@@ -132,7 +139,7 @@ impl Watch {
     }
 
     /// Ends everything that is waiting, and then tells of it: no function at the end of one
-    /// context holds up another.
+    /// context holds up another, or the next signal.
     fn tell(&self, interrupted: Interrupted) {
         let all: Vec<_> = {
             let waiting = self.waiting.lock();
@@ -146,8 +153,16 @@ impl Watch {
             let found = scope.and_then(|scope| Scope::cancel(scope, cause));
             harvest.join(found.unwrap_or_default());
         }
-        harvest.run();
-        // What the contexts hold may be dropped here: the user's code.
-        all.into_iter().for_each(|waiting| quietly(move || drop(waiting)));
+        let rest = harvest.wake_and_leave_the_rest();
+        // Invariant 3. What the contexts hold may be dropped there: the user's code.
+        rt::leave_to_crew(
+            Clock::system(),
+            Box::new(move || {
+                if let Some(rest) = rest {
+                    rest();
+                }
+                all.into_iter().for_each(|waiting| quietly(move || drop(waiting)));
+            }),
+        );
     }
 }

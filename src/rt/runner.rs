@@ -1,7 +1,8 @@
-//! The threads that run users' functions for the timer thread.
+//! The threads that run users' functions for the timer thread, and for the one that hears
+//! of signals.
 //!
-//! An after-function may block for as long as it likes; no deadline waits for
-//! it. A thread is started when there is none idle and goes when it has been
+//! An after-function may block for as long as it likes; no deadline and no signal
+//! waits for it. A thread is started when there is none idle and goes when it has been
 //! idle for a while.
 //!
 //! # Invariants
@@ -40,7 +41,7 @@ struct Crew {
 }
 
 /// Runs `work` on a thread of the crew, inside the runtime its clock is of.
-pub(super) fn run(clock: Clock, work: Work) {
+pub(crate) fn run(clock: Clock, work: Work) {
     let mut crew = RUNNER.crew.lock();
     crew.jobs.push_back((clock, work));
     if crew.jobs.len() <= crew.idle || crew.threads == MOST_THREADS {
