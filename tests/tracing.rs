@@ -3,7 +3,8 @@
 
 use quell::Context;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -94,4 +95,30 @@ fn a_deadline_is_reported_once_however_many_look() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     let wanted = "error=context deadline exceeded; cause=too slow";
     assert!(lines[0].contains(wanted), "{lines:?}");
+}
+
+/// Tells the thread on which it is displayed.
+#[derive(Debug)]
+struct Slow(mpsc::Sender<Option<String>>);
+
+impl std::fmt::Display for Slow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let _ = self.0.send(thread::current().name().map(str::to_string));
+        f.write_str("slow")
+    }
+}
+
+impl std::error::Error for Slow {}
+
+#[test]
+fn a_deadlines_event_is_not_told_on_the_timer_thread_where_it_would_delay_the_others() {
+    // For every thread; those of the other tests have their own.
+    tracing::subscriber::set_global_default(Lines::default()).unwrap();
+    let (tell, told) = mpsc::channel();
+    let (ctx, _canceller) =
+        Context::background().with_timeout_cause(Duration::from_millis(1), Slow(tell));
+    // A look from here would tell it from here.
+    ctx.after_func(|| ());
+    let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_ne!(told.as_deref(), Some("quell-timer"));
 }

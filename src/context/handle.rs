@@ -287,6 +287,10 @@ impl Context {
 impl Context {
     /// A future that is ready when this context ends. It owns what it needs,
     /// and keeps the context alive.
+    ///
+    /// Its waker is woken on the thread that ends the context; at a deadline, on
+    /// the runtime that kept the time or on the one thread that keeps all the others:
+    /// one that blocks there delays them. An executor's does not block.
     #[track_caller]
     pub fn done(&self) -> Done {
         self.looked();

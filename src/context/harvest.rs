@@ -6,7 +6,8 @@
 //! 2. Wakers come before events and functions, and quell's own functions before the
 //!    users': nobody waits to be woken, and no pipeline to be stopped, for somebody
 //!    else's code. A token comes after quell's own, for what it wakes may be a context
-//!    with functions of its own; and where those may not run, neither is it cancelled.
+//!    with functions of its own; and where those may not run, neither is it cancelled,
+//!    and no event told: subscribers, and how a cause displays itself, are the users'.
 //! 3. A panic in one of them is caught and keeps no other from being told.
 
 use super::after::Func;
@@ -78,20 +79,28 @@ impl Harvest {
     }
 
     pub(super) fn report(&mut self, ended: &Cause) {
-        if cfg!(feature = "tracing") {
+        if super::trace::is_heard() {
             self.ended.push(ended.clone());
         }
     }
 
     /// Tells everybody, on this thread.
     pub(super) fn run(mut self) {
-        self.wake().make();
+        let calls = self.wake();
+        tell_events(std::mem::take(&mut self.ended));
+        calls.make();
     }
 
     /// Wakes everybody, and leaves what may take its time to another thread.
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<crate::rt::Work> {
         let calls = self.wake();
-        (!calls.is_empty()).then(|| Box::new(move || calls.make()) as crate::rt::Work)
+        let ended = std::mem::take(&mut self.ended);
+        (!ended.is_empty() || !calls.is_empty()).then(|| {
+            Box::new(move || {
+                tell_events(ended);
+                calls.make();
+            }) as crate::rt::Work
+        })
     }
 
     fn wake(&mut self) -> Calls {
@@ -106,13 +115,16 @@ impl Harvest {
         for waker in self.wakers.drain(..) {
             quietly(|| waker.wake());
         }
-        for cause in self.ended.drain(..) {
-            super::trace::ended(cause.seen());
-        }
         if let Some(late) = self.late.take() {
             quietly(|| drop(late));
         }
         std::mem::take(&mut self.calls)
+    }
+}
+
+fn tell_events(ended: Vec<Cause>) {
+    for cause in ended {
+        super::trace::ended(cause.seen());
     }
 }
 

@@ -2,6 +2,15 @@
 
 use super::cause::Seen;
 
+/// Whether anybody hears of it, for all that can be known without asking a subscriber.
+#[inline]
+pub(super) fn is_heard() -> bool {
+    #[cfg(feature = "tracing")]
+    return tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG;
+    #[cfg(not(feature = "tracing"))]
+    false
+}
+
 /// Reports the end of a context that was cancelled, or whose own deadline has
 /// passed. Contexts that end with it are not reported: one event a cause.
 #[inline]
