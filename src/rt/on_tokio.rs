@@ -27,7 +27,7 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use pin_project_lite::pin_project;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -204,7 +204,7 @@ impl Hook {
             Keeper::Asleep { until, .. } if at < until => {
                 let waker = here.wake();
                 drop(desk);
-                waker.into_iter().for_each(Waker::wake);
+                super::wake(waker);
             }
             Keeper::Asleep { .. } | Keeper::Awake => {}
         }
@@ -221,7 +221,7 @@ impl Drop for Hook {
 fn take(runtime: Id, key: Key) -> Option<Bell> {
     let taken = DESK.lock().take(runtime, key);
     let (bell, waker) = taken?;
-    waker.into_iter().for_each(Waker::wake);
+    super::wake(waker);
     Some(bell)
 }
 
@@ -302,12 +302,9 @@ impl Future for Task {
 /// Rings, and runs what is the user's. A panic in a waker must not end the task that all
 /// deadlines of the runtime hang on.
 fn ring(bell: Bell) {
-    let rung = catch_unwind(AssertUnwindSafe(|| {
+    super::undisturbed(|| {
         if let Some(work) = bell() {
             work();
         }
-    }));
-    if let Err(payload) = rung {
-        drop(super::panic_words(payload));
-    }
+    });
 }
