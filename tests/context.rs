@@ -2258,6 +2258,168 @@ fn a_chain_of_a_million_after_functions_all_run() {
 }
 
 #[test]
+fn a_million_functions_each_of_which_ends_the_next_context_all_run() {
+    on_a_small_stack(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let (mut last, first) = Context::background().with_cancel();
+        for _ in 0..MILLION {
+            let (next, canceller) = Context::background().with_cancel();
+            let count = counting(&ran);
+            last.after_func(move || {
+                canceller.cancel();
+                count();
+            });
+            last = next;
+        }
+        first.cancel();
+        assert!(last.is_done());
+        assert_eq!(ran.load(SeqCst), MILLION);
+        assert_eq!(Arc::strong_count(&ran), 1);
+    });
+}
+
+#[test]
+fn a_million_wakers_each_of_which_ends_the_next_context_are_all_woken() {
+    struct Ends(Canceller, Arc<AtomicUsize>);
+    impl Wake for Ends {
+        fn wake(self: Arc<Self>) {
+            self.0.cancel();
+            self.1.fetch_add(1, SeqCst);
+        }
+    }
+    on_a_small_stack(|| {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let (mut last, first) = Context::background().with_cancel();
+        let mut waiting = Vec::with_capacity(MILLION);
+        for _ in 0..MILLION {
+            let (next, canceller) = Context::background().with_cancel();
+            let mut done = last.done();
+            assert!(poll(&mut done, &Arc::new(Ends(canceller, Arc::clone(&woken)))).is_pending());
+            waiting.push(done);
+            last = next;
+        }
+        first.cancel();
+        assert!(last.is_done());
+        assert_eq!(woken.load(SeqCst), MILLION);
+    });
+}
+
+#[test]
+#[cfg(feature = "tokio-util")]
+fn two_hundred_thousand_contexts_each_of_which_ends_the_next_by_a_token_all_end() {
+    on_a_small_stack(|| {
+        let (first, canceller) = Context::background().with_cancel();
+        let mut all = vec![first];
+        for _ in 0..MILLION / 5 {
+            let (next, canceller) = Context::background().with_token(&all[all.len() - 1].token());
+            canceller.detach();
+            all.push(next);
+        }
+        canceller.cancel();
+        assert!(all.iter().all(Context::is_done));
+    });
+}
+
+/// Does `work` inside as many functions, each of which ends the context of the next.
+fn inside_functions(depth: usize, work: impl FnOnce() + Send + 'static) {
+    let mut work: Box<dyn FnOnce() + Send> = Box::new(work);
+    for _ in 0..depth {
+        let (ctx, canceller) = Context::background().with_cancel();
+        ctx.after_func(work);
+        work = Box::new(move || canceller.cancel());
+    }
+    work();
+}
+
+#[test]
+fn a_cancel_inside_a_few_functions_has_run_its_own_when_it_returns() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = counting(&ran);
+    inside_functions(60, {
+        let ran = Arc::clone(&ran);
+        move || {
+            let (ctx, canceller) = Context::background().with_cancel();
+            ctx.after_func(count);
+            canceller.cancel();
+            assert_eq!(ran.fetch_add(1, SeqCst), 1);
+        }
+    });
+    assert_eq!(ran.load(SeqCst), 2, "the assertion in the function did not hold");
+}
+
+#[test]
+fn a_cancel_inside_very_many_functions_has_woken_whoever_waits_when_it_returns() {
+    let all_is_well = Arc::new(AtomicBool::new(false));
+    inside_functions(1000, {
+        let all_is_well = Arc::clone(&all_is_well);
+        move || {
+            let (ctx, canceller) = Context::background().with_cancel();
+            let wakes = Wakes::new();
+            let _done = waiting(&ctx, &wakes);
+            canceller.cancel();
+            all_is_well.store(ctx.is_done() && wakes.count() == 1, SeqCst);
+        }
+    });
+    assert!(all_is_well.load(SeqCst));
+}
+
+#[test]
+fn a_function_that_waits_inside_very_many_is_stopped_by_whoever_waits_for_its_end() {
+    // At any depth: it has run, or never will.
+    for depth in [10, 63, 64, 65, 100, 1000] {
+        let (ran, stopped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let count = counting(&ran);
+        inside_functions(depth, {
+            let stopped = Arc::clone(&stopped);
+            move || {
+                let (ctx, canceller) = Context::background().with_cancel();
+                let function = ctx.after_func(count);
+                canceller.cancel();
+                stopped.fetch_add(function.stop_and_wait().into(), SeqCst);
+            }
+        });
+        assert_eq!(ran.load(SeqCst) + stopped.load(SeqCst), 1, "{depth} deep");
+    }
+}
+
+#[test]
+fn a_panic_inside_very_many_functions_stops_no_other() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counts: Vec<_> = (0..3).map(|_| counting(&ran)).collect();
+    inside_functions(1000, move || {
+        for count in counts {
+            let (ctx, canceller) = Context::background().with_cancel();
+            ctx.after_func(|| panic!("in the midst of it"));
+            ctx.after_func(count);
+            canceller.cancel();
+        }
+        panic!("in the last");
+    });
+    assert_eq!(ran.load(SeqCst), 3);
+}
+
+#[test]
+fn functions_inside_very_many_run_in_the_last_moments_of_a_thread() {
+    struct Last(Canceller);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            self.0.cancel();
+        }
+    }
+    thread_local!(static KEPT: Cell<Option<Last>> = const { Cell::new(None) });
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = counting(&ran);
+    thread::spawn(move || {
+        let (ctx, canceller) = Context::background().with_cancel();
+        ctx.after_func(move || inside_functions(1000, count));
+        KEPT.set(Some(Last(canceller)));
+    })
+    .join()
+    .unwrap();
+    assert_eq!(ran.load(SeqCst), 1);
+}
+
+#[test]
 fn a_chain_of_a_million_values_is_looked_through_and_dropped() {
     on_a_small_stack(|| {
         let (root, canceller) = Context::background().with_entry(&RED, 1).with_cancel();

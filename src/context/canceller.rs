@@ -60,6 +60,10 @@ impl Canceller {
     /// every question to any of them is answered "done". If this call was the
     /// one that ended it, everyone who waits has been woken and all
     /// after-functions have run, on this thread.
+    ///
+    /// Inside a waker or an after-function only the marking is promised: deep inside, where
+    /// one ends the context of the next, and so on, the rest comes before the outermost call
+    /// returns.
     #[track_caller]
     pub fn cancel(&self) {
         self.cancel_at(Location::caller());

@@ -9,6 +9,8 @@
 //!    with functions of its own; and where those may not run, neither is it cancelled,
 //!    and no event told: subscribers, and how a cause displays itself, are the users'.
 //! 3. A panic in one of them is caught and keeps no other from being told.
+//! 4. Ends inside many others are told of before the outermost has been (`nested`); those
+//!    who wait, and quell's own functions, are held up the last.
 
 use super::after::Func;
 use super::cause::Cause;
@@ -44,8 +46,7 @@ impl Harvest {
     /// Takes all of a list in which there are no children, unless it has one: those that
     /// come later are told later.
     pub(super) fn takes_all(&mut self, list: &mut Slab<Member>) -> bool {
-        let nobody = self.wakers.is_empty() && self.calls.is_empty();
-        let is_first = nobody && self.first.is_empty();
+        let is_first = self.is_empty();
         if is_first {
             std::mem::swap(&mut self.first, list);
         }
@@ -85,10 +86,32 @@ impl Harvest {
     }
 
     /// Tells everybody, on this thread.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(self) {
+        #[cfg(not(loom))]
+        if !self.is_empty() {
+            return super::nested::tell(self);
+        }
+        self.tell();
+    }
+
+    /// The same, however many ends this one is inside of.
+    pub(super) fn tell(mut self) {
         let calls = self.wake();
         tell_events(std::mem::take(&mut self.ended));
         calls.make();
+    }
+
+    /// Tells those who are never kept waiting for somebody else's code, and gives back the rest.
+    #[cfg(not(loom))]
+    pub(super) fn tell_those_who_wait(mut self) -> Harvest {
+        let mut calls = self.wake();
+        calls.make_ours();
+        Harvest { calls, ended: std::mem::take(&mut self.ended), ..Harvest::default() }
+    }
+
+    /// Whether nobody is to be told.
+    fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.wakers.is_empty() && self.calls.is_empty()
     }
 
     /// Wakes everybody, and leaves what may take its time to another thread.
@@ -144,11 +167,15 @@ impl Calls {
         self.users.extend(later.users);
     }
 
-    /// Runs the functions, and drops what they kept.
-    fn make(self) {
-        for func in self.ours {
+    fn make_ours(&mut self) {
+        for func in self.ours.drain(..) {
             quietly(|| func.run());
         }
+    }
+
+    /// Runs the functions, and drops what they kept.
+    fn make(mut self) {
+        self.make_ours();
         #[cfg(all(feature = "tokio-util", not(loom)))]
         for token in self.tokens {
             quietly(|| token.cancel());

@@ -8,6 +8,7 @@
 //! | `fate` | what becomes of a branch, in one word |
 //! | `scope` | what a parent knows of its children; how an end spreads |
 //! | `harvest` | who is told of it, after all locks |
+//! | `nested` | ends inside ends, on a stack that is not endless |
 //! | `cause` | error and cause |
 //! | `values` | values in constant time |
 //! | `after` | functions that run at the end |
@@ -26,6 +27,8 @@ mod fate;
 mod handle;
 mod harvest;
 mod layer;
+#[cfg(not(loom))]
+mod nested;
 mod purse;
 mod run;
 mod scope;

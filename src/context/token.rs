@@ -30,9 +30,6 @@ impl Context {
     /// returned. Its cause then reads `context canceled` and has no origin: the
     /// token does not know one.
     ///
-    /// A context ends its tokens, and a token its contexts, one call inside the other: thousands
-    /// of them in one chain need a stack for it.
-    ///
     /// ```
     /// # use quell::Context;
     /// # use tokio_util::sync::CancellationToken;
