@@ -2612,9 +2612,32 @@ fn the_tree_draws_the_live_subtree_with_the_lines_that_made_it() {
     drop(crowd);
     assert_eq!(root.tree().len(), 2);
     assert_eq!(first.tree().len(), 1);
-    assert_eq!(first.with_value(1).tree().len(), 1, "a value is no context of its own");
     assert!(ended.tree().is_empty());
     assert!(ended.tree().to_string().contains(PLAIN), "{}", ended.tree());
+}
+
+#[test]
+fn the_tree_of_a_value_shows_what_is_below_the_value_and_the_context_that_it_is_of() {
+    let (_elsewhere, _e) = Context::background().with_cancel();
+    let of_the_background = Context::background().with_value(UserId(1));
+    assert!(of_the_background.tree().is_empty(), "{}", of_the_background.tree());
+    assert_eq!(of_the_background.tree().to_string(), "background");
+
+    let (root, _r) = Context::background().with_cancel();
+    let (one, two) = (root.with_value(UserId(1)), root.with_value(UserId(2)));
+    let (_beside, _b) = root.with_cancel();
+    let (below, _c) = two.with_value(1_u8).with_cancel();
+    let (_further, _d) = below.with_cancel();
+    assert!(one.tree().is_empty(), "{}", one.tree());
+    assert_eq!((two.tree().len(), root.tree().len()), (2, 3));
+    assert!(two.tree().to_string().starts_with(root.tree().to_string().lines().next().unwrap()));
+    // A value below one that is cut off, and what is below both.
+    let cut = two.without_cancel().with_value(2_u8);
+    let (_goes_on, _g) = cut.with_value(3_u8).with_cancel();
+    assert_eq!(cut.tree().len(), 1);
+    assert!(!cut.tree().to_string().contains("without_cancel →"), "{}", cut.tree());
+    assert_eq!(two.tree().len(), 3);
+    assert!(two.tree().to_string().contains("without_cancel → cancel"), "{}", two.tree());
 }
 
 #[test]

@@ -38,11 +38,7 @@ struct Node {
 }
 
 impl Tree {
-    pub(super) fn of(mut root: Option<Ref<'_, Line>>) -> Tree {
-        // A value is no context of its own.
-        while let Some(layer) = root.filter(|root| matches!(root.layer(), Layer::Value { .. })) {
-            root = layer.parent();
-        }
+    pub(super) fn of(root: Option<Ref<'_, Line>>) -> Tree {
         let root_address = root.map_or(BACKGROUND, Ref::address);
         let mut children: HashMap<usize, Vec<Node>> = HashMap::new();
         Line::roster().visit(|layer| {
@@ -57,7 +53,12 @@ impl Tree {
                 });
             }
         });
-        let text = root.map_or_else(|| "background".to_string(), described);
+        // A value is no context of its own: it is called what it is a value of.
+        let mut named = root;
+        while let Some(layer) = named.filter(|named| matches!(named.layer(), Layer::Value { .. })) {
+            named = layer.parent();
+        }
+        let text = named.map_or_else(|| "background".to_string(), described);
         let mut tree = Tree { rows: vec![Row { depth: 0, text, alike: 1 }] };
         tree.draw(root_address, children);
         tree
