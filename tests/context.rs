@@ -2641,6 +2641,17 @@ fn the_tree_of_a_value_shows_what_is_below_the_value_and_the_context_that_it_is_
 }
 
 #[test]
+fn a_hundred_thousand_values_above_as_many_contexts_are_looked_through_once() {
+    let (root, _r) = Context::background().with_cancel();
+    let valued = (0..100_000).fold(root.clone(), |ctx, _| ctx.with_value(UserId(1)));
+    let below: Vec<_> = (0..100_000).map(|_| valued.with_cancel()).collect();
+    let start = Instant::now();
+    assert_eq!(root.tree().len(), below.len());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
+}
+
+#[test]
 fn the_tree_draws_a_bar_beside_whatever_has_a_sibling_to_come() {
     let (root, _a) = Context::background().with_cancel();
     let below = |ctx: &Context, many: usize| -> Vec<_> {

@@ -41,16 +41,20 @@ impl Tree {
     pub(super) fn of(root: Option<Ref<'_, Line>>) -> Tree {
         let root_address = root.map_or(BACKGROUND, Ref::address);
         let mut children: HashMap<usize, Vec<Node>> = HashMap::new();
-        Line::roster().visit(|layer| {
-            let Some(branch) = layer.layer().branch() else { return };
-            if !branch.is_done() {
-                let (parent, cut_off) = parent_in_tree(layer, root_address);
-                let cut = if cut_off { "without_cancel → " } else { "" };
-                children.entry(parent).or_default().push(Node {
-                    address: layer.address(),
-                    what: format!("{cut}{}", Shown(layer)),
-                    made_at: branch.made_at,
-                });
+        Line::roster().visit(|layers| {
+            // Addresses are good for as long as these layers are held.
+            let mut passed = HashMap::new();
+            for layer in layers {
+                let Some(branch) = layer.layer().branch() else { continue };
+                if !branch.is_done() {
+                    let (parent, cut_off) = parent_in_tree(layer, root_address, &mut passed);
+                    let cut = if cut_off { "without_cancel → " } else { "" };
+                    children.entry(parent).or_default().push(Node {
+                        address: layer.address(),
+                        what: format!("{cut}{}", Shown(layer)),
+                        made_at: branch.made_at,
+                    });
+                }
             }
         });
         // A value is no context of its own: it is called what it is a value of.
@@ -109,21 +113,33 @@ fn sorted(nodes: Option<Vec<Node>>) -> Vec<Node> {
 /// No layer's address.
 const BACKGROUND: usize = 0;
 
-/// Under which line `layer` is drawn: that of the nearest live branch above it,
-/// or the root's; and whether a `without_cancel` lies between.
-fn parent_in_tree(layer: Ref<'_, Line>, root: usize) -> (usize, bool) {
-    let mut cut_off = false;
+/// Under which line a layer is drawn: that of the nearest live branch above it, or the
+/// root's; and whether a `without_cancel` lies between.
+type Above = (usize, bool);
+
+/// What is above `layer`. What has been found for the layers on the way is in `passed`, so
+/// that none is looked at twice: there may be many values above many branches.
+fn parent_in_tree(layer: Ref<'_, Line>, root: usize, passed: &mut HashMap<usize, Above>) -> Above {
+    let mut on_the_way = Vec::new();
     let mut next = layer.parent();
-    while let Some(above) = next {
+    let (parent, mut cut_off) = loop {
+        let Some(above) = next else { break (BACKGROUND, false) };
         match above.layer() {
-            _ if above.address() == root => return (root, cut_off),
-            Layer::Branch(branch) if !branch.is_done() => return (above.address(), cut_off),
-            Layer::Detached { .. } => cut_off = true,
-            Layer::Branch(_) | Layer::Value { .. } | Layer::Todo { .. } => {}
+            _ if above.address() == root => break (root, false),
+            Layer::Branch(branch) if !branch.is_done() => break (above.address(), false),
+            _ => {}
         }
+        if let Some(&found) = passed.get(&above.address()) {
+            break found;
+        }
+        on_the_way.push(above);
         next = above.parent();
+    };
+    for above in on_the_way.into_iter().rev() {
+        cut_off |= matches!(above.layer(), Layer::Detached { .. });
+        passed.insert(above.address(), (parent, cut_off));
     }
-    (BACKGROUND, cut_off)
+    (parent, cut_off)
 }
 
 /// The root's line.

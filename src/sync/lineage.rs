@@ -494,15 +494,19 @@ pub(crate) mod roster {
             self.0[seat.shard()].lock().leave(seat.place());
         }
 
-        /// Shows every seated link to `see`, which must not make or drop links.
-        pub(crate) fn visit(&self, mut see: impl for<'a> FnMut(Ref<'a, F>)) {
+        /// Shows every seated link to `see`, a shard at a time; it must not make or drop
+        /// links.
+        pub(crate) fn visit(
+            &self,
+            mut see: impl for<'a> FnMut(&mut dyn Iterator<Item = Ref<'a, F>>),
+        ) {
             for shard in &self.0 {
-                for &place in &shard.lock().all {
-                    if place.addr() % 2 == 0 {
-                        // Alive while the shard is held: invariant 5.
-                        see(Ref(NonNull::new(place).expect("sitters are not null"), PhantomData));
-                    }
-                }
+                let places = shard.lock();
+                let sitters = places.all.iter().filter(|place| place.addr() % 2 == 0);
+                // Alive while the shard is held: invariant 5.
+                see(&mut sitters.map(|&place| {
+                    Ref(NonNull::new(place).expect("sitters are not null"), PhantomData)
+                }));
             }
         }
     }
