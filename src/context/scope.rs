@@ -73,7 +73,9 @@ struct Members {
     #[cfg(all(feature = "tokio-util", not(loom)))]
     token: Option<super::token::Root>,
     /// How many of them are children.
-    children: usize,
+    children: u32,
+    /// How many have places that are not in the first quarter of the list's memory.
+    behind: u32,
     all: Slab<Member>,
 }
 
@@ -369,12 +371,11 @@ impl Scope {
             _ => None,
         };
         let Some(gone) = gone else { return };
-        // A list that a crowd has left gives its memory back.
-        let crowd_left = members.all.is_empty() && members.all.capacity() > 64;
-        let memory = crowd_left.then(|| std::mem::take(&mut members.all));
+        if members.behind == 0 && members.all.capacity() > 64 {
+            members.give_memory_back();
+        }
         drop(members);
         drop(gone);
-        drop(memory);
     }
 
     /// Ends for `cause` if it has not ended; everything below it is marked when
@@ -468,10 +469,10 @@ impl Scope {
         if members.children == 0 && harvest.takes_all(&mut members.all) {
             return;
         }
-        if members.all.len() > members.children {
+        if members.all.len() > members.children as usize {
             for key in 0..members.all.capacity() {
                 if let Some(Member::Waiter(_) | Member::Func(_)) = members.all.get(key) {
-                    harvest.add(members.all.remove(key));
+                    harvest.add(members.take(key).expect("it was just there"));
                 }
             }
         }
@@ -556,29 +557,55 @@ impl Scope {
     /// How many children are in the list: for the models.
     #[cfg(loom)]
     pub(super) fn children(&self) -> usize {
-        self.members.lock().children
+        self.members.lock().children as usize
     }
 }
 
 impl Members {
     fn add(&mut self, member: Member) -> usize {
-        if self.all.capacity() == 0 {
-            // One is the usual number.
-            self.all = Slab::with_capacity(1);
-        } else if self.all.capacity() == 1 && self.all.len() == 1 {
-            // A new list takes half of the time that it takes to have so small a one grow.
-            let first = std::mem::replace(&mut self.all, Slab::with_capacity(4));
-            for (_, member) in first {
-                self.all.insert(member);
-            }
+        if self.all.len() == self.all.capacity() {
+            self.grow();
         }
-        self.children += usize::from(matches!(member, Member::Child(_)));
-        self.all.insert(member)
+        self.children += u32::from(matches!(member, Member::Child(_)));
+        let key = self.all.insert(member);
+        self.behind += self.is_behind(key);
+        key
+    }
+
+    fn grow(&mut self) {
+        match self.all.capacity() {
+            // One is the usual number.
+            0 => self.all = Slab::with_capacity(1),
+            1 => {
+                // A new list takes half of the time that it takes to have so small a one grow.
+                let first = std::mem::replace(&mut self.all, Slab::with_capacity(4));
+                for (_, member) in first {
+                    self.all.insert(member);
+                }
+            }
+            room => self.all.reserve(room),
+        }
+        // There is nobody missing among those in front.
+        self.behind = self.all.len().saturating_sub(self.all.capacity() / 4) as u32;
+    }
+
+    /// One or none, to be counted in `behind`.
+    fn is_behind(&self, key: usize) -> u32 {
+        u32::from(key >= self.all.capacity() / 4)
+    }
+
+    /// A crowd has left: the memory behind those who stay goes too, three quarters of it or
+    /// more. Nobody changes places.
+    #[cold]
+    fn give_memory_back(&mut self) {
+        self.all.shrink_to_fit();
+        self.behind = self.all.iter().map(|(key, _)| self.is_behind(key)).sum();
     }
 
     fn take(&mut self, key: usize) -> Option<Member> {
         let member = self.all.try_remove(key)?;
-        self.children -= usize::from(matches!(member, Member::Child(_)));
+        self.children -= u32::from(matches!(member, Member::Child(_)));
+        self.behind -= self.is_behind(key);
         Some(member)
     }
 
@@ -635,3 +662,6 @@ fn sweep(root: ArcGuard<Scope, Members>, mode: Mode, harvest: &mut Harvest) {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -6,8 +6,8 @@
 //! threads hardly ever meet, that is half the cost. Channels have it too, the counts of
 //! a stage, and the list of an owner's tasks. Nothing that is the user's runs under it.
 //! Only a look at the whole tree, for a person, and the stop of all tasks of an owner
-//! hold one for longer, while they write down what there is; a thread that meets it
-//! yields.
+//! hold one for longer, while they write down what there is, and once whoever is the last
+//! of a crowd to go; a thread that meets it yields.
 //!
 //! # Invariants
 //!

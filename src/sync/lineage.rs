@@ -431,7 +431,9 @@ pub(crate) mod roster {
         all: Vec<*mut Head<F>>,
         /// The first free place; past the end if there is none.
         free: usize,
-        taken: usize,
+        /// How many sit in the second half of the places, and where that begins.
+        behind: usize,
+        half: usize,
     }
 
     // SAFETY: a sitter is a shared reference to a head (which is `Sync`), valid while
@@ -494,6 +496,18 @@ pub(crate) mod roster {
             self.0[seat.shard()].lock().leave(seat.place());
         }
 
+        #[cfg(test)]
+        pub(super) fn places(&self) -> usize {
+            self.0.iter().map(|shard| shard.lock().all.capacity()).sum()
+        }
+
+        #[cfg(test)]
+        pub(super) fn sitters(&self) -> usize {
+            let mut sitters = 0;
+            self.visit(|all| sitters += all.count());
+            sitters
+        }
+
         /// Shows every seated link to `see`, a shard at a time; it must not make or drop
         /// links.
         pub(crate) fn visit(
@@ -512,19 +526,22 @@ pub(crate) mod roster {
     }
 
     impl<F: Family> Places<F> {
-        const NONE: Self = Places { all: Vec::new(), free: 0, taken: 0 };
+        const NONE: Self = Places { all: Vec::new(), free: 0, behind: 0, half: 0 };
 
         fn take(&mut self, sitter: NonNull<Head<F>>) {
             let place = self.free;
-            self.taken += 1;
             match self.all.get_mut(place) {
                 Some(free) => {
                     self.free = free.addr() / 2;
+                    self.behind += usize::from(place >= self.half);
                     *free = sitter.as_ptr();
                 }
                 None => {
                     self.all.push(sitter.as_ptr());
                     self.free = self.all.len();
+                    // There was no free one: all are taken.
+                    self.half = self.all.len() / 2;
+                    self.behind = self.all.len() - self.half;
                 }
             }
         }
@@ -532,11 +549,77 @@ pub(crate) mod roster {
         fn leave(&mut self, place: usize) {
             self.all[place] = without_provenance_mut(2 * self.free + 1);
             self.free = place;
-            self.taken -= 1;
-            if self.taken == 0 && self.all.len() > 1024 {
-                // A crowd has gone: its memory goes too.
-                *self = Self::NONE;
+            if place >= self.half {
+                self.behind -= 1;
+                if self.behind == 0 && self.all.len() > 1024 {
+                    self.give_memory_back();
+                }
             }
         }
+
+        /// A crowd has gone: the memory behind those who stay goes too, half of it or more.
+        /// Nobody changes places.
+        #[cold]
+        fn give_memory_back(&mut self) {
+            let is_taken = |place: &*mut Head<F>| place.addr() % 2 == 0;
+            let stay = self.all.iter().rposition(is_taken).map_or(0, |last| last + 1);
+            self.all.truncate(stay);
+            self.all.shrink_to_fit();
+            // Those in front are the first to be taken again.
+            self.free = stay;
+            for place in (0..stay).rev() {
+                if !is_taken(&self.all[place]) {
+                    self.all[place] = without_provenance_mut(2 * self.free + 1);
+                    self.free = place;
+                }
+            }
+            self.half = stay / 2;
+            self.behind = self.all[self.half..].iter().filter(|place| is_taken(place)).count();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::roster::Roster;
+    use super::{Family, Link};
+
+    /// Links with nothing in them.
+    struct Bare;
+
+    static BARE: Roster<Bare> = Roster::new();
+
+    impl Family for Bare {
+        type Layer<'a> = ();
+
+        fn shorten<'s, 'l: 's>(layer: &'s Self::Layer<'l>) -> &'s Self::Layer<'s> {
+            layer
+        }
+
+        fn take_links<V: 'static>(_: &mut V, _: &mut Vec<Link<Bare>>) {}
+
+        fn roster() -> &'static Roster<Bare> {
+            &BARE
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_is_dropped_takes_its_places_along_though_one_that_came_first_stays() {
+        let bare = || Link::<Bare>::new(None, true, |_| ((), ()));
+        let stays = bare();
+        for _ in 0..3 {
+            let mut crowd: Vec<_> = (0..100_000).map(|_| bare()).collect();
+            assert!(BARE.places() > 100_000);
+            // In no order: each is next to some that have gone.
+            for place in 0..crowd.len() {
+                crowd.swap(place, place.wrapping_mul(0x9E37_79B9) % 100_000);
+            }
+            crowd.truncate(10);
+            assert!(BARE.sitters() == 11);
+            drop(crowd);
+            assert!(BARE.places() <= 1024, "{} places are left", BARE.places());
+        }
+        drop(stays);
+        assert_eq!(BARE.sitters(), 0);
     }
 }
