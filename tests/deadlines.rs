@@ -259,6 +259,25 @@ mod paused {
         assert_eq!(clock() - before, by);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_cancel_of_what_has_been_marked_goes_over_no_child_again() {
+        let (ctx, canceller) = Context::background().with_timeout(ms(5));
+        let children: Vec<_> = (0..100_000)
+            .map(|_| {
+                let (child, canceller) = ctx.with_cancel();
+                // With one below it, it is listed; and nobody waits, so nothing is swept.
+                (child.with_cancel(), child, canceller)
+            })
+            .collect();
+        jump(ms(5));
+        assert_eq!(ctx.err(), Some(LATE));
+        let start = Instant::now();
+        (0..20_000).for_each(|_| canceller.cancel());
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(2), "it took {took:?}");
+        assert!(children.iter().all(|(below, ..)| below.0.err() == Some(LATE)));
+    }
+
     /// Gives every task and every timer its turn.
     async fn settle() {
         for _ in 0..8 {

@@ -434,7 +434,8 @@ impl Scope {
         drop(members);
         let mut members = lock_arc(this.to_arc(), |scope| &scope.members);
         if !this.is_swept() {
-            if let Some(mode) = settle(&mut harvest) {
+            let mode = settle(&mut harvest);
+            if let Some(mode) = mode.filter(|&mode| !this.is_past(&members, mode)) {
                 this.visit(&mut members, mode, &mut harvest);
                 sweep(members, mode, &mut harvest);
             }
