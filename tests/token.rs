@@ -256,3 +256,20 @@ fn a_function_that_a_token_runs_holds_up_no_pipeline() {
         assert_eq!(results.next().await, None);
     });
 }
+
+#[tokio::test]
+async fn a_function_that_was_stopped_keeps_no_token_of_a_context_that_is_gone() {
+    let (parent, _p) = Context::background().with_timeout(Duration::from_secs(3600));
+    let (ctx, canceller) = parent.with_cancel();
+    canceller.detach();
+    let _token = ctx.token();
+    let function = ctx.after_func(|| ());
+    assert!(function.stop());
+    drop(ctx);
+    // The alarm's task was told to go; the runtime needs a few turns to bury it.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    drop(function);
+}

@@ -527,11 +527,16 @@ impl Scope {
         }
     }
 
-    /// Nobody waits any more: its context is being dropped.
+    /// Nobody waits any more: its context is being dropped. Whoever still holds this, as a
+    /// function that was stopped does, is to hold nothing but this.
     pub(super) fn disarm(&self) {
-        if self.deadline.is_some() {
-            let alarm = self.members.lock().alarm.take();
-            drop(alarm);
+        let may_keep = self.deadline.is_some() || cfg!(all(feature = "tokio-util", not(loom)));
+        if may_keep && !self.is_swept() {
+            let mut members = self.members.lock();
+            let _alarm = members.alarm.take();
+            #[cfg(all(feature = "tokio-util", not(loom)))]
+            let _token = members.token.take();
+            drop(members);
         }
     }
 
