@@ -303,3 +303,46 @@ fn a_cause_that_panics_when_it_is_shown_keeps_nobody_from_being_told() {
         assert_eq!(late.err(), Some(ContextError::DeadlineExceeded));
     });
 }
+
+/// In a process where no thread can be started; with this in its environment it is that.
+const NO_THREADS: &str = "QUELL_TEST_WITHOUT_THREADS";
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents() {
+    if std::env::var_os(NO_THREADS).is_none() {
+        // No stack is so large: the test runs on the first thread, there being no other.
+        let name = "a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents";
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(NO_THREADS, "1")
+            .env("RUST_MIN_STACK", (1_u64 << 47).to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&alone.stderr);
+        assert!(alone.status.success(), "{said}");
+        return;
+    }
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err());
+    std::panic::set_hook(Box::new(|_| {}));
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let runtime = one_thread(false);
+    let (here, _h) = runtime.block_on(async { Context::background().with_timeout(LONG) });
+    let (system, _s) = Context::background().with_timeout(LONG);
+    let (parent, _p) = Context::background().with_cancel();
+    let fails = || {
+        let link = || here.linked(&[&parent, &system]);
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(link));
+        let message = failed.map(drop).unwrap_err();
+        assert!(message.downcast_ref::<String>().unwrap().contains("timer thread"));
+    };
+    (0..1_000).for_each(|_| fails());
+    let before = resident();
+    (0..100_000).for_each(|_| fails());
+    let more = resident().saturating_sub(before);
+    drop(std::panic::take_hook());
+    assert!(more < 4 << 20, "{more} bytes are left");
+}

@@ -119,6 +119,13 @@ pub(super) struct Ties {
     watched: Vec<Arc<Scope>>,
 }
 
+impl Ties {
+    /// None yet.
+    fn to(others: Vec<Context>) -> Self {
+        Ties { others, seats: Vec::new(), watched: Vec::new() }
+    }
+}
+
 impl Drop for Ties {
     fn drop(&mut self) {
         for (other, key) in &self.seats {
@@ -307,14 +314,14 @@ impl<'a> Branch<'a> {
     /// Ends a branch that nobody has seen yet.
     pub(super) fn end_at_once(&mut self, cause: Cause) -> Ties {
         self.fate = Fate::ended(cause);
-        Ties { others: Vec::new(), seats: Vec::new(), watched: Vec::new() }
+        Ties::to(Vec::new())
     }
 
     /// Makes a new branch end with any of `others` too.
     pub(super) fn tie(&self, others: Vec<Context>) -> Ties {
-        let mut seats = Vec::new();
-        let mut watched = Vec::new();
-        for other in others.iter().filter_map(Context::branch) {
+        // From the first on: if an alarm cannot be armed, what is tied so far is untied.
+        let mut ties = Ties::to(others);
+        for other in ties.others.iter().filter_map(Context::branch) {
             // Asked for each anew: it may have ended with the one before.
             let Ok(scope) = self.open() else { break };
             let seat = other.open().map(|up| {
@@ -326,12 +333,12 @@ impl<'a> Branch<'a> {
             });
             match seat {
                 Ok((up, Some(key))) => {
-                    seats.push((up.to_arc(), key));
+                    ties.seats.push((up.to_arc(), key));
                     if let (Some(scope), Some(own)) = (other.bounding(), self.deadline()) {
                         let theirs = scope.deadline.as_ref();
                         if theirs.is_some_and(|theirs| !theirs.clock.same(&own.clock)) {
                             Scope::watch(scope);
-                            watched.push(scope.to_arc());
+                            ties.watched.push(scope.to_arc());
                         }
                     }
                 }
@@ -343,7 +350,7 @@ impl<'a> Branch<'a> {
                 },
             }
         }
-        Ties { others, seats, watched }
+        ties
     }
 
     fn scope_end(&self) -> Option<&End> {
