@@ -147,7 +147,8 @@ impl Context {
     /// first, then `others` in order.
     ///
     /// Where the deadlines are by different clocks, the earliest by the first of
-    /// those clocks is this context's; the others end it when they ring.
+    /// those clocks is this context's; the others end it when they ring, for which they
+    /// are watched from here on, whether or not anybody waits.
     ///
     /// ```
     /// # use quell::Context;
