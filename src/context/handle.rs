@@ -212,6 +212,9 @@ impl Context {
     /// assert_eq!(ctx.value::<String>(), None);
     /// ```
     ///
+    /// A value that holds a context, which holds one in a value, and so on, is dropped one
+    /// inside the other as boxes are: not a chain for many thousands.
+    ///
     /// From outside the module there is no way to name the type:
     ///
     /// ```compile_fail,E0603
