@@ -341,7 +341,7 @@ fn a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents
     };
     (0..1_000).for_each(|_| fails());
     let before = resident();
-    (0..100_000).for_each(|_| fails());
+    (0..50_000).for_each(|_| fails());
     let more = resident().saturating_sub(before);
     drop(std::panic::take_hook());
     assert!(more < 4 << 20, "{more} bytes are left");
