@@ -9,8 +9,8 @@
 //!    and registered until the function has run.
 
 use super::Context;
-use super::harvest::quietly;
 use super::scope::{Member, Scope};
+use crate::rt::undisturbed;
 #[cfg(all(feature = "check", not(loom)))]
 use crate::rt::world::Look;
 use crate::sync::planted::{Break, skip};
@@ -170,7 +170,7 @@ impl Job {
     fn run(&self) {
         let running = State::Running { by: thread::current().id(), awaited: false };
         let Some(f) = self.take_as(running) else { return };
-        quietly(f);
+        undisturbed(f);
         let ran = std::mem::replace(&mut *self.state.lock(), State::Over);
         // To wake nobody takes a call of the system's too.
         if matches!(ran, State::Running { awaited: true, .. }) {

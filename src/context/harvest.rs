@@ -15,6 +15,7 @@
 use super::after::Func;
 use super::cause::Cause;
 use super::scope::{End, Member};
+use crate::rt::{self, undisturbed};
 use slab::Slab;
 use std::task::Waker;
 
@@ -130,16 +131,14 @@ impl Harvest {
         let later = std::mem::take(&mut self.calls);
         for (_, member) in std::mem::take(&mut self.first) {
             match member {
-                Member::Waiter(waker) => quietly(|| waker.wake()),
+                Member::Waiter(waker) => rt::wake([waker]),
                 func => self.add(func),
             }
         }
         self.calls.append(later);
-        for waker in self.wakers.drain(..) {
-            quietly(|| waker.wake());
-        }
+        rt::wake(self.wakers.drain(..));
         if let Some(late) = self.late.take() {
-            quietly(|| drop(late));
+            undisturbed(|| drop(late));
         }
         std::mem::take(&mut self.calls)
     }
@@ -169,7 +168,7 @@ impl Calls {
 
     fn make_ours(&mut self) {
         for func in self.ours.drain(..) {
-            quietly(|| func.run());
+            undisturbed(|| func.run());
         }
     }
 
@@ -178,15 +177,10 @@ impl Calls {
         self.make_ours();
         #[cfg(all(feature = "tokio-util", not(loom)))]
         for token in self.tokens {
-            quietly(|| token.cancel());
+            undisturbed(|| token.cancel());
         }
         for func in self.users {
-            quietly(|| func.run());
+            undisturbed(|| func.run());
         }
     }
-}
-
-/// Runs the user's `f`; a panic in it goes no further.
-pub(super) fn quietly(f: impl FnOnce()) {
-    crate::rt::undisturbed(f);
 }

@@ -12,7 +12,8 @@
 //! 3. What is left has not begun: whoever stops a function in it keeps it from running.
 //! 4. Nobody's code runs while `left` is borrowed.
 
-use super::harvest::{Harvest, quietly};
+use super::harvest::Harvest;
+use crate::rt::undisturbed;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 
@@ -67,7 +68,9 @@ impl Drop for Inside {
                 if left.is_empty() {
                     break;
                 }
-                left.into_iter().for_each(|harvest| quietly(|| harvest.tell()));
+                for harvest in left {
+                    undisturbed(|| harvest.tell());
+                }
             }
             ends.depth.set(ends.depth.get() - 1);
         });

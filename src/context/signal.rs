@@ -12,10 +12,10 @@
 #![allow(clippy::disallowed_types, reason = "made once, for no model to see")]
 
 use super::cause::Cause;
-use super::harvest::{Harvest, quietly};
+use super::harvest::Harvest;
 use super::scope::Scope;
 use super::{Canceller, Context, ContextError};
-use crate::rt::{self, Clock};
+use crate::rt::{self, Clock, undisturbed};
 use crate::sync::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, iterator::Signals};
@@ -161,7 +161,9 @@ impl Watch {
                 if let Some(rest) = rest {
                     rest();
                 }
-                all.into_iter().for_each(|waiting| quietly(move || drop(waiting)));
+                for waiting in all {
+                    undisturbed(move || drop(waiting));
+                }
             }),
         );
     }

@@ -17,7 +17,7 @@ pub(super) fn is_heard() -> bool {
 pub(super) fn ended(cause: Seen<'_>) {
     // Subscribers, and how a cause displays itself, are the user's.
     #[cfg(feature = "tracing")]
-    super::harvest::quietly(|| {
+    crate::rt::undisturbed(|| {
         let cause = cause.to_cause();
         tracing::event!(
             target: "quell",
