@@ -79,6 +79,17 @@ fn an_end_that_comes_right_after_a_look_is_tried_in_whatever_way_was_looked() {
 }
 
 #[test]
+fn a_deadline_comes_right_after_the_question_how_long_it_is_to_it() {
+    async fn asks_and_waits(ctx: Context) {
+        looks_and_waits(ctx, async |ctx| ctx.remaining().is_some_and(|left| left.is_zero())).await;
+    }
+    for checker in [Checker::new(), Checker::tokio()] {
+        let report = checker.inject(Inject::Deadline).run(asks_and_waits);
+        assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("body"))], "{report}");
+    }
+}
+
+#[test]
 fn whoever_polls_for_the_end_again_and_again_lets_it_come() {
     let polls = |ctx: Context| async move { while ctx.done().now_or_never().is_none() {} };
     Checker::new().max_delays(0).run(polls).assert_clean();

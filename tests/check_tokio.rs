@@ -674,6 +674,20 @@ fn whoever_is_slow_once_is_not_taken_for_one_who_never_rests() {
     report.assert_clean();
 }
 
+#[test]
+fn no_time_remains_to_a_context_that_its_deadline_has_ended_at_a_look() {
+    let report = Checker::tokio().inject(Inject::Deadline).run(|ctx| async move {
+        let worker = tokio::spawn(async move {
+            while ctx.err().is_none() {
+                let _ = ctx.run(time::sleep(Duration::from_millis(10))).await;
+            }
+            assert_eq!(ctx.remaining(), Some(Duration::ZERO));
+        });
+        let _ = worker.await;
+    });
+    report.assert_clean();
+}
+
 /// Runs one of the tests here in a process of its own; what it printed.
 fn in_a_process(test: &str) -> (Option<i32>, String) {
     let itself = std::env::current_exe().unwrap();

@@ -355,13 +355,14 @@ impl Context {
         Some(self.branch()?.deadline()?.at)
     }
 
-    /// How long until its deadline: zero once that has passed, `None` where
+    /// How long until its deadline: zero once that has passed, or the context has ended with
+    /// [`DeadlineExceeded`](ContextError::DeadlineExceeded), by whichever clock; `None` where
     /// there is none.
     pub fn remaining(&self) -> Option<Duration> {
         let branch = self.branch()?;
+        let remaining = branch.remaining();
         branch.looked();
-        let deadline = branch.deadline()?;
-        Some(deadline.at.saturating_duration_since(deadline.clock.now()))
+        remaining
     }
 
     /// The value of this type, from the nearest context that carries one.

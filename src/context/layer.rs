@@ -13,7 +13,7 @@
 //!    above, then by the clock of its nearest deadline. How it ended is written
 //!    down before it is said, so the answer never changes.
 
-use super::cause::{Cause, Seen};
+use super::cause::{Cause, ContextError, Seen};
 use super::fate::{Became, Fate};
 use super::scope::{Deadline, End, Scope};
 use super::values::Entry;
@@ -378,6 +378,21 @@ impl<'a> Branch<'a> {
             Bound::Own { own, .. } => Some(own),
             Bound::Above { scope, .. } => scope.get().deadline.as_ref(),
         }
+    }
+
+    /// How long until that; zero for one that a deadline has ended, whatever its clock says.
+    pub(super) fn remaining(&self) -> Option<Duration> {
+        let deadline = self.deadline()?;
+        let by_clock = deadline.at.saturating_duration_since(deadline.clock.now());
+        let end = match self.fate.scope() {
+            Ok(scope) => {
+                let own = scope.and_then(|scope| scope.get().end());
+                own.or_else(|| self.up.and_then(Scope::end)).map(|end| end.cause.end())
+            }
+            Err(_) => self.light_end().map(|cause| cause.end()),
+        };
+        let exceeded = end == Some(ContextError::DeadlineExceeded);
+        Some(if exceeded { Duration::ZERO } else { by_clock })
     }
 
     /// How much time was asked for, of a branch with a deadline of its own.
