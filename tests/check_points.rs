@@ -89,6 +89,37 @@ fn a_deadline_comes_right_after_the_question_how_long_it_is_to_it() {
     }
 }
 
+/// A lease that runs out leaves its answer to whoever ends all, unless that has been.
+async fn asks_as_its_lease_runs_out(ctx: Context, with_a_lock: bool) {
+    let answers: Arc<Mutex<Vec<oneshot::Sender<()>>>> = Arc::default();
+    let (at_end, later) = (answers.clone(), answers.clone());
+    ctx.after_func(move || {
+        let answers = std::mem::take(&mut *at_end.lock().unwrap());
+        answers.into_iter().for_each(|answer| answer.send(()).unwrap_or_default());
+    });
+    let (lease, _canceller) = ctx.with_timeout(secs(1));
+    let (answer, answered) = oneshot::channel();
+    lease.after_func(move || {
+        let lock = with_a_lock.then(|| later.lock().unwrap());
+        if !ctx.is_done() {
+            lock.unwrap_or_else(|| later.lock().unwrap()).push(answer);
+        }
+    });
+    let _ = answered.await;
+    drop(answers);
+}
+
+#[test]
+fn an_end_comes_right_after_a_look_in_a_function_that_time_runs() {
+    for checker in [Checker::new(), Checker::exhaustive().max_delays(0)] {
+        let body = |ctx| asks_as_its_lease_runs_out(ctx, false);
+        let report = checker.run(body);
+        assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("body"))], "{report}");
+        let again = Checker::replay(report.violations()[0].replay()).run(body);
+        assert_eq!(found(&again), found(&report), "{again}");
+    }
+}
+
 #[test]
 fn whoever_polls_for_the_end_again_and_again_lets_it_come() {
     let polls = |ctx: Context| async move { while ctx.done().now_or_never().is_none() {} };

@@ -17,8 +17,15 @@ impl Engine {
     pub(in super::super) fn look(&mut self, look: Look) -> bool {
         self.stirred = true;
         self.funcs |= look == Look::AfterFunc;
-        if self.closing || self.current == NOBODY || self.trouble.is_some() {
+        // Before there is a body the looks are our own.
+        if self.closing || self.trouble.is_some() || self.tasks.is_empty() {
             return false;
+        }
+        let by = self.current;
+        if by == NOBODY {
+            // A function that time runs. Nobody's turn is counted.
+            self.looked = true;
+            return self.point(self.may_come_at_a_look());
         }
         self.take_looks();
         self.looks += 1;
@@ -28,7 +35,6 @@ impl Engine {
         }
         self.looks_left -= 1;
         self.only_count();
-        let by = self.current;
         self.note(by, || What::Looked);
         self.point(self.may_come_at_a_look())
     }
