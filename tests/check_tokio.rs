@@ -688,6 +688,13 @@ fn no_time_remains_to_a_context_that_its_deadline_has_ended_at_a_look() {
     report.assert_clean();
 }
 
+#[test]
+fn without_a_fault_a_panic_lands_nowhere_and_the_report_says_why() {
+    let report = Checker::tokio().inject(Inject::Panic).run(|_| tokio::task::yield_now());
+    let why = report.violations()[0].waiting_for().unwrap();
+    assert!(why.contains("has come to no `check::fault` point"), "{why}");
+}
+
 /// Runs one of the tests here in a process of its own; what it printed.
 fn in_a_process(test: &str) -> (Option<i32>, String) {
     let itself = std::env::current_exe().unwrap();

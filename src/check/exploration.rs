@@ -25,7 +25,7 @@ use super::shrink::{Shown, shrink};
 use super::story::Story;
 use super::strategy::{Deviation, Length, Next, Replay, STRIKE, Strategy};
 use super::token::{ReplayError, Token};
-use super::vacuous::{advice, vacuous};
+use super::vacuous::{advice, nowhere, vacuous};
 use super::verdict::{Finding, Key, Rough};
 use super::violation::{Violation, ViolationKind};
 use crate::context::Context;
@@ -606,14 +606,7 @@ where
         // A look in the schedules of an injection that ends no context says nothing.
         looked |= seen && kind.comes_at_a_look();
         if kind.strikes() && !landed && whole && covered.early.is_none() && !report.strays {
-            let why = match kind {
-                Inject::Panic => {
-                    "no injection landed: the body has come to no `check::fault` point"
-                }
-                _ => "no injection landed",
-            };
-            let why = format!("{why}{}", advice(std::slice::from_ref(&covered)));
-            findings.add_told(vacuous(kind, why), &pulse);
+            findings.add_told(nowhere(&covered), &pulse);
         }
         report.covered.push(covered);
         if report.strays || (plan.stop_at_first && !findings.violations.is_empty()) {

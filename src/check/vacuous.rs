@@ -17,6 +17,16 @@ pub(super) fn advice(covered: &[Covered]) -> &'static str {
     }
 }
 
+/// Of an injection that has landed in none of these schedules.
+pub(super) fn nowhere(covered: &Covered) -> Violation {
+    let why = match covered.kind {
+        Inject::Panic => "no injection landed: the body has come to no `check::fault` point",
+        _ => "no injection landed",
+    };
+    let advice = advice(std::slice::from_ref(covered));
+    vacuous(covered.kind, format!("{why}{advice}"))
+}
+
 pub(super) fn vacuous(kind: Inject, why: String) -> Violation {
     let headline = "this check has checked nothing".to_string();
     Violation {

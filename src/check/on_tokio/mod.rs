@@ -26,7 +26,7 @@ use super::quiet;
 use super::report::{Covered, Early, Report, grouped};
 use super::story::{Story, time};
 use super::token::{ReplayError, Token};
-use super::vacuous::{advice, vacuous};
+use super::vacuous::{nowhere, vacuous};
 use super::violation::{Violation, ViolationKind};
 use crate::context::Context;
 use crate::rt::Clock;
@@ -162,8 +162,7 @@ where
             target = (from..).find(|&next| in_part(Some(next)));
         }
         if kind.strikes() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
-            let advice = advice(std::slice::from_ref(&covered));
-            findings.violations.push(vacuous(kind, format!("no injection landed{advice}")));
+            findings.violations.push(nowhere(&covered));
         }
         report.covered.push(covered);
         if plan.stop_at_first && !findings.violations.is_empty() {
