@@ -2,6 +2,7 @@
 #![cfg(all(not(loom), feature = "check", feature = "proptest"))]
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{TestError, TestRunner};
 use quell::check::Checker;
 use quell::check::strategies::{Shape, schedules, shapes};
@@ -40,4 +41,15 @@ fn what_fails_shrinks_in_both() {
     assert_eq!((shape.items, shape.stages.len()), (3, 0));
     assert_eq!(format!("{schedule:?}"), "cancel at point 0, choices []");
     let _: Checker = schedule.checker();
+}
+
+#[test]
+fn schedules_are_made_with_an_injection_of_any_kind() {
+    let mut runner = TestRunner::deterministic();
+    let made: Vec<_> = (0..200)
+        .map(|_| format!("{:?}", schedules().new_tree(&mut runner).unwrap().current()))
+        .collect();
+    for kind in ["cancel", "drop", "deadline", "panic", "nothing"] {
+        assert!(made.iter().any(|one| one.starts_with(kind)), "{kind}");
+    }
 }

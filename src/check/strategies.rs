@@ -144,6 +144,7 @@ pub fn schedules() -> impl Strategy<Value = Schedule> {
         Just(Inject::Cancel),
         Just(Inject::Drop),
         Just(Inject::Deadline),
+        Just(Inject::Panic),
         Just(Inject::None),
     ];
     (0..100_u16, vec(0..6_u8, 0..64), inject).prop_map(|(point, choices, inject)| Schedule {
