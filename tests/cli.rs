@@ -23,6 +23,14 @@ fn with_nothing_more_it_checks_everything_and_all_is_as_it_should_be() {
 }
 
 #[test]
+fn a_bug_that_is_found_is_as_it_should_be_and_what_is_for_want_of_schedules_beside_it_is_not() {
+    let (code, out, err) = quell(&["check", "listing", "--strategy", "random", "--schedules", "1"]);
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(out.contains("found, as it should be: BlockedStage of `"), "{out}");
+    assert!(!out.contains(", Vacuous"), "{out}");
+}
+
+#[test]
 fn it_names_its_scenarios() {
     let (code, out, _) = quell(&["list"]);
     assert_eq!(code, 0);
