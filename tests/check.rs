@@ -762,6 +762,21 @@ fn a_page_claims_no_more_than_was_checked() {
     }
     let part = Checker::exhaustive().shard(2, 3).run(clean).to_html();
     assert!(part.contains("Part 2 of 3") && !part.contains(every), "{part}");
+    // Chance does not come to each moment, and where nothing ends there is none.
+    let some = [Checker::random(1, 1), Checker::pct(1, 2, 2), Checker::bytes(&[0])];
+    for checker in some.into_iter().chain([Checker::new().inject(Inject::None)]) {
+        let page = checker.run(clean).to_html();
+        assert!(page.contains("In what was tried, every task ended"), "{page}");
+    }
+}
+
+#[test]
+fn a_part_without_a_schedule_says_that_nothing_was_run() {
+    let report = Checker::new().max_schedules(3).shard(7, 9).run(clean);
+    assert_eq!(report.schedules(), 0);
+    assert!(report.to_string().starts_with("nothing was run: "), "{report}");
+    assert!(report.covered().contains("cancel at none of "), "{report}");
+    assert!(report.to_html().contains("<h1>Nothing was run</h1>"));
 }
 
 // ---------------------------------------------------------------------- replaying

@@ -41,6 +41,7 @@ ol.story li::marker { color: var(--faint); } .hit { color: var(--strike); font-w
 pub(super) fn page(report: &Report) -> String {
     let mut page = String::new();
     let verdict = match report.violations().len() {
+        0 if report.has_run_nothing() => "Nothing was run".to_string(),
         0 if report.is_clean() => "Clean".to_string(),
         0 => "Not complete".to_string(),
         1 => "One violation".to_string(),
@@ -65,6 +66,7 @@ pub(super) fn page(report: &Report) -> String {
     );
     if report.violations().is_empty() {
         let (when, but) = match (report.complete(), of) {
+            (true, _) if !report.is_everywhere() => ("In what was tried", ""),
             (true, 1) => ("Whenever the end came", ""),
             (true, _) => ("Whenever the end came in this part of the schedules", ""),
             (false, _) => ("In what was tried", ", and not all was tried that was to be"),

@@ -59,7 +59,8 @@ impl Covered {
 
     /// The one schedule of a token.
     pub(super) fn of_a_token(kind: Inject, points: u32) -> Covered {
-        Covered { points, schedules: 1, how: Covered::TOKEN.to_string(), ..Covered::nothing(kind) }
+        let how = Covered::TOKEN.to_string();
+        Covered { points, schedules: 1, how, everywhere: false, ..Covered::nothing(kind) }
     }
 
     const TOKEN: &str = "the schedule of a token";
@@ -95,6 +96,18 @@ impl Report {
     /// reached.
     pub(super) fn ended_early(&self) -> bool {
         self.covered.iter().any(|covered| covered.early.is_some())
+    }
+
+    /// Whether some end has come at each point there was.
+    pub(super) fn is_everywhere(&self) -> bool {
+        let everywhere = |one: &Covered| one.everywhere && one.schedules > 0;
+        self.covered.iter().any(|one| one.kind.comes_by_itself() && everywhere(one))
+            && self.covered.iter().all(|one| !one.kind.strikes() || everywhere(one))
+    }
+
+    /// Whether there was no schedule to run, of one part of several.
+    pub(super) fn has_run_nothing(&self) -> bool {
+        self.schedules == 0 && self.violations.is_empty()
     }
 
     pub(super) fn finish(&mut self, violations: Vec<Violation>) {
@@ -182,7 +195,11 @@ impl fmt::Display for Covered {
         match self.kind {
             Inject::None => {}
             kind => {
-                let which = if self.everywhere { "each" } else { "some" };
+                let which = match self.everywhere {
+                    _ if self.schedules == 0 => "none",
+                    true => "each",
+                    false => "some",
+                };
                 write!(f, ", {kind} at {which} of {}", many(self.points.into(), "point"))?;
             }
         }
@@ -204,6 +221,7 @@ impl fmt::Display for Covered {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.violations.len() {
+            0 if self.has_run_nothing() => write!(f, "nothing was run: ")?,
             0 if self.is_clean() => write!(f, "clean: ")?,
             0 => write!(f, "not complete: ")?,
             1 => write!(f, "1 violation: ")?,

@@ -68,6 +68,7 @@ fn verdict(scenario: &Scenario, report: &Report, well: bool) -> String {
         .take(3)
         .collect();
     match (well, found.is_empty(), scenario.expect) {
+        (true, true, _) if report.schedules() == 0 => "nothing, in this part".to_string(),
         (true, true, Expectation::Finds(_)) => "clean, in this part".to_string(),
         (true, true, Expectation::Clean) if report.complete() => "clean".to_string(),
         (true, true, Expectation::Clean) => "clean, cut short".to_string(),
