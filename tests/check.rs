@@ -5,8 +5,8 @@ use quell::check::{self, Checker, Inject, ReplayError, Report, ViolationKind};
 use quell::{Context, rt};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -1000,6 +1000,21 @@ fn blocks_its_thread() {
     });
 }
 
+/// What a function at the end takes is held over a look.
+async fn looks_with_a_lock(ctx: Context) {
+    let queue = Arc::new(Mutex::new(vec![1]));
+    let clears = queue.clone();
+    ctx.after_func(move || clears.lock().unwrap().clear());
+    let mut queue = queue.lock().unwrap();
+    while !ctx.is_done() && queue.pop().is_some() {}
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn holds_a_lock_over_a_look() {
+    let _ = Checker::new().patience(Duration::from_millis(300)).run(looks_with_a_lock);
+}
+
 #[test]
 #[ignore = "ends its process"]
 fn never_comes_back() {
@@ -1142,6 +1157,14 @@ fn whoever_keeps_the_thread_is_named_and_ended() {
     let (code, said) = in_a_process("never_comes_back");
     assert_eq!(code, Some(101), "{said}");
     assert!(said.contains("`body`"), "{said}");
+}
+
+#[test]
+fn a_function_that_waits_for_the_turn_in_which_the_end_came_is_told_as_that() {
+    let (code, said) = in_a_process("holds_a_lock_over_a_look");
+    assert_eq!(code, Some(101), "{said}");
+    assert!(said.contains("in the middle of the turn of the task `body`"), "{said}");
+    assert!(said.contains("`Checker::functions_after_turns`"), "{said}");
 }
 
 #[test]

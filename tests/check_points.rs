@@ -3,7 +3,7 @@
 
 use futures::{FutureExt as _, select_biased};
 use quell::check::{self, Checker, Inject, Report, Tracked, ViolationKind};
-use quell::{Context, rt};
+use quell::{Context, Pipeline, rt};
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -124,6 +124,78 @@ fn an_end_comes_right_after_a_look_in_a_function_that_time_runs() {
 fn whoever_polls_for_the_end_again_and_again_lets_it_come() {
     let polls = |ctx: Context| async move { while ctx.done().now_or_never().is_none() {} };
     Checker::new().max_delays(0).run(polls).assert_clean();
+}
+
+// ------------------------------------------------------------ functions that come after turns
+
+/// A lock that a function at the end takes is held over a look, however that is made.
+async fn drains_with_a_lock(ctx: Context, looks: impl Fn(&Context) -> bool) {
+    let queue = Arc::new(Mutex::new(vec![1, 2, 3]));
+    let clears = queue.clone();
+    ctx.after_func(move || clears.lock().unwrap().clear());
+    {
+        let mut queue = queue.lock().unwrap();
+        for _ in 0..2 {
+            if !looks(&ctx) {
+                queue.pop();
+            }
+        }
+    }
+    ctx.done().await;
+    rt::yield_now().await;
+    assert!(queue.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_lock_may_be_held_over_a_look_where_functions_come_after_turns() {
+    for checker in [Checker::new(), Checker::tokio()] {
+        for kind in [Inject::Cancel, Inject::Deadline] {
+            let checker = checker.clone().inject(kind).functions_after_turns();
+            checker.run(|ctx| drains_with_a_lock(ctx, Context::is_done)).assert_clean();
+            let derives = |ctx: &Context| ctx.with_cancel().0.is_done();
+            checker.run(|ctx| drains_with_a_lock(ctx, derives)).assert_clean();
+            checker.run(|ctx| asks_as_its_lease_runs_out(ctx, true)).assert_clean();
+        }
+    }
+}
+
+/// Whoever sees an end must not count on its functions: they come later.
+async fn counts_on_a_function(ctx: Context) {
+    let told = Arc::new(AtomicBool::new(false));
+    let flag = told.clone();
+    ctx.after_func(move || flag.store(true, Ordering::SeqCst));
+    let goes_on = !ctx.is_done();
+    if goes_on && ctx.is_done() {
+        assert!(told.load(Ordering::SeqCst), "ended, and nobody was told");
+    }
+}
+
+#[test]
+fn a_function_after_the_turn_is_after_what_the_turn_has_seen_and_the_token_knows() {
+    for checker in [Checker::new(), Checker::tokio()] {
+        checker.run(counts_on_a_function).assert_clean();
+        let report = checker.functions_after_turns().run(counts_on_a_function);
+        assert_eq!(report.violations().len(), 1, "{report}");
+        let violation = &report.violations()[0];
+        assert_eq!(violation.waiting_for(), Some("ended, and nobody was told"), "{report}");
+        let again = Checker::replay(violation.replay()).run(counts_on_a_function);
+        assert_eq!(found(&again), found(&report), "{again}");
+    }
+}
+
+#[test]
+fn a_pipeline_ends_as_well_where_functions_come_after_turns() {
+    let checker = Checker::new().inject([Inject::Cancel, Inject::Deadline]).max_schedules(1_000);
+    let report = checker.functions_after_turns().run(|ctx| async move {
+        let pipeline = Pipeline::from_iter(&ctx, 0..4).dispatch(2, |ctx, n| async move {
+            let _ = ctx.run(rt::yield_now()).await;
+            n
+        });
+        let mut results = pipeline.run();
+        while results.next().await.is_some() {}
+        assert!(results.finish().await.conserved());
+    });
+    report.assert_clean();
 }
 
 // ---------------------------------------------------------------------- points that count

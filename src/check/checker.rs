@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// What is usual.
 pub(super) const USUAL: Limits =
-    Limits { steps: 10_000, points: 1_000, stop_within: 1_000_000_000 };
+    Limits { steps: 10_000, points: 1_000, stop_within: 1_000_000_000, after_turns: false };
 
 /// # Panics
 ///
@@ -234,6 +234,33 @@ impl Checker {
             "quell: there is no part {part} of {of}; `shard(i, n)` wants 1 ≤ i ≤ n"
         );
         self.shard = (part, of);
+        self
+    }
+
+    /// Where the injection comes in the middle of a turn, at a look at the context, the
+    /// functions at its end ([`after_func`](Context::after_func)) are called after that turn,
+    /// and not there and then: for a body that looks while it holds a lock of std's which such a
+    /// function takes. In production the thread that cancels waits for that lock; a checker has
+    /// one thread, and would wait for ever.
+    ///
+    /// Leave it away otherwise: a notification that such a function gives too soon, between a
+    /// look and the wait behind it, is not seen with this.
+    ///
+    /// ```
+    /// # use quell::{Context, check::Checker};
+    /// # use std::sync::{Arc, Mutex};
+    /// async fn drains(ctx: Context) {
+    ///     let queue = Arc::new(Mutex::new(vec![1, 2, 3]));
+    ///     let clears = queue.clone();
+    ///     ctx.after_func(move || clears.lock().unwrap().clear());
+    ///     let mut queue = queue.lock().unwrap();
+    ///     while !ctx.is_done() && queue.pop().is_some() {}
+    /// }
+    ///
+    /// Checker::new().functions_after_turns().run(drains).assert_clean();
+    /// ```
+    pub fn functions_after_turns(mut self) -> Checker {
+        self.limits.after_turns = true;
         self
     }
 

@@ -28,6 +28,7 @@ use super::strategy::{Deviation, Length, Point, STRIKE, Strategy, Turn};
 use super::task::mixed;
 pub(super) use super::task::{Future, State, Task};
 use crate::context::Canceller;
+use crate::rt::Work;
 use crate::rt::probe::Wait;
 use crate::rt::world::{self, Look};
 use crate::sync::Arc;
@@ -96,6 +97,8 @@ pub(super) struct Engine {
     pub(super) lost: Option<Trouble>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) sometimes: Vec<(&'static str, bool)>,
+    /// What is to be called once this turn is over.
+    pub(super) later: Vec<Work>,
     /// The schedule is over, and what is left is being dropped.
     pub(super) closing: bool,
     pub(super) log: Option<Box<Log>>,
@@ -149,6 +152,7 @@ impl Engine {
             lost: None,
             pulse,
             sometimes: Vec::new(),
+            later: Vec::new(),
             closing: false,
             log: None,
         }
@@ -335,6 +339,9 @@ impl Engine {
     fn next(&mut self, hand: &mut Hand) -> Step {
         if self.trouble.is_some() {
             return Step::Stuck;
+        }
+        if !self.later.is_empty() {
+            return Step::Call;
         }
         // A bell that was armed for a time gone by, or that a jump has passed.
         if self.clock.next().is_some_and(|due| due <= self.clock.now) {

@@ -108,7 +108,12 @@ impl Onlooker for Explorer {
         if here(|engine| engine.trouble.is_some()) {
             std::panic::panic_any(quiet::Unwinding);
         }
-        strike();
+        let later = here(|engine| {
+            engine.pulse.strikes(true);
+            engine.limits.after_turns
+        });
+        strike(later);
+        here(|engine| engine.pulse.strikes(false));
     }
 
     fn made(&self, mark: u16, made_at: &'static Location<'static>) {
@@ -224,8 +229,9 @@ fn note_panic(payload: &(dyn Any + Send)) {
     });
 }
 
-/// The injection comes, here and now.
-fn strike() {
+/// The injection comes, here and now. `later`: somebody is in the middle of something, and what
+/// is called at an end is left until that is over.
+fn strike(later: bool) {
     let (kind, canceller, asked_at) = here(|engine| {
         engine.lands();
         let body = engine.labels.get(engine.tasks[BODY as usize].label);
@@ -234,12 +240,18 @@ fn strike() {
     match kind {
         Inject::Cancel => {
             if let Some(canceller) = &canceller {
-                canceller.cancel_at(asked_at);
+                let work = canceller.end_at(asked_at, false, later);
+                here(|engine| engine.later.extend(work));
             }
         }
         Inject::Deadline => {
             while let Some(armed) = here(|engine| engine.clock.ring(super::DEADLINE)) {
-                ring(armed.bell);
+                if later {
+                    let work = guard(armed.bell).flatten();
+                    here(|engine| engine.later.extend(work));
+                } else {
+                    ring(armed.bell);
+                }
             }
             here(|engine| engine.clock.now = engine.clock.now.max(super::DEADLINE));
         }
@@ -378,8 +390,15 @@ fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
                 }
                 Turned::Nobody
             }
+            Step::Call => {
+                let works = here(|engine| std::mem::take(&mut engine.later));
+                for work in works {
+                    guard(work);
+                }
+                Turned::Nobody
+            }
             Step::Strike => {
-                strike();
+                strike(false);
                 if here(Engine::drops_body) {
                     body.end();
                     end_body();
@@ -461,9 +480,14 @@ fn end_body() {
 fn close(body: &mut dyn Body) {
     here(|engine| engine.beats(BODY));
     body.end();
-    let canceller = here(|engine| engine.canceller.take());
+    let (canceller, later) =
+        here(|engine| (engine.canceller.take(), std::mem::take(&mut engine.later)));
     if canceller.is_some() {
         guard(|| drop(canceller));
+    }
+    // Of a turn that went wrong.
+    if !later.is_empty() {
+        guard(|| drop(later));
     }
     // What is dropped may spawn: until nothing is left.
     let mut next = 0;

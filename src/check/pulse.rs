@@ -29,6 +29,8 @@ pub(super) struct Pulse {
     beat: AtomicU64,
     label: AtomicU32,
     known: AtomicU32,
+    /// Whether an end has come in the middle of a turn, and its functions are being called.
+    strikes: AtomicBool,
     /// Whoever may be able to go on by itself, where nothing else moves.
     waits: Mutex<Option<Waker>>,
     nudged: AtomicBool,
@@ -50,6 +52,7 @@ impl Pulse {
             beat: AtomicU64::new(0),
             label: AtomicU32::new(0),
             known: AtomicU32::new(0),
+            strikes: AtomicBool::new(false),
             waits: Mutex::new(None),
             nudged: AtomicBool::new(false),
             told: Mutex::new(Told::default()),
@@ -62,6 +65,12 @@ impl Pulse {
         // Relaxed: the watchdog looks on from afar. One thread writes, so no swap.
         self.beat.store(self.beat.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.label.store(label, Ordering::Relaxed);
+    }
+
+    /// Whether an end has come in the middle of a turn, and its functions are being called.
+    pub(super) fn strikes(&self, strikes: bool) {
+        // Relaxed: see `beats`.
+        self.strikes.store(strikes, Ordering::Relaxed);
     }
 
     /// Has this woken, once, when nothing has moved for half of the patience.
@@ -127,6 +136,16 @@ impl Pulse {
                      name a task)"
                 .to_string(),
         };
+        if self.strikes.load(Ordering::Relaxed) {
+            say(format_args!(
+                "quell: the end came in the middle of the turn of {who}, at a look at its context, and a \
+                 function at that end (`after_func`) has kept the thread for {patience:?}.\n\
+                 If it takes a lock that the turn holds while it looks, that is no mistake of yours: a \
+                 thread that cancels would wait for the turn, but a checker has one thread.\n\
+                 `Checker::functions_after_turns` has such functions called after the turn."
+            ));
+            return;
+        }
         say(format_args!(
             "quell: {who}, has kept the thread for {patience:?} without coming back from its poll, or its drop.\n\
              It blocks (on a lock, a channel of std's, a sleep of std's, the network), or loops \

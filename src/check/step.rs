@@ -73,6 +73,8 @@ pub(super) enum Step {
     Drop(u32),
     Strike,
     Tick,
+    /// The functions at an end that came in the middle of a turn.
+    Call,
     /// Everything has ended.
     Quiet,
     /// Nothing can go on.
@@ -88,4 +90,6 @@ pub(super) struct Limits {
     pub(super) points: u32,
     /// In nanoseconds.
     pub(super) stop_within: u64,
+    /// Functions at an end that comes in the middle of a turn are called after it.
+    pub(super) after_turns: bool,
 }

@@ -3,7 +3,7 @@
 //! `q1c-1f2e3d4c-s500.i17.20x2`: the version of the format and the injection (see
 //! `Inject::letter`), the body's fingerprint, then what is not as usual: the limits
 //! (`s` steps, `p` points, `w` microseconds to stop within, `n` nanoseconds if those do not
-//! come out even), where the injection comes
+//! come out even; `f`: functions are called after turns), where the injection comes
 //! (`i`, by the number of the decision) and every other deviation (number `x` value).
 //! On a real tokio there is one schedule, and `k7` says that the injection comes at its
 //! point 7; `k`, that it comes when nothing else can happen.
@@ -24,6 +24,7 @@ pub(super) struct Token {
     pub(super) steps: Option<u32>,
     pub(super) points: Option<u32>,
     pub(super) nanos: Option<u64>,
+    pub(super) after_turns: bool,
     pub(super) deviations: Vec<Deviation>,
     /// It is of a real tokio: the injection comes at this point, or by itself.
     pub(super) tokio: Option<Option<u32>>,
@@ -91,6 +92,7 @@ impl Token {
             steps: differs(limits.steps, usual.steps),
             points: differs(limits.points, usual.points),
             nanos: (limits.stop_within != usual.stop_within).then_some(limits.stop_within),
+            after_turns: limits.after_turns,
             deviations,
             tokio: None,
         }
@@ -107,6 +109,7 @@ impl Token {
             steps: self.steps.unwrap_or(usual.steps),
             points: self.points.unwrap_or(usual.points),
             stop_within: self.nanos.unwrap_or(usual.stop_within),
+            after_turns: self.after_turns || usual.after_turns,
         }
     }
 
@@ -141,6 +144,7 @@ impl Token {
             steps: None,
             points: None,
             nanos: None,
+            after_turns: false,
             deviations: Vec::new(),
             tokio: None,
         };
@@ -173,6 +177,7 @@ impl Token {
             "p" => self.points = Some(number.parse().ok().filter(|&points| points > 0)?),
             "w" => self.nanos = Some(number.parse::<u64>().ok()?.checked_mul(1_000)?),
             "n" => self.nanos = Some(number.parse().ok()?),
+            "f" if number.is_empty() => self.after_turns = true,
             "i" => self.deviations.push(Deviation { at: number.parse().ok()?, value: STRIKE }),
             "k" if number.is_empty() => self.tokio = Some(None),
             "k" => self.tokio = Some(Some(number.parse().ok()?)),
@@ -192,6 +197,7 @@ impl fmt::Display for Token {
                 0 => format!("w{}", n / 1_000),
                 _ => format!("n{n}"),
             }),
+            self.after_turns.then(|| "f".to_string()),
         ];
         let deviations = self.deviations.iter().map(|deviation| match deviation.value {
             STRIKE => format!("i{}", deviation.at),
@@ -210,17 +216,19 @@ impl fmt::Display for Token {
 mod tests {
     use super::*;
 
-    const USUAL: Limits = Limits { steps: 10, points: 10, stop_within: 5_000 };
+    const USUAL: Limits = Limits { steps: 10, points: 10, stop_within: 5_000, after_turns: false };
 
     #[test]
     fn a_token_comes_back_as_it_was() {
         let deviations = vec![Deviation { at: 3, value: 2 }, Deviation { at: 17, value: STRIKE }];
-        let limits = |stop_within| Limits { steps: 7, points: 8, stop_within };
+        let after_turns = true;
+        let limits = |stop_within| Limits { steps: 7, points: 8, stop_within, after_turns };
         for limits in [USUAL, limits(9_000), limits(1_500), limits(0), limits(u64::MAX)] {
             let token = Token::new(Inject::Cancel, 0xBEEF, limits, USUAL, deviations.clone());
             let back = Token::parse(&token.to_string()).unwrap();
             assert_eq!(back, token);
             assert_eq!(back.limits(USUAL).steps, limits.steps);
+            assert_eq!(back.limits(USUAL).after_turns, limits.after_turns);
             assert_eq!(back.limits(USUAL).stop_within, limits.stop_within);
         }
         let plain = Token::new(Inject::None, 1, USUAL, USUAL, Vec::new());

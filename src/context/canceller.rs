@@ -92,11 +92,21 @@ impl Canceller {
         self.branch().cancel(Cause::given(ContextError::Cancelled, cause.into(), origin));
     }
 
-    /// Ends the context as a deadline of the line `origin` would, though the clock is not there
-    /// yet.
-    #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
-    pub(crate) fn expire_at(&self, origin: &'static Location<'static>) {
-        self.branch().cancel(Cause::deadline(origin));
+    /// Ends the context on behalf of the line `origin`: as a cancel does, or as a deadline would,
+    /// though the clock is not there yet. `later`: what may take its time is left to the caller.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn end_at(
+        &self,
+        origin: &'static Location<'static>,
+        deadline: bool,
+        later: bool,
+    ) -> Option<crate::rt::Work> {
+        let cause = if deadline { Cause::deadline(origin) } else { Cause::cancelled(Some(origin)) };
+        if later {
+            return self.branch().cancel_and_leave_the_rest(cause);
+        }
+        self.branch().cancel(cause);
+        None
     }
 
     /// Whether nobody else has a handle to the context, nor to anything below it.

@@ -556,6 +556,14 @@ impl<'a> Branch<'a> {
         }
     }
 
+    /// [`cancel`](Branch::cancel), by somebody who will call the functions at its end later.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn cancel_and_leave_the_rest(&self, cause: Cause) -> Option<crate::rt::Work> {
+        self.stirred();
+        let scope = self.open().ok()?;
+        Scope::cancel(scope, cause)?.wake_and_leave_the_rest()
+    }
+
     fn end_open(scope: Lent<'_, Scope>, cause: Cause) {
         if let Some(harvest) = Scope::cancel(scope, cause) {
             harvest.run();

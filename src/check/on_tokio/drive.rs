@@ -166,6 +166,13 @@ impl Run<'_> {
         }
     }
 
+    /// What was left until a turn is over.
+    fn calls_later(&self) {
+        for work in self.watcher.takes_later() {
+            self.guard(work);
+        }
+    }
+
     pub(super) async fn go<F, Fut>(&self, body: &F) -> Left
     where
         F: Fn(Context) -> Fut,
@@ -231,6 +238,7 @@ impl Run<'_> {
                 pulse.beats(BODY);
             }
             pulse.nudges(may_come.then(|| cx.waker().clone()));
+            self.calls_later();
             if let Some(jumping) = &mut jump {
                 if jumping.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
@@ -257,7 +265,7 @@ impl Run<'_> {
             };
             if strikes || (may_come && self.time_follows(due)) {
                 match kind {
-                    Inject::Cancel => watcher.ends_root(),
+                    Inject::Cancel => watcher.ends_root(false),
                     Inject::Drop => {
                         self.guard(|| {
                             future.set(None);
@@ -300,6 +308,7 @@ impl Run<'_> {
                 let mut cx = std::task::Context::from_waker(own.as_ref().unwrap_or(cx.waker()));
                 future.as_mut().as_pin_mut().expect("it has not ended").poll(&mut cx).map(drop)
             });
+            self.calls_later();
             if beats {
                 pulse.beats(OTHERS);
             }

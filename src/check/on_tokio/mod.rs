@@ -301,7 +301,7 @@ where
     F: Fn(Context) -> Fut,
     Fut: Future,
 {
-    let watcher = Arc::new(Watcher::new(plan.asked_at, kind, target, plan.limits.points, traced));
+    let watcher = Arc::new(Watcher::new(plan, kind, target, pulse, traced));
     let rest = Arc::new(Rest::new(pulse));
     let _looking = world::look_on(Arc::clone(&watcher) as _);
     quiet::forget();

@@ -8,25 +8,28 @@
 //! 2. Points are those of the runtime's own thread alone, for their order is always the same.
 //!    Other threads have an onlooker of their own, [`Abroad`], that strikes nobody.
 
+use super::super::exploration::Plan;
 use super::super::inject::Inject;
 use super::super::place::{self, END_OF_CONTEXT, Place, tokio_catches, users_line};
+use super::super::pulse::Pulse;
 use super::super::quiet::{self, Panic};
 use crate::context::Canceller;
+use crate::rt::Work;
 use crate::rt::world::{Look, Onlooker};
 use crate::sync::traced::Traced;
 use crate::sync::{Arc, Mutex};
 use std::any::Any;
 use std::backtrace::Backtrace;
+use std::fmt;
 use std::panic::Location;
 use std::task::Waker;
 
 /// Contexts of such checks carry this.
 pub(super) const MARK: u16 = u16::MAX;
 
-#[derive(Debug)]
 pub(super) struct Watcher {
-    /// The line of the check.
-    asked_at: &'static Location<'static>,
+    plan: Plan,
+    pulse: Arc<Pulse>,
     pub(super) state: Mutex<State>,
     /// In a run that is to be told.
     pub(super) trail: Option<Arc<Trail>>,
@@ -41,7 +44,6 @@ pub(super) enum Point {
     Fault(&'static str),
 }
 
-#[derive(Debug)]
 pub(super) struct State {
     kind: Inject,
     /// Where the injection comes.
@@ -60,6 +62,8 @@ pub(super) struct State {
     /// What is done from here on is done too late to count.
     pub(super) over: bool,
     pub(super) canceller: Option<Canceller>,
+    /// What is to be called once this turn is over.
+    pub(super) later: Vec<Work>,
     /// Whoever polls the body, and is to know at once when the injection has come.
     pub(super) driver: Option<Waker>,
     pub(super) contexts: Vec<&'static Location<'static>>,
@@ -88,18 +92,25 @@ impl State {
     }
 }
 
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
 impl Watcher {
     pub(super) fn new(
-        asked_at: &'static Location<'static>,
+        plan: &Plan,
         kind: Inject,
         target: Option<u32>,
-        most: u32,
+        pulse: &Arc<Pulse>,
         traced: bool,
     ) -> Watcher {
+        let asked_at = plan.asked_at;
         let state = State {
             kind,
             target,
-            most,
+            most: plan.limits.points,
             way: Vec::new(),
             landed: None,
             cut: false,
@@ -108,6 +119,7 @@ impl Watcher {
             asked_for: false,
             over: false,
             canceller: None,
+            later: Vec::new(),
             driver: None,
             contexts: Vec::new(),
             lost: None,
@@ -115,20 +127,27 @@ impl Watcher {
             sometimes: Vec::new(),
         };
         let trail = traced.then(|| Arc::new(Trail { asked_at, seen: Mutex::new(Seen::default()) }));
-        Watcher { asked_at, state: Mutex::new(state), trail }
+        let (plan, pulse) = (*plan, Arc::clone(pulse));
+        Watcher { plan, pulse, state: Mutex::new(state), trail }
     }
 
-    /// Ends the root, as a cancel or as its deadline would.
-    pub(super) fn ends_root(&self) {
+    /// Ends the root, as a cancel or as its deadline would. `later`: it is somebody's turn, and
+    /// what is called at the end is left until that is over.
+    pub(super) fn ends_root(&self, later: bool) {
         let (canceller, kind) = {
             let state = self.state.lock();
             (state.canceller.clone(), state.kind)
         };
-        match canceller {
-            Some(canceller) if kind == Inject::Deadline => canceller.expire_at(self.asked_at),
-            Some(canceller) => canceller.cancel_at(self.asked_at),
-            None => {}
+        if let Some(canceller) = canceller {
+            let deadline = kind == Inject::Deadline;
+            let work = canceller.end_at(self.plan.asked_at, deadline, later);
+            self.state.lock().later.extend(work);
         }
+    }
+
+    /// What was left until a turn is over, which it is now.
+    pub(super) fn takes_later(&self) -> Vec<Work> {
+        std::mem::take(&mut self.state.lock().later)
     }
 
     /// Somebody has panicked, and it was caught.
@@ -162,7 +181,9 @@ impl Onlooker for Watcher {
     }
 
     fn strikes(&self) {
-        self.ends_root();
+        self.pulse.strikes(true);
+        self.ends_root(self.plan.limits.after_turns);
+        self.pulse.strikes(false);
         let driver = self.state.lock().driver.clone();
         if let Some(driver) = driver {
             driver.wake();
