@@ -1016,6 +1016,20 @@ fn holds_a_lock_over_a_look() {
 }
 
 #[test]
+#[ignore = "reads stack traces for longer than its patience"]
+fn has_little_patience() {
+    let report = Checker::random(1, 1).patience(Duration::from_millis(300)).run(|ctx| async move {
+        for _ in 0..300 {
+            drop(rt::spawn_named("waits", async {
+                tokio::sync::Notify::new().notified().await;
+            }));
+        }
+        ctx.done().await;
+    });
+    assert_eq!(report.violations()[0].task(), Some("waits"), "{report}");
+}
+
+#[test]
 #[ignore = "ends its process"]
 fn never_comes_back() {
     let _ = Checker::new().patience(Duration::from_millis(300)).run(|_| async {
@@ -1165,6 +1179,12 @@ fn a_function_that_waits_for_the_turn_in_which_the_end_came_is_told_as_that() {
     assert_eq!(code, Some(101), "{said}");
     assert!(said.contains("in the middle of the turn of the task `body`"), "{said}");
     assert!(said.contains("`Checker::functions_after_turns`"), "{said}");
+}
+
+#[test]
+fn the_time_that_the_checker_takes_itself_is_nobodys() {
+    let (code, said) = in_a_process("has_little_patience");
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::rt::probe::Wait;
 use crate::rt::world::{Armed, Look, Onlooker, World};
 use crate::rt::{Bell, Stop, Unstarted, panic_words};
+use crate::sync::Arc;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
@@ -421,7 +422,8 @@ fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
     };
     let finding = here(|engine| {
         let finding = verdict::judge(engine, end).map(Box::new);
-        story::keep(engine, finding.as_deref());
+        let pulse = Arc::clone(&engine.pulse);
+        pulse.own_time(|| story::keep(engine, finding.as_deref()));
         engine.closing = true;
         engine.current = NOBODY;
         finding

@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! 1. `beat` changes with each poll, and each drop of a future. If it has not changed for the
-//!    whole of the patience while its exploration is in the list, somebody keeps the thread.
+//!    whole of the patience while its exploration is in the list, somebody keeps the thread;
+//!    unless that is the checker itself ([`Pulse::own_time`]).
 //! 2. The list's lock is never held while an exploration runs: only to enter the list
 //!    and to leave it. Nobody is woken under it.
 //! 3. Who is woken because nothing has moved for half of the patience finds `nudged` set.
@@ -22,6 +23,9 @@ use std::fmt;
 use std::io::Write as _;
 use std::task::Waker;
 use std::time::{Duration, Instant};
+
+/// In place of a label: the checker has the thread itself.
+const CHECKER: u32 = u32::MAX - 1;
 
 /// What the watchdog sees of an exploration.
 #[derive(Debug)]
@@ -65,6 +69,16 @@ impl Pulse {
         // Relaxed: the watchdog looks on from afar. One thread writes, so no swap.
         self.beat.store(self.beat.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.label.store(label, Ordering::Relaxed);
+    }
+
+    /// What is done with stack traces takes time, which is not that of whoever has the thread.
+    pub(super) fn own_time<R>(&self, f: impl FnOnce() -> R) -> R {
+        // Relaxed: see `beats`.
+        let label = self.label.load(Ordering::Relaxed);
+        self.beats(CHECKER);
+        let done = f();
+        self.beats(label);
+        done
     }
 
     /// Whether an end has come in the middle of a turn, and its functions are being called.
@@ -228,7 +242,8 @@ impl Dog {
             let mut woken = Vec::new();
             for one in &mut watched.all {
                 let beat = one.pulse.beat.load(Ordering::Relaxed);
-                if beat != one.beat {
+                let is_own = one.pulse.label.load(Ordering::Relaxed) == CHECKER;
+                if beat != one.beat || is_own {
                     (one.beat, one.since) = (beat, now);
                 } else if now - one.since >= one.patience {
                     one.pulse.complain(one.patience);

@@ -185,7 +185,7 @@ impl Run<'_> {
         let mut future = pin!(None::<Fut>);
         let (mut body, told) = self.poll_to_the_end(ctx, body, future.as_mut(), due).await;
         let trail = self.watcher.trail.as_ref().filter(|_| body != Body::Ended);
-        let waits = trail.map(|trail| trail.waits()).unwrap_or_default();
+        let waits = self.pulse.own_time(|| trail.map(|trail| trail.waits())).unwrap_or_default();
         if body == Body::Waits && self.would_be_woken().await {
             body = Body::GoesOn;
         }

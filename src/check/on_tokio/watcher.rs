@@ -174,7 +174,8 @@ impl Onlooker for Watcher {
             state.kind.comes_at_a_look() && !state.asked_for && state.point(Point::Look(look));
         drop(state);
         if let (true, Some(trail)) = (strikes, &self.trail) {
-            let place = users_line(&Backtrace::force_capture(), trail.asked_at).place;
+            let line = || users_line(&Backtrace::force_capture(), trail.asked_at).place;
+            let place = self.pulse.own_time(line);
             trail.seen.lock().struck = place;
         }
         strikes
