@@ -310,14 +310,6 @@ impl Model {
         found
     }
 
-    /// Where a context's tree begins: values are no places of their own.
-    fn root_of(&self, mut at: usize) -> usize {
-        while let (Some(_), Some(parent)) = (self.nodes[at].value, self.nodes[at].parent) {
-            at = parent;
-        }
-        at
-    }
-
     /// Whether there is an end to it: not for the background and what is cut off.
     fn can_end(&self, at: usize) -> bool {
         let node = &self.nodes[at];
@@ -870,12 +862,11 @@ impl World {
         if !self.settled {
             return Ok(());
         }
-        let root = self.model.root_of(at);
         let live = |node: &Node| node.made_in.is_some() && node.end.is_none();
         // A linked context may be shown below each of those it ends with, or below the
         // one it was derived from; but it is one context.
         let [least, most] = [false, true].map(|more| {
-            let (alive, below) = (self.alive(more), self.model.derived_from(root, more));
+            let (alive, below) = (self.alive(more), self.model.derived_from(at, more));
             let nodes = self.model.nodes.iter().enumerate();
             nodes.filter(|&(at, node)| alive[at] && below[at] && live(node)).count()
         });
