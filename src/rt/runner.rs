@@ -68,7 +68,9 @@ pub(crate) fn run(clock: Clock, work: Work) {
 /// goes with the clock, and the user's code with that.
 fn run_here((clock, work): (Clock, Work)) {
     undisturbed(|| clock.inside(work));
-    undisturbed(|| drop(clock));
+    undisturbed(move || {
+        let _goes = clock;
+    });
 }
 
 impl Runner {

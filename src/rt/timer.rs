@@ -170,9 +170,11 @@ impl Timer {
             // A waker may panic: that must not end the thread that all deadlines hang on. Nor
             // must what goes with the last handle of a runtime, which is the user's as well.
             let work = undisturbed(bell).flatten();
-            undisturbed(move || match work {
-                Some(work) => runner::run(clock, work),
-                None => drop(clock),
+            undisturbed(move || {
+                let goes = clock;
+                if let Some(work) = work {
+                    runner::run(goes, work);
+                }
             });
             queue = self.queue.lock();
         }
