@@ -364,18 +364,21 @@ fn the_waker_of_the_last_poll_is_the_one_that_is_woken() {
 }
 
 #[test]
-fn a_receiver_that_has_found_items_sixteen_times_in_a_row_lets_others_go_first() {
-    let (sender, mut receiver) = bounded(1);
-    let wakes = Wakes::new();
-    for round in 1..4 {
-        for n in 0..16 {
-            assert_eq!(sender.send(n).now_or_never(), Some(Ok(())));
+fn a_receiver_that_has_found_128_items_without_waiting_lets_others_go_first() {
+    for at_once in [1, 50, 512] {
+        let (sender, mut receiver) = bounded(at_once);
+        let wakes = Wakes::new();
+        let mut sent = 0;
+        for n in 0..512_u64 {
+            if n == sent {
+                sent += fill(&sender, sent);
+            }
+            if n > 0 && n % 128 == 0 {
+                assert!(poll(&mut receiver.recv(), &wakes).is_pending());
+                assert_eq!(wakes.count() as u64, n / 128, "its turn comes again");
+            }
             assert_eq!(poll(&mut receiver.recv(), &wakes), Poll::Ready(Some(n)));
         }
-        assert_eq!(sender.send(16).now_or_never(), Some(Ok(())));
-        assert!(poll(&mut receiver.recv(), &wakes).is_pending());
-        assert_eq!(wakes.count(), round, "its turn comes again");
-        assert_eq!(poll(&mut receiver.recv(), &wakes), Poll::Ready(Some(16)));
     }
 }
 
