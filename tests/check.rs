@@ -1019,7 +1019,7 @@ fn holds_a_lock_over_a_look() {
 #[ignore = "reads stack traces for longer than its patience"]
 fn has_little_patience() {
     let report = Checker::random(1, 1).patience(Duration::from_millis(300)).run(|ctx| async move {
-        for _ in 0..300 {
+        for _ in 0..2_000 {
             drop(rt::spawn_named("waits", async {
                 tokio::sync::Notify::new().notified().await;
             }));
