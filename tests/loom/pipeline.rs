@@ -443,7 +443,7 @@ fn a_blocking_source_ends_with_its_pipeline() {
 
 #[test]
 fn a_drain_does_not_wait_for_a_source_that_blocks() {
-    model_within(1, || {
+    model_within(2, || {
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let blocks = Arc::clone(&gate);
         let items = std::iter::from_fn(move || {
@@ -457,15 +457,16 @@ fn a_drain_does_not_wait_for_a_source_that_blocks() {
         let mut results = Pipeline::from_blocking_iter(&ctx, items)
             .on_cancel(OnCancel::Drain { grace: TEN })
             .run();
-        let other = thread::spawn(move || canceller.cancel_with("stop"));
         block_on(async {
-            assert!(results.next().await.is_none());
+            let mut next = pin!(results.next());
+            assert!(poll_once(next.as_mut()).is_pending());
+            canceller.cancel_with("stop");
+            assert!(next.await.is_none());
             *gate.0.lock().unwrap() = true;
             gate.1.notify_all();
             let report = results.finish().await;
             assert!(matches!(report.outcome(), Outcome::Cancelled(_)), "{report}");
         });
-        other.join().unwrap();
         finish();
     });
 }
