@@ -4,7 +4,7 @@
 //! `cargo planted`. The switches exist under `--cfg quell_planted` only. Those that no
 //! task can meet are named at the end of this file, each with the reason; they are for the
 //! models: `cargo loom planted`.
-#![cfg(all(not(loom), feature = "check", quell_planted))]
+#![cfg(all(test, not(loom), quell_planted))]
 
 use futures::{StreamExt, stream};
 use quell::check::{Checker, Inject, Report};
