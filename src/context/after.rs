@@ -9,7 +9,8 @@
 //!    and registered until the function has run.
 
 use super::Context;
-use super::scope::{Member, Scope};
+use super::members::Member;
+use super::scope::Scope;
 use crate::rt::undisturbed;
 #[cfg(all(feature = "check", not(loom)))]
 use crate::rt::world::Look;

@@ -14,15 +14,15 @@
 
 use super::after::Func;
 use super::cause::Cause;
-use super::scope::{End, Member};
+use super::members::{Member, Members};
+use super::scope::End;
 use crate::rt::{self, undisturbed};
-use slab::Slab;
 use std::task::Waker;
 
 #[derive(Default)]
 pub(super) struct Harvest {
     /// The whole list of the first who are to be told, as it was: mostly there are no others.
-    first: Slab<Member>,
+    first: Members,
     wakers: Vec<Waker>,
     calls: Calls,
     /// Not needed any more; disarmed when the harvest goes.
@@ -46,7 +46,7 @@ struct Calls {
 impl Harvest {
     /// Takes all of a list in which there are no children, unless it has one: those that
     /// come later are told later.
-    pub(super) fn takes_all(&mut self, list: &mut Slab<Member>) -> bool {
+    pub(super) fn takes_all(&mut self, list: &mut Members) -> bool {
         let is_first = self.is_empty();
         if is_first {
             std::mem::swap(&mut self.first, list);
@@ -72,7 +72,7 @@ impl Harvest {
     #[cfg(all(unix, not(loom)))]
     pub(super) fn join(&mut self, other: Harvest) {
         let Harvest { first, wakers, calls, alarms, ended, late } = other;
-        first.into_iter().for_each(|(_, member)| self.add(member));
+        first.into_all().for_each(|member| self.add(member));
         self.wakers.extend(wakers);
         self.calls.append(calls);
         self.alarms.extend(alarms);
@@ -87,7 +87,7 @@ impl Harvest {
     }
 
     /// Tells everybody, on this thread.
-    pub(super) fn run(self) {
+    pub(super) fn run(&mut self) {
         #[cfg(not(loom))]
         if !self.is_empty() {
             return super::nested::tell(self);
@@ -96,7 +96,7 @@ impl Harvest {
     }
 
     /// The same, however many ends this one is inside of.
-    pub(super) fn tell(mut self) {
+    pub(super) fn tell(&mut self) {
         let calls = self.wake();
         tell_events(std::mem::take(&mut self.ended));
         calls.make();
@@ -104,7 +104,7 @@ impl Harvest {
 
     /// Tells those who are never kept waiting for somebody else's code, and gives back the rest.
     #[cfg(not(loom))]
-    pub(super) fn tell_those_who_wait(mut self) -> Harvest {
+    pub(super) fn tell_those_who_wait(&mut self) -> Harvest {
         let mut calls = self.wake();
         calls.make_ours();
         Harvest { calls, ended: std::mem::take(&mut self.ended), ..Harvest::default() }
@@ -129,7 +129,7 @@ impl Harvest {
 
     fn wake(&mut self) -> Calls {
         let later = std::mem::take(&mut self.calls);
-        for (_, member) in std::mem::take(&mut self.first) {
+        for member in std::mem::take(&mut self.first).into_all() {
             match member {
                 Member::Waiter(waker) => rt::wake([waker]),
                 func => self.add(func),

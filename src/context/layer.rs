@@ -565,7 +565,7 @@ impl<'a> Branch<'a> {
     }
 
     fn end_open(scope: Lent<'_, Scope>, cause: Cause) {
-        if let Some(harvest) = Scope::cancel(scope, cause) {
+        if let Some(mut harvest) = Scope::cancel(scope, cause) {
             harvest.run();
         }
     }

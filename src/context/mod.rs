@@ -7,6 +7,7 @@
 //! | `layer` | what one derivation adds; how a question is answered |
 //! | `fate` | what becomes of a branch, in one word |
 //! | `scope` | what a parent knows of its children; how an end spreads |
+//! | `members` | the list of those who are to be told of it |
 //! | `harvest` | who is told of it, after all locks |
 //! | `nested` | ends inside ends, on a stack that is not endless |
 //! | `cause` | error and cause |
@@ -27,6 +28,7 @@ mod fate;
 mod handle;
 mod harvest;
 mod layer;
+mod members;
 #[cfg(not(loom))]
 mod nested;
 mod purse;

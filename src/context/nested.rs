@@ -38,12 +38,12 @@ thread_local! {
 
 /// Tells everybody in `harvest`, at once or before the outermost call of this on this thread
 /// returns.
-pub(super) fn tell(harvest: Harvest) {
+pub(super) fn tell(harvest: &mut Harvest) {
     let _inside = Inside::enter();
     match ENDS.with(|ends| ends.depth.get()) {
         depth if depth <= ALL_TOLD => harvest.tell(),
         depth if depth <= NONE_TOLD => leave(harvest.tell_those_who_wait()),
-        _ => leave(harvest),
+        _ => leave(std::mem::take(harvest)),
     }
 }
 
@@ -68,7 +68,7 @@ impl Drop for Inside {
                 if left.is_empty() {
                     break;
                 }
-                for harvest in left {
+                for mut harvest in left {
                     undisturbed(|| harvest.tell());
                 }
             }

@@ -35,13 +35,13 @@ use super::ContextError;
 use super::after::Func;
 use super::cause::Cause;
 use super::harvest::Harvest;
+use super::members::{Member, Members};
 use crate::rt::Clock;
 #[cfg(all(feature = "check", not(loom)))]
 use crate::rt::world::{self, Look};
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, ArcGuard, Latch, Lent, Mutex, lock_arc};
-use slab::Slab;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -59,11 +59,11 @@ pub(super) struct Scope {
     /// One once it has been swept. Written under the lock, and read without it by the
     /// many who have been woken and need not take anything back.
     swept: AtomicU8,
-    members: Mutex<Members>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Members {
+struct State {
     marked: bool,
     /// How many wait for the deadline, here or below, and the alarm that is
     /// armed while anybody does.
@@ -72,18 +72,7 @@ struct Members {
     /// The token of which all tokens that were asked for are children.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     token: Option<super::token::Root>,
-    /// How many of them are children.
-    children: u32,
-    /// How many have places that are not in the first quarter of the list's memory.
-    behind: u32,
-    all: Slab<Member>,
-}
-
-/// Who is to be told of an end.
-pub(super) enum Member {
-    Child(Arc<Scope>),
-    Waiter(Waker),
-    Func(Func),
+    members: Members,
 }
 
 /// How a scope ended.
@@ -145,7 +134,7 @@ enum Mode {
 }
 
 struct Frame {
-    members: ArcGuard<Scope, Members>,
+    state: ArcGuard<Scope, State>,
     mode: Mode,
     next: usize,
 }
@@ -162,7 +151,7 @@ impl Scope {
             deadline,
             seat: AtomicUsize::new(0),
             swept: AtomicU8::new(0),
-            members: Mutex::new(Members::default()),
+            state: Mutex::new(State::default()),
         }
     }
 
@@ -251,24 +240,24 @@ impl Scope {
             return;
         }
         let newcomer = Member::Child(child.to_arc());
-        let mut members = self.members.lock();
+        let mut state = self.state.lock();
         let refused = self.end.get().is_some() || child.is_listed();
         if !refused {
-            let key = members.add(newcomer);
+            let key = state.members.add(newcomer);
             child.seat.store(key + 1, Ordering::Relaxed);
             return;
         }
-        drop(members);
+        drop(state);
         drop(newcomer);
     }
 
     /// A second parent, for a linked context: the key is the caller's to keep.
     pub(super) fn adopt(&self, child: Lent<'_, Scope>) -> Option<usize> {
-        let mut members = self.members.lock();
+        let mut state = self.state.lock();
         if self.end.get().is_some() && !skip(Break::AdoptedTooLate) {
             None
         } else {
-            Some(members.add(Member::Child(child.to_arc())))
+            Some(state.members.add(Member::Child(child.to_arc())))
         }
     }
 
@@ -285,37 +274,37 @@ impl Scope {
 
     /// Adds a waker. `None`: it has ended.
     pub(super) fn wait(&self, waker: Waker) -> Option<usize> {
-        let mut members = self.members.lock();
+        let mut state = self.state.lock();
         if self.end.get().is_some() && !skip(Break::WaiterNotChecked) {
-            drop(members);
+            drop(state);
             // The waker is the user's to drop: after the lock.
             drop(waker);
             return None;
         }
-        Some(members.add(Member::Waiter(waker)))
+        Some(state.members.add(Member::Waiter(waker)))
     }
 
     /// Changes the waker with this key. False: it has ended.
     pub(super) fn wait_with(&self, key: usize, waker: &Waker) -> bool {
         {
-            let mut members = self.members.lock();
+            let mut state = self.state.lock();
             if self.end.get().is_some() {
                 return false;
             }
-            if members.waker(key).will_wake(waker) || skip(Break::WakerNotReplaced) {
+            if state.members.waker(key).will_wake(waker) || skip(Break::WakerNotReplaced) {
                 return true;
             }
         }
         // Cloning a waker and dropping one is the user's code: outside of the lock.
         let new = waker.clone();
-        let mut members = self.members.lock();
+        let mut state = self.state.lock();
         if self.end.get().is_some() {
-            drop(members);
+            drop(state);
             drop(new);
             return false;
         }
-        let old = std::mem::replace(members.waker(key), new);
-        drop(members);
+        let old = std::mem::replace(state.members.waker(key), new);
+        drop(state);
         drop(old);
         true
     }
@@ -330,11 +319,11 @@ impl Scope {
 
     /// Adds a function; gives it back where the scope has ended.
     pub(super) fn add_func(&self, func: Func) -> Result<usize, Func> {
-        let mut members = self.members.lock();
+        let mut state = self.state.lock();
         if self.end.get().is_some() && !skip(Break::FuncNotChecked) {
             Err(func)
         } else {
-            Ok(members.add(Member::Func(func)))
+            Ok(state.members.add(Member::Func(func)))
         }
     }
 
@@ -344,19 +333,19 @@ impl Scope {
         &self,
         make: impl FnOnce() -> super::token::Root,
     ) -> Option<super::token::Token> {
-        let root_of = |members: &Members| members.token.as_ref().map(|root| root.token().clone());
-        if let Some(token) = root_of(&self.members.lock()) {
+        let root_of = |state: &State| state.token.as_ref().map(|root| root.token().clone());
+        if let Some(token) = root_of(&self.state.lock()) {
             return Some(token);
         }
         // Outside of the lock: it may arm an alarm.
         let made = make();
-        let mut members = self.members.lock();
+        let mut state = self.state.lock();
         let mut spare = Some(made);
-        if self.end.get().is_none() && members.token.is_none() {
-            members.token = spare.take();
+        if self.end.get().is_none() && state.token.is_none() {
+            state.token = spare.take();
         }
-        let token = root_of(&members);
-        drop(members);
+        let token = root_of(&state);
+        drop(state);
         drop(spare);
         token
     }
@@ -364,17 +353,15 @@ impl Scope {
     /// Takes out the member with this key, if a sweep has not taken it and it is
     /// still the one that is meant.
     pub(super) fn remove(&self, key: usize, is_meant: impl FnOnce(&Member) -> bool) {
-        let mut members = self.members.lock();
-        let gone = match members.all.get(key) {
-            _ if skip(Break::SweptIsTakenBack) => Some(members.all.remove(key)),
-            Some(member) if is_meant(member) => members.take(key),
+        let mut state = self.state.lock();
+        let gone = match state.members.get(key) {
+            _ if skip(Break::SweptIsTakenBack) => state.members.take(key),
+            Some(member) if is_meant(member) => state.members.take(key),
             _ => None,
         };
         let Some(gone) = gone else { return };
-        if members.behind == 0 && members.all.capacity() > 64 {
-            members.give_memory_back();
-        }
-        drop(members);
+        state.members.give_memory_back();
+        drop(state);
         drop(gone);
     }
 
@@ -420,24 +407,24 @@ impl Scope {
         // to it, or to what ends with it.
         #[cfg(all(feature = "check", not(loom)))]
         world::looked(Look::Stirred);
-        let mut members = this.members.lock();
+        let mut state = this.state.lock();
         if this.is_swept() {
             return None;
         }
         let mut harvest = Harvest::default();
-        if members.children == 0 {
+        if !state.members.has_children() {
             if let Some(mode) = settle(&mut harvest) {
-                this.visit(&mut members, mode, &mut harvest);
+                this.visit(&mut state, mode, &mut harvest);
             }
             return Some(harvest);
         }
-        drop(members);
-        let mut members = lock_arc(this.to_arc(), |scope| &scope.members);
+        drop(state);
+        let mut state = lock_arc(this.to_arc(), |scope| &scope.state);
         if !this.is_swept() {
             let mode = settle(&mut harvest);
-            if let Some(mode) = mode.filter(|&mode| !this.is_past(&members, mode)) {
-                this.visit(&mut members, mode, &mut harvest);
-                sweep(members, mode, &mut harvest);
+            if let Some(mode) = mode.filter(|&mode| !this.is_past(&state, mode)) {
+                this.visit(&mut state, mode, &mut harvest);
+                sweep(state, mode, &mut harvest);
             }
         }
         Some(harvest)
@@ -451,32 +438,26 @@ impl Scope {
     }
 
     /// Whether a sweep has nothing to do here any more.
-    fn is_past(&self, members: &Members, mode: Mode) -> bool {
-        self.is_swept() || (mode == Mode::Mark && members.marked)
+    fn is_past(&self, state: &State, mode: Mode) -> bool {
+        self.is_swept() || (mode == Mode::Mark && state.marked)
     }
 
     /// Marks, and takes everybody who is to be told.
-    fn visit(&self, members: &mut Members, mode: Mode, harvest: &mut Harvest) {
-        members.marked = true;
+    fn visit(&self, state: &mut State, mode: Mode, harvest: &mut Harvest) {
+        state.marked = true;
         if mode == Mode::Mark {
             return;
         }
         self.swept.store(1, Ordering::Relaxed);
-        harvest.alarms.extend(members.alarm.take().map(|alarm| *alarm));
+        harvest.alarms.extend(state.alarm.take().map(|alarm| *alarm));
         #[cfg(all(feature = "tokio-util", not(loom)))]
-        if let Some(token) = members.token.take() {
+        if let Some(token) = state.token.take() {
             harvest.add_token(token);
         }
-        if members.children == 0 && harvest.takes_all(&mut members.all) {
+        if !state.members.has_children() && harvest.takes_all(&mut state.members) {
             return;
         }
-        if members.all.len() > members.children as usize {
-            for key in 0..members.all.capacity() {
-                if let Some(Member::Waiter(_) | Member::Func(_)) = members.all.get(key) {
-                    harvest.add(members.take(key).expect("it was just there"));
-                }
-            }
-        }
+        state.members.take_all_but_children(|member| harvest.add(member));
     }
 
     /// Somebody, here or below, waits for this scope's deadline: the first arms
@@ -485,10 +466,10 @@ impl Scope {
     pub(super) fn watch(this: Lent<'_, Self>) {
         let Some(deadline) = &this.deadline else { return };
         {
-            let mut members = this.members.lock();
+            let mut state = this.state.lock();
             let trusts = skip(Break::WatchTrustsTheLook) && this.end.get().is_some();
-            if members.watchers > 0 || this.is_swept() || trusts {
-                members.watchers += 1;
+            if state.watchers > 0 || this.is_swept() || trusts {
+                state.watchers += 1;
                 return;
             }
         }
@@ -496,22 +477,22 @@ impl Scope {
         let scope = this.to_arc();
         let bell = Box::new(move || Scope::ring(Lent::from(&scope))?.wake_and_leave_the_rest());
         let alarm = Box::new(deadline.clock.arm(deadline.at, bell));
-        let mut members = this.members.lock();
-        members.watchers += 1;
-        let needless = if this.is_swept() || members.alarm.is_some() {
+        let mut state = this.state.lock();
+        state.watchers += 1;
+        let needless = if this.is_swept() || state.alarm.is_some() {
             Some(alarm)
         } else {
-            members.alarm = Some(alarm);
+            state.alarm = Some(alarm);
             None
         };
-        drop(members);
+        drop(state);
         drop(needless);
     }
 
     /// The task that is being polled waits, here or below, and may not be whoever armed it.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn awaited(&self) {
-        if let Some(alarm) = &self.members.lock().alarm {
+        if let Some(alarm) = &self.state.lock().alarm {
             alarm.awaited(false);
         }
     }
@@ -519,10 +500,10 @@ impl Scope {
     /// The opposite of `watch`: the last one disarms.
     pub(super) fn unwatch(&self) {
         if self.deadline.is_some() {
-            let mut members = self.members.lock();
-            members.watchers -= 1;
-            let alarm = if members.watchers == 0 { members.alarm.take() } else { None };
-            drop(members);
+            let mut state = self.state.lock();
+            state.watchers -= 1;
+            let alarm = if state.watchers == 0 { state.alarm.take() } else { None };
+            drop(state);
             drop(alarm);
         }
     }
@@ -532,11 +513,11 @@ impl Scope {
     pub(super) fn disarm(&self) {
         let may_keep = self.deadline.is_some() || cfg!(all(feature = "tokio-util", not(loom)));
         if may_keep && !self.is_swept() {
-            let mut members = self.members.lock();
-            let _alarm = members.alarm.take();
+            let mut state = self.state.lock();
+            let _alarm = state.alarm.take();
             #[cfg(all(feature = "tokio-util", not(loom)))]
-            let _token = members.token.take();
-            drop(members);
+            let _token = state.token.take();
+            drop(state);
         }
     }
 
@@ -545,103 +526,35 @@ impl Scope {
     /// order.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn begins_anew(&self) -> bool {
-        let mut members = self.members.lock();
+        let mut state = self.state.lock();
         #[cfg(feature = "tokio-util")]
-        let keeps_token = members.token.is_some();
+        let keeps_token = state.token.is_some();
         #[cfg(not(feature = "tokio-util"))]
         let keeps_token = false;
         if self.end.get().is_some() || self.note.get().is_some() || keeps_token {
             return false;
         }
-        let nobody = members.all.is_empty();
-        if nobody {
-            members.all.clear();
-        }
-        nobody
+        state.members.begin_anew()
     }
 
     /// How many children are in the list: for the models.
     #[cfg(loom)]
     pub(super) fn children(&self) -> usize {
-        self.members.lock().children as usize
-    }
-}
-
-impl Members {
-    fn add(&mut self, member: Member) -> usize {
-        if self.all.len() == self.all.capacity() {
-            self.grow();
-        }
-        self.children += u32::from(matches!(member, Member::Child(_)));
-        let key = self.all.insert(member);
-        self.behind += self.is_behind(key);
-        key
-    }
-
-    fn grow(&mut self) {
-        match self.all.capacity() {
-            // One is the usual number.
-            0 => self.all = Slab::with_capacity(1),
-            1 => {
-                // A new list takes half of the time that it takes to have so small a one grow.
-                let first = std::mem::replace(&mut self.all, Slab::with_capacity(4));
-                for (_, member) in first {
-                    self.all.insert(member);
-                }
-            }
-            room => self.all.reserve(room),
-        }
-        // There is nobody missing among those in front.
-        self.behind = self.all.len().saturating_sub(self.all.capacity() / 4) as u32;
-    }
-
-    /// One or none, to be counted in `behind`.
-    fn is_behind(&self, key: usize) -> u32 {
-        u32::from(key >= self.all.capacity() / 4)
-    }
-
-    /// A crowd has left: the memory behind those who stay goes too, three quarters of it or
-    /// more. Nobody changes places.
-    #[cold]
-    fn give_memory_back(&mut self) {
-        self.all.shrink_to_fit();
-        self.behind = self.all.iter().map(|(key, _)| self.is_behind(key)).sum();
-    }
-
-    fn take(&mut self, key: usize) -> Option<Member> {
-        let member = self.all.try_remove(key)?;
-        self.children -= u32::from(matches!(member, Member::Child(_)));
-        self.behind -= self.is_behind(key);
-        Some(member)
-    }
-
-    fn waker(&mut self, key: usize) -> &mut Waker {
-        match &mut self.all[key] {
-            Member::Waiter(waker) => waker,
-            Member::Child(_) | Member::Func(_) => unreachable!("the key is a waiter's"),
-        }
-    }
-
-    /// The first child whose key is not below `from`.
-    fn child(&self, from: usize) -> Option<(usize, &Arc<Scope>)> {
-        (from..self.all.capacity()).find_map(|key| match self.all.get(key) {
-            Some(Member::Child(child)) => Some((key, child)),
-            _ => None,
-        })
+        self.state.lock().members.children()
     }
 }
 
 /// Goes down from a scope that has been visited and whose lock is held
 /// (invariant 3).
-fn sweep(root: ArcGuard<Scope, Members>, mode: Mode, harvest: &mut Harvest) {
-    let mut path = vec![Frame { members: root, mode, next: 0 }];
-    while let Some(Frame { members, mode, next }) = path.last_mut() {
-        let Some((key, child)) = members.child(*next) else {
+fn sweep(root: ArcGuard<Scope, State>, mode: Mode, harvest: &mut Harvest) {
+    let mut path = vec![Frame { state: root, mode, next: 0 }];
+    while let Some(Frame { state, mode, next }) = path.last_mut() {
+        let Some((key, child)) = state.members.child(*next) else {
             path.pop();
             continue;
         };
         *next = key + 1;
-        let end = members.owner().end.get().expect("a sweep goes below what has ended");
+        let end = state.owner().end.get().expect("a sweep goes below what has ended");
         let (childs, ended_now) = child.inherit(end);
         if ended_now {
             harvest.report(&childs.cause);
@@ -649,25 +562,22 @@ fn sweep(root: ArcGuard<Scope, Members>, mode: Mode, harvest: &mut Harvest) {
         // Invariant 4.
         let theirs = childs.by != end.by && !childs.is_deadline();
         let mode = if theirs && !skip(Break::SweepTakesOthersWaiters) { Mode::Mark } else { *mode };
-        let mut members = child.members.lock();
-        if child.is_past(&members, mode) {
+        let mut state = child.state.lock();
+        if child.is_past(&state, mode) {
             continue;
         }
-        if members.children == 0 {
-            child.visit(&mut members, mode, harvest);
+        if !state.members.has_children() {
+            child.visit(&mut state, mode, harvest);
             continue;
         }
         // The path keeps the guard, so the guard keeps the child. Nothing is added in
         // between, for the child has ended; another sweep may come first.
-        drop(members);
-        let mut members = lock_arc(Arc::clone(child), |scope| &scope.members);
-        let (child, locked) = members.parts();
+        drop(state);
+        let mut state = lock_arc(Arc::clone(child), |scope| &scope.state);
+        let (child, locked) = state.parts();
         if !child.is_past(locked, mode) {
             child.visit(locked, mode, harvest);
-            path.push(Frame { members, mode, next: 0 });
+            path.push(Frame { state, mode, next: 0 });
         }
     }
 }
-
-#[cfg(all(test, not(loom)))]
-mod tests;

@@ -172,7 +172,8 @@ impl Bridge {
                 if let Some(scope) = self.scope.upgrade() {
                     let elders = self.elders.iter().flatten().filter_map(Weak::upgrade);
                     elders.for_each(|elder| scope.end_with(&elder));
-                    if let Some(harvest) = Scope::cancel(Lent::from(&scope), Cause::cancelled(None))
+                    if let Some(mut harvest) =
+                        Scope::cancel(Lent::from(&scope), Cause::cancelled(None))
                     {
                         harvest.run();
                     }

@@ -1,0 +1,218 @@
+//! The list of those whom a scope is to tell of its end.
+//!
+//! # Invariants
+//!
+//! 1. Whoever is in the list keeps its key until it is taken out.
+//! 2. The first is in the list itself: one is the usual number, and takes no memory of its own.
+//! 3. `children` counts those; `behind`, those of `others` whose places are not in the first
+//!    quarter of its memory.
+
+use super::after::Func;
+use super::scope::Scope;
+use crate::sync::Arc;
+use slab::Slab;
+use std::task::Waker;
+
+/// Who is to be told of an end.
+pub(super) enum Member {
+    Child(Arc<Scope>),
+    Waiter(Waker),
+    Func(Func),
+}
+
+#[derive(Default)]
+pub(super) struct Members {
+    /// Its key is zero; those of the others are one more than in their list.
+    first: Option<Member>,
+    others: Slab<Member>,
+    children: u32,
+    behind: u32,
+}
+
+impl Members {
+    pub(super) fn add(&mut self, member: Member) -> usize {
+        self.children += u32::from(matches!(member, Member::Child(_)));
+        if self.first.is_none() {
+            self.first = Some(member);
+            return 0;
+        }
+        self.add_other(member)
+    }
+
+    fn add_other(&mut self, member: Member) -> usize {
+        if self.others.len() == self.others.capacity() {
+            match self.others.capacity() {
+                // Half of the time that it takes to have an empty one grow.
+                0 => self.others = Slab::with_capacity(4),
+                room => self.others.reserve(room),
+            }
+            // There is nobody missing among those in front.
+            self.behind = self.others.len().saturating_sub(self.others.capacity() / 4) as u32;
+        }
+        let place = self.others.insert(member);
+        self.behind += self.is_behind(place);
+        place + 1
+    }
+
+    /// One or none, to be counted in `behind`.
+    fn is_behind(&self, place: usize) -> u32 {
+        u32::from(place >= self.others.capacity() / 4)
+    }
+
+    pub(super) fn take(&mut self, key: usize) -> Option<Member> {
+        let gone = match key.checked_sub(1) {
+            None => self.first.take(),
+            Some(place) => {
+                let gone = self.others.try_remove(place);
+                self.behind -= gone.as_ref().map_or(0, |_| self.is_behind(place));
+                gone
+            }
+        };
+        self.children -= u32::from(matches!(gone, Some(Member::Child(_))));
+        gone
+    }
+
+    pub(super) fn get(&self, key: usize) -> Option<&Member> {
+        match key.checked_sub(1) {
+            None => self.first.as_ref(),
+            Some(place) => self.others.get(place),
+        }
+    }
+
+    /// The waker of the waiter with this key.
+    pub(super) fn waker(&mut self, key: usize) -> &mut Waker {
+        let member = match key.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(place) => self.others.get_mut(place),
+        };
+        match member {
+            Some(Member::Waiter(waker)) => waker,
+            _ => unreachable!("the key is a waiter's"),
+        }
+    }
+
+    /// No key is as high as this.
+    fn room(&self) -> usize {
+        1 + self.others.capacity()
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_empty()
+    }
+
+    pub(super) fn has_children(&self) -> bool {
+        self.children > 0
+    }
+
+    /// If nobody is left: who comes next gets the same keys as in a new list.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn begin_anew(&mut self) -> bool {
+        let nobody = self.is_empty();
+        if nobody {
+            self.others.clear();
+        }
+        nobody
+    }
+
+    /// How many children are in the list: for the models.
+    #[cfg(loom)]
+    pub(super) fn children(&self) -> usize {
+        self.children as usize
+    }
+
+    /// The first child whose key is not below `from`.
+    pub(super) fn child(&self, from: usize) -> Option<(usize, &Arc<Scope>)> {
+        (from..self.room()).find_map(|key| match self.get(key) {
+            Some(Member::Child(child)) => Some((key, child)),
+            _ => None,
+        })
+    }
+
+    /// Takes out everybody but the children.
+    pub(super) fn take_all_but_children(&mut self, mut each: impl FnMut(Member)) {
+        if self.len() > self.children as usize {
+            for key in 0..self.room() {
+                if let Some(Member::Waiter(_) | Member::Func(_)) = self.get(key) {
+                    each(self.take(key).expect("it was just there"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn into_all(self) -> impl Iterator<Item = Member> {
+        self.first.into_iter().chain(self.others.into_iter().map(|(_, member)| member))
+    }
+
+    /// If a crowd has left, the memory behind those who stay goes too, three quarters of it or
+    /// more. Nobody changes places.
+    #[inline]
+    pub(super) fn give_memory_back(&mut self) {
+        if self.behind == 0 && self.others.capacity() > 64 {
+            self.shrink();
+        }
+    }
+
+    #[cold]
+    fn shrink(&mut self) {
+        self.others.shrink_to_fit();
+        self.behind = self.others.iter().map(|(place, _)| self.is_behind(place)).sum();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn waits(members: &mut Members) -> usize {
+        members.add(Member::Waiter(Waker::noop().clone()))
+    }
+
+    #[test]
+    fn one_alone_takes_no_memory_of_its_own() {
+        let mut members = Members::default();
+        for _ in 0..10 {
+            let key = waits(&mut members);
+            assert_eq!(members.room(), 1);
+            assert!(members.take(key).is_some() && members.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_leaves_takes_its_memory_along_though_one_who_came_first_stays() {
+        let mut members = Members::default();
+        let stays = [waits(&mut members), waits(&mut members)];
+        for _ in 0..3 {
+            let mut crowd: Vec<_> = (0..100_000).map(|_| waits(&mut members)).collect();
+            assert!(members.room() > 100_000);
+            // In no order: each is next to some who have left.
+            crowd.sort_by_key(|key| key.wrapping_mul(0x9E37_79B9) % 100_003);
+            for key in crowd {
+                assert!(members.take(key).is_some());
+                members.give_memory_back();
+            }
+            assert!(members.room() <= 65, "{} places are left", members.room());
+        }
+        assert!(stays.into_iter().all(|key| members.take(key).is_some()));
+        assert!(members.is_empty());
+    }
+
+    #[test]
+    fn a_list_does_not_grow_and_shrink_with_each_who_comes_and_goes() {
+        let mut members = Members::default();
+        let mut all: Vec<_> = (0..1_000).map(|_| waits(&mut members)).collect();
+        all.extend((all.len()..members.room()).map(|_| waits(&mut members)));
+        let full = members.room();
+        all.push(waits(&mut members));
+        let more = members.room();
+        assert!(more > full);
+        for _ in 0..full / 4 {
+            assert!(members.take(all.pop().unwrap()).is_some());
+            members.give_memory_back();
+            assert_eq!(members.room(), more);
+        }
+    }
+}
