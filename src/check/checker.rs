@@ -5,6 +5,7 @@ use super::exploration::{self, Plan};
 use super::inject::{Inject, Injections};
 use super::report::Report;
 use super::strategy::{Both, Bytes, Exhaustive, Pct, Random, Share, Strategy};
+use super::subject::{Code, Subject};
 use super::token::{ReplayError, Token};
 use crate::context::Context;
 use std::panic::Location;
@@ -299,7 +300,7 @@ impl Checker {
         F: Fn(Context) -> Fut,
         Fut: Future,
     {
-        match self.attempt(&body, Location::caller()) {
+        match self.attempt(&Code::new(&body), Location::caller()) {
             Ok(report) => report,
             Err(error) => panic!("quell: {error}"),
         }
@@ -316,19 +317,16 @@ impl Checker {
         F: Fn(Context) -> Fut,
         Fut: Future,
     {
-        Checker::of(How::Replay(Ok(Token::parse(token)?))).attempt(&body, Location::caller())
+        let checker = Checker::of(How::Replay(Ok(Token::parse(token)?)));
+        checker.attempt(&Code::new(&body), Location::caller())
     }
 
     #[track_caller]
-    fn attempt<F, Fut>(
+    fn attempt(
         &self,
-        body: &F,
+        body: &dyn Subject,
         asked_at: &'static Location<'static>,
-    ) -> Result<Report, ReplayError>
-    where
-        F: Fn(Context) -> Fut,
-        Fut: Future,
-    {
+    ) -> Result<Report, ReplayError> {
         // What panics does so here and in no closure, for it is to name the caller's line.
         #[cfg(feature = "tokio")]
         if self.is_on_tokio() {
@@ -355,15 +353,11 @@ impl Checker {
         }
     }
 
-    fn go<F, Fut>(
+    fn go(
         &self,
-        body: &F,
+        body: &dyn Subject,
         asked_at: &'static Location<'static>,
-    ) -> Result<Report, ReplayError>
-    where
-        F: Fn(Context) -> Fut,
-        Fut: Future,
-    {
+    ) -> Result<Report, ReplayError> {
         let mut plan = Plan {
             limits: self.limits,
             stop_at_first: self.stop_at_first,
@@ -376,8 +370,8 @@ impl Checker {
         match &self.how {
             #[cfg(feature = "tokio")]
             How::Tokio => {
-                let most = |nth| self.share_of(self.schedules.unwrap_or(SCHEDULES), nth);
-                Ok(super::on_tokio::explore(&plan, &self.injections, most, body))
+                let most = |nth: u64| self.share_of(self.schedules.unwrap_or(SCHEDULES), nth);
+                Ok(super::on_tokio::explore(&plan, &self.injections, &most, body))
             }
             How::Replay(Err(error)) => Err(error.clone()),
             How::Replay(Ok(token)) => {
@@ -401,11 +395,11 @@ impl Checker {
                     (n, Some((first, rest))) => (kinds[usize::from(*first) % n], rest),
                 };
                 let strategy = |_, _| Box::new(Bytes::new(bytes)) as Box<dyn Strategy>;
-                Ok(exploration::explore(&plan, &[kind], strategy, body))
+                Ok(exploration::explore(&plan, &[kind], &strategy, body))
             }
             how => {
                 let strategy = |kind: Inject, nth: u64| self.strategy(how, kind, nth);
-                Ok(exploration::explore(&plan, &self.injections, strategy, body))
+                Ok(exploration::explore(&plan, &self.injections, &strategy, body))
             }
         }
     }

@@ -215,6 +215,7 @@ impl Engine {
     // ------------------------------------------------------------------ tasks
 
     pub(super) fn add(&mut self, future: Option<Future>, label: u32, address: usize) -> u32 {
+        self.pulse.learn(&self.labels);
         let task = self.tasks.len() as u32;
         self.tasks.push(Task::new(future, label, address));
         self.alive += 1;
@@ -336,6 +337,7 @@ impl Engine {
         first
     }
 
+    #[inline(always)]
     fn next(&mut self, hand: &mut Hand) -> Step {
         if self.trouble.is_some() {
             return Step::Stuck;
@@ -365,44 +367,32 @@ impl Engine {
             return Step::Strike;
         }
         let time = self.clock.next().is_some_and(|due| self.may_move_to(due));
+        let mut passed_over = 0;
         if self.ready.len() > 1 || time {
-            let passed_over = self.turn(time);
+            passed_over = self.turn(time);
             if passed_over == self.ready.len() {
                 self.gives_back_what_passes();
                 return if self.jumps_next() { Step::Strike } else { Step::Tick };
             }
-            if passed_over > 8 {
-                self.ready.rotate_left(passed_over);
-            } else {
-                // Quicker, for a few.
-                for _ in 0..passed_over {
-                    let first = self.ready.pop_front().expect("not empty");
-                    self.ready.push_back(first);
-                }
-            }
         }
-        let task = self.ready.pop_front().expect("not empty");
+        let task = self.take_after(passed_over);
         self.steps += 1;
         self.steps_left -= 1;
+        self.looks_left = self.limits.steps;
+        self.current = task;
         self.mix(u64::from(task) << 8 | 2);
+        let landed = self.landed.is_some();
         let polled = &mut self.tasks[task as usize];
+        // Invariant 2: it is no longer in line.
+        polled.state = State::Running(false);
+        hand.future = polled.future.take();
+        self.pulse.beats(polled.label);
         if polled.aborted {
-            // Invariant 2: it is no longer in line.
-            polled.state = State::Running(false);
-            hand.future = polled.future.take();
-            self.current = task;
-            self.looks_left = self.limits.steps;
-            self.beats(task);
             return Step::Drop(task);
         }
-        polled.state = State::Running(false);
         (polled.wait, polled.waits_twice, polled.last_turn) = (None, false, self.steps);
-        polled.sees(u64::from(self.landed.is_some()));
-        hand.future = polled.future.take();
-        self.current = task;
-        self.looks_left = self.limits.steps;
+        polled.sees(u64::from(landed));
         self.only_count();
-        self.beats(task);
         hand.waker = match &mut self.log {
             None => signal::waker(self.run, task),
             Some(log) => {
@@ -414,10 +404,26 @@ impl Engine {
     }
 
     /// Tells the watchdog who has the thread now: to be polled, or to be dropped.
-    #[inline]
     pub(super) fn beats(&self, task: u32) {
-        self.pulse.learn(&self.labels);
         self.pulse.beats(self.tasks[task as usize].label);
+    }
+
+    /// Whose turn it is, if so many are passed over: they go to the end of the line.
+    #[inline(always)]
+    fn take_after(&mut self, mut passed_over: usize) -> u32 {
+        // One by one is quicker, for a few.
+        if passed_over > 8 {
+            self.ready.rotate_left(passed_over);
+            passed_over = 0;
+        }
+        loop {
+            let first = self.ready.pop_front().expect("not empty");
+            if passed_over == 0 {
+                return first;
+            }
+            passed_over -= 1;
+            self.ready.push_back(first);
+        }
     }
 
     /// Nobody is ready.
@@ -458,6 +464,7 @@ impl Engine {
     }
 
     /// Which of the ready tasks: how many are passed over, all of them for the time.
+    #[inline(always)]
     fn turn(&mut self, time: bool) -> usize {
         let at = self.at;
         self.at += 1;

@@ -24,11 +24,11 @@ use super::report::{Covered, Early, Report};
 use super::shrink::{Shown, shrink};
 use super::story::Story;
 use super::strategy::{Deviation, Length, Next, Replay, STRIKE, Strategy};
+use super::subject::Subject;
 use super::token::{ReplayError, Token};
 use super::vacuous::{advice, nowhere, vacuous};
 use super::verdict::{Finding, Key, Rough};
 use super::violation::{Violation, ViolationKind};
-use crate::context::Context;
 use crate::rt::{Clock, world};
 use crate::sync::Arc;
 use std::collections::HashMap;
@@ -75,8 +75,8 @@ fn next(engine: &mut Engine) -> Option<bool> {
 }
 
 /// A body in its world.
-struct Session<'a, F> {
-    body: &'a F,
+struct Session<'a> {
+    body: &'a dyn Subject,
     plan: &'a Plan,
     kind: Inject,
     label: u32,
@@ -153,7 +153,7 @@ impl Outcome {
 /// These deviations have not led to the same each time.
 struct Diverged(Vec<Deviation>);
 
-impl<F> Drop for Session<'_, F> {
+impl Drop for Session<'_> {
     fn drop(&mut self) {
         let root = here(|engine| engine.root.take());
         drop(engine::leave());
@@ -164,16 +164,12 @@ impl<F> Drop for Session<'_, F> {
     }
 }
 
-impl<'a, F, Fut> Session<'a, F>
-where
-    F: Fn(Context) -> Fut,
-    Fut: Future,
-{
+impl<'a> Session<'a> {
     fn begin(
         plan: &'a Plan,
         kind: Inject,
         strategy: Box<dyn Strategy>,
-        body: &'a F,
+        body: &'a dyn Subject,
         pulse: Arc<Pulse>,
     ) -> Self {
         let mut labels = Labels::default();
@@ -235,7 +231,7 @@ where
     fn take_fingerprint(&mut self) -> Result<Outcome, Box<Violation>> {
         let (first, _) = self.replay(&[]);
         let (second, _) = self.replay(&[]);
-        let name = label::hash(std::any::type_name::<F>());
+        let name = label::hash(self.body.name());
         self.fingerprint = name ^ (first.hash >> 32) as u32 ^ first.hash as u32;
         if first.same_as(&second) { Ok(first) } else { Err(Box::new(self.diverged(&[]))) }
     }
@@ -452,11 +448,7 @@ struct Findings {
 }
 
 impl Findings {
-    fn add<F, Fut>(&mut self, session: &Session<'_, F>, outcome: &Outcome) -> Result<(), Diverged>
-    where
-        F: Fn(Context) -> Fut,
-        Fut: Future,
-    {
+    fn add(&mut self, session: &Session<'_>, outcome: &Outcome) -> Result<(), Diverged> {
         let Some(key) = outcome.key() else { return Ok(()) };
         self.unsure += u64::from(!key.is_sure());
         if let Some(place) = self.place_of(&key) {
@@ -514,16 +506,12 @@ impl Findings {
 }
 
 /// Goes through all the schedules that `strategy` makes for each injection.
-pub(super) fn explore<F, Fut>(
+pub(super) fn explore(
     plan: &Plan,
     kinds: &[Inject],
-    mut strategy: impl FnMut(Inject, u64) -> Box<dyn Strategy>,
-    body: &F,
-) -> Report
-where
-    F: Fn(Context) -> Fut,
-    Fut: Future,
-{
+    strategy: &dyn Fn(Inject, u64) -> Box<dyn Strategy>,
+    body: &dyn Subject,
+) -> Report {
     let began = Clock::system_now();
     let pulse = Arc::new(Pulse::new());
     let _watch = pulse::watch(&pulse, plan.patience);
@@ -637,11 +625,11 @@ where
 }
 
 /// Runs the schedule of a token.
-pub(super) fn replay<F, Fut>(plan: &Plan, token: &Token, body: &F) -> Result<Report, ReplayError>
-where
-    F: Fn(Context) -> Fut,
-    Fut: Future,
-{
+pub(super) fn replay(
+    plan: &Plan,
+    token: &Token,
+    body: &dyn Subject,
+) -> Result<Report, ReplayError> {
     let began = Clock::system_now();
     let pulse = Arc::new(Pulse::new());
     let _watch = pulse::watch(&pulse, plan.patience);

@@ -16,6 +16,7 @@ use super::log::What;
 use super::quiet::{self, Panic};
 use super::signal;
 use super::story;
+use super::subject::{Running, Subject};
 use super::verdict::{self, End, Finding};
 use crate::context::Context;
 use crate::rt::probe::Wait;
@@ -24,8 +25,7 @@ use crate::rt::{Bell, Stop, Unstarted, panic_words};
 use crate::sync::Arc;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::pin::{Pin, pin};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// What to do where there is no runtime.
@@ -280,65 +280,18 @@ fn guard<R>(f: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
-/// The body of one schedule, for those who need not know its type.
-trait Body {
-    /// True: it has ended, and is no more.
-    fn poll(&mut self, waker: &Waker) -> bool;
-
-    /// Drops it where it is. What it panics with is noted.
-    fn end(&mut self);
-}
-
-struct Running<'a, F, Fut> {
-    make: &'a F,
-    /// Until it is called.
-    ctx: Option<Context>,
-    future: Pin<&'a mut Option<Fut>>,
-}
-
-impl<F, Fut> Body for Running<'_, F, Fut>
-where
-    F: Fn(Context) -> Fut,
-    Fut: std::future::Future,
-{
-    fn poll(&mut self, waker: &Waker) -> bool {
-        let polled = guard(|| {
-            if let Some(ctx) = self.ctx.take() {
-                let made = (self.make)(ctx);
-                self.future.set(Some(made));
-            }
-            let future = self.future.as_mut().as_pin_mut().expect("the body has not ended");
-            // What it returns is dropped here, in its own turn.
-            future.poll(&mut std::task::Context::from_waker(waker)).map(drop)
-        });
-        if polled == Some(Poll::Pending) {
-            return false;
-        }
-        self.end();
-        true
-    }
-
-    fn end(&mut self) {
-        guard(|| {
-            self.future.set(None);
-            drop(self.ctx.take());
-        });
-    }
-}
-
 /// Runs one schedule of `body`, and judges it.
-pub(super) fn schedule<F, Fut>(
-    body: &F,
+pub(super) fn schedule(
+    body: &dyn Subject,
     label: u32,
     asked_at: &'static Location<'static>,
-) -> Option<Box<Finding>>
-where
-    F: Fn(Context) -> Fut,
-    Fut: std::future::Future,
-{
-    let ctx = Some(begin(label, asked_at));
-    let mut running = Running { make: body, ctx, future: pin!(None) };
-    run(&mut running)
+) -> Option<Box<Finding>> {
+    let mut finding = None;
+    body.run_once(&mut |body| {
+        body.takes(begin(label, asked_at));
+        finding = run(body);
+    });
+    finding
 }
 
 /// Begins a schedule; its root.
@@ -364,18 +317,20 @@ fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
 }
 
 /// Goes from step to step, to the end.
-fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
+fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
     let mut hand = Hand::empty();
     let mut turn = Turned::Nobody;
     let end = loop {
         // One look at the engine for each step: the end of the last, and what is next.
         turn = match here(|engine| engine.step(turn, &mut hand)) {
             Step::Poll(BODY) => {
-                if body.poll(&hand.waker) {
+                let mut cx = std::task::Context::from_waker(&hand.waker);
+                if guard(|| body.poll(&mut cx)) == Some(Poll::Pending) {
+                    Turned::Waits(BODY)
+                } else {
+                    guard(|| body.end());
                     end_body();
                     Turned::Nobody
-                } else {
-                    Turned::Waits(BODY)
                 }
             }
             Step::Poll(task) => poll_task(task, &mut hand),
@@ -401,7 +356,7 @@ fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
             Step::Strike => {
                 strike(false);
                 if here(Engine::drops_body) {
-                    body.end();
+                    guard(|| body.end());
                     end_body();
                 }
                 Turned::Nobody
@@ -422,8 +377,10 @@ fn run(body: &mut dyn Body) -> Option<Box<Finding>> {
     };
     let finding = here(|engine| {
         let finding = verdict::judge(engine, end).map(Box::new);
-        let pulse = Arc::clone(&engine.pulse);
-        pulse.own_time(|| story::keep(engine, finding.as_deref()));
+        if engine.log.is_some() {
+            let pulse = Arc::clone(&engine.pulse);
+            pulse.own_time(|| story::keep(engine, finding.as_deref()));
+        }
         engine.closing = true;
         engine.current = NOBODY;
         finding
@@ -479,9 +436,9 @@ fn end_body() {
 }
 
 /// Drops what is left of a schedule.
-fn close(body: &mut dyn Body) {
+fn close(body: &mut dyn Running) {
     here(|engine| engine.beats(BODY));
-    body.end();
+    guard(|| body.end());
     let (canceller, later) =
         here(|engine| (engine.canceller.take(), std::mem::take(&mut engine.later)));
     if canceller.is_some() {

@@ -9,6 +9,7 @@
 //! | `explorer` | the run of one schedule |
 //! | `exploration` | going through all of them |
 //! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
+//! | `subject` | the body under test, whatever its type |
 //! | `inject` | what befalls a body while it runs |
 //! | `on_tokio`, `apart` | a tokio program as it is; a check inside of one |
 //! | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics kept and not printed |
@@ -42,6 +43,7 @@ mod story;
 #[cfg(feature = "proptest")]
 pub mod strategies;
 mod strategy;
+mod subject;
 mod task;
 mod token;
 mod tracked;

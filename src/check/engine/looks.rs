@@ -67,7 +67,7 @@ impl Engine {
 
     /// Has the thread count the looks of the task that is being polled, as many as it has
     /// left, where a count is all there is to them (invariant 1).
-    #[inline]
+    #[inline(always)]
     pub(super) fn only_count(&self) {
         if self.current != NOBODY && self.log.is_none() && !self.may_come_at_a_look() {
             world::only_count(self.looks_left);

@@ -17,6 +17,7 @@
 
 use super::super::inject::Inject;
 use super::super::pulse::Pulse;
+use super::super::subject::Running;
 use super::watcher::{MARK, Point, Tracer, Waits, Watcher};
 use crate::context::Context;
 use crate::rt::panic_words;
@@ -173,23 +174,19 @@ impl Run<'_> {
         }
     }
 
-    pub(super) async fn go<F, Fut>(&self, body: &F) -> Left
-    where
-        F: Fn(Context) -> Fut,
-        Fut: Future,
-    {
+    pub(super) async fn go(&self, running: &mut dyn Running) -> Left {
         let after = (self.kind == Inject::Deadline).then_some(hour());
         let due = tokio_now() + hour();
         let (ctx, canceller) = Context::watched(MARK, self.asked_at, after);
         self.watcher.state.lock().canceller = Some(canceller);
-        let mut future = pin!(None::<Fut>);
-        let (mut body, told) = self.poll_to_the_end(ctx, body, future.as_mut(), due).await;
+        running.takes(ctx);
+        let (mut body, told) = self.poll_to_the_end(running, due).await;
         let trail = self.watcher.trail.as_ref().filter(|_| body != Body::Ended);
         let waits = self.pulse.own_time(|| trail.map(|trail| trail.waits())).unwrap_or_default();
         if body == Body::Waits && self.would_be_woken().await {
             body = Body::GoesOn;
         }
-        self.guard(|| future.set(None));
+        self.guard(|| running.end());
         let canceller = {
             let mut state = self.watcher.state.lock();
             state.body_ended = true;
@@ -211,19 +208,12 @@ impl Run<'_> {
     }
 
     /// How the body has come out, and when it was told to stop.
-    async fn poll_to_the_end<F, Fut>(
+    async fn poll_to_the_end(
         &self,
-        ctx: Context,
-        body: &F,
-        mut future: Pin<&mut Option<Fut>>,
+        running: &mut dyn Running,
         due: Instant,
-    ) -> (Body, Option<Instant>)
-    where
-        F: Fn(Context) -> Fut,
-        Fut: Future,
-    {
+    ) -> (Body, Option<Instant>) {
         let Run { kind, watcher, pulse, .. } = *self;
-        let mut ctx = Some(ctx);
         let mut limit = pin!(tokio_sleep(LONG));
         let mut told = None;
         // Since the beginning, or since it was told.
@@ -267,10 +257,7 @@ impl Run<'_> {
                 match kind {
                     Inject::Cancel => watcher.ends_root(false),
                     Inject::Drop => {
-                        self.guard(|| {
-                            future.set(None);
-                            drop(ctx.take());
-                        });
+                        self.guard(|| running.end());
                         return Poll::Ready((Body::Ended, Some(tokio_now())));
                     }
                     Inject::Deadline => {
@@ -297,16 +284,12 @@ impl Run<'_> {
                 trail.stays(polls == self.steps);
             }
             let polled = self.guard(|| {
-                if let Some(ctx) = ctx.take() {
-                    let made = body(ctx);
-                    future.set(Some(made));
-                }
                 let own = watcher.trail.as_ref().map(|trail| {
                     let (waker, trail) = (cx.waker().clone(), Arc::clone(trail));
                     traced::waker(Arc::new(Tracer { waker, clone: 0, trail }))
                 });
                 let mut cx = std::task::Context::from_waker(own.as_ref().unwrap_or(cx.waker()));
-                future.as_mut().as_pin_mut().expect("it has not ended").poll(&mut cx).map(drop)
+                running.poll(&mut cx)
             });
             self.calls_later();
             if beats {

@@ -25,10 +25,10 @@ use super::pulse::{self, Pulse};
 use super::quiet;
 use super::report::{Covered, Early, Report, grouped};
 use super::story::{Story, time};
+use super::subject::Subject;
 use super::token::{ReplayError, Token};
 use super::vacuous::{nowhere, vacuous};
 use super::violation::{Violation, ViolationKind};
-use crate::context::Context;
 use crate::rt::Clock;
 use crate::rt::world::{self, Onlooker};
 use crate::sync::Arc;
@@ -84,16 +84,12 @@ struct Outcome {
 const MOST_MISSES: u32 = 8;
 
 /// Runs the body once for each point, of each injection as often as `most` says at the most.
-pub(super) fn explore<F, Fut>(
+pub(super) fn explore(
     plan: &Plan,
     kinds: &[Inject],
-    most: impl Fn(u64) -> u64,
-    body: &F,
-) -> Report
-where
-    F: Fn(Context) -> Fut,
-    Fut: Future,
-{
+    most: &dyn Fn(u64) -> u64,
+    body: &dyn Subject,
+) -> Report {
     let began = Clock::system_now();
     let pulse = Arc::new(pulse(plan));
     let _watch = pulse::watch(&pulse, plan.patience);
@@ -186,17 +182,13 @@ where
 }
 
 /// Runs the body once, with the injection where a token says.
-pub(super) fn replay<F, Fut>(
+pub(super) fn replay(
     plan: &Plan,
     token: &Token,
     target: Option<u32>,
-    body: &F,
-) -> Result<Report, ReplayError>
-where
-    F: Fn(Context) -> Fut,
-    Fut: Future,
-{
-    if token.fingerprint != fingerprint::<F>() {
+    body: &dyn Subject,
+) -> Result<Report, ReplayError> {
+    if token.fingerprint != fingerprint(body) {
         return Err(ReplayError::Body);
     }
     let began = Clock::system_now();
@@ -226,8 +218,8 @@ fn pulse(plan: &Plan) -> Pulse {
 }
 
 /// There is one schedule, and it is tokio's: a body is known by its type alone.
-fn fingerprint<F>() -> u32 {
-    label::hash(std::any::type_name::<F>())
+fn fingerprint(body: &dyn Subject) -> u32 {
+    label::hash(body.name())
 }
 
 /// What has been found so far: what is equal, once, with a count.
@@ -289,36 +281,32 @@ fn told(kind: ViolationKind, headline: String, what: String, place: Option<Place
     }
 }
 
-fn run<F, Fut>(
+fn run(
     plan: &Plan,
     kind: Inject,
     target: Option<u32>,
-    body: &F,
+    body: &dyn Subject,
     pulse: &Arc<Pulse>,
     traced: bool,
-) -> Outcome
-where
-    F: Fn(Context) -> Fut,
-    Fut: Future,
-{
+) -> Outcome {
     let watcher = Arc::new(Watcher::new(plan, kind, target, pulse, traced));
     let rest = Arc::new(Rest::new(pulse));
     let _looking = world::look_on(Arc::clone(&watcher) as _);
     quiet::forget();
     let runtime = runtime(&watcher, &rest);
     let stop_within = Duration::from_nanos(plan.limits.stop_within);
-    let left = runtime.block_on(
-        Run {
-            kind,
-            asked_at: plan.asked_at,
-            stop_within,
-            steps: plan.limits.steps,
-            watcher: &watcher,
-            rest: &rest,
-            pulse,
-        }
-        .go(body),
-    );
+    let run = Run {
+        kind,
+        asked_at: plan.asked_at,
+        stop_within,
+        steps: plan.limits.steps,
+        watcher: &watcher,
+        rest: &rest,
+        pulse,
+    };
+    let mut left = None;
+    body.run_once(&mut |body| left = Some(runtime.block_on(run.go(body))));
+    let left = left.expect("it has been run");
     drop(runtime);
     // A waker of the runtime's keeps all of that, and the runtime keeps who keeps the waker.
     rest.forgets();
@@ -342,7 +330,7 @@ where
     if let Some(violation) = &mut violation {
         violation.says_that_nobody_cancels(kind);
         violation.story.injected = Some(injected);
-        let token = Token::new(kind, fingerprint::<F>(), plan.limits, USUAL, Vec::new());
+        let token = Token::new(kind, fingerprint(body), plan.limits, USUAL, Vec::new());
         // Where the injection came by itself, or not at all, no point brings it back.
         let target = point.filter(|&point| point != u32::MAX);
         violation.replay = token.on_tokio(target).to_string();
