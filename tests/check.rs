@@ -1030,6 +1030,19 @@ fn has_little_patience() {
 }
 
 #[test]
+#[ignore = "has less patience than the check in its body needs"]
+fn has_a_check_inside_that_takes_longer() {
+    let _ = Checker::random(1, 1).patience(Duration::from_millis(300)).run(|ctx| async move {
+        let inner = Checker::random(1, 100).run(|ctx| async move {
+            std::thread::park_timeout(Duration::from_millis(15));
+            ctx.done().await;
+        });
+        inner.assert_clean();
+        ctx.done().await;
+    });
+}
+
+#[test]
 #[ignore = "ends its process"]
 fn never_comes_back() {
     let _ = Checker::new().patience(Duration::from_millis(300)).run(|_| async {
@@ -1185,6 +1198,59 @@ fn a_function_that_waits_for_the_turn_in_which_the_end_came_is_told_as_that() {
 fn the_time_that_the_checker_takes_itself_is_nobodys() {
     let (code, said) = in_a_process("has_little_patience");
     assert_eq!(code, Some(0), "{said}");
+    let (code, said) = in_a_process("has_a_check_inside_that_takes_longer");
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_function_that_looks_again_and_again_is_told_though_it_is_nobodys_turn() {
+    for kind in [Inject::None, Inject::Drop] {
+        let report = Checker::exhaustive().inject(kind).run(|ctx| async move {
+            let (timed, _canceller) = ctx.with_timeout(Duration::from_millis(1));
+            timed.after_func(move || while !ctx.is_done() {});
+            rt::sleep(Duration::from_millis(5)).await;
+        });
+        let violation = &report.violations()[0];
+        assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{report}");
+        assert_eq!(violation.task(), None, "{report}");
+        let what = violation.waiting_for().unwrap();
+        assert!(what.starts_with("a function that a time or an end has called"), "{report}");
+    }
+}
+
+#[test]
+fn where_all_there_are_have_been_run_no_more_are_asked_for() {
+    let never = Checker::exhaustive().inject(Inject::None).run(|_| async {
+        check::sometimes("never", false);
+    });
+    let why = never.violations()[0].waiting_for();
+    assert_eq!(why, Some("in no schedule was it ever so: `never`"));
+    let nowhere = Checker::exhaustive().inject(Inject::Panic).run(|_| rt::yield_now());
+    let why = nowhere.violations()[0].waiting_for();
+    assert_eq!(why, Some("no injection landed: the body has come to no `check::fault` point"));
+    let one = Checker::random(1, 1).inject(Inject::None).run(|_| async {
+        check::sometimes("never", false);
+    });
+    let why = one.violations()[0].waiting_for().unwrap();
+    assert!(why.ends_with("; one schedule shows little: let there be more"), "{why}");
+}
+
+#[test]
+fn an_injection_that_a_maximum_has_cut_has_not_come_at_each_point() {
+    // With a deadline there are more points than may be.
+    let report = Checker::exhaustive()
+        .inject([Inject::Cancel, Inject::Deadline])
+        .max_points(20)
+        .max_delays(0)
+        .run(|ctx| async move {
+            for _ in 0..if ctx.deadline().is_some() { 50 } else { 1 } {
+                let _ = ctx.run(rt::yield_now()).await;
+            }
+        });
+    let covered = report.covered();
+    assert!(covered.contains("cancel at each of "), "{covered}");
+    assert!(covered.contains("deadline at some of 20 points"), "{covered}");
+    assert!(report.to_html().contains("In what was tried, every task ended"));
 }
 
 #[test]

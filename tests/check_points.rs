@@ -7,7 +7,7 @@ use quell::{Context, Pipeline, rt};
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -181,6 +181,31 @@ fn a_function_after_the_turn_is_after_what_the_turn_has_seen_and_the_token_knows
         let again = Checker::replay(violation.replay()).run(counts_on_a_function);
         assert_eq!(found(&again), found(&report), "{again}");
     }
+}
+
+#[test]
+fn what_was_to_come_after_a_turn_that_went_wrong_is_dropped_and_not_called() {
+    let (called, at_once) = (Arc::new(AtomicU32::new(0)), AtomicU32::new(0));
+    let checker = Checker::exhaustive().inject(Inject::Cancel).functions_after_turns();
+    let report = checker.run(|ctx| async {
+        let ctx = ctx;
+        if ctx.is_done() {
+            return;
+        }
+        let (before, calls) = (called.load(Ordering::SeqCst), called.clone());
+        let function = ctx.after_func(move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+        });
+        // Where the end was there before the function.
+        at_once.fetch_add(called.load(Ordering::SeqCst) - before, Ordering::SeqCst);
+        let goes_on = !ctx.is_done();
+        if goes_on && ctx.is_done() {
+            panic!("on purpose");
+        }
+        function.stop();
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(called.load(Ordering::SeqCst), at_once.load(Ordering::SeqCst));
 }
 
 #[test]

@@ -682,8 +682,19 @@ fn no_time_remains_to_a_context_that_its_deadline_has_ended_at_a_look() {
                 let _ = ctx.run(time::sleep(Duration::from_millis(10))).await;
             }
             assert_eq!(ctx.remaining(), Some(Duration::ZERO));
+            assert_eq!(ctx.to_string(), "background → timeout(3600s, passed)");
         });
         let _ = worker.await;
+    });
+    report.assert_clean();
+    let report = Checker::tokio().inject(Inject::Deadline).run(|ctx| async move {
+        let value = ctx.with_value(7_u8);
+        let (child, _canceller) = value.with_cancel();
+        if ctx.is_done() {
+            for below in [&value, &child, &child.with_value(8_u8)] {
+                assert_eq!(below.remaining(), Some(Duration::ZERO), "{below}");
+            }
+        }
     });
     report.assert_clean();
 }
@@ -691,8 +702,26 @@ fn no_time_remains_to_a_context_that_its_deadline_has_ended_at_a_look() {
 #[test]
 fn without_a_fault_a_panic_lands_nowhere_and_the_report_says_why() {
     let report = Checker::tokio().inject(Inject::Panic).run(|_| tokio::task::yield_now());
+    let why = report.violations()[0].waiting_for();
+    assert_eq!(why, Some("no injection landed: the body has come to no `check::fault` point"));
+}
+
+#[test]
+fn what_was_never_so_where_a_maximum_has_cut_says_that() {
+    let report = Checker::tokio().max_schedules(5).run(|ctx| async move {
+        for n in 0..20 {
+            if ctx.is_done() {
+                check::sometimes("late", n > 15);
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
     let why = report.violations()[0].waiting_for().unwrap();
-    assert!(why.contains("has come to no `check::fault` point"), "{why}");
+    let advice =
+        "in no schedule was it ever so: `late`; a maximum has cut this check short: raise it";
+    assert_eq!(why, advice);
+    assert!(report.covered().contains("cancel at some of "), "{}", report.covered());
 }
 
 /// Runs one of the tests here in a process of its own; what it printed.

@@ -26,7 +26,7 @@ use super::story::Story;
 use super::strategy::{Deviation, Length, Next, Replay, STRIKE, Strategy};
 use super::subject::Subject;
 use super::token::{ReplayError, Token};
-use super::vacuous::{advice, nowhere, vacuous};
+use super::vacuous::{nowhere, of_the_whole};
 use super::verdict::{Finding, Key, Rough};
 use super::violation::{Violation, ViolationKind};
 use crate::rt::{Clock, world};
@@ -587,7 +587,7 @@ pub(super) fn explore(
             }
             covered.how = engine.strategy.covered();
             covered.points = engine.strategy.points().unwrap_or(covered.points);
-            covered.everywhere = engine.strategy.is_everywhere();
+            covered.everywhere = engine.strategy.is_everywhere() && !covered.cut;
             report.merge(&engine.sometimes);
         });
         drop(session);
@@ -602,21 +602,12 @@ pub(super) fn explore(
         }
     }
     let whole = whole && !report.strays && !report.ended_early();
-    // Where something was found, something was checked.
-    let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
-    if !looked && asks && findings.violations.is_empty() && whole {
-        let why = "no schedule ever looked at the context or one derived from it, so its end \
-                   cannot have made a difference";
-        let why = format!("{why}{}", advice(&report.covered));
-        findings.add_told(vacuous(Inject::Cancel, why), &pulse);
-    }
     if whole {
-        for (name, reached) in &report.sometimes {
-            if !reached {
-                let advice = advice(&report.covered);
-                let why = format!("in no schedule was it ever so: `{name}`{advice}");
-                findings.add_told(vacuous(Inject::None, why), &pulse);
-            }
+        // Where something was found, something was checked.
+        let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
+        let looked = looked || !asks || !findings.violations.is_empty();
+        for violation in of_the_whole(&report, looked) {
+            findings.add_told(violation, &pulse);
         }
     }
     report.finish(findings.violations);

@@ -8,7 +8,7 @@
 //!
 //! 1. `beat` changes with each poll, and each drop of a future. If it has not changed for the
 //!    whole of the patience while its exploration is in the list, somebody keeps the thread;
-//!    unless that is the checker itself ([`Pulse::own_time`]).
+//!    unless that is the checker itself ([`Pulse::own_time`]), or another in the body of this one.
 //! 2. The list's lock is never held while an exploration runs: only to enter the list
 //!    and to leave it. Nobody is woken under it.
 //! 3. Who is woken because nothing has moved for half of the patience finds `nudged` set.
@@ -19,8 +19,10 @@ use super::label::{Label, Labels};
 use crate::rt::Clock;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex};
+use std::cell::RefCell;
 use std::fmt;
 use std::io::Write as _;
+use std::marker::PhantomData;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -73,12 +75,18 @@ impl Pulse {
 
     /// What is done with stack traces takes time, which is not that of whoever has the thread.
     pub(super) fn own_time<R>(&self, f: impl FnOnce() -> R) -> R {
-        // Relaxed: see `beats`.
-        let label = self.label.load(Ordering::Relaxed);
-        self.beats(CHECKER);
+        let label = self.takes_over(CHECKER);
         let done = f();
-        self.beats(label);
+        self.takes_over(label);
         done
+    }
+
+    /// Who has the thread from now on; who had it.
+    fn takes_over(&self, label: u32) -> u32 {
+        // Relaxed: see `beats`.
+        let before = self.label.load(Ordering::Relaxed);
+        self.beats(label);
+        before
     }
 
     /// Whether an end has come in the middle of a turn, and its functions are being called.
@@ -204,10 +212,19 @@ struct One {
     since: Instant,
 }
 
-/// Ends the watch when it is dropped.
+thread_local! {
+    /// That of the exploration whose body this thread is in, the innermost.
+    static HERE: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
+}
+
+/// Ends the watch when it is dropped, on the thread on which it began.
 #[derive(Debug)]
 pub(super) struct Watch {
     pulse: Arc<Pulse>,
+    /// That of the exploration in whose body this one is, and who had the thread there: until
+    /// this is over nobody has.
+    around: Option<(Arc<Pulse>, u32)>,
+    _here: PhantomData<*const ()>,
 }
 
 /// Watches over an exploration until the answer is dropped.
@@ -224,7 +241,13 @@ pub(super) fn watch(pulse: &Arc<Pulse>, patience: Duration) -> Watch {
     if watched.all.len() == 1 {
         DOG.change.notify_all();
     }
-    Watch { pulse: Arc::clone(pulse) }
+    drop(watched);
+    let around = HERE.replace(Some(Arc::clone(pulse)));
+    let around = around.map(|around| {
+        let label = around.takes_over(CHECKER);
+        (around, label)
+    });
+    Watch { pulse: Arc::clone(pulse), around, _here: PhantomData }
 }
 
 impl Dog {
@@ -264,6 +287,10 @@ impl Dog {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        if let Some((around, label)) = &self.around {
+            around.takes_over(*label);
+        }
+        HERE.set(self.around.take().map(|(around, _)| around));
         DOG.watched.lock().all.retain(|one| !Arc::ptr_eq(&one.pulse, &self.pulse));
     }
 }

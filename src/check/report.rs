@@ -119,7 +119,8 @@ impl Report {
 }
 
 impl Report {
-    /// Whether nothing was found; and, where that was required, nothing was cut.
+    /// Whether nothing was found; and, where that was required, nothing was cut. So is a part of
+    /// several for which no schedule was left: see [`schedules`](Report::schedules).
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty() && (self.complete || !self.must_be_complete)
     }

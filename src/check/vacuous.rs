@@ -1,7 +1,7 @@
 //! What is said of a check that has checked nothing, and what to do about it.
 
 use super::inject::Inject;
-use super::report::Covered;
+use super::report::{Covered, Report};
 use super::story::Story;
 use super::violation::{Violation, ViolationKind};
 
@@ -12,9 +12,29 @@ pub(super) fn advice(covered: &[Covered]) -> &'static str {
     }
     match covered.iter().map(|covered| covered.schedules).sum() {
         0 => "; there are fewer schedules than injections: let there be more",
-        1 => "; one schedule shows little: let there be more",
+        // Where all there are have been run, there is no other.
+        1 if covered.iter().any(|covered| !covered.everywhere) => {
+            "; one schedule shows little: let there be more"
+        }
         _ => "",
     }
+}
+
+/// Of a whole check. `looked`: whether any schedule has looked at its context, where that was
+/// asked, and nothing was found.
+pub(super) fn of_the_whole(report: &Report, looked: bool) -> Vec<Violation> {
+    let advice = advice(&report.covered);
+    let mut all = Vec::new();
+    if !looked {
+        let why = "no schedule ever looked at the context or one derived from it, so its end \
+                   cannot have made a difference";
+        all.push(vacuous(Inject::Cancel, format!("{why}{advice}")));
+    }
+    let never = report.sometimes.iter().filter(|(_, reached)| !reached);
+    all.extend(never.map(|(name, _)| {
+        vacuous(Inject::None, format!("in no schedule was it ever so: `{name}`{advice}"))
+    }));
+    all
 }
 
 /// Of an injection that has landed in none of these schedules.
@@ -27,7 +47,7 @@ pub(super) fn nowhere(covered: &Covered) -> Violation {
     vacuous(covered.kind, format!("{why}{advice}"))
 }
 
-pub(super) fn vacuous(kind: Inject, why: String) -> Violation {
+fn vacuous(kind: Inject, why: String) -> Violation {
     let headline = "this check has checked nothing".to_string();
     Violation {
         kind: ViolationKind::Vacuous,

@@ -73,11 +73,10 @@ struct Limits<'a>(&'a Branch<'a>);
 impl fmt::Display for Limits<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Limits(branch) = self;
-        let Some(deadline) = branch.deadline() else { return f.write_str("no limit") };
+        let Some(left) = branch.remaining() else { return f.write_str("no limit") };
         if let Some(asked) = branch.asked() {
             write!(f, "{asked:?}, ")?;
         }
-        let left = deadline.at.saturating_duration_since(deadline.clock.now());
         if left.is_zero() { f.write_str("passed") } else { write!(f, "{left:.1?} left") }
     }
 }

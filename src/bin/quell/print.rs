@@ -161,7 +161,7 @@ pub(crate) fn json(
          \"points\":{},\"seconds\":{:.3},\"violations\":[{}]}}",
         quoted(scenario.name),
         quoted(strategy),
-        report.is_clean(),
+        if report.schedules() == 0 { "null".to_string() } else { report.is_clean().to_string() },
         report.complete(),
         report.schedules(),
         report.points(),
