@@ -596,6 +596,30 @@ mod paused {
         }
     }
 
+    #[test]
+    fn a_cancel_that_comes_after_a_deadline_nobody_acted_on_has_told_everybody_when_it_returns() {
+        let runtime = runtime();
+        let (ctx, canceller) =
+            runtime.block_on(async { Context::background().with_timeout(HOUR) });
+        let (below, _below) = ctx.with_cancel();
+        let (wakes, ran) = (Wakes::new(), Wakes::new());
+        let mut waiting = [ctx.done(), below.done()];
+        waiting.iter_mut().for_each(|done| assert!(poll(done, &wakes).is_pending()));
+        for ctx in [&ctx, &below] {
+            let count = Arc::clone(&ran);
+            ctx.after_func(move || count.wake());
+        }
+        // No task of the runtime's has had a turn, and none gets one.
+        runtime.block_on(async { jump(2 * HOUR) });
+        assert_eq!(ctx.err(), Some(LATE));
+        assert_eq!((wakes.count(), ran.count()), (0, 0));
+        canceller.cancel_with("too late");
+        assert_eq!((wakes.count(), ran.count()), (2, 2));
+        canceller.cancel();
+        assert_eq!((wakes.count(), ran.count()), (2, 2));
+        assert_ended(&below, LATE, "context deadline exceeded");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_parent_cancelled_after_a_childs_deadline_leaves_the_child_its_own_end() {
         // Waited for or not; told by a look at the child first, or at what is below it.

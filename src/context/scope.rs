@@ -25,6 +25,8 @@
 //!    after `end` is set. A sweep takes only what ended for its own reason (`by`)
 //!    or by a deadline: the rest belongs to the `cancel` that ended it, which has
 //!    promised to have told everybody when it returns. The rest it only marks.
+//!    What a deadline ended belongs to nobody, so a `cancel` that comes after one takes
+//!    it as well: the alarm may be long in coming, where its clock was moved.
 //! 5. Wakers and users' functions and values are used and dropped only after
 //!    every lock is gone.
 //!
@@ -376,10 +378,15 @@ impl Scope {
                     harvest.report(&end.cause);
                     Some(Mode::Harvest)
                 }
-                // Somebody's look came first: whoever it was that ended it will harvest.
+                // Somebody's look came first.
                 Err(late) => {
                     harvest.late = Some(late);
-                    (!skip(Break::LoserReturnsAtOnce)).then_some(Mode::Mark)
+                    match this.end() {
+                        // Invariant 4.
+                        Some(end) if end.is_deadline() => Some(Mode::Harvest),
+                        // Whoever it was that ended it will harvest.
+                        _ => (!skip(Break::LoserReturnsAtOnce)).then_some(Mode::Mark),
+                    }
                 }
             }
         })
