@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 const ROLE: &str = "QUELL_SIGNAL_TEST_ROLE";
@@ -57,6 +58,17 @@ fn play(role: &str) {
             println!("waiting");
             println!("{}", told.recv().unwrap().expect("the second signal came"));
         }
+        "no thread is to be had" => {
+            canceller.cancel();
+            // Until there is no room for the stack of another.
+            let parked = || thread::Builder::new().spawn(thread::park).is_ok();
+            while parked() {}
+            let (timed, _timed) = Context::background().with_timeout(Duration::from_secs(3600));
+            let failed = std::panic::catch_unwind(|| drop(signal::interrupt(&timed)));
+            println!("{}", if failed.is_err() { "failed" } else { "there was one" });
+            // Not for ever, should nothing end it.
+            Context::background().wait_timeout(Duration::from_secs(20));
+        }
         _ => unreachable!(),
     }
 }
@@ -68,7 +80,20 @@ struct Played {
 
 impl Played {
     fn start(role: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let program = std::env::current_exe().unwrap();
+        Played::started(role, &mut Command::new(program))
+    }
+
+    /// In four gigabytes of memory, of which a thread wants one.
+    fn start_with_few_threads(role: &str) -> Self {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -v 4194304; exec \"$0\" \"$@\""]);
+        limited.arg(std::env::current_exe().unwrap()).env("RUST_MIN_STACK", (1 << 30).to_string());
+        Played::started(role, &mut limited)
+    }
+
+    fn started(role: &str, program: &mut Command) -> Self {
+        let mut child = program
             .args(["a_child_plays_its_role", "--exact", "--nocapture"])
             .env(ROLE, role)
             .stdout(Stdio::piped())
@@ -167,4 +192,13 @@ fn a_function_at_the_end_of_one_context_may_wait_for_the_signal_that_ends_the_ne
     child.send("-TERM");
     child.until("interrupted by SIGTERM");
     assert!(child.end().success());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_interrupt_that_fails_half_way_leaves_signals_to_the_default() {
+    let mut child = Played::start_with_few_threads("no thread is to be had");
+    child.until("failed");
+    child.send("-TERM");
+    assert_eq!(child.end().signal(), Some(15));
 }

@@ -5,7 +5,7 @@
 //! 1. `by_default` is true exactly when no context is waiting for a signal: then
 //!    a signal does what it would do without quell. The handler itself sets it,
 //!    so a second signal ends the process however busy or stuck it is.
-//! 2. A context is in the list from [`interrupt`] until it ends.
+//! 2. A context is in the list from [`interrupt`] until it ends, or until that fails.
 //! 3. The thread that hears of signals runs no functions at the end of a context and drops
 //!    nothing that one holds: those may wait for the next signal.
 
@@ -90,21 +90,33 @@ pub fn interrupt(parent: &Context) -> (Context, Canceller) {
         watch.by_default.store(false, Ordering::SeqCst);
         waiting.insert(Waiting { ctx: ctx.clone(), made_at })
     };
-    ctx.at_end(move || {
-        let mut waiting = watch.waiting.lock();
-        let gone = waiting.try_remove(key);
-        if waiting.is_empty() {
-            watch.by_default.store(true, Ordering::SeqCst);
-        }
-        drop(waiting);
-        drop(gone);
-    });
+    let place = Place { watch, key };
+    // Where this fails, because no alarm can be armed, the place goes with the function.
+    ctx.at_end(move || drop(place));
     (ctx, canceller)
 }
 
 struct Waiting {
     ctx: Context,
     made_at: &'static Location<'static>,
+}
+
+/// That of a context in the list: it leaves when this is dropped.
+struct Place {
+    watch: &'static Watch,
+    key: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.watch.waiting.lock();
+        let gone = waiting.try_remove(self.key);
+        if waiting.is_empty() {
+            self.watch.by_default.store(true, Ordering::SeqCst);
+        }
+        drop(waiting);
+        drop(gone);
+    }
 }
 
 /// The one watch of the process.
