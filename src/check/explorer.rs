@@ -263,7 +263,7 @@ fn strike(later: bool) {
 fn ring(bell: Bell) {
     guard(|| {
         if let Some(work) = bell() {
-            work();
+            work.run();
         }
     });
 }
@@ -349,7 +349,7 @@ fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
             Step::Call => {
                 let works = here(Engine::calls);
                 for work in works {
-                    guard(work);
+                    guard(|| work.run());
                 }
                 Turned::Nobody
             }

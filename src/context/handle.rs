@@ -425,9 +425,14 @@ impl Context {
     }
 
     /// Has `f` run, once, when this context ends: on the thread that ends it,
-    /// or, for a deadline, on the runtime that kept the time or on a thread for
-    /// the purpose; for a signal, on such a thread. Once it has ended: here and
+    /// or, for a deadline, on the runtime that kept the time, on a thread for
+    /// the purpose, or on that of a cancel that comes after it; for a signal, on a thread for
+    /// the purpose. Once it has ended: here and
     /// now, before this returns, so hold no lock that `f` takes.
+    ///
+    /// It may block where it is on a thread for the purpose, and holds up no deadline, no pipeline
+    /// and no signal. There are 512 such threads at the most: while as many functions block, the
+    /// next wait for one of them.
     ///
     /// A panic in `f` is caught. `f` may do anything with any context. Until it
     /// has run or was stopped it keeps this context alive. On a context that

@@ -6,8 +6,8 @@
 //! 2. Wakers come before events and functions, and quell's own functions before the
 //!    users': nobody waits to be woken, and no pipeline to be stopped, for somebody
 //!    else's code. A token comes after quell's own, for what it wakes may be a context
-//!    with functions of its own; and where those may not run, neither is it cancelled,
-//!    and no event told: subscribers, and how a cause displays itself, are the users'.
+//!    with functions of its own. Where those may not run, they are left to another thread, and
+//!    so are events: subscribers, and how a cause displays itself, are the users'.
 //! 3. A panic in one of them is caught and keeps no other from being told.
 //! 4. Ends inside many others are told of before the outermost has been (`nested`); those
 //!    who wait, and quell's own functions, are held up the last.
@@ -16,7 +16,7 @@ use super::after::Func;
 use super::cause::Cause;
 use super::members::{Member, Members};
 use super::scope::End;
-use crate::rt::{self, undisturbed};
+use crate::rt::{self, Job, Work, undisturbed};
 use std::task::Waker;
 
 #[derive(Default)]
@@ -98,7 +98,21 @@ impl Harvest {
     /// The same, however many ends this one is inside of.
     pub(super) fn tell(&mut self) {
         let calls = self.wake();
-        tell_events(std::mem::take(&mut self.ended));
+        let ended = std::mem::take(&mut self.ended);
+        if calls.is_empty() && ended.is_empty() {
+            return;
+        }
+        #[cfg(not(loom))]
+        if rt::is_quells_own() {
+            // What is quell's own is done here, as it would be elsewhere.
+            let mut calls = calls;
+            calls.make_ours_and_tokens();
+            if let Some(users) = calls.leave_users(ended) {
+                rt::leave_to_crew(rt::Clock::ambient(), Work::new(None, Some(users)));
+            }
+            return;
+        }
+        tell_events(ended);
         calls.make();
     }
 
@@ -116,15 +130,17 @@ impl Harvest {
     }
 
     /// Wakes everybody, and leaves what may take its time to another thread.
-    pub(super) fn wake_and_leave_the_rest(mut self) -> Option<crate::rt::Work> {
-        let calls = self.wake();
+    pub(super) fn wake_and_leave_the_rest(mut self) -> Option<Work> {
+        let mut calls = self.wake();
         let ended = std::mem::take(&mut self.ended);
-        (!ended.is_empty() || !calls.is_empty()).then(|| {
-            Box::new(move || {
-                tell_events(ended);
-                calls.make();
-            }) as crate::rt::Work
-        })
+        if calls.is_empty() && ended.is_empty() {
+            return None;
+        }
+        let users = calls.leave_users(ended);
+        let ours = (!calls.is_empty()).then(|| {
+            Box::new(move || calls.make_ours_and_tokens()) as Job
+        });
+        Some(Work::new(ours, users))
     }
 
     fn wake(&mut self) -> Calls {
@@ -141,6 +157,12 @@ impl Harvest {
             undisturbed(|| drop(late));
         }
         std::mem::take(&mut self.calls)
+    }
+}
+
+fn make_users(users: Vec<Func>) {
+    for func in users {
+        undisturbed(|| func.run());
     }
 }
 
@@ -172,15 +194,28 @@ impl Calls {
         }
     }
 
-    /// Runs the functions, and drops what they kept.
-    fn make(mut self) {
+    fn make_ours_and_tokens(&mut self) {
         self.make_ours();
         #[cfg(all(feature = "tokio-util", not(loom)))]
-        for token in self.tokens {
+        for token in self.tokens.drain(..) {
             undisturbed(|| token.cancel());
         }
-        for func in self.users {
-            undisturbed(|| func.run());
-        }
+    }
+
+    /// Runs the functions, and drops what they kept.
+    fn make(mut self) {
+        self.make_ours_and_tokens();
+        make_users(self.users);
+    }
+
+    /// The users' functions, for another thread, and events with them.
+    fn leave_users(&mut self, ended: Vec<Cause>) -> Option<Job> {
+        let users = std::mem::take(&mut self.users);
+        (!ended.is_empty() || !users.is_empty()).then(|| {
+            Box::new(move || {
+                tell_events(ended);
+                make_users(users);
+            }) as Job
+        })
     }
 }

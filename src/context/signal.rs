@@ -165,18 +165,13 @@ impl Watch {
             let found = scope.and_then(|scope| Scope::cancel(scope, cause));
             harvest.join(found.unwrap_or_default());
         }
-        let rest = harvest.wake_and_leave_the_rest();
+        let mut rest = harvest.wake_and_leave_the_rest().unwrap_or_default();
         // Invariant 3. What the contexts hold may be dropped there: the user's code.
-        rt::leave_to_crew(
-            Clock::system(),
-            Box::new(move || {
-                if let Some(rest) = rest {
-                    rest();
-                }
-                for waiting in all {
-                    undisturbed(move || drop(waiting));
-                }
-            }),
-        );
+        rest.and_then(move || {
+            for waiting in all {
+                undisturbed(move || drop(waiting));
+            }
+        });
+        rt::leave_to_crew(Clock::system(), rest);
     }
 }

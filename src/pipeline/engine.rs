@@ -21,7 +21,7 @@ use crate::channel::at_home;
 use crate::channel::{Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Ending, Owner, TaskPanicked, Tasks};
-use crate::rt::{Alarm, Clock, Nudge};
+use crate::rt::{Alarm, Clock, Nudge, Work};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
@@ -146,7 +146,7 @@ impl Engine {
             let engine = Arc::clone(this);
             let alarm = clock.arm(
                 at,
-                Box::new(move || Some(Box::new(move || engine.canceller.cancel_as(cause)) as _)),
+                Box::new(move || Some(Work::ours(move || engine.canceller.cancel_as(cause)))),
             );
             let before = this.drain.lock().1.replace(alarm);
             drop(before);

@@ -68,7 +68,7 @@ pub(crate) fn finish() {
 
 fn ring(bell: Bell) {
     if let Some(work) = bell() {
-        work();
+        work.run();
     }
 }
 

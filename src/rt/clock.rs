@@ -41,12 +41,47 @@ pub(crate) struct Clock {
     world: Option<Arc<dyn World>>,
 }
 
-/// What to do when the time has come. Gives back what is the user's to run, for
-/// a thread that may be kept busy.
+/// What to do when the time has come. Gives back what may take its time, for a
+/// thread that may be kept busy.
 pub(crate) type Bell = Box<dyn FnOnce() -> Option<Work> + Send>;
 
-/// The user's functions.
-pub(crate) type Work = Box<dyn FnOnce() + Send>;
+/// What is left to whoever can be kept busy.
+#[derive(Default)]
+pub(crate) struct Work {
+    /// What quell does itself. It comes first, and never waits for anything of a user's.
+    pub(super) ours: Option<Job>,
+    /// The user's functions.
+    pub(super) users: Option<Job>,
+}
+
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+impl Work {
+    pub(crate) fn new(ours: Option<Job>, users: Option<Job>) -> Self {
+        Work { ours, users }
+    }
+
+    pub(crate) fn ours(job: impl FnOnce() + Send + 'static) -> Self {
+        Work { ours: Some(Box::new(job)), users: None }
+    }
+
+    /// Has this done when the user's functions have run: it may be the user's as well.
+    #[cfg(all(unix, not(loom)))]
+    pub(crate) fn and_then(&mut self, job: impl FnOnce() + Send + 'static) {
+        let before = self.users.take();
+        self.users = Some(Box::new(move || {
+            if let Some(before) = before {
+                before();
+            }
+            job();
+        }));
+    }
+
+    /// Does all of it on this thread.
+    pub(crate) fn run(self) {
+        [self.ours, self.users].into_iter().flatten().for_each(|job| job());
+    }
+}
 
 /// An armed bell; dropping it disarms.
 #[derive(Debug)]

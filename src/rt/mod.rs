@@ -37,7 +37,7 @@
 //! | `clock` | whose time it is, and alarms on it |
 //! | `on_tokio` | alarms on a runtime whose clock may be paused: one task there |
 //! | `timer` | the one thread that rings where no runtime does |
-//! | `runner` | the threads that run users' functions for it, and at a signal |
+//! | `runner` | the threads that run functions for it, and at a signal: quell's own, and the users' |
 //! | `by_hand` | the clock of the models |
 //! | `by_thread` | the tasks of the models |
 
@@ -62,13 +62,13 @@ pub(crate) mod world;
 
 #[cfg(not(loom))]
 pub(crate) use clock::Bell;
-pub(crate) use clock::{Alarm, Clock, Work};
+pub(crate) use clock::{Alarm, Clock, Job, Work};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::{Stop, Unstarted};
 
 pub(crate) use aside::block_aside;
-#[cfg(all(unix, not(loom)))]
-pub(crate) use runner::run as leave_to_crew;
+#[cfg(not(loom))]
+pub(crate) use runner::{is_quells_own, run as leave_to_crew};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;

@@ -304,7 +304,7 @@ impl Future for Task {
 fn ring(bell: Bell) {
     super::undisturbed(|| {
         if let Some(work) = bell() {
-            work();
+            work.run();
         }
     });
 }

@@ -170,7 +170,7 @@ impl Run<'_> {
     /// What was left until a turn is over.
     fn calls_later(&self) {
         for work in self.watcher.takes_later() {
-            self.guard(work);
+            self.guard(|| work.run());
         }
     }
 
