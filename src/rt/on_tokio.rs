@@ -58,7 +58,7 @@ pub(super) fn note_without_timers(runtime: Id) {
     ANY.store(1, Ordering::Relaxed);
 }
 
-static DESK: Mutex<Desk> = Mutex::new(Desk { runtimes: Vec::new(), next: 0 });
+static DESK: Mutex<Desk> = Mutex::new(Desk::new());
 
 struct Desk {
     /// Those on which something is armed or a keeper is left: mostly one, or one a core.
@@ -81,6 +81,15 @@ enum Keeper {
     Asleep { until: Instant, waker: Waker },
 }
 
+/// Who has to hear of a new bell.
+enum Concerns {
+    /// The keeper finds it by itself.
+    Nobody,
+    /// A new one: it is noted already.
+    NewKeeper,
+    Sleeper(Waker),
+}
+
 /// What a keeper has to do next.
 enum Next {
     Ring(Bell),
@@ -89,6 +98,28 @@ enum Next {
 }
 
 impl Desk {
+    const fn new() -> Self {
+        Desk { runtimes: Vec::new(), next: 0 }
+    }
+
+    fn hang(&mut self, id: Id, at: Instant, bell: Bell) -> (Key, Concerns) {
+        let key = (at, self.next);
+        self.next += 1;
+        let here = self.find_or_add(id);
+        here.bells.insert(key, bell);
+        let concerns = match here.keeper {
+            Keeper::Nobody => {
+                here.keeper = Keeper::Awake;
+                Concerns::NewKeeper
+            }
+            Keeper::Asleep { until, .. } if at < until => {
+                here.wake().map_or(Concerns::Nobody, Concerns::Sleeper)
+            }
+            Keeper::Asleep { .. } | Keeper::Awake => Concerns::Nobody,
+        };
+        (key, concerns)
+    }
+
     fn find(&mut self, id: Id) -> Option<usize> {
         self.runtimes.iter().position(|runtime| runtime.id == id)
     }
@@ -146,6 +177,12 @@ impl Desk {
         }
     }
 
+    /// The keeper has been dropped, whatever still hangs.
+    fn leave_undone(&mut self, id: Id) {
+        let index = self.find(id).expect("it has a keeper");
+        self.leave(index);
+    }
+
     /// The keeper is no more. Its waker is not the last to hold it: it is just being polled,
     /// or dropped.
     fn leave(&mut self, index: usize) {
@@ -189,24 +226,12 @@ pub(super) fn arm(runtime: &Handle, clock: Clock, at: Instant, bell: Bell) -> Al
 impl Hook {
     fn hang(runtime: &Handle, at: Instant, bell: Bell) -> Hook {
         let id = runtime.id();
-        let mut desk = DESK.lock();
-        let key = (at, desk.next);
-        desk.next += 1;
-        let here = desk.find_or_add(id);
-        here.bells.insert(key, bell);
+        let (key, concerns) = DESK.lock().hang(id, at, bell);
         let hook = Hook { runtime: id, key };
-        match here.keeper {
-            Keeper::Nobody => {
-                here.keeper = Keeper::Awake;
-                drop(desk);
-                drop(runtime.spawn(Task { runtime: id, sleep: None, left: false }));
-            }
-            Keeper::Asleep { until, .. } if at < until => {
-                let waker = here.wake();
-                drop(desk);
-                super::wake(waker);
-            }
-            Keeper::Asleep { .. } | Keeper::Awake => {}
+        match concerns {
+            Concerns::NewKeeper => drop(runtime.spawn(Task { runtime: id, sleep: None, left: false })),
+            Concerns::Sleeper(waker) => super::wake([waker]),
+            Concerns::Nobody => {}
         }
         hook
     }
@@ -241,9 +266,7 @@ pin_project! {
             if this.left {
                 return;
             }
-            let mut desk = DESK.lock();
-            let index = desk.find(this.runtime).expect("it has a keeper");
-            desk.leave(index);
+            DESK.lock().leave_undone(this.runtime);
         }
     }
 }
@@ -299,12 +322,99 @@ impl Future for Task {
     }
 }
 
-/// Rings, and runs what is the user's. A panic in a waker must not end the task that all
-/// deadlines of the runtime hang on.
+/// Rings, and runs what is the user's. Wakers and functions are guarded one by one; this is for
+/// what goes with the bell: where its context is gone, that holds the last of a cause, whose
+/// drop is the user's, and must not end the task that all deadlines of the runtime hang on.
 fn ring(bell: Bell) {
     super::undisturbed(|| {
         if let Some(work) = bell() {
             work.run();
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::runtime::Builder;
+
+    /// A desk, a runtime's name, and instants.
+    fn desk() -> (Desk, Id, impl Fn(u64) -> Instant) {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let start = Instant::now();
+        (Desk::new(), runtime.handle().id(), move |ms| start + Duration::from_millis(ms))
+    }
+
+    fn bell() -> Bell {
+        Box::new(|| None)
+    }
+
+    fn sleeps_until(next: Next) -> Option<Instant> {
+        match next {
+            Next::Sleep(until) => Some(until),
+            Next::Ring(_) | Next::End => None,
+        }
+    }
+
+    #[test]
+    fn a_keeper_about_to_sleep_looks_again_where_an_earlier_bell_was_hung_meanwhile() {
+        let (mut desk, id, at) = desk();
+        assert!(matches!(desk.hang(id, at(20), bell()).1, Concerns::NewKeeper));
+        assert_eq!(sleeps_until(desk.next(id, at(0))), Some(at(20)));
+        // It is awake: nobody tells it.
+        assert!(matches!(desk.hang(id, at(10), bell()).1, Concerns::Nobody));
+        let waker = desk.sleep(id, at(20), Waker::noop().clone()).unwrap_err();
+        assert_eq!(sleeps_until(desk.next(id, at(0))), Some(at(10)));
+        assert!(desk.sleep(id, at(10), waker).is_ok());
+    }
+
+    #[test]
+    fn a_keeper_about_to_sleep_looks_again_where_the_last_bell_was_taken_meanwhile() {
+        let (mut desk, id, at) = desk();
+        let (key, _) = desk.hang(id, at(20), bell());
+        assert_eq!(sleeps_until(desk.next(id, at(0))), Some(at(20)));
+        let (_bell, sleeper) = desk.take(id, key).unwrap();
+        assert!(sleeper.is_none());
+        assert!(desk.sleep(id, at(20), Waker::noop().clone()).is_err());
+        assert!(matches!(desk.next(id, at(0)), Next::End));
+    }
+
+    #[test]
+    fn a_keeper_that_sleeps_is_woken_for_an_earlier_bell_and_for_the_last_that_goes() {
+        let (mut desk, id, at) = desk();
+        let (first, _) = desk.hang(id, at(20), bell());
+        assert!(desk.sleep(id, at(20), Waker::noop().clone()).is_ok());
+        assert!(matches!(desk.hang(id, at(30), bell()).1, Concerns::Nobody));
+        let (earlier, concerns) = desk.hang(id, at(10), bell());
+        assert!(matches!(concerns, Concerns::Sleeper(_)));
+        assert!(desk.sleep(id, at(10), Waker::noop().clone()).is_ok());
+        assert!(desk.take(id, earlier).unwrap().1.is_none());
+        assert!(desk.take(id, first).unwrap().1.is_none());
+        assert_eq!(sleeps_until(desk.next(id, at(0))), Some(at(30)));
+        let Next::Ring(_) = desk.next(id, at(30)) else { panic!("it is time") };
+        let (last, _) = desk.hang(id, at(40), bell());
+        assert!(desk.sleep(id, at(40), Waker::noop().clone()).is_ok());
+        assert!(desk.take(id, last).unwrap().1.is_some());
+    }
+
+    #[test]
+    fn a_runtime_is_forgotten_when_its_keeper_and_its_bells_are_gone_whichever_is_last() {
+        let (mut desk, id, at) = desk();
+        let (key, _) = desk.hang(id, at(10), bell());
+        // Dropped with its runtime: the bell still hangs, for the timer thread.
+        desk.leave_undone(id);
+        // Another may be armed there, and have a keeper anew.
+        let (other, concerns) = desk.hang(id, at(20), bell());
+        assert!(matches!(concerns, Concerns::NewKeeper));
+        desk.leave_undone(id);
+        assert!(desk.take(id, key).is_some() && desk.take(id, key).is_none());
+        assert_eq!(desk.runtimes.len(), 1);
+        assert!(desk.take(id, other).is_some());
+        assert!(desk.runtimes.is_empty());
+        let (key, _) = desk.hang(id, at(10), bell());
+        assert!(desk.take(id, key).is_some());
+        assert_eq!(desk.runtimes.len(), 1, "it has a keeper");
+        assert!(matches!(desk.next(id, at(0)), Next::End));
+        assert!(desk.runtimes.is_empty());
+    }
 }
