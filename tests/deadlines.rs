@@ -1013,6 +1013,20 @@ mod paused {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_link_across_clocks_watches_the_others_for_as_long_as_it_lives_and_no_longer() {
+        let tasks = || Handle::current().metrics().num_alive_tasks();
+        let elsewhere = || Context::background().with_timeout(HOUR);
+        let (system, _system) = thread::spawn(elsewhere).join().unwrap();
+        let (here, _here) = Context::background().with_timeout(HOUR);
+        let (linked, canceller) = system.linked(&[&here]);
+        settle().await;
+        assert_eq!(tasks(), 1);
+        drop((linked, canceller));
+        settle().await;
+        assert_eq!(tasks(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_run_that_is_over_keeps_no_task_on_the_runtime_while_its_future_is_still_there() {
         let (ctx, _canceller) = Context::background().with_timeout(HOUR);
         let mut run = std::pin::pin!(ctx.run(sleep(ms(1))));

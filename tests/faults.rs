@@ -156,6 +156,35 @@ fn what_goes_with_the_last_handle_of_a_runtime_stops_no_deadline() {
 }
 
 #[test]
+fn what_goes_with_a_sleep_may_wait_for_time_itself() {
+    /// Arms a deadline when it is dropped.
+    struct Arms(mpsc::Sender<()>);
+    impl Drop for Arms {
+        fn drop(&mut self) {
+            let (ctx, _c) = Context::background().with_timeout(LONG);
+            ctx.after_func(|| {});
+            let _ = self.0.send(());
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let arms = std::sync::Mutex::new(Arms(tell));
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.on_thread_start(move || drop(arms.lock())).build().unwrap();
+    drop(builder);
+    let mut sleep = Box::pin(quell::rt::sleep(LONG));
+    {
+        // It has no timers: the sleep is with the timer thread, and so is its clock.
+        let _inside = runtime.enter();
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(sleep.as_mut().poll(&mut cx).is_pending());
+    }
+    drop(runtime);
+    assert!(told.try_recv().is_err(), "the sleep has the last handle");
+    std::thread::spawn(move || drop(sleep));
+    told.recv_timeout(LONG).unwrap();
+}
+
+#[test]
 fn more_explosions_than_there_are_threads_leave_deadlines_their_functions() {
     // Late enough for all to be there, so that the functions have the last handles.
     let at = quell::rt::now() + ms(500);

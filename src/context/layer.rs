@@ -689,7 +689,8 @@ impl Drop for Branch<'_> {
             world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
         }
         if let Ok(Some(scope)) = self.fate.scope() {
-            scope.disarm();
+            #[cfg(all(feature = "tokio-util", not(loom)))]
+            scope.drop_token();
             if let Some(up) = self.up {
                 up.dismiss(scope.get());
             }

@@ -69,7 +69,10 @@ impl Drop for Inside {
                     break;
                 }
                 for mut harvest in left {
-                    undisturbed(|| harvest.tell());
+                    // Each who is told is guarded already. This is for what goes with the
+                    // harvest: an alarm may hold the last of a scope, and an event that of a
+                    // cause, whose drop is the user's.
+                    undisturbed(move || harvest.tell());
                 }
             }
             ends.depth.set(ends.depth.get() - 1);

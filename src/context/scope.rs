@@ -515,16 +515,13 @@ impl Scope {
         }
     }
 
-    /// Nobody waits any more: its context is being dropped. Whoever still holds this, as a
-    /// function that was stopped does, is to hold nothing but this.
-    pub(super) fn disarm(&self) {
-        let may_keep = self.deadline.is_some() || cfg!(all(feature = "tokio-util", not(loom)));
-        if may_keep && !self.is_swept() {
-            let mut state = self.state.lock();
-            let _alarm = state.alarm.take();
-            #[cfg(all(feature = "tokio-util", not(loom)))]
-            let _token = state.token.take();
-            drop(state);
+    /// Its context is being dropped: nobody waits, and so no alarm is armed, but for the token.
+    /// Whoever still holds this, as a function that was stopped does, is to hold nothing but this.
+    #[cfg(all(feature = "tokio-util", not(loom)))]
+    pub(super) fn drop_token(&self) {
+        if !self.is_swept() {
+            let gone = self.state.lock().token.take();
+            drop(gone);
         }
     }
 
