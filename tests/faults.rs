@@ -58,6 +58,26 @@ fn a_deadline_by_a_clock_that_is_ahead_rings_in_time_when_its_runtime_is_gone() 
 }
 
 #[test]
+fn a_deadline_whose_clock_was_moved_meanwhile_rings_in_time_when_its_runtime_is_gone() {
+    let hour = Duration::from_secs(3600);
+    for forward in [2 * hour, hour - ms(20)] {
+        let runtime = one_thread(false);
+        let (ctx, _c) = runtime.block_on(async { Context::background().with_timeout(hour) });
+        let (tell, told) = mpsc::channel();
+        ctx.after_func(move || tell.send(()).unwrap());
+        runtime.block_on(async {
+            tokio::time::pause();
+            // Polled once it moves the clock, and gives no task a turn.
+            let moved = Box::pin(tokio::time::advance(forward));
+            let _ = futures::FutureExt::now_or_never(moved);
+            tokio::time::resume();
+        });
+        drop(runtime);
+        told.recv_timeout(LONG).unwrap();
+    }
+}
+
+#[test]
 fn a_linked_context_ends_with_deadlines_by_different_clocks() {
     let paused = one_thread(true);
     let (still, _s) = paused.block_on(async { Context::background().with_timeout(ms(5)) });

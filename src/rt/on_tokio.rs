@@ -16,6 +16,8 @@
 //!    asleep sleeps no longer than until the first of them; whoever hangs one before
 //!    that, or takes the last, wakes it. It may sleep less long, for a bell that has
 //!    been taken since: to wake it each time would cost more than one turn for nothing.
+//!    Where it is dropped with its runtime, the timer thread looks in its place, if the clock
+//!    has been moved since the bells were hung: it goes by the time that remained then.
 //! 4. Bells ring and are dropped, tasks are spawned and woken, without the lock: a
 //!    runtime that has shut down drops a new task at once.
 
@@ -217,19 +219,19 @@ pub(super) fn arm(runtime: &Handle, clock: Clock, at: Instant, bell: Bell) -> Al
     if is_without_timers(id) {
         return Alarm::Timer { _entry: timer::arm(clock, at, Duration::ZERO, bell) };
     }
-    let hook = Hook::hang(runtime, at, bell);
+    let hook = Hook::hang(runtime, &clock, at, bell);
     let key = hook.key;
     let backup = Box::new(move || take(id, key).and_then(|bell| bell()));
     Alarm::Hook { _hook: hook, _backup: timer::arm(clock, at, GRACE, backup) }
 }
 
 impl Hook {
-    fn hang(runtime: &Handle, at: Instant, bell: Bell) -> Hook {
+    fn hang(runtime: &Handle, clock: &Clock, at: Instant, bell: Bell) -> Hook {
         let id = runtime.id();
         let (key, concerns) = DESK.lock().hang(id, at, bell);
         let hook = Hook { runtime: id, key };
         match concerns {
-            Concerns::NewKeeper => drop(runtime.spawn(Task { runtime: id, sleep: None, left: false })),
+            Concerns::NewKeeper => drop(runtime.spawn(Task::new(id, clock))),
             Concerns::Sleeper(waker) => super::wake([waker]),
             Concerns::Nobody => {}
         }
@@ -259,6 +261,9 @@ pin_project! {
         sleep: Option<tokio::time::Sleep>,
         // It is no longer noted here, and there may be another.
         left: bool,
+        clock: Clock,
+        // When it came into being, by the system's clock and by its own.
+        since: (Instant, Instant),
     }
 
     impl PinnedDrop for Task {
@@ -267,7 +272,21 @@ pin_project! {
                 return;
             }
             DESK.lock().leave_undone(this.runtime);
+            let (began, by_clock) = this.since;
+            let passed = this.clock.now().saturating_duration_since(by_clock);
+            // Read outside of the other two, so that nothing but a move makes a difference.
+            if passed > Clock::system_now().saturating_duration_since(began) {
+                timer::look_again(&this.clock);
+            }
         }
+    }
+}
+
+impl Task {
+    fn new(runtime: Id, clock: &Clock) -> Self {
+        let began = Clock::system_now();
+        let since = (began, clock.now());
+        Task { runtime, sleep: None, left: false, clock: clock.clone(), since }
     }
 }
 

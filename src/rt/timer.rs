@@ -116,6 +116,24 @@ fn again(period: Duration, mut look: Box<dyn FnMut() -> bool + Send>) -> io::Res
     Ok(())
 }
 
+/// Looks at once at every bell that goes by this clock, which has been moved: how long it is to
+/// them was reckoned before that.
+#[cfg(feature = "tokio")]
+pub(super) fn look_again(clock: &Clock) {
+    let now = Clock::system_now();
+    let mut queue = TIMER.queue.lock();
+    let Queue { due, moved, .. } = &mut *queue;
+    let all = due.iter().filter(|(_, armed)| armed.clock.same(clock));
+    let all: Vec<_> = all.map(|(&key, _)| key).collect();
+    for key in all {
+        let armed = due.remove(&key).expect("it was there just now");
+        let now = (now, key.1);
+        due.insert(now, armed);
+        moved.insert(key.1, now);
+    }
+    TIMER.sooner.notify_one();
+}
+
 fn try_arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> io::Result<Entry> {
     // By the system's clock, from which the other may be far away.
     let due = if clock.may_jump() {
