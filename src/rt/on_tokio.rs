@@ -28,7 +28,7 @@ use super::timer;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use pin_project_lite::pin_project;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -42,20 +42,37 @@ const GRACE: Duration = Duration::from_millis(10);
 const TURN: usize = 8;
 
 /// Runtimes that have turned out to have no timers.
-static WITHOUT_TIMERS: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+static WITHOUT_TIMERS: Mutex<WithoutTimers> = Mutex::new(WithoutTimers { latest: VecDeque::new() });
 /// Nonzero once there is one: few programs have any, and take no lock to know.
 static ANY: AtomicUsize = AtomicUsize::new(0);
 
+/// So many are remembered: nobody says when one is gone. One that is forgotten is tried once
+/// more, and noted again.
+const REMEMBERED: usize = 64;
+
+struct WithoutTimers {
+    latest: VecDeque<Id>,
+}
+
+impl WithoutTimers {
+    fn note(&mut self, runtime: Id) {
+        if self.latest.contains(&runtime) {
+            return;
+        }
+        if self.latest.len() == REMEMBERED {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(runtime);
+    }
+}
+
 pub(super) fn is_without_timers(runtime: Id) -> bool {
     // Relaxed: who sees it late tries, as the first one did.
-    ANY.load(Ordering::Relaxed) != 0 && WITHOUT_TIMERS.lock().contains(&runtime)
+    ANY.load(Ordering::Relaxed) != 0 && WITHOUT_TIMERS.lock().latest.contains(&runtime)
 }
 
 pub(super) fn note_without_timers(runtime: Id) {
-    let mut all = WITHOUT_TIMERS.lock();
-    if !all.contains(&runtime) {
-        all.push(runtime);
-    }
+    WITHOUT_TIMERS.lock().note(runtime);
     // Relaxed: see above.
     ANY.store(1, Ordering::Relaxed);
 }
@@ -435,5 +452,18 @@ mod tests {
         assert_eq!(desk.runtimes.len(), 1, "it has a keeper");
         assert!(matches!(desk.next(id, at(0)), Next::End));
         assert!(desk.runtimes.is_empty());
+    }
+
+    #[test]
+    fn the_latest_runtimes_without_timers_are_remembered_and_no_more() {
+        let mut without = WithoutTimers { latest: VecDeque::new() };
+        let (_, oldest, _) = desk();
+        without.note(oldest);
+        (1..REMEMBERED).for_each(|_| without.note(desk().1));
+        without.note(oldest);
+        assert!(without.latest.contains(&oldest));
+        without.note(desk().1);
+        assert!(!without.latest.contains(&oldest));
+        assert_eq!(without.latest.len(), REMEMBERED);
     }
 }
