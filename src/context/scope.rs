@@ -114,7 +114,8 @@ impl End {
 
     /// Whether a child with this deadline had already ended by it when this end
     /// came. Where the time was not noted, the child was made or came to be
-    /// known while the parent was ending, with its deadline ahead.
+    /// known while the parent was ending, with its deadline ahead. Either way the time of an
+    /// end is when whoever ends it looks, which is a moment before anybody can see it.
     pub(super) fn outran(&self, deadline: &Deadline) -> bool {
         match self.when.as_deref() {
             Some((when, clock)) if clock.same(&deadline.clock) => deadline.at <= *when,
