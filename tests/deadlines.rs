@@ -599,8 +599,7 @@ mod paused {
     #[test]
     fn a_cancel_that_comes_after_a_deadline_nobody_acted_on_has_told_everybody_when_it_returns() {
         let runtime = runtime();
-        let (ctx, canceller) =
-            runtime.block_on(async { Context::background().with_timeout(HOUR) });
+        let (ctx, canceller) = runtime.block_on(async { Context::background().with_timeout(HOUR) });
         let (below, _below) = ctx.with_cancel();
         let (wakes, ran) = (Wakes::new(), Wakes::new());
         let mut waiting = [ctx.done(), below.done()];

@@ -137,9 +137,8 @@ impl Harvest {
             return None;
         }
         let users = calls.leave_users(ended);
-        let ours = (!calls.is_empty()).then(|| {
-            Box::new(move || calls.make_ours_and_tokens()) as Job
-        });
+        let ours =
+            (!calls.is_empty()).then(|| Box::new(move || calls.make_ours_and_tokens()) as Job);
         Some(Work::new(ours, users))
     }
 
