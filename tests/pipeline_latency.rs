@@ -8,11 +8,12 @@
 
 mod kit;
 
-use kit::{background, in_time, ms, relay, threads};
+use kit::{background, in_time, most_between_ticks, ms, relay, threads};
 use quell::channel::{Receiver, Sender};
-use quell::{Pipeline, Rate, Results, rt};
+use quell::{Pipeline, Rate, Results};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
 use std::time::Duration;
 
 /// Who keeps a thread until an item has been read.
@@ -135,6 +136,32 @@ fn a_source_has_the_room_of_what_a_map_takes_however_long_that_keeps_its_thread(
     });
 }
 
+#[test]
+fn timers_have_their_turn_beside_a_pipeline_of_items_that_take_their_time() {
+    let most = most_between_ticks(ms(1), |step| async move {
+        let items = (0..100).inspect(move |_| step());
+        let mut results = Pipeline::from_iter(&background(), items).run();
+        while results.next().await.is_some() {}
+    });
+    assert!(most <= 8, "{most} items of a millisecond");
+}
+
+#[test]
+fn timers_have_their_turn_beside_who_finds_items_waiting() {
+    const ITEMS: usize = 2_000;
+    let most = most_between_ticks(Duration::from_micros(20), |step| async move {
+        let (sender, mut receiver) = quell::channel::bounded(ITEMS);
+        for n in 0..ITEMS {
+            sender.send(n).await.unwrap();
+        }
+        drop(sender);
+        while receiver.recv().await.is_some() {
+            step();
+        }
+    });
+    assert!(most <= 3 * 128, "{most} items, 128 a turn");
+}
+
 /// All items at once, for whoever takes them from here.
 async fn all_at_once(mut input: Receiver<u64>, output: Sender<u64>, begun: Arc<AtomicBool>) {
     let mut all = Vec::new();
@@ -154,6 +181,19 @@ fn ready_items(count: usize, begun: &Arc<AtomicBool>) -> Pipeline<u64> {
     Pipeline::from_iter(&background(), 0..count as u64)
         .stage("all at once", |_, input, output| all_at_once(input, output, begun))
         .buffer(count)
+}
+
+/// Not behind timers and sockets as well: tokio looks at those once in 61 turns.
+async fn behind_who_is_ready() {
+    let mut yielded = false;
+    let turn = std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    turn.await;
 }
 
 #[test]
@@ -178,7 +218,7 @@ fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
             let mut turns = 0;
             while !reading.is_finished() {
                 turns += usize::from(begun.load(Relaxed));
-                rt::yield_now().await;
+                behind_who_is_ready().await;
             }
             turns
         });

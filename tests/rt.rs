@@ -1,6 +1,9 @@
 //! Tasks, sleeping, choosing: the same functions in and outside a runtime.
 #![cfg(all(not(loom), feature = "tokio"))]
 
+mod kit;
+
+use kit::{most_between_ticks, ms};
 use quell::rt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +52,17 @@ async fn dropping_a_handle_leaves_the_task_running() {
         tell.send(1).unwrap();
     }));
     assert_eq!(told.await, Ok(1));
+}
+
+#[test]
+fn who_yields_lets_timers_go_first() {
+    let most = most_between_ticks(ms(1), |step| async move {
+        for _ in 0..100 {
+            step();
+            rt::yield_now().await;
+        }
+    });
+    assert!(most <= 8, "{most} steps of a millisecond");
 }
 
 #[test]

@@ -153,7 +153,7 @@ impl<T> Receiver<T> {
             self.patience = self.at_once;
             self.woke = false;
             if rests {
-                cx.waker().wake_by_ref();
+                crate::rt::go_behind(cx);
             }
             return Poll::Pending;
         }

@@ -405,7 +405,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(came);
                 calls.make();
                 rt::wake(called);
-                cx.waker().wake_by_ref();
+                rt::go_behind(cx);
                 return Poll::Pending;
             }
             if let Some(item) = if leaves_it { None } else { front.batch.pop_front() } {

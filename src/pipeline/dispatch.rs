@@ -161,7 +161,7 @@ where
         }
         if turn.is_over() {
             taker.rests();
-            rt::yield_now().await;
+            rt::rest().await;
             turn = turn.next();
             woke = false;
         }

@@ -186,7 +186,7 @@ async fn feed<T: Send + 'static>(
         tally.pass_on(1);
         // What never has to wait must let others have their turn.
         if turn.is_over() {
-            rt::yield_now().await;
+            rt::rest().await;
             turn = turn.next();
             woke = false;
         }

@@ -51,7 +51,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
         }
         // What it has used makes room, however long the next one takes.
         if turn.is_over() {
-            rt::yield_now().await;
+            rt::rest().await;
             turn = turn.next();
             woke = false;
         }
@@ -102,7 +102,7 @@ pub(super) async fn chunks<T: Send + 'static>(
                 None => break,
             }
             if turn.is_over() {
-                rt::yield_now().await;
+                rt::rest().await;
                 turn = turn.next();
                 // However much there is to take, its time is up.
                 if time.until().is_some_and(|until| rt::now() >= until) {
@@ -119,7 +119,7 @@ pub(super) async fn chunks<T: Send + 'static>(
             return Ok(StageEnd::Completed);
         }
         if turn.is_over() {
-            rt::yield_now().await;
+            rt::rest().await;
             turn = turn.next();
         }
     }
@@ -157,7 +157,7 @@ pub(super) async fn merge<T: Send + 'static>(
         }
         tally.pass_on(1);
         if turn.is_over() {
-            rt::yield_now().await;
+            rt::rest().await;
             turn = turn.next();
         }
     }

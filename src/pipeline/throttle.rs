@@ -123,7 +123,7 @@ impl Rate {
                 }
                 schedule.gone();
                 if turn.is_over() {
-                    rt::yield_now().await;
+                    rt::rest().await;
                     turn = turn.next();
                 }
             }

@@ -79,7 +79,7 @@ pub(crate) use timer::look_every;
 /// For the tests of a room that names no runtime.
 #[cfg(all(test, feature = "tokio", not(loom)))]
 pub(crate) use tokio::runtime;
-pub(crate) use turn::{Turn, real_now};
+pub(crate) use turn::{Turn, go_behind, real_now, rest};
 pub use turn::{YieldNow, choose, yield_now};
 
 use std::time::Instant;

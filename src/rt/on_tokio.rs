@@ -322,7 +322,7 @@ impl Future for Task {
                     ring(bell);
                     rung += 1;
                     if rung == TURN {
-                        cx.waker().wake_by_ref();
+                        super::turn::go_last(cx);
                         return Poll::Pending;
                     }
                     continue;

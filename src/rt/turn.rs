@@ -1,4 +1,10 @@
 //! Letting others go first, and leaving a choice to others.
+//!
+//! A task that wakes itself is ready at once, and tokio looks at its timers and sockets only when
+//! nobody is, or after 61 polls. So where others go first, those do too: what tokio's own
+//! `yield_now` has woken is woken after that look. It takes a call of the system's, which is as
+//! long as some items take: whoever lets others go first often does so without, as long as its
+//! thread has looked a moment ago.
 
 #[cfg(not(loom))]
 use super::clock::Clock;
@@ -13,9 +19,13 @@ use std::task::{Context, Poll};
 pub struct YieldNow {
     made_at: &'static Location<'static>,
     yielded: bool,
+    is_often: bool,
 }
 
-/// Lets every other task that is ready go first.
+/// Lets every other task that is ready go first, and timers and sockets that are.
+///
+/// As with tokio's own, an executor of another kind that blocks a worker of tokio's must not
+/// wait for it there: it goes on when the worker does.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -30,7 +40,13 @@ pub struct YieldNow {
 /// ```
 #[track_caller]
 pub fn yield_now() -> YieldNow {
-    YieldNow { made_at: Location::caller(), yielded: false }
+    YieldNow { made_at: Location::caller(), yielded: false, is_often: false }
+}
+
+/// [`yield_now`] for whoever does so often.
+#[track_caller]
+pub(crate) fn rest() -> YieldNow {
+    YieldNow { made_at: Location::caller(), yielded: false, is_often: true }
 }
 
 impl Future for YieldNow {
@@ -42,11 +58,66 @@ impl Future for YieldNow {
         }
         self.yielded = true;
         probe::waits(|| Wait { what: "its turn", at: self.made_at, of: 0 });
-        // A waker that wakes the task being polled puts it behind all others in every
-        // executor worth the name; tokio's own `yield_now` does little else.
-        cx.waker().wake_by_ref();
+        if self.is_often {
+            go_behind(cx)
+        } else {
+            go_last(cx)
+        }
         Poll::Pending
     }
+}
+
+/// Puts the task that is being polled behind all others that are ready, and behind timers and
+/// sockets.
+pub(crate) fn go_last(cx: &mut Context<'_>) {
+    #[cfg(all(feature = "tokio", not(loom)))]
+    if !is_under_a_checker() {
+        // Its waker stays where it is, though the future goes. On a thread that is no worker of
+        // tokio's it is woken at once.
+        let polled = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+        return debug_assert!(polled.is_pending());
+    }
+    // A waker that wakes the task being polled puts it behind all others in every executor
+    // worth the name.
+    cx.waker().wake_by_ref();
+}
+
+/// [`go_last`] for whoever does so often: behind timers and sockets only if no task of this
+/// thread's has gone there for as long as a turn may be.
+pub(crate) fn go_behind(cx: &mut Context<'_>) {
+    #[cfg(all(feature = "tokio", not(loom)))]
+    {
+        use std::cell::Cell;
+        thread_local! {
+            static WENT_LAST: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
+        }
+        // Where tokio's own schedule is what is checked, it must be the same each time.
+        if !is_looked_on() {
+            let now = real_now();
+            let before = WENT_LAST.try_with(Cell::get).ok().flatten();
+            if before.zip(now).is_some_and(|(before, now)| now - before < Turn::TIME) {
+                return cx.waker().wake_by_ref();
+            }
+            let _at_the_end_of_a_thread = WENT_LAST.try_with(|went| went.set(now));
+        }
+    }
+    go_last(cx);
+}
+
+#[cfg(all(feature = "tokio", not(loom)))]
+fn is_under_a_checker() -> bool {
+    #[cfg(feature = "check")]
+    return super::world::is_here();
+    #[cfg(not(feature = "check"))]
+    false
+}
+
+#[cfg(all(feature = "tokio", not(loom)))]
+fn is_looked_on() -> bool {
+    #[cfg(feature = "check")]
+    return super::world::is_looked_on();
+    #[cfg(not(feature = "check"))]
+    false
 }
 
 /// How long a task goes on that never has to wait: until others must have a turn.

@@ -115,6 +115,12 @@ pub(crate) fn ask<R>(f: impl FnOnce(&dyn World) -> R) -> Option<R> {
     CURRENT.try_with(|current| current.borrow().as_deref().map(f)).ok().flatten()
 }
 
+/// Whether somebody looks on at watched contexts on this thread.
+#[cfg(feature = "tokio")]
+pub(super) fn is_looked_on() -> bool {
+    ONLOOKER.try_with(|onlooker| onlooker.borrow().is_some()).unwrap_or(false)
+}
+
 /// Who looks on at watched contexts on this thread.
 pub(crate) fn onlooker() -> Option<Arc<dyn Onlooker>> {
     ONLOOKER.try_with(|onlooker| onlooker.borrow().clone()).ok().flatten()

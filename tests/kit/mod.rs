@@ -200,6 +200,40 @@ pub async fn settle() {
     }
 }
 
+/// How many steps there are between two ticks of a timer of a millisecond, at the most, on a
+/// runtime of one thread. What takes the steps is told how to say so: each takes a while then.
+pub fn most_between_ticks<F>(
+    step: Duration,
+    steps: impl FnOnce(Arc<dyn Fn() + Send + Sync>) -> F,
+) -> usize
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (count, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    one_thread().block_on(async {
+        let (counted, at_most) = (count.clone(), most.clone());
+        let ticks = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ms(1)).await;
+                at_most.fetch_max(counted.swap(0, SeqCst), SeqCst);
+            }
+        });
+        // The first tick may be waited for.
+        tokio::time::sleep(ms(5)).await;
+        let counted = count.clone();
+        let taking = steps(Arc::new(move || {
+            let began = Instant::now();
+            while began.elapsed() < step {
+                std::hint::spin_loop();
+            }
+            counted.fetch_add(1, SeqCst);
+        }));
+        tokio::spawn(taking).await.unwrap();
+        ticks.abort();
+    });
+    most.load(SeqCst).max(count.load(SeqCst))
+}
+
 /// Runs `test` on a thread of its own; fails if it hangs.
 pub fn in_time(test: impl FnOnce() + Send + 'static) {
     let (tell, told) = mpsc::channel::<()>();
