@@ -121,6 +121,35 @@ async fn wait_waits_for_tasks_that_are_spawned_meanwhile() {
 }
 
 #[tokio::test]
+async fn an_error_that_panics_when_it_is_asked_where_it_comes_from_is_noted_all_the_same() {
+    #[derive(Debug)]
+    struct Sly;
+    impl std::fmt::Display for Sly {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("sly")
+        }
+    }
+    impl std::error::Error for Sly {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            panic!("asked")
+        }
+    }
+    let (ctx, canceller) = Context::background().with_cancel();
+    let group = Group::new(&ctx);
+    group.limit(1);
+    let sly = group.spawn("sly", |ctx| async move {
+        ctx.done().await;
+        Err(Sly)
+    });
+    sly.await.unwrap();
+    settle().await;
+    canceller.cancel();
+    let failed = group.wait().await.unwrap_err();
+    assert_eq!(failed.cause().to_string(), "sly");
+    assert!(group.try_spawn("late", |_| async { Ok::<_, Sly>(()) }).is_err());
+}
+
+#[tokio::test]
 async fn any_number_may_wait_and_one_that_stops_waiting_changes_nothing() {
     let group = Group::new(&Context::background());
     let (tell, told) = oneshot::channel();

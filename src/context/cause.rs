@@ -8,6 +8,7 @@
 //!    gave an error, a counted one to that. Inheriting it allocates nothing.
 //! 3. Where a given error is a `Cause` it is one of the other end: there is no chain.
 
+use crate::rt::undisturbed;
 use crate::sync::{Arc, Lent};
 use std::error::Error;
 use std::fmt;
@@ -309,14 +310,18 @@ impl Error for Cancelled {
     }
 }
 
-/// Whether an error only says that a context has ended.
+/// Whether an error only says that a context has ended. What it comes from is the user's code:
+/// one that panics when it is asked says something else.
 pub(crate) fn is_an_end(error: &(dyn Error + 'static)) -> bool {
-    let mut error = Some(error);
-    while let Some(this) = error {
-        if this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>() {
-            return true;
+    let is_an_end = || {
+        let mut error = Some(error);
+        while let Some(this) = error {
+            if this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>() {
+                return true;
+            }
+            error = this.source();
         }
-        error = this.source();
-    }
-    false
+        false
+    };
+    undisturbed(is_an_end).unwrap_or(false)
 }
