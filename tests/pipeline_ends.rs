@@ -1121,6 +1121,36 @@ fn an_item_whose_drop_panics_costs_nobody_the_report() {
     });
 }
 
+#[test]
+fn a_failure_is_told_though_that_which_ended_all_was_in_a_stage_of_the_same_name() {
+    struct Guard;
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            panic!("the guard");
+        }
+    }
+    paused().block_on(async {
+        let mut results = Pipeline::from_iter(&background(), 0..2)
+            .dispatch(2, |_, n| async move {
+                if n == 1 {
+                    let _guard = Guard;
+                    pending::<()>().await;
+                }
+                n
+            })
+            .dispatch(1, |_, n| async move {
+                rt::sleep(ms(5)).await;
+                assert_ne!(n, 0, "the second");
+                n
+            })
+            .run();
+        assert!(results.next().await.is_none());
+        let report = finish(results).await.to_string();
+        assert!(report.contains("the guard"), "{report}");
+        assert_eq!(report.matches("the second").count(), 1, "{report}");
+    });
+}
+
 /// Panics when it is dropped, whoever does that.
 struct Nasty(#[allow(dead_code)] Item);
 

@@ -310,6 +310,17 @@ impl Error for Cancelled {
     }
 }
 
+impl Cause {
+    /// Whether both are one: clones of what was given once.
+    pub(crate) fn is(&self, other: &Cause) -> bool {
+        match (&self.0, &other.0) {
+            (Reason::Given(one), Reason::Given(other)) => Arc::ptr_eq(one, other),
+            (Reason::Given(_), _) | (_, Reason::Given(_)) => false,
+            (one, other) => one.end() == other.end() && one.origin() == other.origin(),
+        }
+    }
+}
+
 /// Whether an error only says that a context has ended. What it comes from is the user's code:
 /// one that panics when it is asked says something else.
 pub(crate) fn is_an_end(error: &(dyn Error + 'static)) -> bool {

@@ -262,13 +262,9 @@ impl fmt::Display for Report {
                 format!("{:.1?}", stage.waited_for_output()),
                 width = width.max(5)
             )?;
-            let is_told = match &self.outcome {
-                Outcome::Failed { stage: first, .. } | Outcome::Panicked { stage: first, .. } => {
-                    *first == stage.name
-                }
-                _ => false,
-            };
-            if let Some(failure) = stage.failure.as_ref().filter(|_| !is_told) {
+            // That which is the outcome has been told.
+            let failure = stage.failure.as_ref();
+            if let Some(failure) = failure.filter(|failure| !failure.is(&self.cause)) {
                 write!(f, ": {failure}")?;
             }
         }
