@@ -8,6 +8,7 @@
 
 mod kit;
 
+use futures::{StreamExt, stream};
 use kit::{background, in_time, most_between_ticks, ms, relay, threads};
 use quell::channel::{Receiver, Sender};
 use quell::{Pipeline, Rate, Results};
@@ -83,10 +84,10 @@ fn a_result_of_a_stage_whose_items_took_no_time_does_not_wait_for_the_next_that_
 }
 
 #[test]
-fn what_a_map_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_thread() {
+fn what_a_stage_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_thread() {
     in_time(|| {
         let runtime = threads(2);
-        for stage in ["from_iter", "map", "filter_map"] {
+        for stage in ["from_iter", "from_stream", "map", "filter_map"] {
             let (tell, patient) = Patient::new();
             let until_read = patient.clone();
             let each = move |n: u64| {
@@ -98,6 +99,19 @@ fn what_a_map_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_thr
             let ctx = background();
             let results = match stage {
                 "from_iter" => Pipeline::from_iter(&ctx, (0..60).map(each)).run(),
+                // The one before had to be waited for.
+                "from_stream" => {
+                    let items = stream::iter(0..60).then(move |n| {
+                        let each = each.clone();
+                        async move {
+                            if n % 3 == 1 {
+                                tokio::task::yield_now().await;
+                            }
+                            each(n)
+                        }
+                    });
+                    Pipeline::from_stream(&ctx, items).run()
+                }
                 "map" => Pipeline::from_iter(&ctx, 0..60).map(each).run(),
                 _ => Pipeline::from_iter(&ctx, 0..60).filter_map(move |n| Some(each(n))).run(),
             };

@@ -152,7 +152,6 @@ async fn feed<T: Send + 'static>(
         if woke {
             tally.nudge();
         }
-        let mut waited = false;
         let item = poll_fn(|cx| {
             loop {
                 let stopped = more.as_ref().is_some_and(crate::context::Context::is_done);
@@ -160,7 +159,6 @@ async fn feed<T: Send + 'static>(
                 if let Poll::Ready(item) = next(cx, !stopped) {
                     return Poll::Ready(item.ok_or(end));
                 }
-                waited = true;
                 match &mut no_more {
                     Some(no_more) if !stopped => ready!(Pin::new(no_more).poll(cx)),
                     _ => return Poll::Pending,
@@ -181,8 +179,6 @@ async fn feed<T: Send + 'static>(
                 true
             }
         };
-        // Who had to wait for this one will for the next, and leave the thread to others.
-        woke &= !waited;
         tally.pass_on(1);
         // What never has to wait must let others have their turn.
         if turn.is_over() {
