@@ -144,6 +144,21 @@ async fn a_buffer_is_filled_up_again_as_soon_as_an_item_has_been_taken_from_it()
 }
 
 #[tokio::test]
+async fn a_merge_that_waits_for_room_has_made_some_for_both_of_its_sources() {
+    let (one, two) = (Stock::new(), Stock::new());
+    let source =
+        |stock: &Stock| Pipeline::from_iter(&background(), stock.items(u64::MAX)).buffer(4);
+    let mut results = source(&one).merge(source(&two)).buffer(2).run();
+    assert!(results.next().now_or_never().is_none());
+    settle().await;
+    // Three have been taken, of each in turn: two are behind it, one is in its hand. Each source
+    // has one in hand, and four before it.
+    assert_eq!(one.made() + two.made(), 3 + 2 * 5);
+    assert!(one.made() > 5 && two.made() > 5, "{} and {}", one.made(), two.made());
+    assert!(results.finish().await.conserved());
+}
+
+#[tokio::test]
 async fn a_reader_may_wait_for_what_the_source_does_next() {
     // It holds one item, and knows that there is room for one more behind it.
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();

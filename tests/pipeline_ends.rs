@@ -735,14 +735,12 @@ fn when_finish_returns_every_item_has_been_dropped_whoever_drops_it() {
     struct Slow(#[allow(dead_code)] Item);
     impl Drop for Slow {
         fn drop(&mut self) {
-            for _ in 0..20 {
-                std::thread::yield_now();
-            }
+            std::thread::yield_now();
         }
     }
     in_time(|| {
         let runtime = threads(2);
-        for round in 0..100 {
+        for round in 0..20 {
             let (ctx, canceller) = background().with_cancel();
             let stock = Stock::new();
             let mut results = Pipeline::from_iter(&ctx, stock.items(u64::MAX))
@@ -819,6 +817,33 @@ fn a_pipeline_is_not_over_while_another_thread_that_ends_it_drops_its_items() {
             assert!((&mut finishing).now_or_never().is_none());
             drop(open);
             assert!(finishing.await.conserved());
+            assert_eq!(Arc::strong_count(&gate), 1);
+            ends.join().unwrap();
+        });
+    });
+}
+
+#[test]
+fn no_pipeline_waits_to_be_stopped_for_the_drops_of_anothers_items() {
+    in_time(|| {
+        one_thread().block_on(async {
+            let (ctx, canceller) = background().with_cancel();
+            let (gate, told, open) = Gate::new();
+            // Whichever of them ends first.
+            let mut all = Vec::new();
+            for whose in 0..3 {
+                all.push(gate.pipeline(&ctx, whose).await);
+            }
+            let ends = std::thread::spawn(move || canceller.cancel());
+            let first = told.recv().unwrap();
+            for (whose, results) in all.iter_mut().enumerate() {
+                assert!(results.next().await.is_none(), "{whose}, while one of {first} is at it");
+            }
+            quiet().await;
+            drop(open);
+            for results in all {
+                assert!(results.finish().await.conserved());
+            }
             assert_eq!(Arc::strong_count(&gate), 1);
             ends.join().unwrap();
         });
@@ -1179,6 +1204,26 @@ fn items_whose_drops_panic_are_dropped_all_the_same_wherever_they_lie() {
             let report = finish(results).await;
             assert_eq!(report.read(), 1);
             assert_eq!(stock.left(), 1, "what was read: {report}");
+        });
+    }
+}
+
+#[test]
+fn items_whose_drops_panic_are_dropped_one_by_one_where_they_have_been_put_together() {
+    for (place, max, buffer) in [("in hand", 10, 64), ("behind", 2, 64), ("on the way", 2, 1)] {
+        let (ctx, canceller) = background().with_cancel();
+        let stock = Stock::new();
+        paused().block_on(async {
+            let items = stream::iter(stock.items(9)).map(Nasty).chain(stream::pending());
+            let chunks = Pipeline::from_stream(&ctx, items).chunks(max, AGES).buffer(buffer);
+            let mut results = chunks.map(std::mem::forget).buffer(1).run();
+            assert!(results.next().now_or_never().is_none());
+            settle().await;
+            canceller.cancel();
+            let report = rt::timeout(AGES, results.finish()).await.expect("it hangs");
+            assert!(report.conserved(), "{place}: {report}");
+            let taken = report.stages()[2].received() * 2;
+            assert_eq!((stock.made(), stock.left()), (9, taken), "{place}: {report}");
         });
     }
 }

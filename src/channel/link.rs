@@ -14,8 +14,8 @@
 //!    waker was stored. Whoever puts an item in takes the waker under that lock.
 //! 4. Where several take (`takers`): if `call` is false, nobody of them is idle,
 //!    or one that has been woken is on its way and will look.
-//! 5. Once closed nothing is put in, nobody waits to send, and what was in the
-//!    queue is gone.
+//! 5. Once closed nothing is put in or fetched, nobody waits to send, and what is in the
+//!    queue has been counted as left: whoever closed it drops that.
 //! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A panic
 //!    in one of them is its owner's affair, and keeps nothing else from being done.
 
@@ -38,9 +38,16 @@ pub(super) struct Link<T> {
     pub(super) offers_each: bool,
     /// If not, after how many at the latest.
     pub(super) quantum: usize,
-    weigh: Option<fn(&T) -> usize>,
+    bulk: Option<Bulk<T>>,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
     shut: AtomicUsize,
+}
+
+/// What goes through as one, and is many for whoever counts.
+pub(crate) struct Bulk<T> {
+    pub(crate) weigh: fn(&T) -> usize,
+    /// Drops each of them for itself.
+    pub(crate) discard: fn(T),
 }
 
 /// What the receiving side writes.
@@ -103,8 +110,10 @@ pub(crate) trait Gauge: std::marker::Send + Sync {
     /// While it is held open, what comes has no end, though every sender has gone.
     fn hold_open(&self);
     fn let_end(&self);
-    /// Lets nothing more through, and drops what is there.
+    /// Lets nothing more through. What is there stays until it is discarded.
     fn close(&self);
+    /// Drops what nobody has taken, if it was closed.
+    fn discard(&self);
     fn is_closed(&self) -> bool;
     fn counts(&self) -> Counts;
 }
@@ -136,7 +145,7 @@ impl Calls {
 
 /// Drops items that nobody takes, each for itself: of two that panic in one drop of all, the
 /// second would be the end of the process.
-fn discard<T>(items: VecDeque<T>) {
+pub(crate) fn discard<T>(items: impl IntoIterator<Item = T>) {
     if std::mem::needs_drop::<T>() {
         for item in items {
             rt::undisturbed(|| drop(item));
@@ -145,7 +154,7 @@ fn discard<T>(items: VecDeque<T>) {
 }
 
 impl<T> Link<T> {
-    pub(super) fn new(capacity: usize, offers_each: bool, weigh: Option<fn(&T) -> usize>) -> Self {
+    pub(super) fn new(capacity: usize, offers_each: bool, bulk: Option<Bulk<T>>) -> Self {
         // The models' channels are small, and as lazy as any.
         let quantum = if cfg!(loom) { 32 } else { capacity };
         let state = State {
@@ -174,13 +183,13 @@ impl<T> Link<T> {
             capacity,
             offers_each,
             quantum,
-            weigh,
+            bulk,
             shut: AtomicUsize::new(0),
         }
     }
 
     fn weight_of(&self, items: &VecDeque<T>) -> usize {
-        self.weigh.map_or(items.len(), |weigh| items.iter().map(weigh).sum())
+        self.bulk.as_ref().map_or(items.len(), |bulk| items.iter().map(bulk.weigh).sum())
     }
 
     /// Counts an item that is handed out. Only one thread at a time does. True: somebody
@@ -189,8 +198,8 @@ impl<T> Link<T> {
     pub(super) fn hand_out(&self, item: &T) -> bool {
         // Relaxed loads: whoever writes is the only one who does, but for the announcement
         // of a sender. Release: partner of the Acquires in `make_room` and `reclaim`.
-        if let Some(weigh) = self.weigh {
-            let weight = self.takes.handed_weight.load(Ordering::Relaxed) + weigh(item);
+        if let Some(bulk) = &self.bulk {
+            let weight = self.takes.handed_weight.load(Ordering::Relaxed) + (bulk.weigh)(item);
             self.takes.handed_weight.store(weight, Ordering::Release);
         }
         if self.offers_each {
@@ -225,6 +234,10 @@ impl<T> Link<T> {
 
     /// The receiving side fetches all that is there, into where there is nothing.
     pub(super) fn fetch(&self, state: &mut State<T>, batch: &mut VecDeque<T>) {
+        // Invariant 5.
+        if state.closed {
+            return;
+        }
         std::mem::swap(&mut state.queue, batch);
         state.out += batch.len();
         state.fetched_weight += self.weight_of(batch);
@@ -233,7 +246,31 @@ impl<T> Link<T> {
     /// The receiving side drops these: nobody will take them.
     pub(super) fn leave(&self, held: VecDeque<T>) {
         self.state.lock().out -= held.len();
-        discard(held);
+        self.discard_all(held);
+    }
+
+    /// Drops what nobody takes, and it one by one where it is many.
+    fn discard_all(&self, items: VecDeque<T>) {
+        match &self.bulk {
+            Some(bulk) => items.into_iter().for_each(bulk.discard),
+            None => discard(items),
+        }
+    }
+
+    /// The same for one that was not put in.
+    pub(super) fn discard_one(&self, item: T) {
+        match &self.bulk {
+            Some(bulk) => (bulk.discard)(item),
+            None => drop(item),
+        }
+    }
+
+    /// What was in the queue when it was closed goes. Invariant 5.
+    pub(super) fn discard_left(&self) {
+        let mut state = self.state.lock();
+        let left = if state.closed { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+        drop(state);
+        self.discard_all(left);
     }
 
     /// Items that have been handed out no longer count.
@@ -275,7 +312,8 @@ impl<T> Link<T> {
         drop(state);
         calls.make();
         self.shut();
-        discard(held);
+        self.discard_left();
+        self.discard_all(held);
     }
 
     pub(super) fn one_sender_more(&self) {
@@ -297,15 +335,15 @@ impl<T> Link<T> {
         calls.make();
     }
 
+    /// Closes it. What is left in the queue is the caller's to discard, or another's.
     pub(super) fn shut(&self) {
         let mut state = self.state.lock();
+        // Under this lock: whoever finds it closed finds them counted.
+        if !state.closed && !skip(Break::LeftNotCounted) {
+            state.left += self.weight_of(&state.queue);
+        }
         state.closed = true;
         self.shut.store(1, Ordering::Relaxed);
-        let queue = std::mem::take(&mut state.queue);
-        // Under this lock: whoever finds the queue empty finds them counted.
-        if !skip(Break::LeftNotCounted) {
-            state.left += self.weight_of(&queue);
-        }
         let writers = if skip(Break::CloseForgetsWriters) {
             VecDeque::new()
         } else {
@@ -317,7 +355,6 @@ impl<T> Link<T> {
         calls.wakers.extend(writers.into_iter().map(|(_, writer)| writer));
         calls.wakers.extend(reader);
         calls.make();
-        discard(queue);
     }
 }
 
@@ -382,6 +419,10 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
         self.shut();
     }
 
+    fn discard(&self) {
+        self.discard_left();
+    }
+
     fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
@@ -402,7 +443,7 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
         let state = self.state.lock();
         let taken = self.takes.handed.load(Ordering::Acquire) / 2;
         let taken_weight =
-            self.weigh.map_or(taken, |_| self.takes.handed_weight.load(Ordering::Acquire));
+            self.bulk.as_ref().map_or(taken, |_| self.takes.handed_weight.load(Ordering::Acquire));
         // What was fetched and not handed out nobody will get, wherever it is: a receiver
         // may outlive its stage.
         let left = state.left + (state.fetched_weight - taken_weight);

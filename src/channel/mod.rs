@@ -32,7 +32,7 @@ mod receiver;
 mod sender;
 mod takers;
 
-pub(crate) use link::{Counts, Gauge};
+pub(crate) use link::{Bulk, Counts, Gauge, discard};
 #[cfg(not(loom))]
 pub(crate) use receiver::at_home;
 pub use receiver::{Receiver, Recv};
@@ -56,19 +56,13 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 
 /// The channel between two stages, whose task offers room when it waits (see
 /// [`Gauge::settle`]), and after as many items as the channel holds.
-pub(crate) fn between<T>(
-    capacity: usize,
-    weigh: Option<fn(&T) -> usize>,
-) -> (Sender<T>, Receiver<T>) {
-    pair(Link::new(capacity, false, weigh))
+pub(crate) fn between<T>(capacity: usize, bulk: Option<Bulk<T>>) -> (Sender<T>, Receiver<T>) {
+    pair(Link::new(capacity, false, bulk))
 }
 
 /// The channel behind the last stage: nobody knows when its reader waits.
-pub(crate) fn behind<T>(
-    capacity: usize,
-    weigh: Option<fn(&T) -> usize>,
-) -> (Sender<T>, Receiver<T>) {
-    pair(Link::new(capacity, true, weigh))
+pub(crate) fn behind<T>(capacity: usize, bulk: Option<Bulk<T>>) -> (Sender<T>, Receiver<T>) {
+    pair(Link::new(capacity, true, bulk))
 }
 
 fn pair<T>(link: Link<T>) -> (Sender<T>, Receiver<T>) {

@@ -194,6 +194,9 @@ impl<T> Drop for Send<'_, T> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             self.link.leave_line(ticket, self.since);
+            if let Some(value) = self.value.take() {
+                self.link.discard_one(value);
+            }
         }
     }
 }

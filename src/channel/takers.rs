@@ -317,6 +317,7 @@ impl<T: Send + 'static> Taker<T> {
     /// Nothing more is to be taken, by anybody.
     pub(crate) fn close(&self) {
         self.link.shut();
+        self.link.discard_left();
     }
 
     fn new(link: Arc<Link<T>>) -> Taker<T> {

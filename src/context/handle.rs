@@ -459,6 +459,11 @@ impl Context {
         AfterFunc::register(self, Whose::Ours, Box::new(f))
     }
 
+    /// The same for what is the users' in it: that is done among their functions.
+    pub(crate) fn after_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
+        AfterFunc::register(self, Whose::Users, Box::new(f))
+    }
+
     /// Everything below this context that can end by itself and has not: who
     /// made it and where, for a person to read.
     ///

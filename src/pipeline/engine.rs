@@ -5,7 +5,8 @@
 //! 1. A pipeline's own context ends exactly once, and what its stages are made of
 //!    ends with it: the channels are closed and the tasks aborted by a function
 //!    that runs at that context's end. There is no other way to stop, so there is
-//!    no way to stop a part.
+//!    no way to stop a part. What is left in the channels is dropped by another, later:
+//!    drops of items are the users', and keep no other pipeline from being stopped.
 //! 2. `outcome` is set once, by the first thing that ends the pipeline, before the
 //!    context ends for it. Where the context ends with its parent, whoever sees that
 //!    first sets it.
@@ -18,7 +19,7 @@
 use super::report::{Outcome, StageEnd};
 #[cfg(not(loom))]
 use crate::channel::at_home;
-use crate::channel::{Gauge, Receiver, Sender};
+use crate::channel::{Bulk, Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Ending, Owner, TaskPanicked, Tasks};
 use crate::rt::{Alarm, Clock, Nudge, Work};
@@ -135,8 +136,9 @@ impl Engine {
             drain: Mutex::new((None, None)),
         });
         // Invariant 1.
-        let stopping = Arc::clone(&engine);
+        let (stopping, discarding) = (Arc::clone(&engine), Arc::clone(&engine));
         let _registered = engine.ctx.at_end(move || stopping.stop());
+        let _registered = engine.ctx.after_end(move || discarding.discard());
         engine
     }
 
@@ -159,7 +161,7 @@ impl Engine {
 
     /// Everything ends, now.
     fn stop(&self) {
-        // Until the last item has been dropped, it is not over.
+        // Until the last channel has been closed, it is not over.
         let _busy = self.tasks.busy();
         let cause = self.ctx.cause().expect("it has ended");
         self.cancelled(cause);
@@ -168,13 +170,19 @@ impl Engine {
         if !skip(Break::StagesNotStopped) {
             self.tasks.stop();
         }
-        for stage in &self.stages {
-            let output = stage.output.lock().clone();
-            if let Some(output) = output {
-                output.close();
-            }
-        }
+        self.outputs().for_each(|output| output.close());
         self.forget_drain();
+    }
+
+    /// What is left in channels that have been closed is dropped.
+    pub(super) fn discard(&self) {
+        // Until the last of it has been dropped, it is not over.
+        let _busy = self.tasks.busy();
+        self.outputs().for_each(|output| output.discard());
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = std::sync::Arc<dyn Gauge>> {
+        self.stages.iter().filter_map(|stage| stage.output.lock().clone())
     }
 
     fn forget_drain_if_stopped(&self) {
@@ -267,13 +275,13 @@ impl Engine {
     pub(super) fn link<T: Send + 'static>(
         &self,
         index: usize,
-        weigh: Option<fn(&T) -> usize>,
+        bulk: Option<Bulk<T>>,
     ) -> (Sender<T>, Receiver<T>) {
         let stage = &self.stages[index];
         let (sender, receiver) = if index + 1 == self.stages.len() {
-            crate::channel::behind(stage.capacity, weigh)
+            crate::channel::behind(stage.capacity, bulk)
         } else {
-            crate::channel::between(stage.capacity, weigh)
+            crate::channel::between(stage.capacity, bulk)
         };
         let gauge = sender.gauge();
         // Invariant 5.

@@ -4,7 +4,7 @@ use super::engine::{Engine, Stage, StageCounts, StageResult, Tally};
 use super::results::Results;
 use super::throttle::Rate;
 use super::{dispatch, source, stages};
-use crate::channel::{Receiver, Sender};
+use crate::channel::{Bulk, Receiver, Sender};
 use crate::context::{BoxError, Context};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use futures_core::Stream;
@@ -187,7 +187,8 @@ impl<T: Send + 'static> Pipeline<T> {
     #[track_caller]
     pub fn chunks(self, max: usize, within: Duration) -> Pipeline<Vec<T>> {
         assert!(max > 0, "quell: a chunk of zero items is never full; pass 1 or more");
-        self.then("chunks", Some(Vec::len), move |tally, input, sender| {
+        let bulk = Bulk { weigh: Vec::len, discard: crate::channel::discard };
+        self.then("chunks", Some(bulk), move |tally, input, sender| {
             stages::chunks(tally, input, sender, max, within)
         })
     }
@@ -351,14 +352,14 @@ impl<T: Send + 'static> Pipeline<T> {
     fn then<U, F>(
         self,
         name: &'static str,
-        weigh: Option<fn(&U) -> usize>,
+        bulk: Option<Bulk<U>>,
         task: impl FnOnce(Tally, Receiver<T>, Sender<U>) -> F + Send + 'static,
     ) -> Pipeline<U>
     where
         U: Send + 'static,
         F: Future<Output = StageResult> + Send + 'static,
     {
-        self.add(name.into(), weigh, move |engine, index, input, sender| {
+        self.add(name.into(), bulk, move |engine, index, input, sender| {
             let tally = Tally::new(Arc::clone(engine), index);
             Engine::spawn(engine, index, task(tally, input, sender));
         })
@@ -369,14 +370,14 @@ impl<T: Send + 'static> Pipeline<T> {
     fn add<U: Send + 'static>(
         mut self,
         name: Cow<'static, str>,
-        weigh: Option<fn(&U) -> usize>,
+        bulk: Option<Bulk<U>>,
         start: impl FnOnce(&Arc<Engine>, usize, Receiver<T>, Sender<U>) + Send + 'static,
     ) -> Pipeline<U> {
         let index = self.stages.len();
         self.stages.push(Description::new(name, vec![index - 1]));
         self.steps.push(Box::new(move |engine, index, pile| {
             let input = pile.take();
-            let (sender, receiver) = engine.link(index, weigh);
+            let (sender, receiver) = engine.link(index, bulk);
             start(engine, index, input, sender);
             pile.put(receiver);
         }));

@@ -132,7 +132,11 @@ impl<T: Send + 'static> Results<T> {
         let engine = self.end(place);
         let read = self.read;
         async move {
-            engine.tasks.over("the end of all tasks of a pipeline", place).await;
+            const WHAT: &str = "the end of all tasks of a pipeline";
+            engine.tasks.over(WHAT, place).await;
+            // Whoever ended it may do so later, or just be at it.
+            engine.discard();
+            engine.tasks.over(WHAT, place).await;
             let report = Report::of(&engine, read);
             if !report.conserved() {
                 probe::lost("an item of a pipeline", place);

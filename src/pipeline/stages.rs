@@ -2,7 +2,7 @@
 
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
-use crate::channel::{Receiver, SendError, Sender};
+use crate::channel::{Receiver, SendError, Sender, discard};
 use crate::context::{BoxError, Context};
 use crate::rt::{self, Turn};
 use std::future::poll_fn;
@@ -82,10 +82,10 @@ pub(super) async fn chunks<T: Send + 'static>(
     loop {
         let Some(first) = input.recv().await else { return Ok(StageEnd::Completed) };
         tally.receive();
-        let mut chunk = vec![first];
+        let mut chunk = Chunk(vec![first]);
         let mut over = false;
         let mut time = pin!(rt::sleep(within));
-        while chunk.len() < max {
+        while chunk.0.len() < max {
             let next = poll_fn(|cx| match input.poll_recv(cx, here) {
                 Poll::Ready(item) => Poll::Ready(Some(item)),
                 Poll::Pending => time.as_mut().poll(cx).map(|()| None),
@@ -93,7 +93,7 @@ pub(super) async fn chunks<T: Send + 'static>(
             match next.await {
                 Some(Some(item)) => {
                     tally.receive();
-                    chunk.push(item);
+                    chunk.0.push(item);
                 }
                 Some(None) => {
                     over = true;
@@ -110,8 +110,9 @@ pub(super) async fn chunks<T: Send + 'static>(
                 }
             }
         }
-        let items = chunk.len();
-        if sender.send(chunk).await.is_err() {
+        let items = chunk.0.len();
+        if let Err(error) = sender.send(std::mem::take(&mut chunk.0)).await {
+            discard(error.into_inner());
             return Ok(StageEnd::ReaderGone);
         }
         tally.pass_on(items);
@@ -122,6 +123,15 @@ pub(super) async fn chunks<T: Send + 'static>(
             rt::rest().await;
             turn = turn.next();
         }
+    }
+}
+
+/// Items that have been put together so far.
+struct Chunk<T>(Vec<T>);
+
+impl<T> Drop for Chunk<T> {
+    fn drop(&mut self) {
+        discard(std::mem::take(&mut self.0));
     }
 }
 
