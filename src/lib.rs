@@ -179,7 +179,7 @@ pub mod planted {
 
     /// The channel between two stages: whoever receives offers room when it waits.
     pub fn between<T>(capacity: usize) -> (crate::channel::Sender<T>, crate::channel::Receiver<T>) {
-        crate::channel::between(capacity, None)
+        crate::channel::between(capacity)
     }
 
     /// One worker's end of a channel, without its stage.

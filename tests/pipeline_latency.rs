@@ -10,7 +10,7 @@ mod kit;
 
 use futures::{StreamExt, stream};
 use kit::{background, in_time, most_between_ticks, ms, relay, threads};
-use quell::channel::{Receiver, Sender};
+use quell::channel::{Receiver, SendError, Sender};
 use quell::{Pipeline, Rate, Results};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
@@ -87,7 +87,7 @@ fn a_result_of_a_stage_whose_items_took_no_time_does_not_wait_for_the_next_that_
 fn what_a_stage_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_thread() {
     in_time(|| {
         let runtime = threads(2);
-        for stage in ["from_iter", "from_stream", "map", "filter_map"] {
+        for stage in ["from_iter", "from_stream", "map", "filter_map", "a custom one"] {
             let (tell, patient) = Patient::new();
             let until_read = patient.clone();
             let each = move |n: u64| {
@@ -112,6 +112,14 @@ fn what_a_stage_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_t
                     });
                     Pipeline::from_stream(&ctx, items).run()
                 }
+                "a custom one" => Pipeline::from_iter(&ctx, 0..60)
+                    .stage("own", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                        while let Some(n) = input.recv().await {
+                            output.send(each(n)).await?;
+                        }
+                        Ok::<_, SendError<u64>>(())
+                    })
+                    .run(),
                 "map" => Pipeline::from_iter(&ctx, 0..60).map(each).run(),
                 _ => Pipeline::from_iter(&ctx, 0..60).filter_map(move |n| Some(each(n))).run(),
             };

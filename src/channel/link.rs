@@ -39,6 +39,9 @@ pub(super) struct Link<T> {
     /// If not, after how many at the latest.
     pub(super) quantum: usize,
     bulk: Option<Bulk<T>>,
+    /// Whether user's code puts in what a stage of its own makes.
+    #[cfg_attr(loom, allow(dead_code))]
+    pub(super) is_users: bool,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
     shut: AtomicUsize,
 }
@@ -184,6 +187,7 @@ impl<T> Link<T> {
             offers_each,
             quantum,
             bulk,
+            is_users: false,
             shut: AtomicUsize::new(0),
         }
     }
@@ -458,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_does_not_take_the_room_for_which_another_waits() {
-        let (sender, mut receiver) = crate::channel::between(2, None);
+        let (sender, mut receiver) = crate::channel::between(2);
         let mut cx = std::task::Context::from_waker(Waker::noop());
         let mut poll =
             |send: &mut crate::channel::Send<'_, u8>| std::pin::Pin::new(send).poll(&mut cx);

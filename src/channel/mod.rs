@@ -54,15 +54,24 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     pair(Link::new(capacity, true, None))
 }
 
-/// The channel between two stages, whose task offers room when it waits (see
-/// [`Gauge::settle`]), and after as many items as the channel holds.
-pub(crate) fn between<T>(capacity: usize, bulk: Option<Bulk<T>>) -> (Sender<T>, Receiver<T>) {
-    pair(Link::new(capacity, false, bulk))
+/// The channel behind a stage: behind the last, or between two, where the receiving task offers
+/// room when it waits (see [`Gauge::settle`]), and after as many items as the channel holds. And
+/// whether what makes its items is the user's code, by itself.
+pub(crate) fn of_stage<T>(
+    capacity: usize,
+    bulk: Option<Bulk<T>>,
+    (is_last, is_users): (bool, bool),
+) -> (Sender<T>, Receiver<T>) {
+    // Of the last one nobody knows when its reader waits.
+    let mut link = Link::new(capacity, is_last, bulk);
+    link.is_users = is_users;
+    pair(link)
 }
 
-/// The channel behind the last stage: nobody knows when its reader waits.
-pub(crate) fn behind<T>(capacity: usize, bulk: Option<Bulk<T>>) -> (Sender<T>, Receiver<T>) {
-    pair(Link::new(capacity, true, bulk))
+/// The channel between two stages, of quell's own.
+#[cfg(any(test, loom))]
+pub(crate) fn between<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    of_stage(capacity, None, (false, false))
 }
 
 fn pair<T>(link: Link<T>) -> (Sender<T>, Receiver<T>) {

@@ -24,6 +24,19 @@ use std::time::Instant;
 std::thread_local! {
     /// The channel whose stage is being polled on this thread.
     static HOME: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// Whether somebody has been woken for what user's code has sent in this turn, whom this
+    /// thread keeps for itself until the turn is over.
+    static WOKE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The user's code gets on, by an end of a channel in its hands, and may keep this thread now:
+/// those whom it has woken before should not have to wait for that.
+#[cfg(not(loom))]
+#[inline]
+pub(super) fn gets_on(wakes: bool) {
+    if WOKE.replace(wakes) {
+        crate::rt::Nudge::here().nudge();
+    }
 }
 
 /// Polls a stage whose task offers the room of this channel when it waits.
@@ -36,6 +49,7 @@ pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
         }
     }
     let _back = Back(HOME.replace(address));
+    WOKE.set(false);
     poll()
 }
 
@@ -124,6 +138,10 @@ impl<T> Receiver<T> {
         // Invariant 3; what was fetched at home may be read elsewhere.
         #[cfg(not(loom))]
         let wanted = wanted || (self.roams && HOME.get() != self.address());
+        #[cfg(not(loom))]
+        if self.roams {
+            gets_on(false);
+        }
         if wanted || self.unsettled >= self.link.quantum {
             self.settle();
         }

@@ -139,7 +139,11 @@ impl<T> Send<'_, T> {
     #[inline(always)]
     fn put(&mut self, state: BriefGuard<'_, State<T>>) {
         let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
-        self.link.put(state, value);
+        let _wakes = self.link.put(state, value);
+        #[cfg(not(loom))]
+        if self.link.is_users {
+            super::receiver::gets_on(_wakes);
+        }
     }
 
     /// There was no room, or there is a ticket.

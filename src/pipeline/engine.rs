@@ -278,11 +278,9 @@ impl Engine {
         bulk: Option<Bulk<T>>,
     ) -> (Sender<T>, Receiver<T>) {
         let stage = &self.stages[index];
-        let (sender, receiver) = if index + 1 == self.stages.len() {
-            crate::channel::behind(stage.capacity, bulk)
-        } else {
-            crate::channel::between(stage.capacity, bulk)
-        };
+        let is_last = index + 1 == self.stages.len();
+        let (sender, receiver) =
+            crate::channel::of_stage(stage.capacity, bulk, (is_last, stage.custom));
         let gauge = sender.gauge();
         // Invariant 5.
         if !skip(Break::EndBeforeEnding) {

@@ -33,7 +33,7 @@ fn take(taker: &mut Taker<usize>, waker: &Waker) -> Poll<Option<usize>> {
 
 /// A taker that has no colleague yet.
 fn first(at_most: usize) -> (Sender<usize>, Taker<usize>) {
-    let (sender, receiver) = crate::channel::between(4, None);
+    let (sender, receiver) = crate::channel::between(4);
     (sender, Taker::first(receiver, at_most, true))
 }
 
