@@ -101,6 +101,9 @@ impl<T> Receiver<T> {
     ///
     /// In a pipeline it also ends when the pipeline does.
     ///
+    /// After 128 items that were there it lets others go first, once, though there are more. So
+    /// one that is polled only once, by `now_or_never` say, may find nothing where something is.
+    ///
     /// # Cancel safety
     ///
     /// Dropped before it is ready, nothing has been taken.

@@ -294,7 +294,8 @@ impl<T: Send + 'static> Pipeline<T> {
     /// input and its output, and returns `()` or `Result<(), E>`. Both ends say so
     /// when the pipeline has ended, and the closure is dropped where it awaits next.
     ///
-    /// The stage behind it sees the end when the closure has returned.
+    /// The stage behind it sees the end when the closure has returned and every clone of its
+    /// `Sender` is gone.
     #[track_caller]
     pub fn stage<U, F, Fut>(self, name: impl Into<Cow<'static, str>>, f: F) -> Pipeline<U>
     where
