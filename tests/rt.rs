@@ -230,3 +230,26 @@ fn a_choice_is_among_what_there_is_and_reaches_all_of_it() {
 fn a_choice_of_nothing_says_what_to_pass() {
     let _ = rt::choose(0);
 }
+
+#[test]
+fn whoever_blocks_a_worker_by_another_executor_gets_on_though_he_lets_others_go_first() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let task = runtime.spawn(async {
+        let (items, mut read) = quell::channel::bounded(1_000);
+        for n in 0..1_000 {
+            items.send(n).await.unwrap();
+        }
+        drop(items);
+        // Twice: by the second time it is known how tokio wakes its tasks.
+        for _ in 0..2 {
+            rt::yield_now().await;
+            futures::executor::block_on(async {
+                for _ in 0..500 {
+                    rt::yield_now().await;
+                    read.recv().await.unwrap();
+                }
+            });
+        }
+    });
+    runtime.block_on(task).unwrap();
+}

@@ -22,10 +22,8 @@ pub struct YieldNow {
     is_often: bool,
 }
 
-/// Lets every other task that is ready go first, and timers and sockets that are.
-///
-/// As with tokio's own, an executor of another kind that blocks a worker of tokio's must not
-/// wait for it there: it goes on when the worker does.
+/// Lets every other task that is ready go first, and, in a task of tokio's, timers and sockets
+/// that are.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -71,7 +69,7 @@ impl Future for YieldNow {
 /// sockets.
 pub(crate) fn go_last(cx: &mut Context<'_>) {
     #[cfg(all(feature = "tokio", not(loom)))]
-    if !is_under_a_checker() {
+    if !is_under_a_checker() && (is_looked_on() || is_of_a_task(cx.waker())) {
         // Its waker stays where it is, though the future goes. On a thread that is no worker of
         // tokio's it is woken at once.
         let polled = std::pin::pin!(tokio::task::yield_now()).poll(cx);
@@ -102,6 +100,28 @@ pub(crate) fn go_behind(cx: &mut Context<'_>) {
         }
     }
     go_last(cx);
+}
+
+/// Whether this waker wakes a task of tokio's, and nothing in between: whoever waits by another,
+/// as `block_on` of another library's does, may keep the thread for itself, and never come to
+/// where tokio wakes what it has put off.
+#[cfg(all(feature = "tokio", not(loom)))]
+fn is_of_a_task(waker: &std::task::Waker) -> bool {
+    use crate::sync::atomic::{AtomicUsize, Ordering};
+    // All such wakers have one table. It is asked of a task that does nothing else.
+    static TABLE: AtomicUsize = AtomicUsize::new(0);
+    let table_of = |waker: &std::task::Waker| std::ptr::from_ref(waker.vtable()).addr();
+    // Relaxed: a number, and the same whoever writes it.
+    let table = TABLE.load(Ordering::Relaxed);
+    if table == 0 {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(std::future::poll_fn(move |cx| {
+                TABLE.store(table_of(cx.waker()), Ordering::Relaxed);
+                Poll::Ready(())
+            })));
+        }
+    }
+    table == table_of(waker)
 }
 
 #[cfg(all(feature = "tokio", not(loom)))]
