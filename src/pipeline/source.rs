@@ -146,19 +146,28 @@ async fn feed<T: Send + 'static>(
     let more = tally.more();
     let mut no_more = more.as_ref().map(crate::context::Context::done);
     let mut turn = Turn::begin();
-    // Whether somebody was woken for the last item, whom this thread has kept for itself.
-    let mut woke = false;
+    // Whether somebody was woken for the last item, whom this thread has kept for itself; and
+    // whether that had to be waited for. Whoever had to wait for one has to for the next as a
+    // rule, and leaves the thread to others: that is quicker than a nudge. Who once was not so
+    // quick is not trusted again.
+    let (mut woke, mut waited, mut is_quick) = (false, false, true);
     loop {
-        if woke {
+        let trusts = waited && is_quick;
+        if woke && !trusts {
             tally.nudge();
         }
+        let mut asked_at = if woke && trusts { rt::real_now() } else { None };
+        waited = false;
         let item = poll_fn(|cx| {
             loop {
                 let stopped = more.as_ref().is_some_and(crate::context::Context::is_done);
                 let end = if stopped { StageEnd::Stopped } else { StageEnd::Completed };
-                if let Poll::Ready(item) = next(cx, !stopped) {
+                let item = next(cx, !stopped);
+                is_quick &= asked_at.take().is_none_or(Turn::is_short_since);
+                if let Poll::Ready(item) = item {
                     return Poll::Ready(item.ok_or(end));
                 }
+                waited = true;
                 match &mut no_more {
                     Some(no_more) if !stopped => ready!(Pin::new(no_more).poll(cx)),
                     _ => return Poll::Pending,

@@ -164,6 +164,14 @@ impl Turn {
         }
     }
 
+    /// Whether it is no longer ago than a turn may last.
+    pub(crate) fn is_short_since(_then: std::time::Instant) -> bool {
+        #[cfg(not(loom))]
+        return real_now().is_none_or(|now| now - _then < Self::TIME);
+        #[cfg(loom)]
+        true
+    }
+
     /// The next, when others have had theirs.
     pub(crate) fn next(self) -> Self {
         let next = Turn::begin();
