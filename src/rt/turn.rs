@@ -87,8 +87,7 @@ pub(crate) fn go_behind(cx: &mut Context<'_>) {
     {
         use std::cell::Cell;
         /// Timers come by the millisecond. On several threads whoever waits for the look is out of
-        /// reach for the others, and all wait for it: ten times as often costs a third of the
-        /// throughput.
+        /// reach for the others: ten times as often costs a tenth of the throughput.
         const LOOK: std::time::Duration = std::time::Duration::from_millis(1);
         thread_local! {
             static WENT_LAST: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
