@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::future::pending;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time;
@@ -704,6 +704,30 @@ fn without_a_fault_a_panic_lands_nowhere_and_the_report_says_why() {
     let report = Checker::tokio().inject(Inject::Panic).run(|_| tokio::task::yield_now());
     let why = report.violations()[0].waiting_for();
     assert_eq!(why, Some("no injection landed: the body has come to no `check::fault` point"));
+}
+
+#[test]
+fn what_never_looks_is_not_checked_though_it_is_another_each_time() {
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    let report = Checker::tokio().run(|_| async {
+        for _ in 0..5 - RUNS.fetch_add(1, Ordering::SeqCst) % 5 {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(!report.complete(), "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
+}
+
+#[test]
+fn another_executor_inside_of_a_body_lets_others_go_first_and_gets_on() {
+    for kind in [Inject::None, Inject::Cancel] {
+        let report = Checker::tokio().inject(kind).run(|ctx| async move {
+            let task = tokio::spawn(async { futures::executor::block_on(rt::yield_now()) });
+            futures::executor::block_on(rt::yield_now());
+            let _ = ctx.run(task).await;
+        });
+        report.assert_clean();
+    }
 }
 
 #[test]

@@ -613,19 +613,12 @@ impl Engine {
         let due = self.clock.next()?;
         self.stirred = true;
         self.mix(due << 8 | 7);
-        self.looks_left = self.limits.steps;
         self.current = NOBODY;
         if self.log.is_some() {
             self.clock.now = self.clock.now.max(due);
             self.note(NOBODY, || What::Time);
         }
         Some(due)
-    }
-
-    /// What was left until the turn was over: it is called now.
-    pub(super) fn calls(&mut self) -> Vec<Work> {
-        self.looks_left = self.limits.steps;
-        std::mem::take(&mut self.later)
     }
 
     pub(super) fn waits(&mut self, wait: &Wait) {

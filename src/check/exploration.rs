@@ -173,6 +173,7 @@ impl<'a> Session<'a> {
         pulse: Arc<Pulse>,
     ) -> Self {
         let mut labels = Labels::default();
+        pulse.forgets();
         let label = labels.of(0, "body".into(), plan.asked_at);
         let engine = Engine::new(kind, plan.limits, labels, strategy, Arc::clone(&pulse));
         engine::enter(Box::new(engine));

@@ -347,7 +347,7 @@ fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
                 Turned::Nobody
             }
             Step::Call => {
-                let works = here(Engine::calls);
+                let works = here(|engine| std::mem::take(&mut engine.later));
                 for work in works {
                     guard(|| work.run());
                 }

@@ -118,6 +118,13 @@ impl Pulse {
         }
     }
 
+    /// Names are numbered anew.
+    pub(super) fn forgets(&self) {
+        self.told.lock().labels.clear();
+        // Relaxed: see `learn`.
+        self.known.store(0, Ordering::Relaxed);
+    }
+
     #[cold]
     fn learn_new(&self, labels: &Labels) {
         let mut told = self.told.lock();

@@ -30,7 +30,8 @@ pub(super) fn of_the_whole(report: &Report, looked: bool) -> Vec<Violation> {
                    cannot have made a difference";
         all.push(vacuous(Inject::Cancel, format!("{why}{advice}")));
     }
-    let never = report.sometimes.iter().filter(|(_, reached)| !reached);
+    // What was ended early has not come to all there is.
+    let never = report.sometimes.iter().filter(|(_, reached)| !reached && !report.ended_early());
     all.extend(never.map(|(name, _)| {
         vacuous(Inject::None, format!("in no schedule was it ever so: `{name}`{advice}"))
     }));

@@ -10,7 +10,7 @@
 //! then a blocked one; a task before the body, and the first spawned before the rest. Where all
 //! wait so, it is the first of a ring.
 
-use super::engine::{BODY, Engine, JOIN, NOBODY, State, Trouble};
+use super::engine::{BODY, Engine, JOIN, State, Trouble};
 use super::label;
 use super::log::rank;
 use super::place::Place;
@@ -149,10 +149,6 @@ fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
                 match at {
                     Some(_) => {
                         "a time that has come already, again and again, and never lets others run"
-                    }
-                    None if *task == NOBODY => {
-                        "a function that a time or an end has called looks at a context again and \
-                         again, and does not come back"
                     }
                     None => "it looks at its context again and again, and never lets others run",
                 }

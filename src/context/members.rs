@@ -112,8 +112,10 @@ impl Members {
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn begin_anew(&mut self) -> bool {
         let nobody = self.is_empty();
-        if nobody {
+        if nobody && self.others.capacity() <= 4 {
             self.others.clear();
+        } else if nobody {
+            self.others = Slab::new();
         }
         nobody
     }

@@ -79,6 +79,8 @@ pub(crate) use timer::look_every;
 /// For the tests of a room that names no runtime.
 #[cfg(all(test, feature = "tokio", not(loom)))]
 pub(crate) use tokio::runtime;
+#[cfg(all(feature = "check", feature = "tokio", not(loom)))]
+pub(crate) use turn::learn_of_tasks;
 pub(crate) use turn::{Turn, go_behind, real_now, rest};
 pub use turn::{YieldNow, choose, yield_now};
 

@@ -9,8 +9,12 @@
 #[cfg(not(loom))]
 use super::clock::Clock;
 use super::probe::{self, Wait};
+#[cfg(all(feature = "tokio", not(loom)))]
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::panic::Location;
 use std::pin::Pin;
+#[cfg(all(feature = "tokio", not(loom)))]
+use std::task::Waker;
 use std::task::{Context, Poll};
 
 /// The future of [`yield_now`].
@@ -69,7 +73,7 @@ impl Future for YieldNow {
 /// sockets.
 pub(crate) fn go_last(cx: &mut Context<'_>) {
     #[cfg(all(feature = "tokio", not(loom)))]
-    if !is_under_a_checker() && (is_looked_on() || is_of_a_task(cx.waker())) {
+    if !is_under_a_checker() && is_of_a_task(cx.waker()) {
         // Its waker stays where it is, though the future goes. On a thread that is no worker of
         // tokio's it is woken at once.
         let polled = std::pin::pin!(tokio::task::yield_now()).poll(cx);
@@ -92,36 +96,45 @@ pub(crate) fn go_behind(cx: &mut Context<'_>) {
         thread_local! {
             static WENT_LAST: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
         }
-        // Where tokio's own schedule is what is checked, it must be the same each time.
-        if !is_looked_on() {
-            let now = real_now();
+        if let Some(now) = real_now() {
             let before = WENT_LAST.try_with(Cell::get).ok().flatten();
-            if before.zip(now).is_some_and(|(before, now)| now - before < LOOK) {
+            if before.is_some_and(|before| now - before < LOOK) {
                 return cx.waker().wake_by_ref();
             }
-            let _at_the_end_of_a_thread = WENT_LAST.try_with(|went| went.set(now));
+            let _at_the_end_of_a_thread = WENT_LAST.try_with(|went| went.set(Some(now)));
         }
     }
     go_last(cx);
+}
+
+/// The table that the wakers of tokio's tasks have, all of them, as a number; zero: not known yet.
+#[cfg(all(feature = "tokio", not(loom)))]
+static TASKS_TABLE: AtomicUsize = AtomicUsize::new(0);
+
+#[cfg(all(feature = "tokio", not(loom)))]
+fn table_of(waker: &Waker) -> usize {
+    std::ptr::from_ref(waker.vtable()).addr()
+}
+
+/// What asks, in a task of tokio's, for that table.
+#[cfg(all(feature = "tokio", not(loom)))]
+pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
+    std::future::poll_fn(|cx| {
+        // Relaxed: a number, and the same whoever writes it.
+        TASKS_TABLE.store(table_of(cx.waker()), Ordering::Relaxed);
+        Poll::Ready(())
+    })
 }
 
 /// Whether this waker wakes a task of tokio's, and nothing in between: whoever waits by another,
 /// as `block_on` of another library's does, may keep the thread for itself, and never come to
 /// where tokio wakes what it has put off.
 #[cfg(all(feature = "tokio", not(loom)))]
-fn is_of_a_task(waker: &std::task::Waker) -> bool {
-    use crate::sync::atomic::{AtomicUsize, Ordering};
-    // All such wakers have one table. It is asked of a task that does nothing else.
-    static TABLE: AtomicUsize = AtomicUsize::new(0);
-    let table_of = |waker: &std::task::Waker| std::ptr::from_ref(waker.vtable()).addr();
-    // Relaxed: a number, and the same whoever writes it.
-    let table = TABLE.load(Ordering::Relaxed);
+fn is_of_a_task(waker: &Waker) -> bool {
+    let table = TASKS_TABLE.load(Ordering::Relaxed);
     if table == 0 {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn(std::future::poll_fn(move |cx| {
-                TABLE.store(table_of(cx.waker()), Ordering::Relaxed);
-                Poll::Ready(())
-            })));
+            drop(runtime.spawn(learn_of_tasks()));
         }
     }
     table == table_of(waker)
@@ -131,14 +144,6 @@ fn is_of_a_task(waker: &std::task::Waker) -> bool {
 fn is_under_a_checker() -> bool {
     #[cfg(feature = "check")]
     return super::world::is_here();
-    #[cfg(not(feature = "check"))]
-    false
-}
-
-#[cfg(all(feature = "tokio", not(loom)))]
-fn is_looked_on() -> bool {
-    #[cfg(feature = "check")]
-    return super::world::is_looked_on();
     #[cfg(not(feature = "check"))]
     false
 }
@@ -215,7 +220,7 @@ impl Turn {
 #[inline]
 pub(crate) fn real_now() -> Option<std::time::Instant> {
     #[cfg(all(feature = "check", not(loom)))]
-    if super::world::is_here() {
+    if super::world::is_here() || super::world::is_looked_on() {
         return None;
     }
     #[cfg(loom)]

@@ -116,7 +116,6 @@ pub(crate) fn ask<R>(f: impl FnOnce(&dyn World) -> R) -> Option<R> {
 }
 
 /// Whether somebody looks on at watched contexts on this thread.
-#[cfg(feature = "tokio")]
 pub(super) fn is_looked_on() -> bool {
     ONLOOKER.try_with(|onlooker| onlooker.borrow().is_some()).unwrap_or(false)
 }

@@ -23,13 +23,8 @@ impl Engine {
         }
         let by = self.current;
         if by == NOBODY {
-            // A function that time, or an end, calls. It is nobody's turn.
+            // A function that time, or an end, calls. Nobody's turn is counted.
             self.looked = true;
-            if self.looks_left == 0 {
-                self.spins(None);
-                return true;
-            }
-            self.looks_left -= 1;
             return self.point(self.may_come_at_a_look());
         }
         self.take_looks();

@@ -91,6 +91,7 @@ pub(super) fn explore(
     body: &dyn Subject,
 ) -> Report {
     let began = Clock::system_now();
+    learn_of_tasks();
     let pulse = Arc::new(pulse(plan));
     let _watch = pulse::watch(&pulse, plan.patience);
     let _quiet = quiet::keep_quiet();
@@ -166,7 +167,7 @@ pub(super) fn explore(
             break;
         }
     }
-    if plan.shard.1 == 1 && !report.ended_early() {
+    if plan.shard.1 == 1 {
         // Where something was found, something was checked.
         let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
         let looked = looked || !asks || !findings.violations.is_empty();
@@ -188,6 +189,7 @@ pub(super) fn replay(
         return Err(ReplayError::Body);
     }
     let began = Clock::system_now();
+    learn_of_tasks();
     let pulse = Arc::new(pulse(plan));
     let _watch = pulse::watch(&pulse, plan.patience);
     let _quiet = quiet::keep_quiet();
@@ -201,6 +203,13 @@ pub(super) fn replay(
     report.finish(outcome.violation.into_iter().collect());
     report.took = Clock::system_now() - began;
     Ok(report)
+}
+
+/// What is learned of tokio's tasks once in a process is known before the first run, as in all
+/// that follow.
+fn learn_of_tasks() {
+    let runtime = Builder::new_current_thread().build().expect("a current-thread runtime");
+    let _learned = runtime.block_on(runtime.spawn(crate::rt::learn_of_tasks()));
 }
 
 /// A pulse that knows the body; the tasks have no names.
