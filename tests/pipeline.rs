@@ -372,8 +372,10 @@ async fn a_stage_that_ends_early_completes_the_pipeline_and_stops_what_is_before
             .map(|_: Option<()>| ())
         })
         .run();
-    assert!(read(&mut results).await.into_iter().eq(0..10));
+    assert!(results.next().now_or_never().is_none());
     // What made the items cannot know before it sends the next.
+    settle().await;
+    assert!(read(&mut results).await.into_iter().eq(0..10));
     settle().await;
     assert_eq!(tasks(), 0, "all have ended, though nobody has finished it");
     let report = finish(results).await;
@@ -418,8 +420,9 @@ async fn a_send_error_that_a_stage_returns_is_no_failure() {
             let _ = output.send(input.recv().await.unwrap()).await;
         })
         .run();
-    assert_eq!(read(&mut results).await, [0]);
+    assert!(results.next().now_or_never().is_none());
     settle().await;
+    assert_eq!(read(&mut results).await, [0]);
     let report = finish(results).await;
     assert!(matches!(report.outcome(), Outcome::Completed), "{report}");
     assert_eq!(report.stages()[1].ended(), Some(StageEnd::ReaderGone));
