@@ -1,10 +1,13 @@
 //! Letting others go first, and leaving a choice to others.
 //!
 //! A task that wakes itself is ready at once, and tokio looks at its timers and sockets only when
-//! nobody is, or after 61 polls. So where others go first, those do too: what tokio's own
-//! `yield_now` has woken is woken after that look. It takes a call of the system's, which is as
-//! long as some items take: whoever lets others go first often does so without, as long as its
-//! thread has looked a moment ago.
+//! nobody is, or after 61 polls. So where others go first on a runtime of one thread, those do
+//! too: what tokio's own `yield_now` has woken is woken after that look. It takes a call of the
+//! system's, which is as long as some items take: whoever lets others go first often does so
+//! without, as long as its thread has looked a moment ago.
+//!
+//! On several threads, whoever waits for the look of one is out of reach for the others, and
+//! that one may be kept by somebody's item. And mostly another looks.
 
 #[cfg(not(loom))]
 use super::clock::Clock;
@@ -26,8 +29,8 @@ pub struct YieldNow {
     is_often: bool,
 }
 
-/// Lets every other task that is ready go first, and, in a task of tokio's, timers and sockets
-/// that are.
+/// Lets every other task that is ready go first; in a task of a runtime of one thread, timers and
+/// sockets that are as well.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -70,10 +73,10 @@ impl Future for YieldNow {
 }
 
 /// Puts the task that is being polled behind all others that are ready, and behind timers and
-/// sockets.
+/// sockets where there is one thread.
 pub(crate) fn go_last(cx: &mut Context<'_>) {
     #[cfg(all(feature = "tokio", not(loom)))]
-    if !is_under_a_checker() && is_of_a_task(cx.waker()) {
+    if is_on_one_thread() && is_of_a_task(cx.waker()) {
         // Its waker stays where it is, though the future goes. On a thread that is no worker of
         // tokio's it is woken at once.
         let polled = std::pin::pin!(tokio::task::yield_now()).poll(cx);
@@ -90,8 +93,7 @@ pub(crate) fn go_behind(cx: &mut Context<'_>) {
     #[cfg(all(feature = "tokio", not(loom)))]
     {
         use std::cell::Cell;
-        /// Timers come by the millisecond. On several threads whoever waits for the look is out of
-        /// reach for the others: ten times as often costs a tenth of the throughput.
+        /// Timers come by the millisecond.
         const LOOK: std::time::Duration = std::time::Duration::from_millis(1);
         thread_local! {
             static WENT_LAST: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
@@ -140,12 +142,15 @@ fn is_of_a_task(waker: &Waker) -> bool {
     table == table_of(waker)
 }
 
+/// Whether tokio runs all tasks here on one thread.
 #[cfg(all(feature = "tokio", not(loom)))]
-fn is_under_a_checker() -> bool {
+fn is_on_one_thread() -> bool {
     #[cfg(feature = "check")]
-    return super::world::is_here();
-    #[cfg(not(feature = "check"))]
-    false
+    if super::world::is_here() {
+        return false;
+    }
+    let runtime = tokio::runtime::Handle::try_current();
+    runtime.is_ok_and(|runtime| runtime.metrics().num_workers() == 1)
 }
 
 /// How long a task goes on that never has to wait: until others must have a turn.
