@@ -381,6 +381,13 @@ fn a_body_that_is_polled_for_ever_has_the_line_that_is_its_turn() {
             quell::rt::yield_now().await; // <- quell's turn
         }
     }
+    /// Its time is over sooner than its turns.
+    async fn now_and_then(_: Context) {
+        loop {
+            time::sleep(Duration::from_millis(10)).await;
+            rt::yield_now().await; // <- a turn now and then
+        }
+    }
     fn shows<F: Future>(body: impl Fn(Context) -> F, at: u32) {
         let report = Checker::tokio().max_points(5).max_steps(300).run(body);
         let violation = &report.violations()[0];
@@ -389,6 +396,7 @@ fn a_body_that_is_polled_for_ever_has_the_line_that_is_its_turn() {
     }
     shows(tokios, line("tokio's turn"));
     shows(quells, line("quell's turn"));
+    shows(now_and_then, line("a turn now and then"));
 }
 
 #[test]

@@ -281,7 +281,7 @@ impl Run<'_> {
             self.rest.wakes(cx.waker(), rests.saturating_add(self.steps));
             polls += 1;
             if let Some(trail) = &watcher.trail {
-                trail.stays(polls == self.steps);
+                trail.stays(polls == self.steps || (late && !may_come));
             }
             let polled = self.guard(|| {
                 let own = watcher.trail.as_ref().map(|trail| {
