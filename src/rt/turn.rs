@@ -8,6 +8,11 @@
 //!
 //! On several threads, whoever waits for the look of one is out of reach for the others, and
 //! that one may be kept by somebody's item. And mostly another looks.
+//!
+//! # Invariants
+//!
+//! 1. `TASKS_TABLE` is the same in a process, whoever writes it; until it is known, one task at
+//!    most is under way that asks for it.
 
 #[cfg(not(loom))]
 use super::clock::Clock;
@@ -109,9 +114,13 @@ pub(crate) fn go_behind(cx: &mut Context<'_>) {
     go_last(cx);
 }
 
-/// The table that the wakers of tokio's tasks have, all of them, as a number; zero: not known yet.
+/// The table that the wakers of tokio's tasks have, all of them, as a number.
 #[cfg(all(feature = "tokio", not(loom)))]
-static TASKS_TABLE: AtomicUsize = AtomicUsize::new(0);
+static TASKS_TABLE: AtomicUsize = AtomicUsize::new(UNKNOWN);
+#[cfg(all(feature = "tokio", not(loom)))]
+const UNKNOWN: usize = 0;
+#[cfg(all(feature = "tokio", not(loom)))]
+const ASKED: usize = 1;
 
 #[cfg(all(feature = "tokio", not(loom)))]
 fn table_of(waker: &Waker) -> usize {
@@ -121,8 +130,19 @@ fn table_of(waker: &Waker) -> usize {
 /// What asks, in a task of tokio's, for that table.
 #[cfg(all(feature = "tokio", not(loom)))]
 pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
-    std::future::poll_fn(|cx| {
-        // Relaxed: a number, and the same whoever writes it.
+    /// Its task may go with its runtime, before it has run.
+    struct Asks;
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            // Relaxed, here and below: a number, and the same whoever writes it.
+            let (asked, none) = (ASKED, UNKNOWN);
+            let _known =
+                TASKS_TABLE.compare_exchange(asked, none, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+    let asks = Asks;
+    std::future::poll_fn(move |cx| {
+        let _asks = &asks;
         TASKS_TABLE.store(table_of(cx.waker()), Ordering::Relaxed);
         Poll::Ready(())
     })
@@ -134,8 +154,13 @@ pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
 #[cfg(all(feature = "tokio", not(loom)))]
 fn is_of_a_task(waker: &Waker) -> bool {
     let table = TASKS_TABLE.load(Ordering::Relaxed);
-    if table == 0 {
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+    if table == UNKNOWN {
+        let runtime = tokio::runtime::Handle::try_current();
+        let (before, now) = (UNKNOWN, ASKED);
+        let asks = || {
+            TASKS_TABLE.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        if let Some(runtime) = runtime.ok().filter(|_| asks()) {
             drop(runtime.spawn(learn_of_tasks()));
         }
     }
