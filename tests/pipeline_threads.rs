@@ -13,7 +13,7 @@ use kit::{AGES, background, in_time, ms, read, threads};
 use quell::channel::{Receiver, Sender};
 use quell::{Pipeline, Results};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// They measure: each has the machine to itself, as far as this file goes.
@@ -45,6 +45,15 @@ fn bare() -> Duration {
     began.elapsed()
 }
 
+/// When the first item began that takes its time: what came before is not measured.
+type Began = Arc<OnceLock<Instant>>;
+
+/// The work of one item.
+fn keep(began: &Began, time: Duration) {
+    began.get_or_init(Instant::now);
+    spin(time);
+}
+
 /// What two threads take for the work, and what two bare ones would: of the time of one.
 struct Tries {
     runtime: tokio::runtime::Runtime,
@@ -59,14 +68,14 @@ impl Tries {
         two.then(|| Tries { _alone: alone(), runtime: threads(2), all: Vec::new() })
     }
 
-    fn again(&mut self, run: &impl Fn(usize) -> Results<u64>) -> f64 {
+    fn again(&mut self, run: &impl Fn(usize, Began) -> Results<u64>) -> f64 {
         let time = |workers| {
-            let mut results = run(workers);
-            let began = Instant::now();
+            let began = Began::default();
+            let mut results = run(workers, began.clone());
             let reading = async move { read(&mut results).await.len() };
             let count = self.runtime.block_on(self.runtime.spawn(reading)).unwrap();
             assert_eq!(count, 64);
-            began.elapsed().as_secs_f64()
+            began.get().expect("64 items have taken their time").elapsed().as_secs_f64()
         };
         let (serial, parallel, bare) = (time(1), time(8), bare().as_secs_f64());
         self.all.push((parallel / serial, bare / serial));
@@ -80,7 +89,7 @@ impl Tries {
 }
 
 /// It must take two threads 0.6 of what it takes one, in one of a few tries.
-fn assert_shared(run: impl Fn(usize) -> Results<u64>) {
+fn assert_shared(run: impl Fn(usize, Began) -> Results<u64>) {
     let Some(mut tries) = Tries::new() else { return };
     for _ in 0..40 {
         if tries.again(&run) <= 0.6 {
@@ -91,7 +100,7 @@ fn assert_shared(run: impl Fn(usize) -> Results<u64>) {
 }
 
 /// It must mostly take no more than that: by the median of five tries, or else of more.
-fn assert_mostly_shared(run: impl Fn(usize) -> Results<u64>) {
+fn assert_mostly_shared(run: impl Fn(usize, Began) -> Results<u64>) {
     let Some(mut tries) = Tries::new() else { return };
     for _ in 0..40 {
         tries.again(&run);
@@ -106,11 +115,14 @@ fn assert_mostly_shared(run: impl Fn(usize) -> Results<u64>) {
 
 #[test]
 fn two_threads_share_the_work_of_a_dispatch() {
-    assert_shared(|workers| {
+    assert_shared(|workers, began| {
         Pipeline::from_iter(&background(), 0..64)
-            .dispatch(workers, |_, n| async move {
-                spin(ms(1));
-                n
+            .dispatch(workers, move |_, n| {
+                let began = began.clone();
+                async move {
+                    keep(&began, ms(1));
+                    n
+                }
             })
             .run()
     });
@@ -119,12 +131,15 @@ fn two_threads_share_the_work_of_a_dispatch() {
 #[test]
 fn two_threads_share_the_work_of_a_dispatch_with_the_smallest_of_buffers() {
     for n in [1, 2] {
-        assert_shared(|workers| {
+        assert_shared(|workers, began| {
             Pipeline::from_iter(&background(), 0..64)
                 .buffer(n)
-                .dispatch(workers, |_, n| async move {
-                    spin(ms(1));
-                    n
+                .dispatch(workers, move |_, n| {
+                    let began = began.clone();
+                    async move {
+                        keep(&began, ms(1));
+                        n
+                    }
                 })
                 .buffer(n)
                 .run()
@@ -135,13 +150,16 @@ fn two_threads_share_the_work_of_a_dispatch_with_the_smallest_of_buffers() {
 #[test]
 fn two_threads_share_the_work_though_one_was_enough_for_what_came_before() {
     const BEFORE: u64 = 20_000;
-    assert_mostly_shared(|workers| {
+    assert_mostly_shared(|workers, began| {
         Pipeline::from_iter(&background(), 0..BEFORE + 64)
-            .dispatch(workers, |_, n| async move {
-                if n >= BEFORE {
-                    spin(ms(1));
+            .dispatch(workers, move |_, n| {
+                let began = began.clone();
+                async move {
+                    if n >= BEFORE {
+                        keep(&began, ms(1));
+                    }
+                    n
                 }
-                n
             })
             .filter_map(|n| (n >= BEFORE).then_some(n))
             .run()
@@ -151,14 +169,17 @@ fn two_threads_share_the_work_though_one_was_enough_for_what_came_before() {
 #[test]
 fn two_threads_share_what_takes_long_and_then_waits_though_one_was_enough_before() {
     const BEFORE: u64 = 300;
-    assert_mostly_shared(|workers| {
+    assert_mostly_shared(|workers, began| {
         Pipeline::from_iter(&background(), 0..BEFORE + 256)
-            .dispatch(workers, |_, n| async move {
-                if n >= BEFORE {
-                    spin(Duration::from_micros(250));
-                    quell::rt::yield_now().await;
+            .dispatch(workers, move |_, n| {
+                let began = began.clone();
+                async move {
+                    if n >= BEFORE {
+                        keep(&began, Duration::from_micros(250));
+                        quell::rt::yield_now().await;
+                    }
+                    n
                 }
-                n
             })
             .filter_map(|n| (n >= BEFORE && n % 4 == 0).then_some(n))
             .run()

@@ -9,7 +9,6 @@
 //!    and registered until the function has run.
 
 use super::Context;
-use super::members::Member;
 use super::scope::Scope;
 use crate::rt::undisturbed;
 #[cfg(all(feature = "check", not(loom)))]
@@ -106,10 +105,7 @@ impl AfterFunc {
         }
         let Some(f) = self.job.take() else { return false };
         if let Some((scope, key)) = &self.place {
-            scope.remove(*key, |member| match member {
-                Member::Func(func) => Arc::ptr_eq(&func.job, &self.job),
-                Member::Child(_) | Member::Waiter(_) => false,
-            });
+            scope.remove(*key);
         }
         drop(f);
         true

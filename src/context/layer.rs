@@ -129,7 +129,7 @@ impl Ties {
 impl Drop for Ties {
     fn drop(&mut self) {
         for (other, key) in &self.seats {
-            other.remove(*key, |_| true);
+            other.remove(*key);
         }
         self.watched.iter().for_each(|scope| scope.unwatch());
     }

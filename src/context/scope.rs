@@ -271,7 +271,7 @@ impl Scope {
         }
         // Relaxed: the context is being dropped, so nobody registers it any more.
         if let Some(key) = child.seat.load(Ordering::Relaxed).checked_sub(1) {
-            self.remove(key, |_| true);
+            self.remove(key);
         }
     }
 
@@ -317,7 +317,7 @@ impl Scope {
         if self.is_swept() {
             return;
         }
-        self.remove(key, |member| matches!(member, Member::Waiter(_)));
+        self.remove(key);
     }
 
     /// Adds a function; gives it back where the scope has ended.
@@ -353,16 +353,11 @@ impl Scope {
         token
     }
 
-    /// Takes out the member with this key, if a sweep has not taken it and it is
-    /// still the one that is meant.
-    pub(super) fn remove(&self, key: usize, is_meant: impl FnOnce(&Member) -> bool) {
+    /// Takes out the member with this key, if a sweep has not taken it: nobody else has been
+    /// given its key since (invariant 4).
+    pub(super) fn remove(&self, key: usize) {
         let mut state = self.state.lock();
-        let gone = match state.members.get(key) {
-            _ if skip(Break::SweptIsTakenBack) => state.members.take(key),
-            Some(member) if is_meant(member) => state.members.take(key),
-            _ => None,
-        };
-        let Some(gone) = gone else { return };
+        let Some(gone) = state.members.take(key) else { return };
         state.members.give_memory_back();
         drop(state);
         drop(gone);

@@ -96,8 +96,6 @@ pub enum Break {
     WorkersNotStopped,
     /// A look that finds a deadline passed does not write it down.
     ExpiryNotWrittenDown,
-    /// Who takes something back does not ask whether a sweep has it.
-    SweptIsTakenBack,
 }
 
 #[cfg(not(any(loom, quell_planted)))]

@@ -7,15 +7,26 @@
 //! first (`tests/loom/loom_itself.rs` shows it). Code that looks before it swaps, as
 //! all of quell's does, would be explored in one order and called correct.
 //!
-//! So every operation here first swaps nothing into a shadow of the atomic.
-//! Two swaps always depend on each other, so all orders are tried; and as the
-//! swap is relaxed it makes nothing visible that the operation itself would not.
+//! So every operation here also adds nothing to a shadow of the atomic. Two
+//! additions always depend on each other, so all orders are tried; and as they are
+//! relaxed they make nothing visible that the operation itself would not.
 //!
 //! # Invariants
 //!
-//! 1. Every operation swaps into the shadow first, and nothing reads it.
+//! 1. Every operation adds to the shadow right after, and nothing reads that.
+//! 2. Nobody comes between an operation and its addition: it would make no difference,
+//!    and twice as many steps are many times as many schedules. Where another thread is
+//!    to go first, loom has it go before the last step that it may come before: the
+//!    operation itself.
 
 use super::atomic::Ordering;
+
+/// Invariant 2.
+fn add_nothing(shadow: &loom::sync::atomic::AtomicU8) {
+    loom::stop_exploring();
+    shadow.fetch_add(0, Ordering::Relaxed);
+    loom::explore();
+}
 
 macro_rules! watched {
     ($($name:ident($of:ty);)*) => {$(
@@ -34,17 +45,18 @@ macro_rules! watched {
                 }
             }
 
-            fn real(&self) -> &loom::sync::atomic::$name {
-                self.shadow.fetch_add(0, Ordering::Relaxed);
-                &self.real
+            fn once<R>(&self, op: impl FnOnce(&loom::sync::atomic::$name) -> R) -> R {
+                let result = op(&self.real);
+                add_nothing(&self.shadow);
+                result
             }
 
             pub(crate) fn load(&self, order: Ordering) -> $of {
-                self.real().load(order)
+                self.once(|real| real.load(order))
             }
 
             pub(crate) fn store(&self, value: $of, order: Ordering) {
-                self.real().store(value, order);
+                self.once(|real| real.store(value, order));
             }
 
             pub(crate) fn compare_exchange(
@@ -54,23 +66,23 @@ macro_rules! watched {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$of, $of> {
-                self.real().compare_exchange(current, new, success, failure)
+                self.once(|real| real.compare_exchange(current, new, success, failure))
             }
 
             pub(crate) fn fetch_add(&self, value: $of, order: Ordering) -> $of {
-                self.real().fetch_add(value, order)
+                self.once(|real| real.fetch_add(value, order))
             }
 
             pub(crate) fn fetch_sub(&self, value: $of, order: Ordering) -> $of {
-                self.real().fetch_sub(value, order)
+                self.once(|real| real.fetch_sub(value, order))
             }
 
             pub(crate) fn fetch_and(&self, value: $of, order: Ordering) -> $of {
-                self.real().fetch_and(value, order)
+                self.once(|real| real.fetch_and(value, order))
             }
 
             pub(crate) fn fetch_or(&self, value: $of, order: Ordering) -> $of {
-                self.real().fetch_or(value, order)
+                self.once(|real| real.fetch_or(value, order))
             }
         }
     )*};
@@ -96,9 +108,10 @@ impl<T> AtomicPtr<T> {
         }
     }
 
-    fn real(&self) -> &loom::sync::atomic::AtomicPtr<T> {
-        self.shadow.fetch_add(0, Ordering::Relaxed);
-        &self.real
+    fn once<R>(&self, op: impl FnOnce(&loom::sync::atomic::AtomicPtr<T>) -> R) -> R {
+        let result = op(&self.real);
+        add_nothing(&self.shadow);
+        result
     }
 
     /// What it ends with; every access must have come before.
@@ -107,7 +120,7 @@ impl<T> AtomicPtr<T> {
     }
 
     pub(crate) fn load(&self, order: Ordering) -> *mut T {
-        self.real().load(order)
+        self.once(|real| real.load(order))
     }
 
     pub(crate) fn compare_exchange(
@@ -117,6 +130,6 @@ impl<T> AtomicPtr<T> {
         success: Ordering,
         failure: Ordering,
     ) -> Result<*mut T, *mut T> {
-        self.real().compare_exchange(current, new, success, failure)
+        self.once(|real| real.compare_exchange(current, new, success, failure))
     }
 }

@@ -159,18 +159,18 @@ fn two_takers(things: &Things, capacity: usize) -> (Sender<Thing>, Taker<Thing>,
 
 #[test]
 fn each_item_finds_a_taker_while_there_is_one() {
-    each_item_finds_a_taker(1, |_leaves| None);
+    each_item_finds_a_taker(2, 1, |_leaves| None);
 }
 
 #[test]
 fn who_goes_alone_and_leaves_calls_another() {
-    in_a_hurry(|| each_item_finds_a_taker(3, |_leaves| None));
+    in_a_hurry(|| each_item_finds_a_taker(3, 3, |_leaves| None));
 }
 
 #[test]
 fn who_goes_alone_calls_another_before_it_waits() {
     in_a_hurry(|| {
-        each_item_finds_a_taker(3, |mut taker| {
+        each_item_finds_a_taker(3, 3, |mut taker| {
             taker.pauses();
             Some(taker)
         });
@@ -185,8 +185,12 @@ fn in_a_hurry(model: impl FnOnce()) {
 }
 
 /// Each of two takers takes one item, and then leaves or stays.
-fn each_item_finds_a_taker(capacity: usize, and_then: fn(Taker<Thing>) -> Option<Taker<Thing>>) {
-    model(move || {
+fn each_item_finds_a_taker(
+    bound: usize,
+    capacity: usize,
+    and_then: fn(Taker<Thing>) -> Option<Taker<Thing>>,
+) {
+    model_within(bound, move || {
         let things = Things::default();
         let (sender, first, second) = two_takers(&things, capacity);
         let others = [first, second].map(|mut taker| {

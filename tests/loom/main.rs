@@ -17,6 +17,7 @@ mod loom_itself;
 mod pipeline;
 mod planted;
 
+use loom::model::Builder;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,15 +35,25 @@ fn model(body: impl Fn() + Send + Sync + 'static) {
 /// Runs a model with at most so many preemptions in a schedule; for one with too
 /// many threads or steps for [`BOUND`].
 fn model_within(bound: usize, body: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
+    let body = Arc::new(body);
+    let asked = Builder::new();
+    let most = asked.preemption_bound.unwrap_or(bound);
+    // Mostly one or two are enough to find a planted bug, and take a moment.
+    let is_free = asked.preemption_bound.is_none() && asked.checkpoint_file.is_none();
+    let fewest = if is_free && std::env::var(planted::ENV).is_ok() { 1 } else { most };
+    (fewest..=most).for_each(|bound| check(bound, &body));
+}
+
+fn check(bound: usize, body: &Arc<impl Fn() + Send + Sync + 'static>) {
+    let mut builder = Builder::new();
     if let Ok(line) = std::env::var(planted::ENV) {
         planted::plant(&line);
     }
-    let bound = *builder.preemption_bound.get_or_insert(bound);
+    builder.preemption_bound = Some(bound);
     // Each operation is two (see `src/sync/watched.rs`).
     builder.max_branches = 5_000;
     let schedules = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&schedules);
+    let (count, body) = (Arc::clone(&schedules), Arc::clone(body));
     builder.check(move || {
         count.fetch_add(1, Ordering::Relaxed);
         body();

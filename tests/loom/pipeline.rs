@@ -66,6 +66,16 @@ fn completed_or_stopped(report: &Report) -> bool {
     }
 }
 
+/// Either its reader finished before the end came, or that is how it ended.
+fn finished_or_stopped(report: &Report) {
+    assert!(report.conserved(), "{report}");
+    match report.outcome() {
+        Outcome::ReaderStopped => {}
+        Outcome::Cancelled(cause) => assert_eq!(cause.to_string(), "stop"),
+        outcome => panic!("{outcome}"),
+    }
+}
+
 #[test]
 fn a_producer_ends_when_its_reader_stops() {
     model(|| {
@@ -118,27 +128,39 @@ fn results_dropped_at_once_end_every_stage_on_whatever_thread() {
 
 #[test]
 fn a_reader_may_finish_while_another_cancels() {
-    model_within(2, || {
+    model_within(1, || {
         let things = Things::default();
         let (ctx, canceller) = Context::background().with_cancel();
         let mut results = Pipeline::from_iter(&ctx, things.some(2)).run();
         let _ = poll_once(pin!(results.next()));
         let other = thread::spawn(move || canceller.cancel_with("stop"));
         let report = block_on(results.finish());
-        assert!(report.conserved(), "{report}");
-        match report.outcome() {
-            Outcome::ReaderStopped => {}
-            Outcome::Cancelled(cause) => assert_eq!(cause.to_string(), "stop"),
-            outcome => panic!("{outcome}"),
-        }
         other.join().unwrap();
+        finished_or_stopped(&report);
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_reader_among_the_stages_may_finish_while_another_cancels() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut results = Pipeline::from_iter(&ctx, things.some(2)).run();
+        let (other, report) = on_one_thread(async move {
+            let _ = poll_once(pin!(results.next()));
+            let other = thread::spawn(move || canceller.cancel_with("stop"));
+            (other, results.finish().await)
+        });
+        other.join().unwrap();
+        finished_or_stopped(&report);
         things.are_gone();
     });
 }
 
 #[test]
 fn results_may_be_dropped_on_one_thread_and_cancelled_on_another() {
-    model_within(2, || {
+    model_within(1, || {
         let things = Things::default();
         let (ctx, canceller) = Context::background().with_cancel();
         let mut results = Pipeline::from_iter(&ctx, things.some(2)).run();
@@ -146,6 +168,23 @@ fn results_may_be_dropped_on_one_thread_and_cancelled_on_another() {
         let other = thread::spawn(move || drop(results));
         canceller.cancel_with("stop");
         other.join().unwrap();
+    });
+}
+
+#[test]
+fn results_may_be_dropped_while_they_are_cancelled_among_the_stages() {
+    model_within(2, || {
+        let things = Things::default();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut results = Pipeline::from_iter(&ctx, things.some(2)).run();
+        let other = on_one_thread(async move {
+            let _ = poll_once(pin!(results.next()));
+            let other = thread::spawn(move || drop(results));
+            canceller.cancel_with("stop");
+            other
+        });
+        other.join().unwrap();
+        things.are_gone();
     });
 }
 
@@ -171,17 +210,14 @@ fn two_workers_end_when_the_context_does() {
     model_within(2, || {
         let things = Things::default();
         let (ctx, canceller) = Context::background().with_cancel();
-        let results = Pipeline::from_iter(&ctx, things.some(2))
-            .dispatch(2, |_ctx, thing| async move {
-                rt::yield_now().await;
-                thing
-            })
+        let results = Pipeline::from_iter(&ctx, things.some(1))
+            .dispatch(2, |_ctx, thing| async move { thing })
             .run();
         let (numbers, report) =
             cancelled_on_its_way(results, move || canceller.cancel_with("stop"));
         assert_eq!(numbers.len(), report.read());
         if completed_or_stopped(&report) {
-            assert_eq!(numbers.len(), 2);
+            assert_eq!(numbers.len(), 1);
         }
         things.are_gone();
     });
@@ -309,7 +345,7 @@ fn a_stage_of_ones_own_that_waits_for_its_input_is_stopped() {
     model_within(2, || {
         let things = Things::default();
         let (ctx, canceller) = Context::background().with_cancel();
-        let results = Pipeline::from_iter(&ctx, things.some(2))
+        let results = Pipeline::from_iter(&ctx, things.some(1))
             .stage("relay", |_ctx, mut input, output| async move {
                 while let Some(thing) = input.recv().await {
                     output.send(thing).await?;
@@ -320,7 +356,7 @@ fn a_stage_of_ones_own_that_waits_for_its_input_is_stopped() {
         let (numbers, report) =
             cancelled_on_its_way(results, move || canceller.cancel_with("stop"));
         if completed_or_stopped(&report) {
-            assert_eq!(numbers, [0, 1]);
+            assert_eq!(numbers, [0]);
         }
         things.are_gone();
     });
@@ -367,6 +403,15 @@ fn results_in_order_come_in_order_from_threads_of_their_own() {
 #[test]
 fn a_result_that_waits_for_its_turn_is_dropped_once() {
     model_within(2, || {
+        let things = Things::default();
+        beside(overtaken(&Context::background(), &things), drop);
+        things.are_gone();
+    });
+}
+
+#[test]
+fn a_result_that_waits_for_its_turn_is_dropped_once_though_its_context_ends() {
+    model_within(1, || {
         let things = Things::default();
         let (ctx, canceller) = Context::background().with_cancel();
         let (numbers, report) = cancelled_on_its_way(overtaken(&ctx, &things), move || {

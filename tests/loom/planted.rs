@@ -85,9 +85,6 @@ caught! {
     a_look_at_a_deadline_that_is_not_written_down_is_caught:
         ExpiryNotWrittenDown by context::of_a_cancel_and_a_deadline_one_wins_and_everybody_agrees,
         "an error changed after it was seen";
-    what_a_sweep_has_taken_is_not_there_to_be_taken_back:
-        SweptIsTakenBack by context::a_child_dropped_while_its_parent_is_cancelled_is_gone_for_good,
-        "invalid key";
     a_value_dropped_without_order_is_caught:
         LinkDroppedUnordered by context::a_value_is_seen_by_whoever_gets_the_context,
         "Causality violation";

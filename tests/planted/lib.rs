@@ -473,7 +473,7 @@ found! {
     LatchAnnouncesUnordered | WordAnnouncesUnordered | LinkDroppedUnordered:
         "about the order in which one thread sees the writes of another"
     RefusedScopeGoesOn | WaiterNotChecked | AdoptedTooLate | WatchTrustsTheLook
-    | ReaderTrustsFirstLook | LightCancelGivesUp | SweptIsTakenBack:
+    | ReaderTrustsFirstLook | LightCancelGivesUp:
         "between the look and the entry in the list, in one poll, another thread must come"
     LoserReturnsAtOnce | SweepTakesOthersWaiters | LookNotWrittenDown:
         "another thread must look, or cancel, in the middle of a sweep"
