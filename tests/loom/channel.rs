@@ -184,7 +184,8 @@ fn in_a_hurry(model: impl FnOnce()) {
     hurry(false);
 }
 
-/// Each of two takers takes one item, and then leaves or stays.
+/// Each of two takers takes one item, from a channel with room for `capacity`, and then leaves
+/// or stays; within so many preemptions.
 fn each_item_finds_a_taker(
     bound: usize,
     capacity: usize,
