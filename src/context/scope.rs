@@ -22,7 +22,7 @@
 //!    Locks are taken parent first. So whoever then gets the lock of a scope
 //!    that was `swept` knows that everything below it is marked.
 //! 4. `swept` says that waiters and functions have been taken; nothing is added
-//!    after `end` is set. A sweep takes only what ended for its own reason (`by`)
+//!    after that. A sweep takes only what ended for its own reason (`by`)
 //!    or by a deadline: the rest belongs to the `cancel` that ended it, which has
 //!    promised to have told everybody when it returns. The rest it only marks.
 //!    What a deadline ended belongs to nobody, so a `cancel` that comes after one takes

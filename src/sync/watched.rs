@@ -7,26 +7,15 @@
 //! first (`tests/loom/loom_itself.rs` shows it). Code that looks before it swaps, as
 //! all of quell's does, would be explored in one order and called correct.
 //!
-//! So every operation here also adds nothing to a shadow of the atomic. Two
-//! additions always depend on each other, so all orders are tried; and as they are
-//! relaxed they make nothing visible that the operation itself would not.
+//! So every operation here first swaps nothing into a shadow of the atomic.
+//! Two swaps always depend on each other, so all orders are tried; and as the
+//! swap is relaxed it makes nothing visible that the operation itself would not.
 //!
 //! # Invariants
 //!
-//! 1. Every operation adds to the shadow right after, and nothing reads that.
-//! 2. Nobody comes between an operation and its addition: it would make no difference,
-//!    and twice as many steps are many times as many schedules. Where another thread is
-//!    to go first, loom has it go before the last step that it may come before: the
-//!    operation itself.
+//! 1. Every operation swaps into the shadow first, and nothing reads it.
 
 use super::atomic::Ordering;
-
-/// Invariant 2.
-fn add_nothing(shadow: &loom::sync::atomic::AtomicU8) {
-    loom::stop_exploring();
-    shadow.fetch_add(0, Ordering::Relaxed);
-    loom::explore();
-}
 
 macro_rules! watched {
     ($($name:ident($of:ty);)*) => {$(
@@ -45,18 +34,17 @@ macro_rules! watched {
                 }
             }
 
-            fn once<R>(&self, op: impl FnOnce(&loom::sync::atomic::$name) -> R) -> R {
-                let result = op(&self.real);
-                add_nothing(&self.shadow);
-                result
+            fn real(&self) -> &loom::sync::atomic::$name {
+                self.shadow.fetch_add(0, Ordering::Relaxed);
+                &self.real
             }
 
             pub(crate) fn load(&self, order: Ordering) -> $of {
-                self.once(|real| real.load(order))
+                self.real().load(order)
             }
 
             pub(crate) fn store(&self, value: $of, order: Ordering) {
-                self.once(|real| real.store(value, order));
+                self.real().store(value, order);
             }
 
             pub(crate) fn compare_exchange(
@@ -66,23 +54,23 @@ macro_rules! watched {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$of, $of> {
-                self.once(|real| real.compare_exchange(current, new, success, failure))
+                self.real().compare_exchange(current, new, success, failure)
             }
 
             pub(crate) fn fetch_add(&self, value: $of, order: Ordering) -> $of {
-                self.once(|real| real.fetch_add(value, order))
+                self.real().fetch_add(value, order)
             }
 
             pub(crate) fn fetch_sub(&self, value: $of, order: Ordering) -> $of {
-                self.once(|real| real.fetch_sub(value, order))
+                self.real().fetch_sub(value, order)
             }
 
             pub(crate) fn fetch_and(&self, value: $of, order: Ordering) -> $of {
-                self.once(|real| real.fetch_and(value, order))
+                self.real().fetch_and(value, order)
             }
 
             pub(crate) fn fetch_or(&self, value: $of, order: Ordering) -> $of {
-                self.once(|real| real.fetch_or(value, order))
+                self.real().fetch_or(value, order)
             }
         }
     )*};
@@ -108,10 +96,9 @@ impl<T> AtomicPtr<T> {
         }
     }
 
-    fn once<R>(&self, op: impl FnOnce(&loom::sync::atomic::AtomicPtr<T>) -> R) -> R {
-        let result = op(&self.real);
-        add_nothing(&self.shadow);
-        result
+    fn real(&self) -> &loom::sync::atomic::AtomicPtr<T> {
+        self.shadow.fetch_add(0, Ordering::Relaxed);
+        &self.real
     }
 
     /// What it ends with; every access must have come before.
@@ -120,7 +107,7 @@ impl<T> AtomicPtr<T> {
     }
 
     pub(crate) fn load(&self, order: Ordering) -> *mut T {
-        self.once(|real| real.load(order))
+        self.real().load(order)
     }
 
     pub(crate) fn compare_exchange(
@@ -130,6 +117,6 @@ impl<T> AtomicPtr<T> {
         success: Ordering,
         failure: Ordering,
     ) -> Result<*mut T, *mut T> {
-        self.once(|real| real.compare_exchange(current, new, success, failure))
+        self.real().compare_exchange(current, new, success, failure)
     }
 }
