@@ -11,9 +11,9 @@
 //!    something left.
 //! 2. There is never more left than [`CREDIT`], so an item that takes longer overdraws it;
 //!    and never less than [`DEBT`].
-//! 3. Real time is what counts: it is a thread that is being shared. A checker and a model
-//!    share theirs by other rules, and must see the same steps each time: there the
-//!    account stays as it is.
+//! 3. It is a thread that is being shared, so what counts is its time. (By a paused clock
+//!    nothing takes any, and there is but one thread.) A checker and a model share theirs by
+//!    other rules, and must see the same steps each time: there the account stays as it is.
 
 use crate::sync::planted;
 use std::time::{Duration, Instant};
@@ -88,6 +88,21 @@ impl Pace {
     }
 }
 
+/// The clock, read once at most: for all that is reckoned in one look.
+#[derive(Default)]
+pub(super) struct Glance(Option<Instant>);
+
+impl Glance {
+    pub(super) fn now(&mut self) -> Instant {
+        *self.0.get_or_insert_with(crate::rt::now)
+    }
+
+    /// Invariant 3.
+    fn that_counts(&mut self) -> Option<Instant> {
+        crate::rt::is_in_real_time().then(|| self.now())
+    }
+}
+
 /// What a taker has done since that was last reckoned.
 pub(super) struct Stint {
     began: Option<Instant>,
@@ -103,11 +118,16 @@ impl Stint {
     }
 
     #[inline(always)]
-    pub(super) fn take(&mut self) {
+    pub(super) fn take(&mut self, glance: &mut Glance) {
         if self.items == 0 {
-            self.began = crate::rt::real_now();
+            self.begin(glance);
         }
         self.items += 1;
+    }
+
+    #[inline(never)]
+    fn begin(&mut self, glance: &mut Glance) {
+        self.began = glance.that_counts();
     }
 
     #[inline(always)]
@@ -116,9 +136,9 @@ impl Stint {
     }
 
     /// It is over, and counts.
-    pub(super) fn end(&mut self, pace: &mut Pace, alone: bool) {
-        if let (Some(began), Some(now)) = (self.began.take(), crate::rt::real_now()) {
-            pace.charge(self.items as usize, now - began, alone);
+    pub(super) fn end(&mut self, glance: &mut Glance, pace: &mut Pace, alone: bool) {
+        if let Some((began, now)) = self.began.take().zip(glance.that_counts()) {
+            pace.charge(self.items as usize, now.saturating_duration_since(began), alone);
         }
         self.items = 0;
     }

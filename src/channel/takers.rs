@@ -26,7 +26,7 @@
 use super::link::{Calls, Link};
 #[cfg(not(loom))]
 use super::pace::{GETS_ON, LOOK};
-use super::pace::{Pace, Stint};
+use super::pace::{Glance, Pace, Stint};
 use super::receiver::Receiver;
 use crate::rt;
 use crate::rt::probe::{self, Wait};
@@ -290,7 +290,7 @@ impl<T: Send + 'static> Taker<T> {
     fn calls_others(&mut self) {
         let mut front = self.link.takes.front.lock();
         // The others have waited for what it did until now.
-        self.seat.stint.end(&mut front.pace, true);
+        self.seat.stint.end(&mut Glance::default(), &mut front.pace, true);
         self.seat.alone = false;
         if front.alone != self.seat.number {
             return;
@@ -306,7 +306,7 @@ impl<T: Send + 'static> Taker<T> {
     /// thread, and so may it be next: if it goes alone, it still does.
     pub(crate) fn rests(&mut self) {
         let mut front = self.link.takes.front.lock();
-        self.seat.stint.end(&mut front.pace, self.seat.alone);
+        self.seat.stint.end(&mut Glance::default(), &mut front.pace, self.seat.alone);
         let is_enough = front.pace.is_brisk();
         drop(front);
         if !is_enough {
@@ -360,7 +360,7 @@ impl<T: Send + 'static> Taker<T> {
                     self.seat.before = self.link.take(&mut front, &item);
                     // Whoever looked may have called others meanwhile.
                     self.seat.alone = front.alone == self.seat.number;
-                    self.seat.stint.take();
+                    self.seat.stint.take(&mut Glance::default());
                     return Poll::Ready(Some(item));
                 }
             }
@@ -377,9 +377,10 @@ impl<T: Send + 'static> Taker<T> {
         let Taker { link, seat } = self;
         let address = Arc::as_ptr(link) as *const () as usize;
         let mut waker = None;
+        let mut glance = Glance::default();
         loop {
             let mut front = link.takes.front.lock();
-            let came = seat.arrive(&mut front);
+            let came = seat.arrive(&mut front, &mut glance);
             let mut calls = Calls::default();
             let mut over = false;
             if link.is_shut() {
@@ -400,7 +401,7 @@ impl<T: Send + 'static> Taker<T> {
             if !front.batch.is_empty() && seat.fetched > PATIENCE && !leaves_it {
                 // Busy, not idle: it comes back for what is there.
                 seat.fetched = 0;
-                seat.stint.end(&mut front.pace, seat.alone);
+                seat.stint.end(&mut glance, &mut front.pace, seat.alone);
                 let called = front.call();
                 drop(front);
                 drop(came);
@@ -411,8 +412,8 @@ impl<T: Send + 'static> Taker<T> {
             }
             if let Some(item) = if leaves_it { None } else { front.batch.pop_front() } {
                 seat.before = link.take(&mut front, &item);
-                let watch = seat.goes_alone(&mut front);
-                seat.stint.take();
+                let watch = seat.goes_alone(&mut front, &mut glance);
+                seat.stint.take(&mut glance);
                 let mut called = None;
                 if !front.batch.is_empty() {
                     called = front.call();
@@ -451,12 +452,12 @@ impl<T: Send + 'static> Taker<T> {
             if let Some(waker) = waker.take() {
                 front.idle.push((seat.number, waker));
                 seat.state = State::Waiting;
-                seat.stint.end(&mut front.pace, seat.alone);
+                seat.stint.end(&mut glance, &mut front.pace, seat.alone);
                 if front.alone == seat.number {
                     front.alone = 0;
                 }
                 seat.alone = false;
-                seat.since.get_or_insert_with(crate::rt::now);
+                seat.since.get_or_insert_with(|| glance.now());
                 let mut state = link.state.lock();
                 // Somebody may have come while only the front was locked.
                 let nothing = (leaves_it || state.queue.is_empty()) && !state.is_over();
@@ -483,9 +484,9 @@ impl<T: Send + 'static> Taker<T> {
 impl Seat {
     /// Whether it goes alone with the item that it has just taken. True: it would, if that
     /// were watched, which is to be arranged.
-    fn goes_alone<T>(&mut self, front: &mut Front<T>) -> bool {
+    fn goes_alone<T>(&mut self, front: &mut Front<T>, glance: &mut Glance) -> bool {
         if self.stint.is_long() {
-            self.stint.end(&mut front.pace, self.alone);
+            self.stint.end(glance, &mut front.pace, self.alone);
         }
         let may = front.at_most > 1 && !front.is_for_another_than(self.number);
         // Who leaves nothing behind has nobody to call, so it makes no difference.
@@ -494,7 +495,7 @@ impl Seat {
         front.watched |= is_new;
         let alone = would && !is_new;
         if alone != self.alone {
-            self.stint.end(&mut front.pace, self.alone);
+            self.stint.end(glance, &mut front.pace, self.alone);
             self.alone = alone;
         }
         if may {
@@ -504,7 +505,7 @@ impl Seat {
     }
 
     /// It looks: no longer idle, no longer on its way. Its old waker, if there is one.
-    fn arrive<T>(&mut self, front: &mut Front<T>) -> Option<Waker> {
+    fn arrive<T>(&mut self, front: &mut Front<T>, glance: &mut Glance) -> Option<Waker> {
         let before = match self.state {
             State::Busy => return None,
             State::New => {
@@ -521,7 +522,7 @@ impl Seat {
         };
         self.state = State::Busy;
         if let Some(since) = self.since.take() {
-            front.waited += crate::rt::now().saturating_duration_since(since);
+            front.waited += glance.now().saturating_duration_since(since);
         }
         before
     }
@@ -531,7 +532,7 @@ impl<T> Drop for Taker<T> {
     fn drop(&mut self) {
         let mut front = self.link.takes.front.lock();
         let mut was_called = self.seat.state != State::Busy;
-        let before = self.seat.arrive(&mut front);
+        let before = self.seat.arrive(&mut front, &mut Glance::default());
         // With those it was to start, if it was dropped before it could.
         front.takers -= 1 + self.seat.hire;
         front.arriving -= self.seat.hire;

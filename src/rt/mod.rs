@@ -81,7 +81,7 @@ pub(crate) use timer::look_every;
 pub(crate) use tokio::runtime;
 #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
 pub(crate) use turn::learn_of_tasks;
-pub(crate) use turn::{Turn, go_behind, real_now, rest};
+pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now, rest};
 pub use turn::{YieldNow, choose, yield_now};
 
 use std::time::Instant;

@@ -24,6 +24,7 @@ use std::pin::Pin;
 #[cfg(all(feature = "tokio", not(loom)))]
 use std::task::Waker;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// The future of [`yield_now`].
 #[derive(Debug)]
@@ -99,7 +100,7 @@ pub(crate) fn go_behind(cx: &mut Context<'_>) {
     {
         use std::cell::Cell;
         /// Timers come by the millisecond.
-        const LOOK: std::time::Duration = std::time::Duration::from_millis(1);
+        const LOOK: Duration = Duration::from_millis(1);
         thread_local! {
             static WENT_LAST: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
         }
@@ -190,8 +191,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     const STEPS: u32 = 64;
-    #[cfg(not(loom))]
-    const TIME: std::time::Duration = std::time::Duration::from_micros(100);
+    const TIME: Duration = Duration::from_micros(100);
 
     pub(crate) fn begin() -> Self {
         Turn {
@@ -219,7 +219,7 @@ impl Turn {
         let is_brisk = next.began - self.began < Self::TIME;
         #[cfg(loom)]
         let is_brisk = false;
-        Turn { look_at: if is_brisk { 4 } else { next.look_at }, ..next }
+        Turn { look_at: if is_brisk { 16 } else { next.look_at }, ..next }
     }
 
     /// One step more. True: it has had its turn.
@@ -229,34 +229,46 @@ impl Turn {
         self.steps >= self.look_at && self.looks()
     }
 
-    /// At the steps 1, 4 and 16, or the last two of them, and every sixteen from there on.
+    /// At the steps 1, 4 and 16, or the last of them, and after sixteen more, or twice as many
+    /// where it has hardly begun.
     #[inline(never)]
     fn looks(&mut self) -> bool {
-        self.look_at = (self.steps * 4).min(self.steps.next_multiple_of(16) + 16);
-        self.steps >= Self::STEPS || self.is_late()
+        if self.steps >= Self::STEPS {
+            return true;
+        }
+        let taken = self.taken();
+        let more = if taken < Self::TIME / 16 { 32 } else { 16 };
+        self.look_at = (self.steps * 4).min(self.steps.next_multiple_of(16) + more).min(Self::STEPS);
+        taken >= Self::TIME
     }
 
     /// A checker shares its thread by other rules.
-    fn is_late(&self) -> bool {
+    fn taken(&self) -> Duration {
         #[cfg(loom)]
-        return false;
+        return Duration::ZERO;
         #[cfg(not(loom))]
-        real_now().is_some_and(|now| now - self.began >= Self::TIME)
+        real_now().map_or(Duration::ZERO, |now| now - self.began)
     }
 }
 
-/// The time that a thread really spends, whatever clock its tasks go by. `None` in a model and
-/// under a checker: those must see the same steps each time.
+/// Whether it matters here how long something takes a thread. Not in a model nor under a checker:
+/// those must see the same steps each time.
+#[inline]
+pub(crate) fn is_in_real_time() -> bool {
+    #[cfg(all(feature = "check", not(loom)))]
+    return !super::world::is_here() && !super::world::is_looked_on();
+    #[cfg(not(all(feature = "check", not(loom))))]
+    !cfg!(loom)
+}
+
+/// The time that a thread really spends, whatever clock its tasks go by; `None` where that does
+/// not matter.
 #[inline]
 pub(crate) fn real_now() -> Option<std::time::Instant> {
-    #[cfg(all(feature = "check", not(loom)))]
-    if super::world::is_here() || super::world::is_looked_on() {
-        return None;
-    }
     #[cfg(loom)]
     return None;
     #[cfg(not(loom))]
-    Some(Clock::system_now())
+    is_in_real_time().then(Clock::system_now)
 }
 
 /// One of `n`, from 0 to n - 1: at random, and under a checker each in turn.
