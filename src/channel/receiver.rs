@@ -74,6 +74,8 @@ pub struct Receiver<T> {
     at_once: u32,
     /// Whether it has woken a sender since that was asked last, and not waited itself.
     woke: bool,
+    /// Whether it has just fetched so little that it will have to wait next.
+    expects_nothing: bool,
     /// Whether the link ends with it.
     closes: bool,
 }
@@ -93,6 +95,7 @@ impl<T> Receiver<T> {
             patience: at_once,
             at_once,
             woke: false,
+            expects_nothing: false,
             closes: true,
         }
     }
@@ -186,13 +189,14 @@ impl<T> Receiver<T> {
     /// Ready when something is at hand, or nothing will come.
     fn fetch(&mut self, cx: &mut Context<'_>, made_at: &'static Location<'static>) -> Poll<()> {
         self.unsettled = 0;
-        let mut waker = None;
+        let mut waker = self.expects_nothing.then(|| cx.waker().clone());
         loop {
             let mut state = self.link.state.lock();
             let calls = self.link.give_back(&mut state);
             self.woke |= !calls.is_empty();
             self.link.fetch(&mut state, &mut self.batch);
             let over = state.is_over();
+            self.expects_nothing = self.batch.len() == 1;
             if !self.batch.is_empty() || over {
                 let before = state.reader.take();
                 drop(state);
@@ -201,7 +205,8 @@ impl<T> Receiver<T> {
                 return Poll::Ready(());
             }
             // Invariant 3 of the link: the waker goes in under the lock of the look that
-            // found nothing. Cloning it is the user's code, and takes a second look.
+            // found nothing. Cloning it is the user's code, and takes a second look, unless
+            // it was to be expected.
             if let Some(waker) = waker.take() {
                 let before = state.reader.replace(waker);
                 drop(state);

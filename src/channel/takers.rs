@@ -219,6 +219,8 @@ struct Seat {
     hire: usize,
     /// Whether it has woken somebody since that was asked last, and not been idle itself.
     woke: bool,
+    /// Whether it has left nothing, and will be idle next.
+    expects_nothing: bool,
     /// Whether it went alone when it looked last. The front knows whether it still does.
     alone: bool,
     stint: Stint,
@@ -333,6 +335,7 @@ impl<T: Send + 'static> Taker<T> {
             before: 0,
             hire: 0,
             woke: false,
+            expects_nothing: false,
             alone: false,
             stint: Stint::new(),
         };
@@ -376,7 +379,7 @@ impl<T: Send + 'static> Taker<T> {
     ) -> Poll<Option<T>> {
         let Taker { link, seat } = self;
         let address = Arc::as_ptr(link) as *const () as usize;
-        let mut waker = None;
+        let mut waker = std::mem::take(&mut seat.expects_nothing).then(|| cx.waker().clone());
         let mut glance = Glance::default();
         loop {
             let mut front = link.takes.front.lock();
@@ -427,6 +430,7 @@ impl<T: Send + 'static> Taker<T> {
                     called = front.call();
                 }
                 state.call = front.wants_call();
+                seat.expects_nothing = front.batch.is_empty() && state.queue.is_empty();
                 drop(state);
                 if front.is_short_handed() {
                     seat.hire = 1;

@@ -149,14 +149,20 @@ async fn feed<T: Send + 'static>(
     // Whether somebody was woken for the last item, whom this thread has kept for itself; and
     // whether that had to be waited for. Whoever had to wait for one has to for the next as a
     // rule, and leaves the thread to others: that is quicker than a nudge. Who once was not so
-    // quick is not trusted again.
-    let (mut woke, mut waited, mut is_quick) = (false, false, true);
+    // quick is not trusted again; after a while it is looked at every sixteenth time only.
+    let (mut woke, mut waited, mut is_quick, mut trusted) = (false, false, true, 0_usize);
     loop {
         let trusts = waited && is_quick;
         if woke && !trusts {
             tally.nudge();
         }
-        let mut asked_at = if woke && trusts { rt::real_now() } else { None };
+        let mut asked_at = None;
+        if woke && trusts {
+            trusted += 1;
+            if trusted <= 16 || trusted % 16 == 0 {
+                asked_at = rt::real_now();
+            }
+        }
         waited = false;
         let item = poll_fn(|cx| {
             loop {
