@@ -29,6 +29,7 @@ use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::panic::Location;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// What the stages of a running pipeline share.
@@ -83,6 +84,8 @@ pub(super) struct StageCounts {
 
 /// The channels that a stage takes from.
 pub(super) type Gauges = std::sync::Arc<[std::sync::Arc<dyn Gauge>]>;
+
+type StageFuture = Pin<Box<dyn Future<Output = StageResult> + Send>>;
 
 /// What a task of a stage returns.
 pub(super) type StageResult = Result<StageEnd, BoxError>;
@@ -293,11 +296,16 @@ impl Engine {
         (sender, receiver)
     }
 
-    /// Runs a task of a stage.
+    /// Runs a task of a stage. Behind a pointer, because all that a task is made of would be
+    /// compiled for each stage of each pipeline otherwise: half of what a user's build takes.
     pub(super) fn spawn<F>(this: &Arc<Self>, index: usize, future: F)
     where
         F: Future<Output = StageResult> + Send + 'static,
     {
+        Engine::spawn_boxed(this, index, Box::pin(future));
+    }
+
+    fn spawn_boxed(this: &Arc<Self>, index: usize, future: StageFuture) {
         let stage = &this.stages[index];
         let forgets = (skip(Break::ThrottleNotStopped) && stage.name == "throttle")
             || (skip(Break::WorkersNotStopped) && stage.name == "dispatch");
