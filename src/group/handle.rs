@@ -13,7 +13,7 @@
 
 use super::report::{GroupDropped, ShutdownReport, StillRunning, TaskPanicked};
 use super::spawn::{Spawn, TrySpawnError};
-use super::tasks::{Ending, Tasks};
+use super::tasks::{Ending, Owner, Tasks};
 use crate::context::{BoxError, Cancelled, Canceller, Cause, Context, is_an_end};
 use crate::rt;
 use crate::sync::planted::{Break, skip};
@@ -274,23 +274,9 @@ impl Shared {
             return Err((cancelled, task));
         }
         let ctx = this.ctx.clone();
-        let shared = Arc::clone(this);
-        let whose = name.clone();
-        let future = async move { task(ctx).await.map_err(Into::into) };
-        Tasks::spawn(&this.tasks, name, place, future, move |ending| {
-            match ending {
-                Ending::Returned(Err(error)) => shared.failed(error, place),
-                Ending::Panicked(message) => {
-                    shared.failed(Box::new(TaskPanicked::new(whose, message)), place);
-                }
-                // If nobody here did that, its runtime has gone.
-                Ending::Aborted if !shared.ctx.is_done() => {
-                    shared.failed("the runtime was shut down".into(), place);
-                }
-                Ending::Returned(Ok(())) | Ending::Aborted => {}
-            }
-            shared.leave();
-        });
+        let member = Member { shared: Arc::clone(this), name: name.clone(), place };
+        let future = Box::pin(async move { task(ctx).await.map_err(Into::into) });
+        Tasks::spawn(&this.tasks, name, place, future, member);
         Ok(())
     }
 
@@ -318,6 +304,31 @@ impl Shared {
         let called = if skip(Break::PlaceNotOffered) { Vec::new() } else { state.call() };
         drop(state);
         rt::wake(called);
+    }
+}
+
+/// Whose task it is.
+struct Member {
+    shared: Arc<Shared>,
+    name: Cow<'static, str>,
+    place: &'static Location<'static>,
+}
+
+impl Owner<Result<(), BoxError>> for Member {
+    fn ended(self, how: Ending<Result<(), BoxError>>) {
+        let Member { shared, name, place } = self;
+        match how {
+            Ending::Returned(Err(error)) => shared.failed(error, place),
+            Ending::Panicked(message) => {
+                shared.failed(Box::new(TaskPanicked::new(name, message)), place);
+            }
+            // If nobody here did that, its runtime has gone.
+            Ending::Aborted if !shared.ctx.is_done() => {
+                shared.failed("the runtime was shut down".into(), place);
+            }
+            Ending::Returned(Ok(())) | Ending::Aborted => {}
+        }
+        shared.leave();
     }
 }
 

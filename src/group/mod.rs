@@ -40,4 +40,4 @@ mod tasks;
 pub use handle::Group;
 pub use report::{ShutdownReport, StillRunning, TaskPanicked};
 pub use spawn::{Spawn, TrySpawnError};
-pub(crate) use tasks::{Ending, Owner, Tasks};
+pub(crate) use tasks::{Boxed, Ending, Owner, Tasks};

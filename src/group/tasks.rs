@@ -11,7 +11,6 @@
 use crate::rt::probe::{self, Wait};
 use crate::rt::{self, JoinHandle};
 use crate::sync::{Arc, BriefLock};
-use pin_project_lite::pin_project;
 use slab::Slab;
 use std::any::Any;
 use std::borrow::Cow;
@@ -51,6 +50,10 @@ struct Entry {
     is_late: bool,
 }
 
+/// What a task does: behind a pointer, because all that a task is made of would be compiled for
+/// each closure of the users' otherwise. That took half of the time of compiling a pipeline.
+pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// A task's name, and where it was spawned.
 pub(crate) type Whose = (Cow<'static, str>, &'static Location<'static>);
 
@@ -81,12 +84,6 @@ pub(crate) trait Owner<T>: Send + 'static {
     fn ended(self, how: Ending<T>);
 }
 
-impl<T, F: FnOnce(Ending<T>) + Send + 'static> Owner<T> for F {
-    fn ended(self, how: Ending<T>) {
-        self(how);
-    }
-}
-
 impl Tasks {
     pub(crate) fn new() -> Arc<Self> {
         let state = State {
@@ -106,17 +103,13 @@ impl Tasks {
     ///
     /// Where nobody runs tasks.
     #[track_caller]
-    pub(crate) fn spawn<F, O>(
+    pub(crate) fn spawn<T: 'static, O: Owner<T>>(
         this: &Arc<Self>,
         name: Cow<'static, str>,
         place: &'static Location<'static>,
-        future: F,
+        future: Boxed<T>,
         owner: O,
-    ) where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-        O: Owner<F::Output>,
-    {
+    ) {
         let (number, key) = {
             let mut state = this.state.lock();
             let number = state.number();
@@ -234,53 +227,52 @@ impl State {
     }
 }
 
-pin_project! {
-    struct Owned<F: Future, O: Owner<F::Output>> {
-        // `None` once it has ended.
-        #[pin]
-        future: Option<F>,
-        owner: Option<O>,
-        tasks: Arc<Tasks>,
-        key: usize,
-    }
+struct Owned<T, O: Owner<T>> {
+    /// `None` once it has ended.
+    future: Option<Boxed<T>>,
+    owner: Option<O>,
+    tasks: Arc<Tasks>,
+    key: usize,
+}
 
-    impl<F: Future, O: Owner<F::Output>> PinnedDrop for Owned<F, O> {
-        fn drop(this: Pin<&mut Self>) {
-            this.finish(Ending::Aborted);
-        }
+// Nothing of it is pinned but what is behind a pointer.
+impl<T, O: Owner<T>> Unpin for Owned<T, O> {}
+
+impl<T, O: Owner<T>> Drop for Owned<T, O> {
+    fn drop(&mut self) {
+        self.finish(Ending::Aborted);
     }
 }
 
-impl<F: Future, O: Owner<F::Output>> Owned<F, O> {
-    fn finish(self: Pin<&mut Self>, ending: Ending<F::Output>) {
-        let mut this = self.project();
-        let Some(owner) = this.owner.take() else { return };
-        let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+impl<T, O: Owner<T>> Owned<T, O> {
+    fn finish(&mut self, ending: Ending<T>) {
+        let Some(owner) = self.owner.take() else { return };
+        let dropped = catch_unwind(AssertUnwindSafe(|| self.future = None));
         let ending = match dropped {
             Ok(()) => ending,
             Err(payload) => Ending::panicked(payload),
         };
         // Its own panic would be one in a drop, perhaps in the middle of another.
         rt::undisturbed(|| owner.ended(ending));
-        this.tasks.remove(*this.key);
+        self.tasks.remove(self.key);
     }
 }
 
-impl<F: Future, O: Owner<F::Output>> Future for Owned<F, O> {
+impl<T, O: Owner<T>> Future for Owned<T, O> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.as_mut().project();
-        let (Some(future), Some(owner)) = (this.future.as_pin_mut(), this.owner) else {
+        let this = &mut *self;
+        let (Some(future), Some(owner)) = (&mut this.future, &this.owner) else {
             return Poll::Ready(());
         };
-        let turn = AssertUnwindSafe(|| owner.turn(|| future.poll(cx)));
+        let turn = AssertUnwindSafe(|| owner.turn(|| future.as_mut().poll(cx)));
         let ending = match catch_unwind(turn) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(value)) => Ending::Returned(value),
             Err(payload) => Ending::panicked(payload),
         };
-        self.finish(ending);
+        this.finish(ending);
         Poll::Ready(())
     }
 }
@@ -332,14 +324,20 @@ mod tests {
     use crate::rt::runtime::{Builder, Handle, Runtime};
     use std::task::Wake;
 
+    impl<F: FnOnce() + Send + 'static> Owner<()> for F {
+        fn ended(self, _how: Ending<()>) {
+            self();
+        }
+    }
+
     /// Whoever wakes it has spawned a task that never ends.
     struct Spawns(Arc<Tasks>, Handle);
 
     impl Wake for Spawns {
         fn wake(self: Arc<Self>) {
             let _there = self.1.enter();
-            let (here, ended) = (Location::caller(), |_: Ending<()>| {});
-            Tasks::spawn(&self.0, "later".into(), here, std::future::pending(), ended);
+            let here = Location::caller();
+            Tasks::spawn(&self.0, "later".into(), here, Box::pin(std::future::pending()), || {});
         }
     }
 
@@ -352,7 +350,7 @@ mod tests {
         let (tasks, runs) = (Tasks::new(), runtime());
         let later = Waker::from(Arc::new(Spawns(Arc::clone(&tasks), runs.handle().clone())));
         let (waits, here) = (Arc::clone(&tasks), Location::caller());
-        let ended = move |_: Ending<()>| {
+        let ended = move || {
             let mut over = waits.over("the end of all tasks", here);
             assert!(Pin::new(&mut over).poll(&mut Context::from_waker(&later)).is_pending());
             // It still waits when this task is off the list.
@@ -361,7 +359,7 @@ mod tests {
         // Where nothing runs any more a task has ended when it has been spawned.
         let over = runtime().handle().clone();
         let _there = over.enter();
-        Tasks::spawn(&tasks, "first".into(), here, std::future::pending(), ended);
+        Tasks::spawn(&tasks, "first".into(), here, Box::pin(std::future::pending()), ended);
         assert_eq!(tasks.live(), 1, "the later one");
         tasks.stop();
         runs.block_on(rt::yield_now());

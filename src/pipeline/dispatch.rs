@@ -67,7 +67,7 @@ where
     Fut: Future<Output = O> + Send + 'static,
 {
     let task = worker(Arc::clone(work), taker);
-    Engine::spawn(&work.engine, work.index, task);
+    Engine::spawn(&work.engine, work.index, Box::pin(task));
 }
 
 async fn worker<T, U, O, F, Fut>(work: Arc<Work<T, U, O, F>>, mut taker: Taker<T>) -> StageResult

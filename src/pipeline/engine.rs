@@ -21,7 +21,7 @@ use super::report::{Outcome, StageEnd};
 use crate::channel::at_home;
 use crate::channel::{Bulk, Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
-use crate::group::{Ending, Owner, TaskPanicked, Tasks};
+use crate::group::{Boxed, Ending, Owner, TaskPanicked, Tasks};
 use crate::rt::{Alarm, Clock, Nudge, Work};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
@@ -29,7 +29,6 @@ use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::panic::Location;
-use std::pin::Pin;
 use std::time::Duration;
 
 /// What the stages of a running pipeline share.
@@ -84,8 +83,6 @@ pub(super) struct StageCounts {
 
 /// The channels that a stage takes from.
 pub(super) type Gauges = std::sync::Arc<[std::sync::Arc<dyn Gauge>]>;
-
-type StageFuture = Pin<Box<dyn Future<Output = StageResult> + Send>>;
 
 /// What a task of a stage returns.
 pub(super) type StageResult = Result<StageEnd, BoxError>;
@@ -296,16 +293,8 @@ impl Engine {
         (sender, receiver)
     }
 
-    /// Runs a task of a stage. Behind a pointer, because all that a task is made of would be
-    /// compiled for each stage of each pipeline otherwise: half of what a user's build takes.
-    pub(super) fn spawn<F>(this: &Arc<Self>, index: usize, future: F)
-    where
-        F: Future<Output = StageResult> + Send + 'static,
-    {
-        Engine::spawn_boxed(this, index, Box::pin(future));
-    }
-
-    fn spawn_boxed(this: &Arc<Self>, index: usize, future: StageFuture) {
+    /// Runs a task of a stage.
+    pub(super) fn spawn(this: &Arc<Self>, index: usize, future: Boxed<StageResult>) {
         let stage = &this.stages[index];
         let forgets = (skip(Break::ThrottleNotStopped) && stage.name == "throttle")
             || (skip(Break::WorkersNotStopped) && stage.name == "dispatch");

@@ -90,7 +90,7 @@ impl<T: Send + 'static> Pipeline<T> {
         let items = items.into_iter();
         Pipeline::source(ctx, "from_iter", move |engine, index, sender| {
             let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, source::iterate(tally, items, sender));
+            Engine::spawn(engine, index, Box::pin(source::iterate(tally, items, sender)));
         })
     }
 
@@ -102,7 +102,7 @@ impl<T: Send + 'static> Pipeline<T> {
     {
         Pipeline::source(ctx, "from_stream", move |engine, index, sender| {
             let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, source::stream(tally, items, sender));
+            Engine::spawn(engine, index, Box::pin(source::stream(tally, items, sender)));
         })
     }
 
@@ -120,7 +120,7 @@ impl<T: Send + 'static> Pipeline<T> {
         Pipeline::source(ctx, "from_blocking_iter", move |engine, index, sender| {
             let name = engine.stages[index].name.clone().into_owned();
             let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, source::from_thread(tally, items, name, sender));
+            Engine::spawn(engine, index, Box::pin(source::from_thread(tally, items, name, sender)));
         })
     }
 
@@ -284,7 +284,7 @@ impl<T: Send + 'static> Pipeline<T> {
             let inputs = [pile.take(), two];
             let (sender, receiver) = engine.link(index, None);
             let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, stages::merge(tally, inputs, sender));
+            Engine::spawn(engine, index, Box::pin(stages::merge(tally, inputs, sender)));
             pile.put(receiver);
         }));
         self
@@ -307,7 +307,7 @@ impl<T: Send + 'static> Pipeline<T> {
         let mut pipeline = self.add(name.into(), None, move |engine, index, input, sender| {
             let input = input.roaming();
             let task = stages::custom(engine.ctx.clone(), input, sender, f);
-            Engine::spawn(engine, index, task);
+            Engine::spawn(engine, index, Box::pin(task));
         });
         pipeline.last().custom = true;
         pipeline
@@ -362,7 +362,7 @@ impl<T: Send + 'static> Pipeline<T> {
     {
         self.add(name.into(), bulk, move |engine, index, input, sender| {
             let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, task(tally, input, sender));
+            Engine::spawn(engine, index, Box::pin(task(tally, input, sender)));
         })
     }
 
