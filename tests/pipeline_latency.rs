@@ -90,19 +90,21 @@ fn a_result_of_a_stage_whose_items_took_no_time_does_not_wait_for_the_next_that_
 fn what_a_stage_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_thread() {
     in_time(|| {
         let runtime = threads(2);
-        for stage in ["from_iter", "map", "filter_map", "a custom one"] {
+        let stages = ["from_iter", "map", "filter_map", "a custom one"];
+        // Whether it has been brisk before, or not.
+        for (stage, quick) in stages.map(|stage| [(stage, 0), (stage, 20_001)]).concat() {
             let (tell, patient) = Patient::new();
             let until_read = patient.clone();
             let each = move |n: u64| {
-                if n % 3 == 2 {
+                if n >= quick && n % 3 == 2 {
                     until_read.wait_for(n - 1);
                 }
                 n
             };
             let ctx = background();
             let results = match stage {
-                "from_iter" => Pipeline::from_iter(&ctx, (0..60).map(each)).run(),
-                "a custom one" => Pipeline::from_iter(&ctx, 0..60)
+                "from_iter" => Pipeline::from_iter(&ctx, (0..quick + 60).map(each)).run(),
+                "a custom one" => Pipeline::from_iter(&ctx, 0..quick + 60)
                     .stage("own", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
                         while let Some(n) = input.recv().await {
                             output.send(each(n)).await?;
@@ -110,11 +112,17 @@ fn what_a_stage_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_t
                         Ok::<_, SendError<u64>>(())
                     })
                     .run(),
-                "map" => Pipeline::from_iter(&ctx, 0..60).map(each).run(),
-                _ => Pipeline::from_iter(&ctx, 0..60).filter_map(move |n| Some(each(n))).run(),
+                "map" => Pipeline::from_iter(&ctx, 0..quick + 60).map(each).run(),
+                _ => Pipeline::from_iter(&ctx, 0..quick + 60)
+                    .filter_map(move |n| Some(each(n)))
+                    .run(),
             };
             read_in_a_task(&runtime, results, tell);
-            assert_eq!(patient.gave_up.load(Relaxed), 0, "{stage}: the item before was not read");
+            assert_eq!(
+                patient.gave_up.load(Relaxed),
+                0,
+                "{stage} after {quick}: the item before was not read"
+            );
         }
     });
 }

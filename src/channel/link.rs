@@ -40,7 +40,6 @@ pub(super) struct Link<T> {
     pub(super) quantum: usize,
     bulk: Option<Bulk<T>>,
     /// Whether user's code puts in what a stage of its own makes.
-    #[cfg_attr(loom, allow(dead_code))]
     pub(super) is_users: bool,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
     shut: AtomicUsize,
@@ -135,17 +134,13 @@ impl Calls {
         Calls { wakers: wakers.into_iter().collect() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.wakers.is_empty()
-    }
-
     pub(super) fn add(&mut self, others: Calls) {
         self.wakers.extend(others.wakers);
     }
 
     /// Wakes them.
     pub(super) fn make(self) {
-        rt::wake(self.wakers);
+        rt::wake_next(self.wakers);
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) struct Stint {
 
 impl Stint {
     /// After so many items the one that goes alone looks at the clock.
-    const LONGEST: u32 = 32;
+    const LONGEST: u32 = 64;
 
     pub(super) fn new() -> Self {
         Stint { began: None, items: 0 }

@@ -24,19 +24,6 @@ use std::time::Instant;
 std::thread_local! {
     /// The channel whose stage is being polled on this thread.
     static HOME: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    /// Whether somebody has been woken for what user's code has sent in this turn, whom this
-    /// thread keeps for itself until the turn is over.
-    static WOKE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// The user's code gets on, by an end of a channel in its hands, and may keep this thread now:
-/// those whom it has woken before should not have to wait for that.
-#[cfg(not(loom))]
-#[inline]
-pub(super) fn gets_on(wakes: bool) {
-    if WOKE.replace(wakes) {
-        crate::rt::Nudge::here().nudge();
-    }
 }
 
 /// Polls a stage whose task offers the room of this channel when it waits.
@@ -49,7 +36,6 @@ pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
         }
     }
     let _back = Back(HOME.replace(address));
-    WOKE.set(false);
     poll()
 }
 
@@ -72,8 +58,6 @@ pub struct Receiver<T> {
     /// How many items it may still find waiting, and how many at once.
     patience: u32,
     at_once: u32,
-    /// Whether it has woken a sender since that was asked last, and not waited itself.
-    woke: bool,
     /// Whether it has just fetched so little that it will have to wait next.
     expects_nothing: bool,
     /// Whether the link ends with it.
@@ -94,7 +78,6 @@ impl<T> Receiver<T> {
             since: None,
             patience: at_once,
             at_once,
-            woke: false,
             expects_nothing: false,
             closes: true,
         }
@@ -144,9 +127,8 @@ impl<T> Receiver<T> {
         // Invariant 3; what was fetched at home may be read elsewhere.
         #[cfg(not(loom))]
         let wanted = wanted || (self.roams && HOME.get() != self.address());
-        #[cfg(not(loom))]
         if self.roams {
-            gets_on(false);
+            crate::rt::step();
         }
         if wanted || self.unsettled >= self.link.quantum {
             self.settle();
@@ -160,7 +142,6 @@ impl<T> Receiver<T> {
         let mut state = self.link.state.lock();
         let calls = self.link.give_back(&mut state);
         drop(state);
-        self.woke |= !calls.is_empty();
         calls.make();
     }
 
@@ -175,7 +156,6 @@ impl<T> Receiver<T> {
         let rests = self.patience == 0 && !self.batch.is_empty();
         if nothing || rests {
             self.patience = self.at_once;
-            self.woke = false;
             if rests {
                 crate::rt::go_behind(cx);
             }
@@ -193,7 +173,6 @@ impl<T> Receiver<T> {
         loop {
             let mut state = self.link.state.lock();
             let calls = self.link.give_back(&mut state);
-            self.woke |= !calls.is_empty();
             self.link.fetch(&mut state, &mut self.batch);
             let over = state.is_over();
             self.expects_nothing = self.batch.len() == 1;
@@ -235,13 +214,6 @@ impl<T> Receiver<T> {
 
     fn address(&self) -> usize {
         Arc::as_ptr(&self.link) as *const () as usize
-    }
-
-    /// Whether a sender was woken for the room of what it handed out, whom this thread keeps
-    /// for itself until the task waits.
-    #[inline]
-    pub(crate) fn woke(&mut self) -> bool {
-        std::mem::take(&mut self.woke)
     }
 
     /// It is given to the user's code.

@@ -50,17 +50,17 @@ impl<T> Sender<T> {
         }
     }
 
-    /// What [`send`](Sender::send) does where it need not wait, without the future: whether
-    /// somebody was woken for it. Gives the value back where it would have to, or nobody
-    /// receives.
+    /// What [`send`](Sender::send) does where it need not wait, without the future. Gives the
+    /// value back where it would have to, or nobody receives.
     #[inline(always)]
-    pub(crate) fn put(&self, value: T) -> Result<bool, T> {
+    pub(crate) fn put(&self, value: T) -> Result<(), T> {
         let state = self.link.state.lock();
         if state.closed || !state.has_room(self.link.capacity) {
             drop(state);
             return Err(value);
         }
-        Ok(self.link.put(state, value))
+        self.link.put(state, value);
+        Ok(())
     }
 
     /// Whether nobody will ever receive what is sent.
@@ -139,11 +139,7 @@ impl<T> Send<'_, T> {
     #[inline(always)]
     fn put(&mut self, state: BriefGuard<'_, State<T>>) {
         let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
-        let _wakes = self.link.put(state, value);
-        #[cfg(not(loom))]
-        if self.link.is_users {
-            super::receiver::gets_on(_wakes);
-        }
+        self.link.put(state, value);
     }
 
     /// There was no room, or there is a ticket.
@@ -206,28 +202,29 @@ impl<T> Drop for Send<'_, T> {
 }
 
 impl<T> Link<T> {
-    /// Puts a value in, for which there is room. True: somebody was woken for it.
+    /// Puts a value in, for which there is room.
     #[inline(always)]
-    fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) -> bool {
+    fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) {
         state.queue.push_back(value);
         let reader = state.reader.take();
         let call = std::mem::take(&mut state.call);
         drop(state);
-        let wakes = call || reader.is_some();
+        if self.is_users {
+            rt::step();
+        }
         if let Some(reader) = reader {
             self.tell(reader);
         }
         if call {
             self.call_one();
         }
-        wakes
     }
 
     #[cold]
     fn tell(&self, reader: Waker) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         if !skip(Break::ReaderNotWoken) {
-            rt::wake([reader]);
+            rt::wake_next([reader]);
         }
     }
 

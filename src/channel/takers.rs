@@ -126,7 +126,7 @@ impl<T> Link<T> {
     pub(super) fn call_one(&self) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         let called = self.takes.front.lock().call();
-        rt::wake(called);
+        rt::wake_next(called);
     }
 
     /// Nobody goes alone any more: one of the others, if there is something for it, to be woken
@@ -158,7 +158,7 @@ impl<T> Link<T> {
                 front.pace.overdraw();
                 let called = this.looks_no_more(&mut front);
                 drop(front);
-                rt::wake(called);
+                rt::wake_next(called);
             }
         }
         let _ = this;
@@ -174,7 +174,7 @@ impl<T> Link<T> {
         }
         let called = self.looks_no_more(&mut front);
         drop(front);
-        rt::wake(called);
+        rt::wake_next(called);
         false
     }
 
@@ -217,8 +217,6 @@ struct Seat {
     before: usize,
     /// How many colleagues it should start: one at most.
     hire: usize,
-    /// Whether it has woken somebody since that was asked last, and not been idle itself.
-    woke: bool,
     /// Whether it has left nothing, and will be idle next.
     expects_nothing: bool,
     /// Whether it went alone when it looked last. The front knows whether it still does.
@@ -254,13 +252,6 @@ impl<T: Send + 'static> Taker<T> {
         self.seat.before
     }
 
-    /// Whether it woke or hired anybody when it took its last item, or before it might have
-    /// had to wait with the one before: they should not have to wait for what it does next.
-    #[inline]
-    pub(crate) fn woke(&mut self) -> bool {
-        std::mem::take(&mut self.seat.woke)
-    }
-
     /// Nobody is left to come for the next item: a further taker, which is to be set
     /// to work before this one begins. At most one for each item.
     #[inline]
@@ -273,7 +264,7 @@ impl<T: Send + 'static> Taker<T> {
     }
 
     /// Whether it went alone when it took its last item.
-    #[cfg(all(test, not(loom)))]
+    #[inline]
     pub(crate) fn is_alone(&self) -> bool {
         self.seat.alone
     }
@@ -299,9 +290,7 @@ impl<T: Send + 'static> Taker<T> {
         }
         let called = self.link.end_alone(&mut front);
         drop(front);
-        // It may find that it need not wait.
-        self.seat.woke |= called.is_some();
-        rt::wake(called);
+        rt::wake_next(called);
     }
 
     /// What it has done so far counts; now it lets other tasks go first. They may be run by any
@@ -334,7 +323,6 @@ impl<T: Send + 'static> Taker<T> {
             fetched: 0,
             before: 0,
             hire: 0,
-            woke: false,
             expects_nothing: false,
             alone: false,
             stint: Stint::new(),
@@ -409,7 +397,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(front);
                 drop(came);
                 calls.make();
-                rt::wake(called);
+                rt::wake_next(called);
                 rt::go_behind(cx);
                 return Poll::Pending;
             }
@@ -437,11 +425,10 @@ impl<T: Send + 'static> Taker<T> {
                     front.takers += 1;
                     front.arriving += 1;
                 }
-                seat.woke |= seat.hire > 0 || called.is_some() || !calls.is_empty();
                 drop(front);
                 drop(came);
                 calls.make();
-                rt::wake(called);
+                rt::wake_next(called);
                 if watch {
                     Link::watch(link);
                 }
@@ -471,7 +458,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(came);
                 calls.make();
                 if nothing {
-                    (seat.fetched, seat.woke) = (0, false);
+                    seat.fetched = 0;
                     probe::waits(|| Wait { what: "an item", at: made_at, of: address });
                     return Poll::Pending;
                 }
@@ -564,7 +551,7 @@ impl<T> Drop for Taker<T> {
         drop(front);
         drop(before);
         calls.make();
-        rt::wake(called);
+        rt::wake_next(called);
     }
 }
 

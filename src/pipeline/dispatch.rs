@@ -41,7 +41,7 @@ pub(super) fn start<T, U, O, F, Fut>(
     let turns = ordered.then(|| Turns(Mutex::new(Order::default())));
     let engine = Arc::clone(engine);
     let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, O, F, Fut> };
-    let on_threads = work.engine.nudge.is_needed();
+    let on_threads = work.engine.woken.on_threads();
     hire(&Arc::new(work), Taker::first(input, workers, on_threads));
 }
 
@@ -82,25 +82,20 @@ where
     let place = work.engine.stages[work.index].place;
     let mut turn = Turn::begin();
     let mut contexts = Contexts::of(&work.engine.ctx);
-    // Whether somebody was woken for the last result, whom this thread has kept for itself.
-    let mut woke = false;
+    let mut alone = false;
     loop {
-        let next = poll_fn(|cx| {
-            let next = taker.poll_take(cx, place);
-            // Others have had their turn.
-            woke &= next.is_ready();
-            next
-        });
+        let next = poll_fn(|cx| taker.poll_take(cx, place));
         let Some(item) = next.await else { return Ok(StageEnd::Completed) };
         let number = taker.before();
         tally.receive();
         while let Some(colleague) = taker.hire() {
             (work.hire)(&work, colleague);
         }
-        // They should not have to wait for what it does next.
-        if taker.woke() || woke {
-            work.engine.nudge.nudge();
+        if alone != taker.is_alone() {
+            alone = !alone;
+            rt::keeps(alone);
         }
+        rt::gets_on();
         let mut given = Some((contexts.give(), item));
         let mut making = pin!(None);
         let made = poll_fn(|cx| {
@@ -138,32 +133,27 @@ where
             taker.pauses();
             turns.wait_for(number, place).await;
         }
-        match work.output.put(made) {
-            Ok(wakes) => woke = wakes,
-            Err(made) => {
-                // What it did until now counts; its wait for room does not.
-                taker.rests();
-                taker.pauses();
-                if work.output.send(made).await.is_err() {
-                    // No colleague has to find out by an item of its own.
-                    taker.close();
-                    if let Some(turns) = &work.turns {
-                        turns.next();
-                    }
-                    return Ok(StageEnd::ReaderGone);
+        if let Err(made) = work.output.put(made) {
+            // What it did until now counts; its wait for room does not.
+            taker.rests();
+            taker.pauses();
+            if work.output.send(made).await.is_err() {
+                // No colleague has to find out by an item of its own.
+                taker.close();
+                if let Some(turns) = &work.turns {
+                    turns.next();
                 }
-                woke = true;
+                return Ok(StageEnd::ReaderGone);
             }
         }
         tally.pass_on(1);
         if let Some(turns) = &work.turns {
-            woke |= turns.next();
+            turns.next();
         }
         if turn.is_over() {
             taker.rests();
             rt::rest().await;
             turn = turn.next();
-            woke = false;
         }
     }
 }
@@ -209,16 +199,13 @@ impl Turns {
         .await;
     }
 
-    /// True: somebody was woken, whose turn it is.
-    fn next(&self) -> bool {
+    fn next(&self) {
         let mut order = self.0.lock();
         order.next += 1;
         let next = order.next;
         let at = order.waiting.iter().position(|(of, _)| *of == next);
         let waker = at.map(|at| order.waiting.swap_remove(at).1);
         drop(order);
-        let wakes = waker.is_some();
-        rt::wake(waker.filter(|_| !skip(Break::TurnNotPassedOn)));
-        wakes
+        rt::wake_next(waker.filter(|_| !skip(Break::TurnNotPassedOn)));
     }
 }

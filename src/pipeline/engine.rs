@@ -22,7 +22,7 @@ use crate::channel::at_home;
 use crate::channel::{Bulk, Gauge, Receiver, Sender};
 use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Boxed, Ending, Owner, TaskPanicked, Tasks};
-use crate::rt::{Alarm, Clock, Nudge, Work};
+use crate::rt::{self, Alarm, Clock, Hand, Woken, Work};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
@@ -39,7 +39,7 @@ pub(super) struct Engine {
     pub(super) ctx: Context,
     canceller: Canceller,
     pub(super) tasks: Arc<Tasks>,
-    pub(super) nudge: Nudge,
+    pub(super) woken: Woken,
     pub(super) stages: Vec<Stage>,
     /// How it ended, and the cause for which its context ends.
     outcome: Mutex<Option<(Outcome, Cause)>>,
@@ -129,7 +129,7 @@ impl Engine {
             canceller,
             more,
             tasks: Tasks::new(),
-            nudge: Nudge::here(),
+            woken: Woken::here(),
             stages,
             outcome: Mutex::new(None),
             stopped: AtomicUsize::new(0),
@@ -305,8 +305,9 @@ impl Engine {
             let _ = stage.gauges.set(links.collect());
         }
         stage.counts.lock().running += 1;
-        let owner = StageTask { engine: Arc::clone(this), index };
+        let owner = StageTask { engine: Arc::clone(this), index, hand: this.woken.hand() };
         Tasks::spawn(tasks, stage.name.clone(), stage.place, future, owner);
+        rt::spawned();
     }
 
     /// A task of a stage has ended: how that counts, and how the pipeline ends for it, and why.
@@ -348,24 +349,27 @@ impl Engine {
 struct StageTask {
     engine: Arc<Engine>,
     index: usize,
+    hand: Hand,
 }
 
 impl Owner<StageResult> for StageTask {
     /// Offers the room of what it has used when it waits.
     #[inline]
     fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
-        let inputs =
-            self.engine.stages[self.index].gauges.get().expect("set before it was spawned");
-        #[cfg(not(loom))]
-        let polled = match inputs.first() {
-            None => poll(),
-            Some(input) => at_home(input.address(), poll),
-        };
-        #[cfg(loom)]
-        let polled = poll();
-        // Ready, too: a receiver may outlive its stage, in another task.
-        inputs.iter().for_each(|input| input.settle());
-        polled
+        self.hand.turn(|| {
+            let inputs =
+                self.engine.stages[self.index].gauges.get().expect("set before it was spawned");
+            #[cfg(not(loom))]
+            let polled = match inputs.first() {
+                None => poll(),
+                Some(input) => at_home(input.address(), poll),
+            };
+            #[cfg(loom)]
+            let polled = poll();
+            // Ready, too: a receiver may outlive its stage, in another task.
+            inputs.iter().for_each(|input| input.settle());
+            polled
+        })
     }
 
     fn ended(self, how: Ending<StageResult>) {
@@ -414,11 +418,6 @@ impl<E: Deref<Target = Engine>> Tally<E> {
     /// Ends when no more items are to be made; `None`: that is when the pipeline ends.
     pub(super) fn more(&self) -> Option<Context> {
         self.engine.more.as_ref().map(|(ctx, _)| ctx.clone())
-    }
-
-    /// Whoever was woken for the last item should not have to wait for what comes next.
-    pub(super) fn nudge(&self) {
-        self.engine.nudge.nudge();
     }
 
     /// Where the stage was described.

@@ -146,18 +146,15 @@ async fn feed<T: Send + 'static>(
     let more = tally.more();
     let mut no_more = more.as_ref().map(crate::context::Context::done);
     let mut turn = Turn::begin();
-    // Whether somebody was woken for the last item, whom this thread has kept for itself; and
-    // whether that had to be waited for. Whoever had to wait for one has to for the next as a
-    // rule, and leaves the thread to others: that is quicker than a nudge. Who once was not so
-    // quick is not trusted again; after a while it is looked at every sixteenth time only.
-    let (mut woke, mut waited, mut is_quick, mut trusted) = (false, false, true, 0_usize);
+    // Whether the last item had to be waited for: then the next has to be as a rule, and to leave
+    // this thread to those who were woken for the last is quicker than a nudge. Who once was not
+    // so quick is not trusted again; after a while it is looked at every sixteenth time only.
+    let (mut waited, mut is_quick, mut trusted) = (false, true, 0_usize);
     loop {
-        let trusts = waited && is_quick;
-        if woke && !trusts {
-            tally.nudge();
-        }
         let mut asked_at = None;
-        if woke && trusts {
+        if !(waited && is_quick) {
+            rt::gets_on();
+        } else if rt::has_woken() {
             trusted += 1;
             if trusted <= 16 || trusted % 16 == 0 {
                 asked_at = rt::real_now();
@@ -185,21 +182,17 @@ async fn feed<T: Send + 'static>(
             Err(end) => return Ok(end),
         };
         tally.receive();
-        woke = match sender.put(item) {
-            Ok(wakes) => wakes,
-            Err(item) => {
-                if sender.send(item).await.is_err() {
-                    return Ok(StageEnd::ReaderGone);
-                }
-                true
+        if let Err(item) = sender.put(item) {
+            if sender.send(item).await.is_err() {
+                return Ok(StageEnd::ReaderGone);
             }
-        };
+        }
         tally.pass_on(1);
         // What never has to wait must let others have their turn.
         if turn.is_over() {
             rt::rest().await;
             turn = turn.next();
-            woke = false;
+            rt::was_brisk(turn.is_brisk() && !waited);
         }
     }
 }

@@ -165,3 +165,46 @@ impl Stop {
         self.0.put(true);
     }
 }
+
+/// Every task has a thread of its own, or shares one with all: nobody is kept for a turn, and
+/// nobody need be nudged.
+#[derive(Clone)]
+pub(crate) struct Woken;
+
+pub(crate) struct Hand;
+
+impl Woken {
+    pub(crate) fn here() -> Self {
+        Woken
+    }
+
+    pub(crate) fn on_threads(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn hand(&self) -> Hand {
+        Hand
+    }
+}
+
+impl Hand {
+    pub(crate) fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
+        poll()
+    }
+}
+
+pub(crate) use super::task::wake as wake_next;
+
+pub(crate) fn spawned() {}
+
+pub(crate) fn has_woken() -> bool {
+    false
+}
+
+pub(crate) fn gets_on() {}
+
+pub(crate) fn step() {}
+
+pub(crate) fn was_brisk(_is_brisk: bool) {}
+
+pub(crate) fn keeps(_keeps: bool) {}

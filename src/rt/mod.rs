@@ -32,6 +32,7 @@
 //! | `aside` | what may block, on a thread of its own |
 //! | `sleep` | waiting for a time |
 //! | `turn` | letting others go first, and leaving a choice to others |
+//! | `woken` | whom a turn has woken, and when they come |
 //! | `probe` | what a task that is waiting waits for |
 //! | `world` | how a checker takes the runtime's place |
 //! | `clock` | whose time it is, and alarms on it |
@@ -57,6 +58,8 @@ mod task;
 #[cfg(not(loom))]
 mod timer;
 mod turn;
+#[cfg(not(loom))]
+mod woken;
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) mod world;
 
@@ -67,13 +70,17 @@ pub(crate) use clock::{Alarm, Clock, Job, Work};
 pub(crate) use task::{Stop, Unstarted};
 
 pub(crate) use aside::block_aside;
+#[cfg(loom)]
+pub(crate) use by_thread::{
+    Hand, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
+};
 #[cfg(not(loom))]
 pub(crate) use runner::{is_quells_own, run as leave_to_crew};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
-pub(crate) use task::{Nudge, panic_words, require, spawn_at, undisturbed, wake};
+pub(crate) use task::{panic_words, require, spawn_at, undisturbed, wake};
 #[cfg(not(loom))]
 pub(crate) use timer::look_every;
 /// For the tests of a room that names no runtime.
@@ -83,6 +90,10 @@ pub(crate) use tokio::runtime;
 pub(crate) use turn::learn_of_tasks;
 pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now, rest};
 pub use turn::{YieldNow, choose, yield_now};
+#[cfg(not(loom))]
+pub(crate) use woken::{
+    Hand, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
+};
 
 use std::time::Instant;
 

@@ -84,17 +84,18 @@ where
 
 /// A runtime of several threads that keeps what a task wakes last for the thread
 /// of that task, however long it goes on.
-#[derive(Clone, Debug)]
-pub(crate) struct Nudge {
-    #[cfg(all(feature = "tokio", not(loom)))]
+#[cfg(not(loom))]
+pub(super) struct Nudge {
+    #[cfg(feature = "tokio")]
     runtime: Option<tokio::runtime::Handle>,
 }
 
+#[cfg(not(loom))]
 impl Nudge {
     /// For tasks of the runtime that is ambient here.
-    pub(crate) fn here() -> Self {
+    pub(super) fn here() -> Self {
         Nudge {
-            #[cfg(all(feature = "tokio", not(loom)))]
+            #[cfg(feature = "tokio")]
             runtime: tokio::runtime::Handle::try_current().ok().filter(|runtime| {
                 runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
             }),
@@ -102,17 +103,17 @@ impl Nudge {
     }
 
     /// Whether tasks are run by several threads.
-    pub(crate) fn is_needed(&self) -> bool {
-        #[cfg(all(feature = "tokio", not(loom)))]
+    pub(super) fn is_needed(&self) -> bool {
+        #[cfg(feature = "tokio")]
         return self.runtime.is_some();
-        #[cfg(not(all(feature = "tokio", not(loom))))]
+        #[cfg(not(feature = "tokio"))]
         false
     }
 
     /// Whatever this task has woken can be run by other threads from now on: a task
     /// of nothing takes its place.
-    pub(crate) fn nudge(&self) {
-        #[cfg(all(feature = "tokio", not(loom)))]
+    pub(super) fn nudge(&self) {
+        #[cfg(feature = "tokio")]
         if let Some(runtime) = &self.runtime {
             drop(runtime.spawn(async {}));
         }

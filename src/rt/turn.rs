@@ -191,6 +191,8 @@ pub(crate) struct Turn {
 
 impl Turn {
     const STEPS: u32 = 64;
+    /// At which step a brisk one is looked at first.
+    const BRISK: u32 = 16;
     const TIME: Duration = Duration::from_micros(100);
 
     pub(crate) fn begin() -> Self {
@@ -219,7 +221,12 @@ impl Turn {
         let is_brisk = next.began - self.began < Self::TIME;
         #[cfg(loom)]
         let is_brisk = false;
-        Turn { look_at: if is_brisk { 16 } else { next.look_at }, ..next }
+        Turn { look_at: if is_brisk { Self::BRISK } else { next.look_at }, ..next }
+    }
+
+    /// Whether the turn before was no longer than one may be, though it had all its steps.
+    pub(crate) fn is_brisk(&self) -> bool {
+        self.look_at == Self::BRISK
     }
 
     /// One step more. True: it has had its turn.
@@ -238,7 +245,8 @@ impl Turn {
         }
         let taken = self.taken();
         let more = if taken < Self::TIME / 16 { 32 } else { 16 };
-        self.look_at = (self.steps * 4).min(self.steps.next_multiple_of(16) + more).min(Self::STEPS);
+        self.look_at =
+            (self.steps * 4).min(self.steps.next_multiple_of(16) + more).min(Self::STEPS);
         taken >= Self::TIME
     }
 

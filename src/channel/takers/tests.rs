@@ -93,10 +93,9 @@ fn who_waits_calls_another_though_it_goes_alone() {
 #[test]
 fn who_calls_another_before_it_may_have_to_wait_knows_of_it_if_it_need_not() {
     let (mut first, _second, _sender, _calls) = one_goes_alone();
-    let _for_its_item = first.woke();
+    rt::gets_on();
     first.pauses();
-    assert!(first.woke());
-    assert!(!first.woke(), "once");
+    assert!(rt::has_woken());
 }
 
 #[test]
@@ -112,34 +111,36 @@ fn who_goes_alone_and_has_others_go_first_goes_alone_no_more_where_that_does_not
 }
 
 #[test]
-fn who_calls_a_colleague_for_what_is_left_knows_of_it() {
+fn who_calls_a_colleague_for_what_is_left_has_woken_somebody() {
     let (sender, mut first) = first(2);
     let nobody = Waker::noop();
     sender.put(0).unwrap();
     assert_eq!(take(&mut first, nobody), Poll::Ready(Some(0)));
     let mut second = first.hire().expect("nobody is left to come for the next");
-    assert!(first.woke(), "it has one hired");
     assert_eq!(take(&mut second, nobody), Poll::Pending);
     assert_eq!(take(&mut first, nobody), Poll::Pending);
     // One of them is called for the first of two, and leaves the second.
     sender.put(1).unwrap();
     sender.put(2).unwrap();
+    rt::gets_on();
     assert_eq!(take(&mut first, nobody), Poll::Ready(Some(1)));
-    assert!(first.woke());
+    assert!(rt::has_woken());
+    rt::gets_on();
     assert_eq!(take(&mut second, nobody), Poll::Ready(Some(2)));
-    assert!(!second.woke(), "nothing is left");
+    assert!(!rt::has_woken(), "nothing is left");
 }
 
 #[test]
-fn who_gives_room_to_a_sender_knows_of_it() {
+fn who_gives_room_to_a_sender_has_woken_somebody() {
     let (sender, mut only) = first(1);
     (0..4).for_each(|item| assert!(sender.put(item).is_ok()));
     let mut waits = sender.send(4);
     let mut cx = Context::from_waker(Waker::noop());
     assert!(std::pin::Pin::new(&mut waits).poll(&mut cx).is_pending());
     for item in 0..4 {
+        rt::gets_on();
         assert_eq!(take(&mut only, Waker::noop()), Poll::Ready(Some(item)));
-        assert_eq!(only.woke(), item == 3, "room is given when as many have been taken as fit");
+        assert_eq!(rt::has_woken(), item == 3, "room is given when as many were taken as fit");
     }
 }
 
@@ -197,7 +198,10 @@ fn who_would_go_alone_unwatched_does_so_from_the_next_item_on() {
     let front = &mut *link.takes.front.lock();
     link.fetch(&mut link.state.lock(), &mut front.batch);
     front.pace = Pace::brisk();
-    assert!(first.seat.goes_alone(front, &mut Glance::default()), "that it is watched is to be arranged");
+    assert!(
+        first.seat.goes_alone(front, &mut Glance::default()),
+        "that it is watched is to be arranged"
+    );
     assert!(!first.seat.alone);
     assert!(!first.seat.goes_alone(front, &mut Glance::default()), "it is arranged");
     assert!(first.seat.alone);
