@@ -131,22 +131,25 @@ fn what_a_stage_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_t
 fn what_had_to_be_waited_for_is_held_back_once_at_most_by_a_stream_that_keeps_its_thread_then() {
     in_time(|| {
         let runtime = threads(2);
-        let (tell, patient) = Patient::new();
-        let until_read = patient.clone();
-        let items = stream::iter(0..60).then(move |n| {
-            let until_read = until_read.clone();
-            async move {
-                match n % 3 {
-                    1 => tokio::task::yield_now().await,
-                    2 => until_read.wait_for(n - 1),
-                    _ => {}
+        // At once, or after it was quick for a while.
+        for quick in [0, 300, 30_000] {
+            let (tell, patient) = Patient::new();
+            let until_read = patient.clone();
+            let items = stream::iter(0..quick + 60).then(move |n| {
+                let until_read = until_read.clone();
+                async move {
+                    match n % 3 {
+                        1 => tokio::task::yield_now().await,
+                        2 if n > quick => until_read.wait_for(n - 1),
+                        _ => {}
+                    }
+                    n
                 }
-                n
-            }
-        });
-        read_in_a_task(&runtime, Pipeline::from_stream(&background(), items).run(), tell);
-        let held_back = patient.gave_up.load(Relaxed);
-        assert!(held_back <= 1, "{held_back} items were not read");
+            });
+            read_in_a_task(&runtime, Pipeline::from_stream(&background(), items).run(), tell);
+            let held_back = patient.gave_up.load(Relaxed);
+            assert!(held_back <= 1, "{held_back} items were not read, after {quick}");
+        }
     });
 }
 

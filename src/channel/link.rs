@@ -20,9 +20,9 @@
 //!    in one of them is its owner's affair, and keeps nothing else from being done.
 
 use super::takers::Front;
-use crate::rt::{self, probe};
+use crate::rt::{self, Whose, probe};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::planted::{Break, skip};
+use crate::sync::planted::{Break, is_hurried, skip};
 use crate::sync::{Arc, BriefLock, OwnLines};
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -41,6 +41,7 @@ pub(super) struct Link<T> {
     bulk: Option<Bulk<T>>,
     /// Whether user's code puts in what a stage of its own makes.
     pub(super) is_users: bool,
+    pub(super) whose: Whose,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
     shut: AtomicUsize,
 }
@@ -61,7 +62,6 @@ pub(super) struct Takes<T> {
     /// by counting, and meets the lock only then.
     handed: AtomicUsize,
     /// What that count was when room was offered last.
-    #[cfg(not(loom))]
     settled: AtomicUsize,
     /// The weight of these. Written by the receiving side only, one at a time.
     handed_weight: AtomicUsize,
@@ -138,9 +138,9 @@ impl Calls {
         self.wakers.extend(others.wakers);
     }
 
-    /// Wakes them.
-    pub(super) fn make(self) {
-        rt::wake_next(self.wakers);
+    /// Wakes them, who wait at a channel of this pipeline's.
+    pub(super) fn make(self, whose: Whose) {
+        rt::wake_next(whose, self.wakers);
     }
 }
 
@@ -152,6 +152,12 @@ pub(crate) fn discard<T>(items: impl IntoIterator<Item = T>) {
             rt::undisturbed(|| drop(item));
         }
     }
+}
+
+/// Whether it is noted what room has been offered. In few models only: it doubles what others
+/// have to go through.
+fn notes_offers() -> bool {
+    !cfg!(loom) || is_hurried()
 }
 
 impl<T> Link<T> {
@@ -179,7 +185,6 @@ impl<T> Link<T> {
             takes: OwnLines(Takes {
                 front: BriefLock::new(Front::new()),
                 handed: AtomicUsize::new(0),
-                #[cfg(not(loom))]
                 settled: AtomicUsize::new(0),
                 handed_weight: AtomicUsize::new(0),
             }),
@@ -188,6 +193,7 @@ impl<T> Link<T> {
             quantum,
             bulk,
             is_users: false,
+            whose: Whose::NOBODYS,
             shut: AtomicUsize::new(0),
         }
     }
@@ -286,8 +292,9 @@ impl<T> Link<T> {
     pub(super) fn give_back(&self, state: &mut State<T>) -> Calls {
         self.reclaim(state);
         // Relaxed: see `is_settled`.
-        #[cfg(not(loom))]
-        self.takes.settled.store(state.reclaimed, Ordering::Relaxed);
+        if notes_offers() {
+            self.takes.settled.store(state.reclaimed, Ordering::Relaxed);
+        }
         let calls = self.call_writers(state);
         // Relaxed: who announces itself does so under this lock.
         if self.takes.handed.load(Ordering::Relaxed) & 1 != 0 && state.writers.is_empty() {
@@ -296,16 +303,13 @@ impl<T> Link<T> {
         calls
     }
 
-    /// Whether nothing has been handed out since room was offered last. A model, where it is
-    /// never said to be so, sees every offer.
+    /// Whether nothing has been handed out since room was offered last.
     fn is_settled(&self) -> bool {
         // Relaxed: the count goes up only, and what the caller has handed out is in it. So
         // where both are the same, all of that has been offered, by this thread or another.
-        #[cfg(not(loom))]
-        return self.takes.handed.load(Ordering::Relaxed) / 2
-            == self.takes.settled.load(Ordering::Relaxed);
-        #[cfg(loom)]
-        false
+        notes_offers()
+            && self.takes.handed.load(Ordering::Relaxed) / 2
+                == self.takes.settled.load(Ordering::Relaxed)
     }
 
     /// Invariant 2.
@@ -329,7 +333,7 @@ impl<T> Link<T> {
         let calls = self.give_back(&mut state);
         state.out -= held.len();
         drop(state);
-        calls.make();
+        calls.make(self.whose);
         self.shut();
         self.discard_left();
         self.discard_all(held);
@@ -351,7 +355,7 @@ impl<T> Link<T> {
         probe::touches("closed", || std::ptr::from_ref(self) as *const () as usize);
         let mut calls = self.call_all();
         calls.add(Calls::to(reader));
-        calls.make();
+        calls.make(self.whose);
     }
 
     /// Closes it. What is left in the queue is the caller's to discard, or another's.
@@ -373,7 +377,7 @@ impl<T> Link<T> {
         let mut calls = self.call_all();
         calls.wakers.extend(writers.into_iter().map(|(_, writer)| writer));
         calls.wakers.extend(reader);
-        calls.make();
+        calls.make(self.whose);
     }
 }
 
@@ -453,7 +457,7 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
         let mut state = self.state.lock();
         let calls = self.give_back(&mut state);
         drop(state);
-        calls.make();
+        calls.make(self.whose);
     }
 
     #[cfg(not(loom))]

@@ -39,6 +39,7 @@ pub use receiver::{Receiver, Recv};
 pub use sender::{Send, SendError, Sender};
 pub(crate) use takers::Taker;
 
+use crate::rt::Whose;
 use crate::sync::Arc;
 use link::Link;
 
@@ -56,22 +57,22 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 
 /// The channel behind a stage: behind the last, or between two, where the receiving task offers
 /// room when it waits (see [`Gauge::settle`]), and after as many items as the channel holds. And
-/// whether what makes its items is the user's code, by itself.
+/// whether what makes its items is the user's code, by itself, and which pipeline it is of.
 pub(crate) fn of_stage<T>(
     capacity: usize,
     bulk: Option<Bulk<T>>,
-    (is_last, is_users): (bool, bool),
+    (is_last, is_users, whose): (bool, bool, Whose),
 ) -> (Sender<T>, Receiver<T>) {
     // Of the last one nobody knows when its reader waits.
     let mut link = Link::new(capacity, is_last, bulk);
-    link.is_users = is_users;
+    (link.is_users, link.whose) = (is_users, whose);
     pair(link)
 }
 
 /// The channel between two stages, of quell's own.
 #[cfg(any(test, loom))]
 pub(crate) fn between<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    of_stage(capacity, None, (false, false))
+    of_stage(capacity, None, (false, false, Whose::NOBODYS))
 }
 
 fn pair<T>(link: Link<T>) -> (Sender<T>, Receiver<T>) {

@@ -160,7 +160,7 @@ impl<T> Send<'_, T> {
                 calls = self.link.make_room(&mut state);
                 if state.has_room(self.link.capacity) {
                     self.put(state);
-                    calls.make();
+                    calls.make(self.link.whose);
                     return Poll::Ready(Ok(()));
                 }
                 self.ticket = Some(state.wait_to_write(waker));
@@ -180,7 +180,7 @@ impl<T> Send<'_, T> {
         };
         drop(state);
         drop(before);
-        calls.make();
+        calls.make(self.link.whose);
         if self.since.is_none() {
             self.since = Some(crate::rt::now());
         }
@@ -224,7 +224,7 @@ impl<T> Link<T> {
     fn tell(&self, reader: Waker) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         if !skip(Break::ReaderNotWoken) {
-            rt::wake_next([reader]);
+            rt::wake_next(self.whose, [reader]);
         }
     }
 
@@ -241,7 +241,7 @@ impl<T> Link<T> {
             Default::default()
         };
         drop(state);
-        calls.make();
+        calls.make(self.whose);
         drop(waker);
     }
 }

@@ -14,7 +14,7 @@ use super::report::StageEnd;
 use crate::channel::{Receiver, Sender, Taker};
 use crate::context::{BoxError, Context, Contexts};
 use crate::rt::probe::{self, Wait};
-use crate::rt::{self, Turn};
+use crate::rt::{self, Turn, Whose};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use std::future::poll_fn;
@@ -82,6 +82,7 @@ where
     let place = work.engine.stages[work.index].place;
     let mut turn = Turn::begin();
     let mut contexts = Contexts::of(&work.engine.ctx);
+    let whose = work.engine.woken.whose();
     let mut alone = false;
     loop {
         let next = poll_fn(|cx| taker.poll_take(cx, place));
@@ -91,6 +92,7 @@ where
         while let Some(colleague) = taker.hire() {
             (work.hire)(&work, colleague);
         }
+        // The timer thread looks after it then.
         if alone != taker.is_alone() {
             alone = !alone;
             rt::keeps(alone);
@@ -141,19 +143,20 @@ where
                 // No colleague has to find out by an item of its own.
                 taker.close();
                 if let Some(turns) = &work.turns {
-                    turns.next();
+                    turns.next(whose);
                 }
                 return Ok(StageEnd::ReaderGone);
             }
         }
         tally.pass_on(1);
         if let Some(turns) = &work.turns {
-            turns.next();
+            turns.next(whose);
         }
         if turn.is_over() {
             taker.rests();
             rt::rest().await;
             turn = turn.next();
+            rt::keeps(alone);
         }
     }
 }
@@ -199,13 +202,13 @@ impl Turns {
         .await;
     }
 
-    fn next(&self) {
+    fn next(&self, whose: Whose) {
         let mut order = self.0.lock();
         order.next += 1;
         let next = order.next;
         let at = order.waiting.iter().position(|(of, _)| *of == next);
         let waker = at.map(|at| order.waiting.swap_remove(at).1);
         drop(order);
-        rt::wake_next(waker.filter(|_| !skip(Break::TurnNotPassedOn)));
+        rt::wake_next(whose, waker.filter(|_| !skip(Break::TurnNotPassedOn)));
     }
 }

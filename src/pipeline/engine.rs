@@ -279,8 +279,11 @@ impl Engine {
     ) -> (Sender<T>, Receiver<T>) {
         let stage = &self.stages[index];
         let is_last = index + 1 == self.stages.len();
-        let (sender, receiver) =
-            crate::channel::of_stage(stage.capacity, bulk, (is_last, stage.custom));
+        let (sender, receiver) = crate::channel::of_stage(
+            stage.capacity,
+            bulk,
+            (is_last, stage.custom, self.woken.whose()),
+        );
         let gauge = sender.gauge();
         // Invariant 5.
         if !skip(Break::EndBeforeEnding) {

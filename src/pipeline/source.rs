@@ -146,21 +146,18 @@ async fn feed<T: Send + 'static>(
     let more = tally.more();
     let mut no_more = more.as_ref().map(crate::context::Context::done);
     let mut turn = Turn::begin();
-    // Whether the last item had to be waited for: then the next has to be as a rule, and to leave
-    // this thread to those who were woken for the last is quicker than a nudge. Who once was not
-    // so quick is not trusted again; after a while it is looked at every sixteenth time only.
-    let (mut waited, mut is_quick, mut trusted) = (false, true, 0_usize);
+    // Whether the last item had to be waited for, or the one before: then the next has to be as a
+    // rule, and to leave this thread to those who were woken for the last is quicker than a nudge.
+    // Who once was not so quick is not trusted again.
+    let (mut waited, mut had_waited, mut is_quick) = (false, false, true);
     loop {
         let mut asked_at = None;
-        if !(waited && is_quick) {
+        if !((waited || had_waited) && is_quick) {
             rt::gets_on();
         } else if rt::has_woken() {
-            trusted += 1;
-            if trusted <= 16 || trusted % 16 == 0 {
-                asked_at = rt::real_now();
-            }
+            asked_at = rt::real_now();
         }
-        waited = false;
+        had_waited = std::mem::take(&mut waited);
         let item = poll_fn(|cx| {
             loop {
                 let stopped = more.as_ref().is_some_and(crate::context::Context::is_done);
@@ -192,7 +189,7 @@ async fn feed<T: Send + 'static>(
         if turn.is_over() {
             rt::rest().await;
             turn = turn.next();
-            rt::was_brisk(turn.is_brisk() && !waited);
+            rt::was_brisk(turn.is_brisk());
         }
     }
 }

@@ -168,10 +168,16 @@ impl Stop {
 
 /// Every task has a thread of its own, or shares one with all: nobody is kept for a turn, and
 /// nobody need be nudged.
-#[derive(Clone)]
 pub(crate) struct Woken;
 
 pub(crate) struct Hand;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Whose;
+
+impl Whose {
+    pub(crate) const NOBODYS: Whose = Whose;
+}
 
 impl Woken {
     pub(crate) fn here() -> Self {
@@ -180,6 +186,10 @@ impl Woken {
 
     pub(crate) fn on_threads(&self) -> bool {
         false
+    }
+
+    pub(crate) fn whose(&self) -> Whose {
+        Whose
     }
 
     pub(crate) fn hand(&self) -> Hand {
@@ -193,7 +203,9 @@ impl Hand {
     }
 }
 
-pub(crate) use super::task::wake as wake_next;
+pub(crate) fn wake_next(_whose: Whose, wakers: impl IntoIterator<Item = Waker>) {
+    super::wake(wakers);
+}
 
 pub(crate) fn spawned() {}
 

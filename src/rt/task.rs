@@ -97,7 +97,9 @@ impl Nudge {
         Nudge {
             #[cfg(feature = "tokio")]
             runtime: tokio::runtime::Handle::try_current().ok().filter(|runtime| {
-                runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+                let flavor = runtime.runtime_flavor();
+                let many = flavor == tokio::runtime::RuntimeFlavor::MultiThread;
+                many && runtime.metrics().num_workers() > 1
             }),
         }
     }

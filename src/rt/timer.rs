@@ -89,8 +89,8 @@ pub(crate) fn arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> Entr
     })
 }
 
-/// Calls `look` on the timer thread every so often, until it says no. It is not the user's
-/// code, and blocks nobody.
+/// Calls `look` on the timer thread every so often, until it says no. It blocks nobody; of the
+/// user's it runs wakers at most.
 ///
 /// # Errors
 ///

@@ -185,20 +185,20 @@ pub(crate) struct Turn {
     steps: u32,
     /// At which step to look at the clock next: reading it takes as long as an item may.
     look_at: u32,
+    is_brisk: bool,
     #[cfg(not(loom))]
     began: std::time::Instant,
 }
 
 impl Turn {
     const STEPS: u32 = 64;
-    /// At which step a brisk one is looked at first.
-    const BRISK: u32 = 16;
     const TIME: Duration = Duration::from_micros(100);
 
     pub(crate) fn begin() -> Self {
         Turn {
             steps: 0,
             look_at: 1,
+            is_brisk: false,
             #[cfg(not(loom))]
             began: Clock::system_now(),
         }
@@ -221,12 +221,12 @@ impl Turn {
         let is_brisk = next.began - self.began < Self::TIME;
         #[cfg(loom)]
         let is_brisk = false;
-        Turn { look_at: if is_brisk { Self::BRISK } else { next.look_at }, ..next }
+        Turn { look_at: if is_brisk { 16 } else { next.look_at }, is_brisk, ..next }
     }
 
-    /// Whether the turn before was no longer than one may be, though it had all its steps.
+    /// Whether the one before had all its steps, and was no longer than one may be.
     pub(crate) fn is_brisk(&self) -> bool {
-        self.look_at == Self::BRISK
+        self.is_brisk
     }
 
     /// One step more. True: it has had its turn.
@@ -236,26 +236,22 @@ impl Turn {
         self.steps >= self.look_at && self.looks()
     }
 
-    /// At the steps 1, 4 and 16, or the last of them, and after sixteen more, or twice as many
-    /// where it has hardly begun.
+    /// At the steps 1, 4 and 16, and every sixteen from there on; where the turn before was
+    /// brisk, at 16 and 48.
     #[inline(never)]
     fn looks(&mut self) -> bool {
-        if self.steps >= Self::STEPS {
-            return true;
-        }
-        let taken = self.taken();
-        let more = if taken < Self::TIME / 16 { 32 } else { 16 };
-        self.look_at =
-            (self.steps * 4).min(self.steps.next_multiple_of(16) + more).min(Self::STEPS);
-        taken >= Self::TIME
+        let further = if self.is_brisk { 32 } else { 16 };
+        let next = self.steps.next_multiple_of(16) + further;
+        self.look_at = (self.steps * 4).min(next).min(Self::STEPS);
+        self.steps >= Self::STEPS || self.is_late()
     }
 
     /// A checker shares its thread by other rules.
-    fn taken(&self) -> Duration {
+    fn is_late(&self) -> bool {
         #[cfg(loom)]
-        return Duration::ZERO;
+        return false;
         #[cfg(not(loom))]
-        real_now().map_or(Duration::ZERO, |now| now - self.began)
+        real_now().is_some_and(|now| now - self.began >= Self::TIME)
     }
 }
 

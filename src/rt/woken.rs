@@ -6,7 +6,8 @@
 //!
 //! That takes as long as several quick items do, and has a thread come that is in the way of
 //! this one. So a task that has long been brisk keeps whom it wakes until its turn is over,
-//! which is soon. Should it not be, the timer thread wakes them.
+//! which is soon. Should it not be, the timer thread wakes them. It keeps those only who wait
+//! at its own pipeline's channels: any other may be somebody for whom the user's code waits.
 //!
 //! # Invariants
 //!
@@ -14,7 +15,8 @@
 //!    it ends; or, if none does, at the second look of the timer thread's. Nobody is kept where
 //!    nobody looks.
 //! 2. A task keeps others that has been brisk [`BRISK`] times in a row, or that the timer
-//!    thread looks after anyway. Where one has hung nobody is kept for a while.
+//!    thread looks after anyway, and for [`TURNS`] turns at most before it has shown that again.
+//!    Where one has hung nobody is kept for a while.
 //! 3. Nobody is kept under a checker, nor where one thread runs all tasks. (Models have tasks
 //!    of their own, see `by_thread`.)
 
@@ -34,6 +36,9 @@ const TIME: Duration = Duration::from_micros(100);
 /// So often a task has to be brisk before it keeps anybody.
 const BRISK: u32 = 16;
 
+/// Who needs more turns for that has no long ones to shorten.
+const TURNS: u32 = 2;
+
 /// How often the timer thread looks.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -46,16 +51,24 @@ std::thread_local! {
     static WOKE: Cell<bool> = const { Cell::new(false) };
     /// Whether that matters: there are other threads.
     static MATTERS: Cell<bool> = const { Cell::new(true) };
-    /// Whether the task whose turn it is keeps those whom it wakes.
-    static KEEPS: Cell<bool> = const { Cell::new(false) };
-    /// How many steps the user's code has made in this turn.
+    /// Whose channels those wait at whom the task whose turn it is keeps.
+    static KEEPS: Cell<Whose> = const { Cell::new(Whose::NOBODYS) };
+    /// How many steps the user's code has made.
     static STEP: Cell<u32> = const { Cell::new(0) };
     /// That task, where there are other threads.
     static HERE: Cell<Option<Box<Here>>> = const { Cell::new(None) };
 }
 
+/// Which pipeline a channel is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whose(usize);
+
+impl Whose {
+    /// Of none.
+    pub(crate) const NOBODYS: Whose = Whose(0);
+}
+
 /// Whom the tasks of a pipeline keep.
-#[derive(Clone)]
 pub(crate) struct Woken(Arc<Shared>);
 
 struct Shared {
@@ -83,9 +96,12 @@ struct Here {
     keeps: bool,
     /// Whether it has kept anybody in this turn.
     has_kept: bool,
-    /// How often it has been brisk, and since when it may be so once more.
+    /// How often it has been brisk, since when it may be so once more, and for how many turns
+    /// and steps.
     brisk: u32,
     since: Option<Instant>,
+    turns: u32,
+    step: u32,
 }
 
 impl Woken {
@@ -101,6 +117,10 @@ impl Woken {
         self.0.nudge.is_needed()
     }
 
+    pub(crate) fn whose(&self) -> Whose {
+        Whose(Arc::as_ptr(&self.0).addr())
+    }
+
     pub(crate) fn hand(&self) -> Hand {
         let here = Here {
             shared: Arc::clone(&self.0),
@@ -108,6 +128,8 @@ impl Woken {
             has_kept: false,
             brisk: 0,
             since: None,
+            turns: 0,
+            step: 0,
         };
         Hand(Cell::new(self.on_threads().then(|| Box::new(here))))
     }
@@ -125,8 +147,14 @@ impl Hand {
 /// Until it is dropped, a task has its turn on this thread.
 struct HasTurn<'a> {
     hand: &'a Hand,
-    before: Option<Box<Here>>,
-    mattered: bool,
+    before: Before,
+}
+
+/// The turn in which this one is had, if there is one: the user's code may run another pipeline.
+struct Before {
+    here: Option<Box<Here>>,
+    keeps: Whose,
+    matters: bool,
 }
 
 impl<'a> HasTurn<'a> {
@@ -134,28 +162,32 @@ impl<'a> HasTurn<'a> {
     fn begin(hand: &'a Hand) -> Self {
         let mine = hand.0.take();
         WOKE.set(false);
-        let mattered = MATTERS.replace(mine.is_some());
-        let mut before = None;
-        if let Some(mine) = mine {
-            KEEPS.set(mine.keeps);
-            STEP.set(0);
-            before = HERE.try_with(|here| here.replace(Some(mine))).ok().flatten();
+        let matters = MATTERS.replace(mine.is_some());
+        let keeps = KEEPS.replace(Whose::NOBODYS);
+        let mut here = None;
+        if let Some(mut mine) = mine {
+            mine.turns += 1;
+            if mine.keeps && mine.turns <= TURNS {
+                KEEPS.set(Whose(Arc::as_ptr(&mine.shared).addr()));
+            }
+            STEP.set(mine.step);
+            here = HERE.try_with(|here| here.replace(Some(mine))).ok().flatten();
         }
-        HasTurn { hand, before, mattered }
+        HasTurn { hand, before: Before { here, keeps, matters } }
     }
 }
 
 impl Drop for HasTurn<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !MATTERS.replace(self.mattered) {
+        let keeps = KEEPS.replace(self.before.keeps);
+        if !MATTERS.replace(self.before.matters) {
             return;
         }
-        let keeps = KEEPS.replace(false);
-        let before = self.before.take();
+        let before = self.before.here.take();
         let mine = HERE.try_with(|here| here.replace(before)).ok().flatten();
         let Some(mut mine) = mine else { return };
-        mine.keeps = keeps;
+        (mine.keeps, mine.step) = (keeps != Whose::NOBODYS, STEP.get());
         if std::mem::take(&mut mine.has_kept) {
             mine.shared.send();
         }
@@ -186,12 +218,15 @@ impl Shared {
             drop(kept);
             let of = Arc::downgrade(this);
             let look = move || of.upgrade().is_some_and(|shared| shared.look());
-            if look_every(LOOK, look).is_err() {
-                let mut kept = this.kept.lock();
-                (kept.looked_after, kept.unkept) = (false, UNKEPT);
-                return Some(waker);
-            }
+            let nobody_looks = look_every(LOOK, look).is_err();
             kept = this.kept.lock();
+            if nobody_looks {
+                (kept.looked_after, kept.unkept) = (false, UNKEPT);
+                kept.wakers.push(waker);
+                drop(kept);
+                this.send();
+                return None;
+            }
         }
         kept.used = true;
         kept.wakers.push(waker);
@@ -229,12 +264,12 @@ impl Shared {
     }
 }
 
-/// Wakes those who come next: now, or when this turn is over.
+/// Wakes those who wait at a channel, and come next: now, or when this turn is over.
 #[inline]
-pub(crate) fn wake_next(wakers: impl IntoIterator<Item = Waker>) {
+pub(crate) fn wake_next(whose: Whose, wakers: impl IntoIterator<Item = Waker>) {
+    let keeps = whose != Whose::NOBODYS && KEEPS.get() == whose;
     for waker in wakers {
-        let now = if KEEPS.get() { keep(waker) } else { Some(waker) };
-        if let Some(waker) = now {
+        if let Some(waker) = if keeps { keep(waker) } else { Some(waker) } {
             WOKE.set(true);
             undisturbed(|| waker.wake());
         }
@@ -272,9 +307,10 @@ pub(crate) fn gets_on() {
 
 #[inline(never)]
 fn nudge() {
-    // Not in a turn: it may be in a task of the user's.
-    if here(|here| here.shared.nudge.nudge()).is_none() {
-        Nudge::here().nudge();
+    match here(|here| Arc::clone(&here.shared)) {
+        Some(shared) => shared.nudge.nudge(),
+        // Not in a turn: it may be in a task of the user's.
+        None => Nudge::here().nudge(),
     }
 }
 
@@ -301,7 +337,12 @@ fn steps() {
 
 /// Whether the latest steps of this task were brisk.
 pub(crate) fn was_brisk(is_brisk: bool) {
+    if !MATTERS.get() {
+        return;
+    }
     let brisk = here(|here| {
+        let is_brisk = is_brisk && here.turns <= TURNS;
+        here.turns = 0;
         here.brisk = if is_brisk { (here.brisk + 1).min(BRISK) } else { 0 };
         here.brisk
     });
@@ -310,9 +351,14 @@ pub(crate) fn was_brisk(is_brisk: bool) {
 
 /// Whether this task keeps those whom it wakes from now on.
 pub(crate) fn keeps(keeps: bool) {
+    if !MATTERS.get() {
+        return;
+    }
     let keeps = keeps && is_in_real_time();
     let kept = here(|here| {
-        KEEPS.set(keeps);
+        here.turns = 0;
+        let whose = Whose(Arc::as_ptr(&here.shared).addr());
+        KEEPS.set(if keeps { whose } else { Whose::NOBODYS });
         let sends = !keeps && std::mem::take(&mut here.has_kept);
         sends.then(|| Arc::clone(&here.shared))
     });
@@ -329,7 +375,10 @@ mod tests {
     use crate::sync::atomic::{AtomicUsize, Ordering};
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::task::Wake;
-    use std::time::Duration;
+
+    fn now() -> Instant {
+        real_now().expect("no checker is here")
+    }
 
     #[derive(Default)]
     struct Count(AtomicUsize);
@@ -346,149 +395,245 @@ mod tests {
         }
     }
 
-    fn on(threads: usize) -> (crate::rt::runtime::Runtime, Hand, Arc<Count>, Waker) {
-        let runtime = match threads {
-            1 => Builder::new_current_thread().build(),
-            _ => Builder::new_multi_thread().worker_threads(threads).build(),
-        };
-        let runtime = runtime.expect("a runtime");
-        let there = runtime.enter();
-        let hand = Woken::here().hand();
-        drop(there);
-        let count = Arc::new(Count::default());
-        let waker = Waker::from(Arc::clone(&count));
-        (runtime, hand, count, waker)
+    /// Tasks of a pipeline on so many threads.
+    struct Crew {
+        runtime: crate::rt::runtime::Runtime,
+        woken: Woken,
+        hand: Hand,
+        count: Arc<Count>,
+        waker: Waker,
     }
 
-    fn wake(waker: &Waker) {
-        wake_next([waker.clone()]);
+    impl Crew {
+        fn on(threads: usize) -> Crew {
+            let runtime = match threads {
+                0 => Builder::new_current_thread().build(),
+                _ => Builder::new_multi_thread().worker_threads(threads).build(),
+            };
+            let runtime = runtime.expect("a runtime");
+            let there = runtime.enter();
+            let woken = Woken::here();
+            drop(there);
+            let count = Arc::new(Count::default());
+            let waker = Waker::from(Arc::clone(&count));
+            Crew { runtime, hand: woken.hand(), woken, count, waker }
+        }
+
+        /// Somebody who waits at a channel of the pipeline's.
+        fn wake(&self) {
+            wake_next(self.woken.whose(), [self.waker.clone()]);
+        }
+
+        /// How many have been woken by now, and whether one of them is this turn's to free.
+        fn seen(&self) -> (usize, bool) {
+            (self.count.woken(), has_woken())
+        }
+
+        /// Whether whoever is woken now is kept.
+        fn keeps(&self) -> bool {
+            let before = self.count.woken();
+            self.wake();
+            self.count.woken() == before
+        }
+    }
+
+    fn brisk() {
+        (0..STEPS).for_each(|_| step());
+    }
+
+    /// Until it keeps others: the machine may be slow itself.
+    fn gets_brisk(crew: &Crew) {
+        let began = now();
+        while KEEPS.get() == Whose::NOBODYS {
+            assert!(began.elapsed() < Duration::from_secs(10), "it is never brisk");
+            brisk();
+        }
+        assert!(crew.keeps());
     }
 
     #[test]
     fn who_is_kept_is_woken_when_the_turn_ends() {
-        let (_runtime, hand, count, waker) = on(2);
-        hand.turn(|| {
+        let crew = Crew::on(2);
+        crew.hand.turn(|| {
             keeps(true);
-            wake(&waker);
-            wake(&waker);
-            assert_eq!((count.woken(), has_woken()), (0, false));
+            crew.wake();
+            crew.wake();
+            assert_eq!(crew.seen(), (0, false));
         });
-        assert_eq!(count.woken(), 2);
+        assert_eq!(crew.count.woken(), 2);
         // From turn to turn.
-        hand.turn(|| {
-            wake(&waker);
-            assert_eq!(count.woken(), 2);
-        });
-        assert_eq!(count.woken(), 3);
+        crew.hand.turn(|| assert!(crew.keeps()));
+        assert_eq!(crew.count.woken(), 3);
     }
 
     #[test]
     fn who_is_kept_is_woken_when_the_turn_ends_by_a_panic() {
-        let (_runtime, hand, count, waker) = on(2);
+        let crew = Crew::on(2);
         let panics = || {
-            hand.turn(|| {
+            crew.hand.turn(|| {
                 keeps(true);
-                wake(&waker);
+                crew.wake();
                 std::panic::resume_unwind(Box::new(()))
             })
         };
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
-        assert_eq!(count.woken(), 1);
+        assert_eq!(crew.count.woken(), 1);
+    }
+
+    #[test]
+    fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
+        let crew = Crew::on(2);
+        let (other, whose) = (crew.woken.hand(), crew.woken.whose());
+        crew.hand.turn(|| {
+            keeps(true);
+            crew.wake();
+            let (count, waker) = (Arc::clone(&crew.count), crew.waker.clone());
+            let elsewhere = move || {
+                other.turn(|| {
+                    keeps(true);
+                    wake_next(whose, [waker]);
+                    assert_eq!(count.woken(), 0);
+                });
+            };
+            crate::sync::thread::spawn(elsewhere).join().expect("it does not panic");
+            assert_eq!(crew.count.woken(), 2);
+        });
+        assert_eq!(crew.count.woken(), 2);
     }
 
     #[test]
     fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
-        let (_runtime, hand, count, waker) = on(2);
-        hand.turn(|| {
+        let crew = Crew::on(2);
+        crew.hand.turn(|| {
             keeps(true);
-            wake(&waker);
+            crew.wake();
             keeps(false);
-            assert_eq!((count.woken(), has_woken()), (1, true));
+            assert_eq!(crew.seen(), (1, true));
             gets_on();
-            wake(&waker);
-            assert_eq!((count.woken(), has_woken()), (2, true));
+            crew.wake();
+            assert_eq!(crew.seen(), (2, true));
         });
-        hand.turn(|| keeps(true));
-        wake(&waker);
-        assert_eq!(count.woken(), 3);
+        crew.hand.turn(|| keeps(true));
+        assert!(!crew.keeps());
+    }
+
+    #[test]
+    fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
+        let (crew, other) = (Crew::on(2), Crew::on(2));
+        crew.hand.turn(|| {
+            keeps(true);
+            wake_next(Whose::NOBODYS, [crew.waker.clone()]);
+            assert_eq!(crew.seen(), (1, true));
+            assert!(!other.keeps());
+            // One that the user's code runs meanwhile, on this thread.
+            for threads in [0, 2] {
+                let inner = Crew::on(threads);
+                inner.hand.turn(|| {
+                    assert!(!crew.keeps() && !inner.keeps());
+                    keeps(true);
+                    assert!(!crew.keeps());
+                    assert_eq!(inner.keeps(), threads > 1);
+                });
+                assert!(crew.keeps() && !inner.keeps());
+            }
+        });
     }
 
     #[test]
     fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
-        let (_runtime, hand, count, waker) = on(1);
-        hand.turn(|| {
-            keeps(true);
-            wake(&waker);
-            assert_eq!((count.woken(), has_woken()), (1, false));
-        });
+        for threads in [0, 1] {
+            let crew = Crew::on(threads);
+            crew.hand.turn(|| {
+                keeps(true);
+                crew.wake();
+                assert_eq!(crew.seen(), (1, false));
+            });
+        }
     }
 
     #[test]
     fn whoever_is_kept_by_a_turn_that_hangs_is_woken_all_the_same_and_the_next_at_once() {
-        let (_runtime, hand, count, waker) = on(2);
-        let began = std::time::Instant::now();
-        hand.turn(|| {
+        let crew = Crew::on(2);
+        crew.hand.turn(|| {
             keeps(true);
-            wake(&waker);
-            while count.woken() == 0 {
+            crew.wake();
+            let began = now();
+            while crew.count.woken() == 0 {
                 assert!(began.elapsed() < Duration::from_secs(10), "it is not woken");
                 crate::sync::thread::yield_now();
             }
-            wake(&waker);
-            assert_eq!(count.woken(), 2);
+            for _ in 0..UNKEPT {
+                assert!(!crew.keeps());
+            }
+            assert!(crew.keeps(), "that is forgiven");
         });
     }
 
     #[test]
     fn nobody_looks_after_nobody() {
-        let (_runtime, hand, count, waker) = on(2);
-        let mine = hand.0.take().expect("there are two threads");
-        let shared = Arc::clone(&mine.shared);
-        hand.0.set(Some(mine));
+        let crew = Crew::on(2);
+        let kept = &crew.woken.0.kept;
         for _ in 0..2 {
-            hand.turn(|| {
+            crew.hand.turn(|| {
                 keeps(true);
-                wake(&waker);
+                crew.wake();
             });
-            assert!(shared.kept.lock().looked_after);
-            let began = std::time::Instant::now();
-            while shared.kept.lock().looked_after {
+            assert!(kept.lock().looked_after);
+            let began = now();
+            while kept.lock().looked_after {
                 assert!(began.elapsed() < Duration::from_secs(10), "it is looked at for ever");
                 crate::sync::thread::yield_now();
             }
         }
-        assert_eq!(count.woken(), 2);
+        assert_eq!(crew.count.woken(), 2);
     }
 
     #[test]
     fn a_task_keeps_others_that_has_been_brisk_for_a_while_and_not_once_it_was_slow() {
-        let (_runtime, hand, count, waker) = on(2);
-        let keeps_now = || {
-            let before = count.woken();
-            wake(&waker);
-            count.woken() == before
-        };
-        let brisk = || (0..STEPS).for_each(|_| step());
-        hand.turn(|| {
+        let crew = Crew::on(2);
+        crew.hand.turn(|| {
             // The first tells when the next began.
             (0..BRISK).for_each(|_| brisk());
-            assert!(!keeps_now());
-            let until = std::time::Instant::now() + Duration::from_secs(10);
-            // The machine may be slow itself.
-            while !keeps_now() {
-                assert!(std::time::Instant::now() < until, "it is never brisk");
-                brisk();
-            }
+            assert!(!crew.keeps());
+            gets_brisk(&crew);
             (1..STEPS).for_each(|_| step());
-            std::thread::sleep(2 * TIME);
+            let began = now();
+            while began.elapsed() < 2 * TIME {}
             step();
-            assert!(!keeps_now());
+            assert!(!crew.keeps());
         });
-        // One that waits after a few steps each time has no long turn to shorten.
-        hand.turn(|| (1..STEPS).for_each(|_| step()));
-        hand.turn(|| {
-            step();
-            assert!(!keeps_now());
+    }
+
+    #[test]
+    fn a_task_that_has_no_long_turns_any_more_keeps_nobody() {
+        let crew = Crew::on(2);
+        crew.hand.turn(|| gets_brisk(&crew));
+        for _ in 0..TURNS {
+            crew.hand.turn(|| assert!(crew.keeps()));
+        }
+        crew.hand.turn(|| assert!(!crew.keeps()));
+        // However brisk its few steps are.
+        for _ in 0..4 * STEPS {
+            crew.hand.turn(|| {
+                step();
+                assert!(!crew.keeps());
+            });
+        }
+    }
+
+    #[test]
+    fn a_nudge_is_a_task_of_nothing() {
+        let crew = Crew::on(2);
+        let alive = || crew.runtime.metrics().num_alive_tasks();
+        crew.hand.turn(|| {
+            crew.wake();
+            gets_on();
+            assert!(!has_woken());
         });
+        let began = now();
+        while alive() > 0 {
+            assert!(began.elapsed() < Duration::from_secs(10), "it does not end");
+            crate::sync::thread::yield_now();
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! The races at a channel between two stages.
 
-use super::{Thing, Things, model, model_within, poll_once};
+use super::{Thing, Things, in_a_hurry, model, model_within, poll_once};
 use loom::future::block_on;
 use loom::thread;
 use quell::channel::{Receiver, Sender, bounded};
-use quell::planted::{Taker, between, hurry};
+use quell::planted::{Taker, between};
 use std::pin::pin;
 
 /// All that comes until the end, by number.
@@ -175,13 +175,6 @@ fn who_goes_alone_calls_another_before_it_waits() {
             Some(taker)
         });
     });
-}
-
-/// A model in which takers go alone, whose items would take their time otherwise.
-fn in_a_hurry(model: impl FnOnce()) {
-    hurry(true);
-    model();
-    hurry(false);
 }
 
 /// Each of two takers takes one item, from a channel with room for `capacity`, and then leaves

@@ -32,6 +32,14 @@ fn model(body: impl Fn() + Send + Sync + 'static) {
     model_within(BOUND, body);
 }
 
+/// A model of stages whose items take no time: takers go alone, and what room was offered is
+/// noted.
+fn in_a_hurry(model: impl FnOnce()) {
+    quell::planted::hurry(true);
+    model();
+    quell::planted::hurry(false);
+}
+
 /// Runs a model with at most so many preemptions in a schedule; for one with too
 /// many threads or steps for [`BOUND`].
 fn model_within(bound: usize, body: impl Fn() + Send + Sync + 'static) {

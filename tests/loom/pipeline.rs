@@ -4,11 +4,11 @@
 //! more stages than loom has threads run them all on one, in turns
 //! ([`on_one_thread`]), and let the reader or the end race with that.
 
-use super::{Thing, Things, model, model_within, poll_once};
+use super::{Thing, Things, in_a_hurry, model, model_within, poll_once};
 use loom::future::block_on;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use quell::channel::SendError;
+use quell::channel::{Receiver, SendError};
 use quell::planted::{advance, finish, on_one_thread};
 use quell::{Context, OnCancel, Outcome, Pipeline, Rate, Report, Results, rt};
 use std::pin::pin;
@@ -101,6 +101,38 @@ fn what_is_read_to_its_end_completes() {
         assert!(report.conserved(), "{report}");
         assert!(matches!(report.outcome(), Outcome::Completed));
         things.are_gone();
+    });
+}
+
+#[test]
+fn what_a_stage_has_used_makes_room_whatever_it_waits_for() {
+    in_a_hurry(|| {
+        model_within(2, || {
+            let things = Things::default();
+            let (made, canceller) = Context::background().with_cancel();
+            let source = things.some(3).inspect(move |thing| {
+                if thing.number == 2 {
+                    canceller.cancel();
+                }
+            });
+            let results = Pipeline::from_iter(&Context::background(), source)
+                .buffer(1)
+                .stage("waits", |_, mut input: Receiver<Thing>, output| async move {
+                    let first = input.recv().await;
+                    // For what the source makes when there is room for the one before.
+                    made.done().await;
+                    drop(first);
+                    while let Some(thing) = input.recv().await {
+                        output.send(thing).await?;
+                    }
+                    Ok::<_, SendError<Thing>>(())
+                })
+                .run();
+            let (numbers, report) = block_on(read_all(results));
+            assert_eq!(numbers, [1, 2]);
+            assert!(matches!(report.outcome(), Outcome::Completed), "{report}");
+            things.are_gone();
+        });
     });
 }
 
