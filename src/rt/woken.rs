@@ -68,8 +68,8 @@ impl Whose {
     pub(crate) const NOBODYS: Whose = Whose(0);
 }
 
-/// Whom the tasks of a pipeline keep.
-pub(crate) struct Woken(Arc<Shared>);
+/// Whom the tasks of a pipeline keep; nobody, where one thread runs them all.
+pub(crate) struct Woken(Option<Arc<Shared>>);
 
 struct Shared {
     nudge: Nudge,
@@ -107,31 +107,35 @@ struct Here {
 impl Woken {
     /// For tasks of the runtime that is ambient here.
     pub(crate) fn here() -> Self {
-        let kept =
-            Kept { wakers: Vec::new(), used: false, seen: false, looked_after: false, unkept: 0 };
-        Woken(Arc::new(Shared { nudge: Nudge::here(), kept: BriefLock::new(kept) }))
+        let nudge = Nudge::here();
+        Woken(nudge.is_needed().then(|| {
+            let wakers = Vec::new();
+            let kept = Kept { wakers, used: false, seen: false, looked_after: false, unkept: 0 };
+            Arc::new(Shared { nudge, kept: BriefLock::new(kept) })
+        }))
     }
 
     /// Whether the tasks are run by several threads.
     pub(crate) fn on_threads(&self) -> bool {
-        self.0.nudge.is_needed()
+        self.0.is_some()
     }
 
     pub(crate) fn whose(&self) -> Whose {
-        Whose(Arc::as_ptr(&self.0).addr())
+        self.0.as_ref().map_or(Whose::NOBODYS, |shared| Whose(Arc::as_ptr(shared).addr()))
     }
 
     pub(crate) fn hand(&self) -> Hand {
-        let here = Here {
-            shared: Arc::clone(&self.0),
-            keeps: false,
-            has_kept: false,
-            brisk: 0,
-            since: None,
-            turns: 0,
-            step: 0,
-        };
-        Hand(Cell::new(self.on_threads().then(|| Box::new(here))))
+        Hand(Cell::new(self.0.as_ref().map(|shared| {
+            Box::new(Here {
+                shared: Arc::clone(shared),
+                keeps: false,
+                has_kept: false,
+                brisk: 0,
+                since: None,
+                turns: 0,
+                step: 0,
+            })
+        })))
     }
 }
 
@@ -572,7 +576,7 @@ mod tests {
     #[test]
     fn nobody_looks_after_nobody() {
         let crew = Crew::on(2);
-        let kept = &crew.woken.0.kept;
+        let kept = &crew.woken.0.as_ref().expect("there are two threads").kept;
         for _ in 0..2 {
             crew.hand.turn(|| {
                 keeps(true);
