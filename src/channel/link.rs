@@ -20,7 +20,7 @@
 //!    in one of them is its owner's affair, and keeps nothing else from being done.
 
 use super::takers::Front;
-use crate::rt::{self, Whose, probe};
+use crate::rt::{self, PipelineId, probe};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, is_hurried, skip};
 use crate::sync::{Arc, BriefLock, OwnLines};
@@ -41,7 +41,7 @@ pub(super) struct Link<T> {
     bulk: Option<Bulk<T>>,
     /// Whether user's code puts in what a stage of its own makes.
     pub(super) is_users: bool,
-    pub(super) whose: Whose,
+    pub(super) pipeline: PipelineId,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
     shut: AtomicUsize,
 }
@@ -139,8 +139,8 @@ impl Calls {
     }
 
     /// Wakes them, who wait at a channel of this pipeline's.
-    pub(super) fn make(self, whose: Whose) {
-        rt::wake_next(whose, self.wakers);
+    pub(super) fn make(self, pipeline: PipelineId) {
+        rt::wake_next(pipeline, self.wakers);
     }
 }
 
@@ -193,7 +193,7 @@ impl<T> Link<T> {
             quantum,
             bulk,
             is_users: false,
-            whose: Whose::NOBODYS,
+            pipeline: PipelineId::NONE,
             shut: AtomicUsize::new(0),
         }
     }
@@ -333,7 +333,7 @@ impl<T> Link<T> {
         let calls = self.give_back(&mut state);
         state.out -= held.len();
         drop(state);
-        calls.make(self.whose);
+        calls.make(self.pipeline);
         self.shut();
         self.discard_left();
         self.discard_all(held);
@@ -355,7 +355,7 @@ impl<T> Link<T> {
         probe::touches("closed", || std::ptr::from_ref(self) as *const () as usize);
         let mut calls = self.call_all();
         calls.add(Calls::to(reader));
-        calls.make(self.whose);
+        calls.make(self.pipeline);
     }
 
     /// Closes it. What is left in the queue is the caller's to discard, or another's.
@@ -377,7 +377,8 @@ impl<T> Link<T> {
         let mut calls = self.call_all();
         calls.wakers.extend(writers.into_iter().map(|(_, writer)| writer));
         calls.wakers.extend(reader);
-        calls.make(self.whose);
+        // At once, whoever ends it in whatever turn: no end is kept back.
+        calls.make(PipelineId::NONE);
     }
 }
 
@@ -457,7 +458,7 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
         let mut state = self.state.lock();
         let calls = self.give_back(&mut state);
         drop(state);
-        calls.make(self.whose);
+        calls.make(self.pipeline);
     }
 
     #[cfg(not(loom))]

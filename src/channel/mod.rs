@@ -39,7 +39,7 @@ pub use receiver::{Receiver, Recv};
 pub use sender::{Send, SendError, Sender};
 pub(crate) use takers::Taker;
 
-use crate::rt::Whose;
+use crate::rt::PipelineId;
 use crate::sync::Arc;
 use link::Link;
 
@@ -61,18 +61,18 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 pub(crate) fn of_stage<T>(
     capacity: usize,
     bulk: Option<Bulk<T>>,
-    (is_last, is_users, whose): (bool, bool, Whose),
+    (is_last, is_users, pipeline): (bool, bool, PipelineId),
 ) -> (Sender<T>, Receiver<T>) {
     // Of the last one nobody knows when its reader waits.
     let mut link = Link::new(capacity, is_last, bulk);
-    (link.is_users, link.whose) = (is_users, whose);
+    (link.is_users, link.pipeline) = (is_users, pipeline);
     pair(link)
 }
 
 /// The channel between two stages, of quell's own.
 #[cfg(any(test, loom))]
 pub(crate) fn between<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    of_stage(capacity, None, (false, false, Whose::NOBODYS))
+    of_stage(capacity, None, (false, false, PipelineId::NONE))
 }
 
 fn pair<T>(link: Link<T>) -> (Sender<T>, Receiver<T>) {

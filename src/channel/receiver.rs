@@ -142,7 +142,7 @@ impl<T> Receiver<T> {
         let mut state = self.link.state.lock();
         let calls = self.link.give_back(&mut state);
         drop(state);
-        calls.make(self.link.whose);
+        calls.make(self.link.pipeline);
     }
 
     /// Nothing is at hand, or it has found so much that others go first.
@@ -179,7 +179,7 @@ impl<T> Receiver<T> {
             if !self.batch.is_empty() || over {
                 let before = state.reader.take();
                 drop(state);
-                calls.make(self.link.whose);
+                calls.make(self.link.pipeline);
                 drop(before);
                 return Poll::Ready(());
             }
@@ -189,14 +189,14 @@ impl<T> Receiver<T> {
             if let Some(waker) = waker.take() {
                 let before = state.reader.replace(waker);
                 drop(state);
-                calls.make(self.link.whose);
+                calls.make(self.link.pipeline);
                 drop(before);
                 self.since.get_or_insert_with(crate::rt::now);
                 probe::waits(|| Wait { what: "an item", at: made_at, of: self.address() });
                 return Poll::Pending;
             }
             drop(state);
-            calls.make(self.link.whose);
+            calls.make(self.link.pipeline);
             waker = Some(cx.waker().clone());
             if skip(Break::ReaderTrustsFirstLook) {
                 self.link.state.lock().reader = waker;

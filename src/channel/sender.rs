@@ -160,7 +160,7 @@ impl<T> Send<'_, T> {
                 calls = self.link.make_room(&mut state);
                 if state.has_room(self.link.capacity) {
                     self.put(state);
-                    calls.make(self.link.whose);
+                    calls.make(self.link.pipeline);
                     return Poll::Ready(Ok(()));
                 }
                 self.ticket = Some(state.wait_to_write(waker));
@@ -180,7 +180,7 @@ impl<T> Send<'_, T> {
         };
         drop(state);
         drop(before);
-        calls.make(self.link.whose);
+        calls.make(self.link.pipeline);
         if self.since.is_none() {
             self.since = Some(crate::rt::now());
         }
@@ -224,7 +224,7 @@ impl<T> Link<T> {
     fn tell(&self, reader: Waker) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         if !skip(Break::ReaderNotWoken) {
-            rt::wake_next(self.whose, [reader]);
+            rt::wake_next(self.pipeline, [reader]);
         }
     }
 
@@ -241,7 +241,7 @@ impl<T> Link<T> {
             Default::default()
         };
         drop(state);
-        calls.make(self.whose);
+        calls.make(self.pipeline);
         drop(waker);
     }
 }

@@ -126,7 +126,7 @@ impl<T> Link<T> {
     pub(super) fn call_one(&self) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         let called = self.takes.front.lock().call();
-        rt::wake_next(self.whose, called);
+        rt::wake_next(self.pipeline, called);
     }
 
     /// Nobody goes alone any more: one of the others, if there is something for it, to be woken
@@ -158,7 +158,7 @@ impl<T> Link<T> {
                 front.pace.overdraw();
                 let called = this.looks_no_more(&mut front);
                 drop(front);
-                rt::wake_next(this.whose, called);
+                rt::wake_next(this.pipeline, called);
             }
         }
         let _ = this;
@@ -174,7 +174,7 @@ impl<T> Link<T> {
         }
         let called = self.looks_no_more(&mut front);
         drop(front);
-        rt::wake_next(self.whose, called);
+        rt::wake_next(self.pipeline, called);
         false
     }
 
@@ -290,7 +290,7 @@ impl<T: Send + 'static> Taker<T> {
         }
         let called = self.link.end_alone(&mut front);
         drop(front);
-        rt::wake_next(self.link.whose, called);
+        rt::wake_next(self.link.pipeline, called);
     }
 
     /// What it has done so far counts; now it lets other tasks go first. They may be run by any
@@ -396,8 +396,8 @@ impl<T: Send + 'static> Taker<T> {
                 let called = front.call();
                 drop(front);
                 drop(came);
-                calls.make(link.whose);
-                rt::wake_next(link.whose, called);
+                calls.make(link.pipeline);
+                rt::wake_next(link.pipeline, called);
                 rt::go_behind(cx);
                 return Poll::Pending;
             }
@@ -427,8 +427,8 @@ impl<T: Send + 'static> Taker<T> {
                 }
                 drop(front);
                 drop(came);
-                calls.make(link.whose);
-                rt::wake_next(link.whose, called);
+                calls.make(link.pipeline);
+                rt::wake_next(link.pipeline, called);
                 if watch {
                     Link::watch(link);
                 }
@@ -437,7 +437,7 @@ impl<T: Send + 'static> Taker<T> {
             if over {
                 drop(front);
                 drop(came);
-                calls.make(link.whose);
+                calls.make(link.pipeline);
                 return Poll::Ready(None);
             }
             if let Some(waker) = waker.take() {
@@ -456,7 +456,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(state);
                 drop(front);
                 drop(came);
-                calls.make(link.whose);
+                calls.make(link.pipeline);
                 if nothing {
                     seat.fetched = 0;
                     probe::waits(|| Wait { what: "an item", at: made_at, of: address });
@@ -466,7 +466,7 @@ impl<T: Send + 'static> Taker<T> {
             }
             drop(front);
             drop(came);
-            calls.make(link.whose);
+            calls.make(link.pipeline);
             waker = Some(cx.waker().clone());
         }
     }
@@ -550,8 +550,8 @@ impl<T> Drop for Taker<T> {
         };
         drop(front);
         drop(before);
-        calls.make(self.link.whose);
-        rt::wake_next(self.link.whose, called);
+        calls.make(self.link.pipeline);
+        rt::wake_next(self.link.pipeline, called);
     }
 }
 

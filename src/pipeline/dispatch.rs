@@ -14,7 +14,7 @@ use super::report::StageEnd;
 use crate::channel::{Receiver, Sender, Taker};
 use crate::context::{BoxError, Context, Contexts};
 use crate::rt::probe::{self, Wait};
-use crate::rt::{self, Turn, Whose};
+use crate::rt::{self, PipelineId, Turn};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use std::future::poll_fn;
@@ -82,7 +82,7 @@ where
     let place = work.engine.stages[work.index].place;
     let mut turn = Turn::begin();
     let mut contexts = Contexts::of(&work.engine.ctx);
-    let whose = work.engine.woken.whose();
+    let pipeline = work.engine.woken.id();
     let mut alone = false;
     loop {
         let next = poll_fn(|cx| taker.poll_take(cx, place));
@@ -143,14 +143,14 @@ where
                 // No colleague has to find out by an item of its own.
                 taker.close();
                 if let Some(turns) = &work.turns {
-                    turns.next(whose);
+                    turns.next(pipeline);
                 }
                 return Ok(StageEnd::ReaderGone);
             }
         }
         tally.pass_on(1);
         if let Some(turns) = &work.turns {
-            turns.next(whose);
+            turns.next(pipeline);
         }
         if turn.is_over() {
             taker.rests();
@@ -202,13 +202,13 @@ impl Turns {
         .await;
     }
 
-    fn next(&self, whose: Whose) {
+    fn next(&self, pipeline: PipelineId) {
         let mut order = self.0.lock();
         order.next += 1;
         let next = order.next;
         let at = order.waiting.iter().position(|(of, _)| *of == next);
         let waker = at.map(|at| order.waiting.swap_remove(at).1);
         drop(order);
-        rt::wake_next(whose, waker.filter(|_| !skip(Break::TurnNotPassedOn)));
+        rt::wake_next(pipeline, waker.filter(|_| !skip(Break::TurnNotPassedOn)));
     }
 }

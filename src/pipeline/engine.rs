@@ -282,7 +282,7 @@ impl Engine {
         let (sender, receiver) = crate::channel::of_stage(
             stage.capacity,
             bulk,
-            (is_last, stage.custom, self.woken.whose()),
+            (is_last, stage.custom, self.woken.id()),
         );
         let gauge = sender.gauge();
         // Invariant 5.

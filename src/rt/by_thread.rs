@@ -173,10 +173,10 @@ pub(crate) struct Woken;
 pub(crate) struct Hand;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Whose;
+pub(crate) struct PipelineId;
 
-impl Whose {
-    pub(crate) const NOBODYS: Whose = Whose;
+impl PipelineId {
+    pub(crate) const NONE: PipelineId = PipelineId;
 }
 
 impl Woken {
@@ -188,8 +188,8 @@ impl Woken {
         false
     }
 
-    pub(crate) fn whose(&self) -> Whose {
-        Whose
+    pub(crate) fn id(&self) -> PipelineId {
+        PipelineId
     }
 
     pub(crate) fn hand(&self) -> Hand {
@@ -203,7 +203,7 @@ impl Hand {
     }
 }
 
-pub(crate) fn wake_next(_whose: Whose, wakers: impl IntoIterator<Item = Waker>) {
+pub(crate) fn wake_next(_pipeline: PipelineId, wakers: impl IntoIterator<Item = Waker>) {
     super::wake(wakers);
 }
 

@@ -72,7 +72,7 @@ pub(crate) use task::{Stop, Unstarted};
 pub(crate) use aside::block_aside;
 #[cfg(loom)]
 pub(crate) use by_thread::{
-    Hand, Whose, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
+    Hand, PipelineId, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
 };
 #[cfg(not(loom))]
 pub(crate) use runner::{is_quells_own, run as leave_to_crew};
@@ -92,7 +92,7 @@ pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now, rest};
 pub use turn::{YieldNow, choose, yield_now};
 #[cfg(not(loom))]
 pub(crate) use woken::{
-    Hand, Whose, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
+    Hand, PipelineId, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
 };
 
 use std::time::Instant;

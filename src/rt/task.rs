@@ -97,17 +97,23 @@ impl Nudge {
         Nudge {
             #[cfg(feature = "tokio")]
             runtime: tokio::runtime::Handle::try_current().ok().filter(|runtime| {
-                let flavor = runtime.runtime_flavor();
-                let many = flavor == tokio::runtime::RuntimeFlavor::MultiThread;
-                many && runtime.metrics().num_workers() > 1
+                runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
             }),
         }
     }
 
-    /// Whether tasks are run by several threads.
-    pub(super) fn is_needed(&self) -> bool {
+    /// Whether tasks are run by several threads, or by one that another may stand in for.
+    pub(super) fn on_threads(&self) -> bool {
         #[cfg(feature = "tokio")]
         return self.runtime.is_some();
+        #[cfg(not(feature = "tokio"))]
+        false
+    }
+
+    /// Whether they are run by several at once.
+    pub(super) fn is_needed(&self) -> bool {
+        #[cfg(feature = "tokio")]
+        return self.runtime.as_ref().is_some_and(|runtime| runtime.metrics().num_workers() > 1);
         #[cfg(not(feature = "tokio"))]
         false
     }

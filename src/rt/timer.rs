@@ -6,7 +6,7 @@
 //! # Invariants
 //!
 //! 1. A bell leaves the queue once: to ring, or because its [`Entry`] was dropped.
-//! 2. The thread never runs users' functions: what a bell gives back goes to the
+//! 2. The thread never runs users' functions, but for wakers: what a bell gives back goes to the
 //!    `runner`. No lock is held while a bell rings or is dropped.
 
 use super::task::undisturbed;

@@ -24,6 +24,7 @@ use std::pin::Pin;
 #[cfg(all(feature = "tokio", not(loom)))]
 use std::task::Waker;
 use std::task::{Context, Poll};
+#[cfg(not(loom))]
 use std::time::Duration;
 
 /// The future of [`yield_now`].
@@ -192,6 +193,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     const STEPS: u32 = 64;
+    #[cfg(not(loom))]
     const TIME: Duration = Duration::from_micros(100);
 
     pub(crate) fn begin() -> Self {

@@ -51,8 +51,8 @@ std::thread_local! {
     static WOKE: Cell<bool> = const { Cell::new(false) };
     /// Whether that matters: there are other threads.
     static MATTERS: Cell<bool> = const { Cell::new(true) };
-    /// Whose channels those wait at whom the task whose turn it is keeps.
-    static KEEPS: Cell<Whose> = const { Cell::new(Whose::NOBODYS) };
+    /// The pipeline at whose channels those wait who are kept in this turn.
+    static KEEPS: Cell<PipelineId> = const { Cell::new(PipelineId::NONE) };
     /// How many steps the user's code has made.
     static STEP: Cell<u32> = const { Cell::new(0) };
     /// That task, where there are other threads.
@@ -61,15 +61,19 @@ std::thread_local! {
 
 /// Which pipeline a channel is of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Whose(usize);
+pub(crate) struct PipelineId(usize);
 
-impl Whose {
-    /// Of none.
-    pub(crate) const NOBODYS: Whose = Whose(0);
+impl PipelineId {
+    /// None.
+    pub(crate) const NONE: PipelineId = PipelineId(0);
 }
 
-/// Whom the tasks of a pipeline keep; nobody, where one thread runs them all.
-pub(crate) struct Woken(Option<Arc<Shared>>);
+/// Whom the tasks of a pipeline keep.
+pub(crate) struct Woken {
+    /// `None` where one thread runs them all: nobody.
+    shared: Option<Arc<Shared>>,
+    on_threads: bool,
+}
 
 struct Shared {
     nudge: Nudge,
@@ -108,24 +112,29 @@ impl Woken {
     /// For tasks of the runtime that is ambient here.
     pub(crate) fn here() -> Self {
         let nudge = Nudge::here();
-        Woken(nudge.is_needed().then(|| {
+        let on_threads = nudge.on_threads();
+        let shared = nudge.is_needed().then(|| {
             let wakers = Vec::new();
             let kept = Kept { wakers, used: false, seen: false, looked_after: false, unkept: 0 };
             Arc::new(Shared { nudge, kept: BriefLock::new(kept) })
-        }))
+        });
+        Woken { shared, on_threads }
     }
 
-    /// Whether the tasks are run by several threads.
+    /// Whether another thread could come for what keeps this one: if it is the only one, for
+    /// what has it leave its place (`block_in_place`).
     pub(crate) fn on_threads(&self) -> bool {
-        self.0.is_some()
+        self.on_threads
     }
 
-    pub(crate) fn whose(&self) -> Whose {
-        self.0.as_ref().map_or(Whose::NOBODYS, |shared| Whose(Arc::as_ptr(shared).addr()))
+    pub(crate) fn id(&self) -> PipelineId {
+        self.shared
+            .as_ref()
+            .map_or(PipelineId::NONE, |shared| PipelineId(Arc::as_ptr(shared).addr()))
     }
 
     pub(crate) fn hand(&self) -> Hand {
-        Hand(Cell::new(self.0.as_ref().map(|shared| {
+        Hand(Cell::new(self.shared.as_ref().map(|shared| {
             Box::new(Here {
                 shared: Arc::clone(shared),
                 keeps: false,
@@ -157,27 +166,29 @@ struct HasTurn<'a> {
 /// The turn in which this one is had, if there is one: the user's code may run another pipeline.
 struct Before {
     here: Option<Box<Here>>,
-    keeps: Whose,
+    keeps: PipelineId,
     matters: bool,
+    woke: bool,
+    step: u32,
 }
 
 impl<'a> HasTurn<'a> {
     #[inline]
     fn begin(hand: &'a Hand) -> Self {
         let mine = hand.0.take();
-        WOKE.set(false);
+        let (woke, step) = (WOKE.replace(false), STEP.get());
         let matters = MATTERS.replace(mine.is_some());
-        let keeps = KEEPS.replace(Whose::NOBODYS);
+        let keeps = KEEPS.replace(PipelineId::NONE);
         let mut here = None;
         if let Some(mut mine) = mine {
             mine.turns += 1;
             if mine.keeps && mine.turns <= TURNS {
-                KEEPS.set(Whose(Arc::as_ptr(&mine.shared).addr()));
+                KEEPS.set(PipelineId(Arc::as_ptr(&mine.shared).addr()));
             }
             STEP.set(mine.step);
             here = HERE.try_with(|here| here.replace(Some(mine))).ok().flatten();
         }
-        HasTurn { hand, before: Before { here, keeps, matters } }
+        HasTurn { hand, before: Before { here, keeps, matters, woke, step } }
     }
 }
 
@@ -185,13 +196,15 @@ impl Drop for HasTurn<'_> {
     #[inline]
     fn drop(&mut self) {
         let keeps = KEEPS.replace(self.before.keeps);
+        let step = STEP.replace(self.before.step);
+        WOKE.set(self.before.woke);
         if !MATTERS.replace(self.before.matters) {
             return;
         }
         let before = self.before.here.take();
         let mine = HERE.try_with(|here| here.replace(before)).ok().flatten();
         let Some(mut mine) = mine else { return };
-        (mine.keeps, mine.step) = (keeps != Whose::NOBODYS, STEP.get());
+        (mine.keeps, mine.step) = (keeps != PipelineId::NONE, step);
         if std::mem::take(&mut mine.has_kept) {
             mine.shared.send();
         }
@@ -211,30 +224,31 @@ fn here<R>(f: impl FnOnce(&mut Here) -> R) -> Option<R> {
 }
 
 impl Shared {
-    /// Keeps it, or gives it back.
-    fn keep(this: &Arc<Self>, waker: Waker) -> Option<Waker> {
-        let mut kept = this.kept.lock();
+    /// Keeps it, or gives it back. Whether somebody looks already.
+    fn keep(&self, waker: Waker) -> Result<bool, Waker> {
+        let mut kept = self.kept.lock();
         if kept.unkept > 0 {
             kept.unkept -= 1;
-            return Some(waker);
+            return Err(waker);
         }
-        if !std::mem::replace(&mut kept.looked_after, true) {
-            drop(kept);
-            let of = Arc::downgrade(this);
-            let look = move || of.upgrade().is_some_and(|shared| shared.look());
-            let nobody_looks = look_every(LOOK, look).is_err();
-            kept = this.kept.lock();
-            if nobody_looks {
-                (kept.looked_after, kept.unkept) = (false, UNKEPT);
-                kept.wakers.push(waker);
-                drop(kept);
-                this.send();
-                return None;
-            }
-        }
+        // Before anybody looks: who finds nobody does not come again.
         kept.used = true;
         kept.wakers.push(waker);
-        None
+        Ok(std::mem::replace(&mut kept.looked_after, true))
+    }
+
+    /// Somebody is kept, so the timer thread has to look.
+    #[cold]
+    fn have_looked_after(this: &Arc<Self>) {
+        let of = Arc::downgrade(this);
+        let look = move || of.upgrade().is_some_and(|shared| shared.look());
+        if look_every(LOOK, look).is_err() {
+            let mut kept = this.kept.lock();
+            (kept.looked_after, kept.unkept) = (false, UNKEPT);
+            drop(kept);
+            this.send();
+            WOKE.set(true);
+        }
     }
 
     /// Wakes all who are kept. The first of them comes next on this thread: he waits for what
@@ -270,8 +284,8 @@ impl Shared {
 
 /// Wakes those who wait at a channel, and come next: now, or when this turn is over.
 #[inline]
-pub(crate) fn wake_next(whose: Whose, wakers: impl IntoIterator<Item = Waker>) {
-    let keeps = whose != Whose::NOBODYS && KEEPS.get() == whose;
+pub(crate) fn wake_next(pipeline: PipelineId, wakers: impl IntoIterator<Item = Waker>) {
+    let keeps = pipeline != PipelineId::NONE && KEEPS.get() == pipeline;
     for waker in wakers {
         if let Some(waker) = if keeps { keep(waker) } else { Some(waker) } {
             WOKE.set(true);
@@ -284,10 +298,19 @@ pub(crate) fn wake_next(whose: Whose, wakers: impl IntoIterator<Item = Waker>) {
 #[inline(never)]
 fn keep(waker: Waker) -> Option<Waker> {
     let mut waker = Some(waker);
-    here(|here| {
-        waker = waker.take().and_then(|waker| Shared::keep(&here.shared, waker));
-        here.has_kept |= waker.is_none();
+    let unwatched = here(|here| match here.shared.keep(waker.take()?) {
+        Ok(is_watched) => {
+            here.has_kept = true;
+            (!is_watched).then(|| Arc::clone(&here.shared))
+        }
+        Err(back) => {
+            waker = Some(back);
+            None
+        }
     });
+    if let Some(shared) = unwatched.flatten() {
+        Shared::have_looked_after(&shared);
+    }
     waker
 }
 
@@ -361,8 +384,8 @@ pub(crate) fn keeps(keeps: bool) {
     let keeps = keeps && is_in_real_time();
     let kept = here(|here| {
         here.turns = 0;
-        let whose = Whose(Arc::as_ptr(&here.shared).addr());
-        KEEPS.set(if keeps { whose } else { Whose::NOBODYS });
+        let pipeline = PipelineId(Arc::as_ptr(&here.shared).addr());
+        KEEPS.set(if keeps { pipeline } else { PipelineId::NONE });
         let sends = !keeps && std::mem::take(&mut here.has_kept);
         sends.then(|| Arc::clone(&here.shared))
     });
@@ -409,7 +432,16 @@ mod tests {
     }
 
     impl Crew {
+        /// On a machine that may be slow: nobody looks after those who are kept.
         fn on(threads: usize) -> Crew {
+            let crew = Crew::looked_after(threads);
+            if let Some(shared) = &crew.woken.shared {
+                shared.kept.lock().looked_after = true;
+            }
+            crew
+        }
+
+        fn looked_after(threads: usize) -> Crew {
             let runtime = match threads {
                 0 => Builder::new_current_thread().build(),
                 _ => Builder::new_multi_thread().worker_threads(threads).build(),
@@ -425,7 +457,7 @@ mod tests {
 
         /// Somebody who waits at a channel of the pipeline's.
         fn wake(&self) {
-            wake_next(self.woken.whose(), [self.waker.clone()]);
+            wake_next(self.woken.id(), [self.waker.clone()]);
         }
 
         /// How many have been woken by now, and whether one of them is this turn's to free.
@@ -448,7 +480,7 @@ mod tests {
     /// Until it keeps others: the machine may be slow itself.
     fn gets_brisk(crew: &Crew) {
         let began = now();
-        while KEEPS.get() == Whose::NOBODYS {
+        while KEEPS.get() == PipelineId::NONE {
             assert!(began.elapsed() < Duration::from_secs(10), "it is never brisk");
             brisk();
         }
@@ -487,7 +519,7 @@ mod tests {
     #[test]
     fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
         let crew = Crew::on(2);
-        let (other, whose) = (crew.woken.hand(), crew.woken.whose());
+        let (other, pipeline) = (crew.woken.hand(), crew.woken.id());
         crew.hand.turn(|| {
             keeps(true);
             crew.wake();
@@ -495,7 +527,7 @@ mod tests {
             let elsewhere = move || {
                 other.turn(|| {
                     keeps(true);
-                    wake_next(whose, [waker]);
+                    wake_next(pipeline, [waker]);
                     assert_eq!(count.woken(), 0);
                 });
             };
@@ -526,7 +558,7 @@ mod tests {
         let (crew, other) = (Crew::on(2), Crew::on(2));
         crew.hand.turn(|| {
             keeps(true);
-            wake_next(Whose::NOBODYS, [crew.waker.clone()]);
+            wake_next(PipelineId::NONE, [crew.waker.clone()]);
             assert_eq!(crew.seen(), (1, true));
             assert!(!other.keeps());
             // One that the user's code runs meanwhile, on this thread.
@@ -539,6 +571,12 @@ mod tests {
                     assert_eq!(inner.keeps(), threads > 1);
                 });
                 assert!(crew.keeps() && !inner.keeps());
+            }
+            gets_on();
+            for woken in [false, true] {
+                other.hand.turn(gets_on);
+                assert_eq!(has_woken(), woken);
+                wake_next(PipelineId::NONE, [crew.waker.clone()]);
             }
         });
     }
@@ -557,7 +595,7 @@ mod tests {
 
     #[test]
     fn whoever_is_kept_by_a_turn_that_hangs_is_woken_all_the_same_and_the_next_at_once() {
-        let crew = Crew::on(2);
+        let crew = Crew::looked_after(2);
         crew.hand.turn(|| {
             keeps(true);
             crew.wake();
@@ -575,21 +613,20 @@ mod tests {
 
     #[test]
     fn nobody_looks_after_nobody() {
-        let crew = Crew::on(2);
-        let kept = &crew.woken.0.as_ref().expect("there are two threads").kept;
+        let crew = Crew::looked_after(2);
+        let kept = &crew.woken.shared.as_ref().expect("there are two threads").kept;
         for _ in 0..2 {
             crew.hand.turn(|| {
                 keeps(true);
                 crew.wake();
+                assert!(kept.lock().looked_after || crew.count.woken() > 0);
             });
-            assert!(kept.lock().looked_after);
             let began = now();
             while kept.lock().looked_after {
                 assert!(began.elapsed() < Duration::from_secs(10), "it is looked at for ever");
                 crate::sync::thread::yield_now();
             }
         }
-        assert_eq!(crew.count.woken(), 2);
     }
 
     #[test]
