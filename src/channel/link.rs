@@ -355,7 +355,8 @@ impl<T> Link<T> {
         probe::touches("closed", || std::ptr::from_ref(self) as *const () as usize);
         let mut calls = self.call_all();
         calls.add(Calls::to(reader));
-        calls.make(self.pipeline);
+        // No end is kept back.
+        calls.make(PipelineId::NONE);
     }
 
     /// Closes it. What is left in the queue is the caller's to discard, or another's.
