@@ -41,6 +41,7 @@ pub(super) struct Link<T> {
     bulk: Option<Bulk<T>>,
     /// Whether user's code puts in what a stage of its own makes.
     pub(super) is_users: bool,
+    /// Between whose stages it is.
     pub(super) pipeline: PipelineId,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
     shut: AtomicUsize,

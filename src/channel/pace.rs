@@ -97,7 +97,7 @@ impl Glance {
         *self.0.get_or_insert_with(crate::rt::now)
     }
 
-    /// Invariant 3.
+    /// `None` where no time counts: invariant 3.
     fn that_counts(&mut self) -> Option<Instant> {
         crate::rt::is_in_real_time().then(|| self.now())
     }

@@ -156,6 +156,7 @@ where
             taker.rests();
             rt::rest().await;
             turn = turn.next();
+            // Once more: that holds for a few turns.
             rt::keeps(alone);
         }
     }

@@ -192,9 +192,9 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    const STEPS: u32 = 64;
+    pub(super) const STEPS: u32 = 64;
     #[cfg(not(loom))]
-    const TIME: Duration = Duration::from_micros(100);
+    pub(super) const TIME: Duration = Duration::from_micros(100);
 
     pub(crate) fn begin() -> Self {
         Turn {

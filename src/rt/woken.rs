@@ -21,17 +21,15 @@
 //!    of their own, see `by_thread`.)
 
 use super::task::{Nudge, undisturbed, wake};
-use super::{is_in_real_time, look_every, real_now};
+use super::{Turn, is_in_real_time, look_every, real_now};
 use crate::sync::{Arc, BriefLock};
 use std::cell::Cell;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// After so many steps of the user's code the clock is looked at.
-const STEPS: u32 = 64;
-
-/// What is brisk takes less for them, waits included.
-const TIME: Duration = Duration::from_micros(100);
+/// After so many steps of the user's code the clock is looked at. What is brisk takes less than
+/// [`Turn::TIME`] for them, waits included.
+const STEPS: u32 = Turn::STEPS;
 
 /// So often a task has to be brisk before it keeps anybody.
 const BRISK: u32 = 16;
@@ -66,6 +64,10 @@ pub(crate) struct PipelineId(usize);
 impl PipelineId {
     /// None.
     pub(crate) const NONE: PipelineId = PipelineId(0);
+
+    fn of(shared: &Arc<Shared>) -> Self {
+        PipelineId(Arc::as_ptr(shared).addr())
+    }
 }
 
 /// Whom the tasks of a pipeline keep.
@@ -128,9 +130,7 @@ impl Woken {
     }
 
     pub(crate) fn id(&self) -> PipelineId {
-        self.shared
-            .as_ref()
-            .map_or(PipelineId::NONE, |shared| PipelineId(Arc::as_ptr(shared).addr()))
+        self.shared.as_ref().map_or(PipelineId::NONE, PipelineId::of)
     }
 
     pub(crate) fn hand(&self) -> Hand {
@@ -183,7 +183,7 @@ impl<'a> HasTurn<'a> {
         if let Some(mut mine) = mine {
             mine.turns += 1;
             if mine.keeps && mine.turns <= TURNS {
-                KEEPS.set(PipelineId(Arc::as_ptr(&mine.shared).addr()));
+                KEEPS.set(PipelineId::of(&mine.shared));
             }
             STEP.set(mine.step);
             here = HERE.try_with(|here| here.replace(Some(mine))).ok().flatten();
@@ -359,7 +359,7 @@ fn steps() {
     STEP.set(0);
     let now = real_now();
     let before = here(|here| std::mem::replace(&mut here.since, now)).flatten();
-    was_brisk(now.zip(before).is_some_and(|(now, before)| now - before < TIME));
+    was_brisk(now.zip(before).is_some_and(|(now, before)| now - before < Turn::TIME));
 }
 
 /// Whether the latest steps of this task were brisk.
@@ -384,8 +384,7 @@ pub(crate) fn keeps(keeps: bool) {
     let keeps = keeps && is_in_real_time();
     let kept = here(|here| {
         here.turns = 0;
-        let pipeline = PipelineId(Arc::as_ptr(&here.shared).addr());
-        KEEPS.set(if keeps { pipeline } else { PipelineId::NONE });
+        KEEPS.set(if keeps { PipelineId::of(&here.shared) } else { PipelineId::NONE });
         let sends = !keeps && std::mem::take(&mut here.has_kept);
         sends.then(|| Arc::clone(&here.shared))
     });
@@ -473,17 +472,25 @@ mod tests {
         }
     }
 
+    /// Waits for what a machine does at once that is not slow itself.
+    fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+        let began = now();
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+            crate::sync::thread::yield_now();
+        }
+    }
+
     fn brisk() {
         (0..STEPS).for_each(|_| step());
     }
 
-    /// Until it keeps others: the machine may be slow itself.
+    /// Until it keeps others.
     fn gets_brisk(crew: &Crew) {
-        let began = now();
-        while KEEPS.get() == PipelineId::NONE {
-            assert!(began.elapsed() < Duration::from_secs(10), "it is never brisk");
+        soon("it is never brisk", || {
             brisk();
-        }
+            KEEPS.get() != PipelineId::NONE
+        });
         assert!(crew.keeps());
     }
 
@@ -599,11 +606,7 @@ mod tests {
         crew.hand.turn(|| {
             keeps(true);
             crew.wake();
-            let began = now();
-            while crew.count.woken() == 0 {
-                assert!(began.elapsed() < Duration::from_secs(10), "it is not woken");
-                crate::sync::thread::yield_now();
-            }
+            soon("it is not woken", || crew.count.woken() > 0);
             for _ in 0..UNKEPT {
                 assert!(!crew.keeps());
             }
@@ -615,17 +618,15 @@ mod tests {
     fn nobody_looks_after_nobody() {
         let crew = Crew::looked_after(2);
         let kept = &crew.woken.shared.as_ref().expect("there are two threads").kept;
-        for _ in 0..2 {
+        for before in 0..2 {
             crew.hand.turn(|| {
                 keeps(true);
                 crew.wake();
-                assert!(kept.lock().looked_after || crew.count.woken() > 0);
+                // Unless this turn has been one that hangs.
+                assert!(kept.lock().looked_after || crew.count.woken() > before);
             });
-            let began = now();
-            while kept.lock().looked_after {
-                assert!(began.elapsed() < Duration::from_secs(10), "it is looked at for ever");
-                crate::sync::thread::yield_now();
-            }
+            kept.lock().unkept = 0;
+            soon("it is looked at for ever", || !kept.lock().looked_after);
         }
     }
 
@@ -639,7 +640,7 @@ mod tests {
             gets_brisk(&crew);
             (1..STEPS).for_each(|_| step());
             let began = now();
-            while began.elapsed() < 2 * TIME {}
+            while began.elapsed() < 2 * Turn::TIME {}
             step();
             assert!(!crew.keeps());
         });
@@ -663,18 +664,29 @@ mod tests {
     }
 
     #[test]
-    fn a_nudge_is_a_task_of_nothing() {
+    fn a_nudge_is_a_task_of_nothing_and_comes_once_for_all_who_have_been_woken() {
         let crew = Crew::on(2);
         let alive = || crew.runtime.metrics().num_alive_tasks();
+        // Nobody runs it yet: both threads are kept.
+        let (begun, may_end) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        for _ in 0..2 {
+            let (begun, may_end) = (Arc::clone(&begun), Arc::clone(&may_end));
+            drop(crew.runtime.spawn(async move {
+                begun.wake();
+                soon("they may not end", || may_end.woken() > 0);
+            }));
+        }
+        soon("they do not begin", || begun.woken() == 2);
         crew.hand.turn(|| {
+            gets_on();
+            assert_eq!(alive(), 2, "nobody has been woken");
+            crew.wake();
             crew.wake();
             gets_on();
-            assert!(!has_woken());
+            gets_on();
+            assert_eq!(alive(), 3);
         });
-        let began = now();
-        while alive() > 0 {
-            assert!(began.elapsed() < Duration::from_secs(10), "it does not end");
-            crate::sync::thread::yield_now();
-        }
+        may_end.wake();
+        soon("it does not end", || alive() == 0);
     }
 }
