@@ -158,7 +158,7 @@ fn a_source_has_the_room_of_what_a_map_takes_however_long_that_keeps_its_thread(
     const ITEMS: u64 = 60;
     in_time(|| {
         let runtime = threads(2);
-        for stage in ["map", "filter_map", "dispatch"] {
+        for stage in ["map", "filter_map", "dispatch", "a custom one"] {
             let (tell, patient) = Patient::new();
             let until_made = patient.clone();
             // With item n in its hand, n + 1 may be buffered, and n + 2 be in the source's.
@@ -172,12 +172,42 @@ fn a_source_has_the_room_of_what_a_map_takes_however_long_that_keeps_its_thread(
             let items = Pipeline::from_iter(&background(), items).buffer(1);
             let results = match stage {
                 "map" => items.map(each).run(),
+                "a custom one" => items
+                    .stage("own", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                        while let Some(n) = input.recv().await {
+                            output.send(each(n)).await?;
+                        }
+                        Ok::<_, SendError<u64>>(())
+                    })
+                    .run(),
                 "filter_map" => items.filter_map(move |n| Some(each(n))).run(),
                 _ => items.dispatch(1, move |_, n| std::future::ready(each(n))).run(),
             };
             let (read, _nobody) = mpsc::channel();
             read_in_a_task(&runtime, results, read);
             assert_eq!(patient.gave_up.load(Relaxed), 0, "{stage}: the source did not get on");
+        }
+    });
+}
+
+#[test]
+fn what_a_stage_of_ones_own_sent_last_does_not_wait_for_what_it_does_after_the_end_of_its_input() {
+    in_time(|| {
+        let runtime = threads(2);
+        for items in [1, 2, 50] {
+            let (tell, patient) = Patient::new();
+            let until_read = patient.clone();
+            let results = Pipeline::from_iter(&background(), 0..items)
+                .stage("own", move |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                    while let Some(n) = input.recv().await {
+                        output.send(n).await?;
+                    }
+                    until_read.wait_for(items - 1);
+                    Ok::<_, SendError<u64>>(())
+                })
+                .run();
+            read_in_a_task(&runtime, results, tell);
+            assert_eq!(patient.gave_up.load(Relaxed), 0, "the last of {items} was not read");
         }
     });
 }

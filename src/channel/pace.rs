@@ -41,13 +41,8 @@ const FEW: i64 = 64 * REPAID;
 /// to and fro.
 const SOME: i64 = 1_000 * REPAID;
 
-/// How often somebody looks whether a taker that goes alone has got on: those behind items
-/// that take long wait for twice as long at most. Looking ten times as often costs a
-/// quarter of what going alone is good for.
-#[cfg(not(loom))]
-pub(super) const LOOK: Duration = Duration::from_millis(10);
-
-/// Whoever has taken fewer items by then has not got on: brisk ones are forty thousand.
+/// Whoever has taken fewer items from one look of the timer thread's to the next has not got on:
+/// brisk ones are forty thousand.
 #[cfg(not(loom))]
 pub(super) const GETS_ON: usize = 512;
 

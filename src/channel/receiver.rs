@@ -127,11 +127,11 @@ impl<T> Receiver<T> {
         // Invariant 3; what was fetched at home may be read elsewhere.
         #[cfg(not(loom))]
         let wanted = wanted || (self.roams && HOME.get() != self.address());
-        if self.roams {
-            crate::rt::step();
-        }
         if wanted || self.unsettled >= self.link.quantum {
             self.settle();
+        }
+        if self.roams {
+            crate::rt::step();
         }
         item
     }
@@ -163,6 +163,9 @@ impl<T> Receiver<T> {
         }
         self.tell_wait();
         let next = self.batch.pop_front();
+        if next.is_none() && self.roams {
+            crate::rt::step();
+        }
         Poll::Ready(next.map(|item| self.hand_out(item)))
     }
 

@@ -25,7 +25,7 @@
 
 use super::link::{Calls, Link};
 #[cfg(not(loom))]
-use super::pace::{GETS_ON, LOOK};
+use super::pace::GETS_ON;
 use super::pace::{Glance, Pace, Stint};
 use super::receiver::Receiver;
 use crate::rt;
@@ -153,7 +153,7 @@ impl<T> Link<T> {
             let mut seen = 0;
             let link = Arc::downgrade(this);
             let look = move || link.upgrade().is_some_and(|link| link.gets_on(&mut seen));
-            if crate::rt::look_every(LOOK, look).is_err() {
+            if crate::rt::look_often(look).is_err() {
                 let mut front = this.takes.front.lock();
                 front.pace.overdraw();
                 let called = this.looks_no_more(&mut front);

@@ -171,6 +171,8 @@ impl Engine {
             self.tasks.stop();
         }
         self.outputs().for_each(|output| output.close());
+        // Whoever waits for the end may have been called for an item before, by a turn that hangs.
+        self.woken.send();
         self.forget_drain();
     }
 

@@ -188,6 +188,8 @@ impl Woken {
         false
     }
 
+    pub(crate) fn send(&self) {}
+
     pub(crate) fn id(&self) -> PipelineId {
         PipelineId
     }

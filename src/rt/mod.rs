@@ -82,7 +82,7 @@ pub(crate) use task::panic_message;
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 pub(crate) use task::{panic_words, require, spawn_at, undisturbed, wake};
 #[cfg(not(loom))]
-pub(crate) use timer::look_every;
+pub(crate) use timer::look_often;
 /// For the tests of a room that names no runtime.
 #[cfg(all(test, feature = "tokio", not(loom)))]
 pub(crate) use tokio::runtime;
