@@ -8,7 +8,7 @@
 
 mod kit;
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use kit::{background, in_time, most_between_ticks, ms, relay, threads};
 use quell::channel::{Receiver, SendError, Sender};
 use quell::{Pipeline, Rate, Results};
@@ -208,6 +208,48 @@ fn what_a_stage_of_ones_own_sent_last_does_not_wait_for_what_it_does_after_the_e
                 .run();
             read_in_a_task(&runtime, results, tell);
             assert_eq!(patient.gave_up.load(Relaxed), 0, "the last of {items} was not read");
+        }
+    });
+}
+
+/// Keeps its thread when it goes, until an item has been read.
+struct Flushes(Patient, u64);
+
+impl Drop for Flushes {
+    fn drop(&mut self) {
+        self.0.wait_for(self.1);
+    }
+}
+
+#[test]
+fn what_a_stage_has_made_last_does_not_wait_for_what_goes_with_its_closure_at_the_end() {
+    in_time(|| {
+        let runtime = threads(2);
+        for items in [1, 2, 50, 20_001] {
+            for stage in ["from_stream", "map", "filter_map", "dispatch"] {
+                let (tell, patient) = Patient::new();
+                let goes = Flushes(patient.clone(), items - 1);
+                let from = |items| Pipeline::from_iter(&background(), items).buffer(64);
+                let results = match stage {
+                    // One that has to be waited for, for each item.
+                    "from_stream" => Pipeline::from_stream(
+                        &background(),
+                        Box::pin(stream::iter(0..items).then(move |n| {
+                            let _goes_with_it = &goes;
+                            tokio::task::yield_now().map(move |()| n)
+                        })),
+                    ),
+                    "map" => from(0..items).map(move |n| (n, &goes).0),
+                    "filter_map" => from(0..items).filter_map(move |n| Some((n, &goes).0)),
+                    _ => from(0..items).dispatch(1, move |_, n| {
+                        let _goes_with_it = &goes;
+                        async move { n }
+                    }),
+                };
+                read_in_a_task(&runtime, results.run(), tell);
+                let gave_up = patient.gave_up.load(Relaxed);
+                assert_eq!(gave_up, 0, "the last of {items} was not read: {stage}");
+            }
         }
     });
 }

@@ -254,14 +254,8 @@ impl<T> Link<T> {
         state.fetched_weight += self.weight_of(batch);
     }
 
-    /// The receiving side drops these: nobody will take them.
-    pub(super) fn leave(&self, held: VecDeque<T>) {
-        self.state.lock().out -= held.len();
-        self.discard_all(held);
-    }
-
     /// Drops what nobody takes, and it one by one where it is many.
-    fn discard_all(&self, items: VecDeque<T>) {
+    pub(super) fn discard_all(&self, items: VecDeque<T>) {
         match &self.bulk {
             Some(bulk) => items.into_iter().for_each(bulk.discard),
             None => discard(items),
@@ -307,7 +301,8 @@ impl<T> Link<T> {
     /// Whether nothing has been handed out since room was offered last.
     fn is_settled(&self) -> bool {
         // Relaxed: the count goes up only, and what the caller has handed out is in it. So
-        // where both are the same, all of that has been offered, by this thread or another.
+        // where both are the same, all of that has been offered, by this thread, or by another
+        // that is at it and has the lock.
         notes_offers()
             && self.takes.handed.load(Ordering::Relaxed) / 2
                 == self.takes.settled.load(Ordering::Relaxed)
@@ -330,11 +325,6 @@ impl<T> Link<T> {
     /// The receiving side goes: what it holds is left behind, and so is what is
     /// still in the queue.
     pub(super) fn abandon(&self, held: VecDeque<T>) {
-        let mut state = self.state.lock();
-        let calls = self.give_back(&mut state);
-        state.out -= held.len();
-        drop(state);
-        calls.make(self.pipeline);
         self.shut();
         self.discard_left();
         self.discard_all(held);

@@ -108,7 +108,7 @@ impl<T> Receiver<T> {
         if self.link.is_shut() {
             let held = std::mem::take(&mut self.batch);
             if !held.is_empty() {
-                self.link.leave(held);
+                self.link.discard_all(held);
             }
         }
         if self.patience > 0 {
@@ -157,14 +157,14 @@ impl<T> Receiver<T> {
         if nothing || rests {
             self.patience = self.at_once;
             if rests {
-                crate::rt::go_behind(cx);
+                crate::rt::go_behind(cx, crate::rt::real_now());
             }
             return Poll::Pending;
         }
         self.tell_wait();
         let next = self.batch.pop_front();
         if next.is_none() && self.roams {
-            crate::rt::step();
+            crate::rt::wraps_up();
         }
         Poll::Ready(next.map(|item| self.hand_out(item)))
     }

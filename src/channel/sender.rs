@@ -151,6 +151,9 @@ impl<T> Send<'_, T> {
             state.waited_for_room(time_since(self.since.take()));
             drop(state);
             self.ticket = None;
+            if self.link.is_users {
+                rt::step();
+            }
             let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
             return Poll::Ready(Err(SendError(value)));
         }

@@ -398,7 +398,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(came);
                 calls.make(link.pipeline);
                 rt::wake_next(link.pipeline, called);
-                rt::go_behind(cx);
+                rt::go_behind(cx, rt::real_now());
                 return Poll::Pending;
             }
             if let Some(item) = if leaves_it { None } else { front.batch.pop_front() } {

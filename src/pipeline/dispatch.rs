@@ -86,7 +86,10 @@ where
     let mut alone = false;
     loop {
         let next = poll_fn(|cx| taker.poll_take(cx, place));
-        let Some(item) = next.await else { return Ok(StageEnd::Completed) };
+        let Some(item) = next.await else {
+            rt::wraps_up();
+            return Ok(StageEnd::Completed);
+        };
         let number = taker.before();
         tally.receive();
         while let Some(colleague) = taker.hire() {
@@ -95,7 +98,7 @@ where
         // The timer thread looks after it then.
         if alone != taker.is_alone() {
             alone = !alone;
-            rt::keeps(alone);
+            rt::may_keep(alone);
         }
         rt::gets_on();
         let mut given = Some((contexts.give(), item));
@@ -154,10 +157,10 @@ where
         }
         if turn.is_over() {
             taker.rests();
-            rt::rest().await;
-            turn = turn.next();
+            turn = turn.rest().await;
             // Once more: that holds for a few turns.
-            rt::keeps(alone);
+            alone = taker.is_alone();
+            rt::may_keep(alone);
         }
     }
 }

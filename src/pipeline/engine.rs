@@ -172,7 +172,9 @@ impl Engine {
         }
         self.outputs().for_each(|output| output.close());
         // Whoever waits for the end may have been called for an item before, by a turn that hangs.
-        self.woken.send();
+        if self.woken.send() {
+            rt::gets_on();
+        }
         self.forget_drain();
     }
 

@@ -198,7 +198,7 @@ impl<T: Send + 'static> Pipeline<T> {
     ///
     /// Workers are tasks; one is started when all others are busy. Where items take next to no
     /// time, and wait for nothing, one worker takes them all; if such an item suddenly keeps its
-    /// thread, those behind it wait for 20 ms at most.
+    /// thread, those behind it wait for 20 ms at most, and so do the readers of those before it.
     ///
     /// # Panics
     ///

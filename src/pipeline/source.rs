@@ -176,7 +176,10 @@ async fn feed<T: Send + 'static>(
         });
         let item = match item.await {
             Ok(item) => item,
-            Err(end) => return Ok(end),
+            Err(end) => {
+                rt::wraps_up();
+                return Ok(end);
+            }
         };
         tally.receive();
         if let Err(item) = sender.put(item) {
@@ -187,8 +190,7 @@ async fn feed<T: Send + 'static>(
         tally.pass_on(1);
         // What never has to wait must let others have their turn.
         if turn.is_over() {
-            rt::rest().await;
-            turn = turn.next();
+            turn = turn.rest().await;
             rt::was_brisk(turn.is_brisk());
         }
     }

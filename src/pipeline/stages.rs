@@ -20,7 +20,10 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
 ) -> StageResult {
     let mut turn = Turn::begin();
     loop {
-        let Some(item) = input.recv().await else { return Ok(StageEnd::Completed) };
+        let Some(item) = input.recv().await else {
+            rt::wraps_up();
+            return Ok(StageEnd::Completed);
+        };
         tally.receive();
         rt::gets_on();
         tally.give_to_user();
@@ -40,8 +43,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
         }
         // What it has used makes room, however long the next one takes.
         if turn.is_over() {
-            rt::rest().await;
-            turn = turn.next();
+            turn = turn.rest().await;
             rt::was_brisk(turn.is_brisk());
         }
     }
@@ -91,8 +93,7 @@ pub(super) async fn chunks<T: Send + 'static>(
                 None => break,
             }
             if turn.is_over() {
-                rt::rest().await;
-                turn = turn.next();
+                turn = turn.rest().await;
                 // However much there is to take, its time is up.
                 if time.until().is_some_and(|until| rt::now() >= until) {
                     break;
@@ -109,8 +110,7 @@ pub(super) async fn chunks<T: Send + 'static>(
             return Ok(StageEnd::Completed);
         }
         if turn.is_over() {
-            rt::rest().await;
-            turn = turn.next();
+            turn = turn.rest().await;
         }
     }
 }
@@ -156,8 +156,7 @@ pub(super) async fn merge<T: Send + 'static>(
         }
         tally.pass_on(1);
         if turn.is_over() {
-            rt::rest().await;
-            turn = turn.next();
+            turn = turn.rest().await;
         }
     }
 }

@@ -123,8 +123,7 @@ impl Rate {
                 }
                 schedule.gone();
                 if turn.is_over() {
-                    rt::rest().await;
-                    turn = turn.next();
+                    turn = turn.rest().await;
                 }
             }
         }

@@ -188,7 +188,9 @@ impl Woken {
         false
     }
 
-    pub(crate) fn send(&self) {}
+    pub(crate) fn send(&self) -> bool {
+        false
+    }
 
     pub(crate) fn id(&self) -> PipelineId {
         PipelineId
@@ -221,4 +223,6 @@ pub(crate) fn step() {}
 
 pub(crate) fn was_brisk(_is_brisk: bool) {}
 
-pub(crate) fn keeps(_keeps: bool) {}
+pub(crate) fn may_keep(_may: bool) {}
+
+pub(crate) fn wraps_up() {}

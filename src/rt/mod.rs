@@ -72,7 +72,8 @@ pub(crate) use task::{Stop, Unstarted};
 pub(crate) use aside::block_aside;
 #[cfg(loom)]
 pub(crate) use by_thread::{
-    Hand, PipelineId, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
+    Hand, PipelineId, Woken, gets_on, has_woken, may_keep, spawned, step, wake_next, was_brisk,
+    wraps_up,
 };
 #[cfg(not(loom))]
 pub(crate) use runner::{is_quells_own, run as leave_to_crew};
@@ -88,11 +89,12 @@ pub(crate) use timer::look_often;
 pub(crate) use tokio::runtime;
 #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
 pub(crate) use turn::learn_of_tasks;
-pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now, rest};
+pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now};
 pub use turn::{YieldNow, choose, yield_now};
 #[cfg(not(loom))]
 pub(crate) use woken::{
-    Hand, PipelineId, Woken, gets_on, has_woken, keeps, spawned, step, wake_next, was_brisk,
+    Hand, PipelineId, Woken, gets_on, has_woken, may_keep, spawned, step, wake_next, was_brisk,
+    wraps_up,
 };
 
 use std::time::Instant;

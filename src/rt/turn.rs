@@ -33,7 +33,6 @@ use std::time::Duration;
 pub struct YieldNow {
     made_at: &'static Location<'static>,
     yielded: bool,
-    is_often: bool,
 }
 
 /// Lets every other task that is ready go first; in a task of a runtime of one thread, timers and
@@ -52,13 +51,7 @@ pub struct YieldNow {
 /// ```
 #[track_caller]
 pub fn yield_now() -> YieldNow {
-    YieldNow { made_at: Location::caller(), yielded: false, is_often: false }
-}
-
-/// [`yield_now`] for whoever does so often.
-#[track_caller]
-pub(crate) fn rest() -> YieldNow {
-    YieldNow { made_at: Location::caller(), yielded: false, is_often: true }
+    YieldNow { made_at: Location::caller(), yielded: false }
 }
 
 impl Future for YieldNow {
@@ -70,11 +63,7 @@ impl Future for YieldNow {
         }
         self.yielded = true;
         probe::waits(|| Wait { what: "its turn", at: self.made_at, of: 0 });
-        if self.is_often {
-            go_behind(cx)
-        } else {
-            go_last(cx)
-        }
+        go_last(cx);
         Poll::Pending
     }
 }
@@ -94,9 +83,9 @@ pub(crate) fn go_last(cx: &mut Context<'_>) {
     cx.waker().wake_by_ref();
 }
 
-/// [`go_last`] for whoever does so often: behind timers and sockets only if no task of this
-/// thread's has gone there for a while.
-pub(crate) fn go_behind(cx: &mut Context<'_>) {
+/// [`go_last`] for whoever does so often, and has looked at the clock just now: behind timers
+/// and sockets only if no task of this thread's has gone there for a while.
+pub(crate) fn go_behind(cx: &mut Context<'_>, _now: Option<std::time::Instant>) {
     #[cfg(all(feature = "tokio", not(loom)))]
     {
         use std::cell::Cell;
@@ -105,7 +94,7 @@ pub(crate) fn go_behind(cx: &mut Context<'_>) {
         thread_local! {
             static WENT_LAST: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
         }
-        if let Some(now) = real_now() {
+        if let Some(now) = _now {
             let before = WENT_LAST.try_with(Cell::get).ok().flatten();
             if before.is_some_and(|before| now - before < LOOK) {
                 return cx.waker().wake_by_ref();
@@ -189,6 +178,9 @@ pub(crate) struct Turn {
     is_brisk: bool,
     #[cfg(not(loom))]
     began: std::time::Instant,
+    /// When the clock was looked at last.
+    #[cfg(not(loom))]
+    seen: std::time::Instant,
 }
 
 impl Turn {
@@ -197,12 +189,16 @@ impl Turn {
     pub(super) const TIME: Duration = Duration::from_micros(100);
 
     pub(crate) fn begin() -> Self {
+        #[cfg(not(loom))]
+        let now = Clock::system_now();
         Turn {
             steps: 0,
             look_at: 1,
             is_brisk: false,
             #[cfg(not(loom))]
-            began: Clock::system_now(),
+            began: now,
+            #[cfg(not(loom))]
+            seen: now,
         }
     }
 
@@ -214,8 +210,13 @@ impl Turn {
         true
     }
 
-    /// The next, when others have had theirs.
-    pub(crate) fn next(self) -> Self {
+    /// Lets others have their turns; then the next.
+    #[track_caller]
+    pub(crate) fn rest(self) -> Rest {
+        Rest { turn: self, made_at: Location::caller(), rested: false }
+    }
+
+    fn next(&self) -> Self {
         let next = Turn::begin();
         // All of the steps before, and others' turns, took less than one turn may: then this
         // one need not be looked at from its first step on.
@@ -223,7 +224,7 @@ impl Turn {
         let is_brisk = next.began - self.began < Self::TIME;
         #[cfg(loom)]
         let is_brisk = false;
-        Turn { look_at: if is_brisk { 16 } else { next.look_at }, is_brisk, ..next }
+        Turn { look_at: if is_brisk { Self::STEPS / 2 } else { next.look_at }, is_brisk, ..next }
     }
 
     /// Whether the one before had all its steps, and was no longer than one may be.
@@ -239,21 +240,53 @@ impl Turn {
     }
 
     /// At the steps 1, 4 and 16, and every sixteen from there on; where the turn before was
-    /// brisk, at 16 and 48.
+    /// brisk, half-way.
     #[inline(never)]
     fn looks(&mut self) -> bool {
-        let further = if self.is_brisk { 32 } else { 16 };
-        let next = self.steps.next_multiple_of(16) + further;
-        self.look_at = (self.steps * 4).min(next).min(Self::STEPS);
+        let next = self.steps.next_multiple_of(16) + 16;
+        let next = if self.is_brisk { Self::STEPS } else { (self.steps * 4).min(next) };
+        self.look_at = next.min(Self::STEPS);
         self.steps >= Self::STEPS || self.is_late()
     }
 
     /// A checker shares its thread by other rules.
-    fn is_late(&self) -> bool {
+    fn is_late(&mut self) -> bool {
         #[cfg(loom)]
         return false;
         #[cfg(not(loom))]
-        real_now().is_some_and(|now| now - self.began >= Self::TIME)
+        real_now().is_some_and(|now| {
+            self.seen = now;
+            now - self.began >= Self::TIME
+        })
+    }
+
+    /// When the clock was looked at last, where that matters.
+    fn seen(&self) -> Option<std::time::Instant> {
+        #[cfg(loom)]
+        return None;
+        #[cfg(not(loom))]
+        is_in_real_time().then_some(self.seen)
+    }
+}
+
+/// The future of [`Turn::rest`].
+#[must_use = "futures do nothing unless polled"]
+pub(crate) struct Rest {
+    turn: Turn,
+    made_at: &'static Location<'static>,
+    rested: bool,
+}
+
+impl Future for Rest {
+    type Output = Turn;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Turn> {
+        if std::mem::replace(&mut self.rested, true) {
+            return Poll::Ready(self.turn.next());
+        }
+        probe::waits(|| Wait { what: "its turn", at: self.made_at, of: 0 });
+        go_behind(cx, self.turn.seen());
+        Poll::Pending
     }
 }
 

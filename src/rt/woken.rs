@@ -12,8 +12,8 @@
 //! # Invariants
 //!
 //! 1. Who is kept is woken when a turn of the pipeline's ends that has kept somebody, however
-//!    it ends; or, if none does, at the second look of the timer thread's. Nobody is kept where
-//!    nobody looks.
+//!    it ends; or before: when that task keeps nobody any more, when the pipeline ends, or at the
+//!    second look of the timer thread's at the latest. Nobody is kept where nobody looks.
 //! 2. A task keeps others that has been brisk [`BRISK`] times in a row, or that the timer
 //!    thread looks after anyway, and for [`TURNS`] turns at most before it has shown that again.
 //!    Where one has hung nobody is kept for a while.
@@ -37,21 +37,22 @@ const BRISK: u32 = 16;
 /// Who needs more turns for that has no long ones to shorten.
 const TURNS: u32 = 2;
 
-/// So many are woken at once after somebody had to wait for two looks: to have kept these
-/// would have saved about as much.
+/// So many are not kept after somebody had to wait for two looks: to have kept these would have
+/// saved about as much.
 const UNKEPT: u32 = 20_000;
 
 std::thread_local! {
-    /// Whether somebody has been woken in this turn, who is this thread's until it is over.
+    /// Whether somebody has been woken in this turn, or where there is none, who is this thread's
+    /// until that is over.
     static WOKE: Cell<bool> = const { Cell::new(false) };
-    /// Whether that matters: there are other threads.
+    /// Whether that matters: it may be that there are other threads.
     static MATTERS: Cell<bool> = const { Cell::new(true) };
     /// The pipeline at whose channels those wait who are kept in this turn.
     static KEEPS: Cell<PipelineId> = const { Cell::new(PipelineId::NONE) };
     /// How many steps the user's code has made.
     static STEP: Cell<u32> = const { Cell::new(0) };
-    /// The task whose turn it is, where there are other threads.
-    static HERE: Cell<Option<Box<Here>>> = const { Cell::new(None) };
+    /// What the task whose turn it is knows of itself.
+    static TASK: Cell<Option<Box<Known>>> = const { Cell::new(None) };
 }
 
 /// Which pipeline a channel is of.
@@ -92,9 +93,9 @@ struct Kept {
 }
 
 /// What a task knows of itself from turn to turn; nothing, where there is but one thread.
-pub(crate) struct Hand(Cell<Option<Box<Here>>>);
+pub(crate) struct Hand(Cell<Option<Box<Known>>>);
 
-struct Here {
+struct Known {
     shared: Arc<Shared>,
     keeps: bool,
     /// Whether it has kept anybody in this turn.
@@ -126,11 +127,13 @@ impl Woken {
         self.on_threads
     }
 
-    /// Nobody is kept any longer.
-    pub(crate) fn send(&self) {
-        if let Some(shared) = &self.shared {
-            shared.send();
+    /// Wakes those who are kept, from a thread that may not get on. True: there were some.
+    pub(crate) fn send(&self) -> bool {
+        let sent = self.shared.as_ref().is_some_and(|shared| shared.send());
+        if sent {
+            WOKE.set(true);
         }
+        sent
     }
 
     pub(crate) fn id(&self) -> PipelineId {
@@ -139,7 +142,7 @@ impl Woken {
 
     pub(crate) fn hand(&self) -> Hand {
         Hand(Cell::new(self.shared.as_ref().map(|shared| {
-            Box::new(Here {
+            Box::new(Known {
                 shared: Arc::clone(shared),
                 keeps: false,
                 has_kept: false,
@@ -169,7 +172,7 @@ struct HasTurn<'a> {
 
 /// The turn in which this one is had, if there is one: the user's code may run another pipeline.
 struct Before {
-    here: Option<Box<Here>>,
+    here: Option<Box<Known>>,
     keeps: PipelineId,
     matters: bool,
     woke: bool,
@@ -185,12 +188,12 @@ impl<'a> HasTurn<'a> {
         let keeps = KEEPS.replace(PipelineId::NONE);
         let mut here = None;
         if let Some(mut mine) = mine {
-            mine.turns += 1;
+            mine.turns = mine.turns.saturating_add(1);
             if mine.keeps && mine.turns <= TURNS {
                 KEEPS.set(PipelineId::of(&mine.shared));
             }
             STEP.set(mine.step);
-            here = HERE.try_with(|here| here.replace(Some(mine))).ok().flatten();
+            here = TASK.try_with(|task| task.replace(Some(mine))).ok().flatten();
         }
         HasTurn { hand, before: Before { here, keeps, matters, woke, step } }
     }
@@ -206,7 +209,7 @@ impl Drop for HasTurn<'_> {
             return;
         }
         let before = self.before.here.take();
-        let mine = HERE.try_with(|here| here.replace(before)).ok().flatten();
+        let mine = TASK.try_with(|task| task.replace(before)).ok().flatten();
         let Some(mut mine) = mine else { return };
         (mine.keeps, mine.step) = (keeps != PipelineId::NONE, step);
         if std::mem::take(&mut mine.has_kept) {
@@ -217,11 +220,11 @@ impl Drop for HasTurn<'_> {
 }
 
 /// Looks at the task whose turn it is. Nobody's code runs meanwhile.
-fn here<R>(f: impl FnOnce(&mut Here) -> R) -> Option<R> {
-    let at_the_end_of_a_thread = HERE.try_with(|here| {
-        let mut task = here.take()?;
-        let result = f(&mut task);
-        here.set(Some(task));
+fn in_turn<R>(f: impl FnOnce(&mut Known) -> R) -> Option<R> {
+    let at_the_end_of_a_thread = TASK.try_with(|task| {
+        let mut known = task.take()?;
+        let result = f(&mut known);
+        task.set(Some(known));
         Some(result)
     });
     at_the_end_of_a_thread.ok().flatten()
@@ -255,17 +258,21 @@ impl Shared {
         }
     }
 
-    /// Wakes all who are kept. The first of them comes next on this thread: he waits for what
-    /// this turn has made first.
-    fn send(&self) {
-        let mut is_more = true;
-        while is_more {
+    /// Wakes all who are kept; whether there were any. The first of them comes next on this
+    /// thread: he waits for what this turn has made first.
+    fn send(&self) -> bool {
+        let mut sent = false;
+        loop {
             let mut kept = self.kept.lock();
             kept.seen = false;
             let waker = kept.wakers.pop();
-            is_more = !kept.wakers.is_empty();
+            let is_last = kept.wakers.is_empty();
             drop(kept);
+            sent |= waker.is_some();
             wake(waker);
+            if is_last {
+                return sent;
+            }
         }
     }
 
@@ -302,10 +309,10 @@ pub(crate) fn wake_next(pipeline: PipelineId, wakers: impl IntoIterator<Item = W
 #[inline(never)]
 fn keep(waker: Waker) -> Option<Waker> {
     let mut waker = Some(waker);
-    let unwatched = here(|here| match here.shared.keep(waker.take()?) {
+    let unwatched = in_turn(|task| match task.shared.keep(waker.take()?) {
         Ok(is_watched) => {
-            here.has_kept = true;
-            (!is_watched).then(|| Arc::clone(&here.shared))
+            task.has_kept = true;
+            (!is_watched).then(|| Arc::clone(&task.shared))
         }
         Err(back) => {
             waker = Some(back);
@@ -338,7 +345,9 @@ pub(crate) fn gets_on() {
 
 #[inline(never)]
 fn nudge() {
-    match here(|here| Arc::clone(&here.shared)) {
+    let shared = in_turn(|task| Arc::clone(&task.shared));
+    // It spawns, which may be the user's code as well.
+    undisturbed(|| match shared {
         Some(shared) => shared.nudge.nudge(),
         // Not in a turn: it may be in a task of the user's.
         None => {
@@ -347,7 +356,7 @@ fn nudge() {
                 nudge.nudge();
             }
         }
-    }
+    });
 }
 
 /// The user's code [gets on](gets_on), by an end of a channel in its hands.
@@ -368,7 +377,7 @@ pub(crate) fn step() {
 fn steps() {
     STEP.set(0);
     let now = real_now();
-    let before = here(|here| std::mem::replace(&mut here.since, now)).flatten();
+    let before = in_turn(|task| std::mem::replace(&mut task.since, now)).flatten();
     was_brisk(now.zip(before).is_some_and(|(now, before)| now - before < Turn::TIME));
 }
 
@@ -377,25 +386,32 @@ pub(crate) fn was_brisk(is_brisk: bool) {
     if !MATTERS.get() {
         return;
     }
-    let brisk = here(|here| {
-        let is_brisk = is_brisk && here.turns <= TURNS;
-        here.brisk = if is_brisk { (here.brisk + 1).min(BRISK) } else { 0 };
-        here.brisk
+    let brisk = in_turn(|task| {
+        let is_brisk = is_brisk && task.turns <= TURNS;
+        task.brisk = if is_brisk { (task.brisk + 1).min(BRISK) } else { 0 };
+        task.brisk
     });
-    keeps(brisk == Some(BRISK));
+    may_keep(brisk == Some(BRISK));
+}
+
+/// Its input is at its end, and what it does now is no item's: what its code has at hand goes,
+/// which may take its time.
+pub(crate) fn wraps_up() {
+    may_keep(false);
+    gets_on();
 }
 
 /// Whether this task keeps those whom it wakes from now on.
-pub(crate) fn keeps(keeps: bool) {
+pub(crate) fn may_keep(may: bool) {
     if !MATTERS.get() {
         return;
     }
-    let keeps = keeps && is_in_real_time();
-    let kept = here(|here| {
-        here.turns = 0;
-        KEEPS.set(if keeps { PipelineId::of(&here.shared) } else { PipelineId::NONE });
-        let sends = !keeps && std::mem::take(&mut here.has_kept);
-        sends.then(|| Arc::clone(&here.shared))
+    let keeps = may && is_in_real_time();
+    let kept = in_turn(|task| {
+        task.turns = 0;
+        KEEPS.set(if keeps { PipelineId::of(&task.shared) } else { PipelineId::NONE });
+        let sends = !keeps && std::mem::take(&mut task.has_kept);
+        sends.then(|| Arc::clone(&task.shared))
     });
     if let Some(shared) = kept.flatten() {
         shared.send();

@@ -108,7 +108,7 @@ fn gets_brisk(crew: &Crew) {
 fn who_is_kept_is_woken_when_the_turn_ends() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        keeps(true);
+        may_keep(true);
         crew.wake();
         crew.wake();
         assert_eq!(crew.seen(), (0, false));
@@ -124,7 +124,7 @@ fn who_is_kept_is_woken_when_the_turn_ends_by_a_panic() {
     let crew = Crew::on(2);
     let panics = || {
         crew.hand.turn(|| {
-            keeps(true);
+            may_keep(true);
             crew.wake();
             std::panic::resume_unwind(Box::new(()))
         })
@@ -138,12 +138,12 @@ fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
     let crew = Crew::on(2);
     let (other, pipeline) = (crew.woken.hand(), crew.woken.id());
     crew.hand.turn(|| {
-        keeps(true);
+        may_keep(true);
         crew.wake();
         let (count, waker) = (Arc::clone(&crew.count), crew.waker.clone());
         let elsewhere = move || {
             other.turn(|| {
-                keeps(true);
+                may_keep(true);
                 wake_next(pipeline, [waker]);
                 assert_eq!(count.woken(), 0);
             });
@@ -158,10 +158,23 @@ fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
 fn who_is_kept_is_woken_when_the_pipeline_ends_whatever_turn_is_had() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        keeps(true);
+        may_keep(true);
         crew.wake();
-        crew.woken.send();
-        assert_eq!(crew.count.woken(), 1);
+        assert!(crew.woken.send());
+        assert_eq!(crew.seen(), (1, true));
+        assert!(!crew.woken.send(), "there is nobody");
+    });
+}
+
+#[test]
+fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
+    let crew = Crew::on(2);
+    crew.hand.turn(|| {
+        may_keep(true);
+        crew.wake();
+        wraps_up();
+        assert_eq!(crew.seen(), (1, false));
+        assert!(!crew.keeps());
     });
 }
 
@@ -169,15 +182,15 @@ fn who_is_kept_is_woken_when_the_pipeline_ends_whatever_turn_is_had() {
 fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        keeps(true);
+        may_keep(true);
         crew.wake();
-        keeps(false);
+        may_keep(false);
         assert_eq!(crew.seen(), (1, true));
         gets_on();
         crew.wake();
         assert_eq!(crew.seen(), (2, true));
     });
-    crew.hand.turn(|| keeps(true));
+    crew.hand.turn(|| may_keep(true));
     assert!(!crew.keeps());
 }
 
@@ -185,7 +198,7 @@ fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
 fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
     let (crew, other) = (Crew::on(2), Crew::on(2));
     crew.hand.turn(|| {
-        keeps(true);
+        may_keep(true);
         wake_next(PipelineId::NONE, [crew.waker.clone()]);
         assert_eq!(crew.seen(), (1, true));
         assert!(!other.keeps());
@@ -194,7 +207,7 @@ fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
             let inner = Crew::on(threads);
             inner.hand.turn(|| {
                 assert!(!crew.keeps() && !inner.keeps());
-                keeps(true);
+                may_keep(true);
                 assert!(!crew.keeps());
                 assert_eq!(inner.keeps(), threads > 1);
             });
@@ -214,7 +227,7 @@ fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
     for threads in [0, 1] {
         let crew = Crew::on(threads);
         crew.hand.turn(|| {
-            keeps(true);
+            may_keep(true);
             crew.wake();
             assert_eq!(crew.seen(), (1, false));
         });
@@ -225,7 +238,7 @@ fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
 fn whoever_is_kept_by_a_turn_that_hangs_is_woken_all_the_same_and_the_next_at_once() {
     let crew = Crew::looked_after(2);
     crew.hand.turn(|| {
-        keeps(true);
+        may_keep(true);
         crew.wake();
         soon("it is not woken", || crew.count.woken() > 0);
         for _ in 0..UNKEPT {
@@ -241,7 +254,7 @@ fn nobody_looks_after_nobody() {
     let kept = &crew.woken.shared.as_ref().expect("there are two threads").kept;
     for before in 0..2 {
         crew.hand.turn(|| {
-            keeps(true);
+            may_keep(true);
             crew.wake();
             // Unless this turn has been one that hangs.
             assert!(kept.lock().looked_after || crew.count.woken() > before);
