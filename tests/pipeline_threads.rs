@@ -219,15 +219,18 @@ fn a_result_does_not_wait_for_the_next_item_that_keeps_its_workers_thread() {
 }
 
 #[test]
-fn others_have_a_turn_after_sixteen_items_that_suddenly_take_long() {
+fn others_have_a_turn_after_thirty_two_items_that_suddenly_take_long() {
     const OVER: usize = usize::MAX;
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    for stage in ["source", "map", "dispatch"] {
+    // Wherever in a turn of sixty-four they begin.
+    let starts = [1_000, 1_024, 1_030, 1_060];
+    let stages = ["source", "map", "dispatch"];
+    for (stage, start) in stages.iter().flat_map(|stage| starts.map(|start| (*stage, start))) {
         let since = Arc::new(AtomicUsize::new(0));
         let long = {
             let since = since.clone();
             move |n: u64| {
-                if n >= 1_000 {
+                if n >= start {
                     since.fetch_add(1, Relaxed);
                     spin(Duration::from_micros(200));
                 }
@@ -258,7 +261,7 @@ fn others_have_a_turn_after_sixteen_items_that_suddenly_take_long() {
             since.store(OVER, Relaxed);
             other.await.unwrap()
         });
-        assert!(most <= 17, "{stage}: {most} items in one turn");
+        assert!(most <= 33, "{stage}: {most} items in one turn, from {start} on");
     }
 }
 

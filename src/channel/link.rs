@@ -26,7 +26,7 @@ use crate::sync::planted::{Break, is_hurried, skip};
 use crate::sync::{Arc, BriefLock, OwnLines};
 use std::collections::VecDeque;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What both sides write, what the receiving side writes, and what is only read lie on
 /// lines of their own: a sixth of the time of an item where two threads pass it on.
@@ -34,7 +34,8 @@ pub(super) struct Link<T> {
     pub(super) state: OwnLines<BriefLock<State<T>>>,
     pub(super) takes: OwnLines<Takes<T>>,
     pub(super) capacity: usize,
-    /// Whether the room of each item is offered when it is handed out.
+    /// Whether the room of each item is offered when it is handed out: where who reads is no
+    /// stage, nobody knows when it waits.
     pub(super) offers_each: bool,
     /// If not, after how many at the latest.
     pub(super) quantum: usize,
@@ -124,23 +125,27 @@ pub(crate) trait Gauge: std::marker::Send + Sync {
     fn counts(&self) -> Counts;
 }
 
-/// Whom to wake when the lock is gone.
+/// Whom to wake when the lock is gone: mostly nobody.
 #[derive(Default)]
 pub(super) struct Calls {
     wakers: Vec<Waker>,
 }
 
 impl Calls {
-    pub(super) fn to(wakers: impl IntoIterator<Item = Waker>) -> Self {
-        Calls { wakers: wakers.into_iter().collect() }
-    }
-
-    pub(super) fn add(&mut self, others: Calls) {
-        self.wakers.extend(others.wakers);
+    pub(super) fn add(&mut self, waker: Waker) {
+        self.wakers.push(waker);
     }
 
     /// Wakes them, who wait at a channel of this pipeline's.
+    #[inline]
     pub(super) fn make(self, pipeline: PipelineId) {
+        if !self.wakers.is_empty() {
+            self.make_some(pipeline);
+        }
+    }
+
+    #[inline(never)]
+    fn make_some(self, pipeline: PipelineId) {
         rt::wake_next(pipeline, self.wakers);
     }
 }
@@ -152,6 +157,15 @@ pub(crate) fn discard<T>(items: impl IntoIterator<Item = T>) {
         for item in items {
             rt::undisturbed(|| drop(item));
         }
+    }
+}
+
+/// How long a wait has taken. Not under a model: that may end before a thread which is left
+/// to itself, and its clock with it.
+pub(super) fn time_since(since: Option<Instant>) -> Duration {
+    match since {
+        Some(since) if !cfg!(loom) => rt::now().saturating_duration_since(since),
+        _ => Duration::ZERO,
     }
 }
 
@@ -223,16 +237,21 @@ impl<T> Link<T> {
 
     /// Makes room, where there is none, by taking off what has been handed out: for those
     /// first who wait. The receiving side will hear that somebody may be waiting.
-    pub(super) fn make_room(&self, state: &mut State<T>) -> Calls {
+    pub(super) fn make_room(&self, state: &mut State<T>, calls: &mut Calls) {
         if state.has_room(self.capacity) {
-            return Calls::default();
+            return;
         }
         if self.offers_each && !skip(Break::WaiterNotAnnounced) {
             state.take_off(self.takes.handed.fetch_or(1, Ordering::Acquire) / 2);
         } else {
             self.reclaim(state);
         }
-        self.call_writers(state)
+        self.call_writers(state, calls);
+    }
+
+    /// Whether a stage reads, whose report says for how long it has waited.
+    pub(super) fn is_read_by_a_stage(&self) -> bool {
+        !self.offers_each
     }
 
     /// Whether it was closed from outside.
@@ -284,18 +303,17 @@ impl<T> Link<T> {
     }
 
     /// Takes off what has been handed out; its room goes to whoever waits for it.
-    pub(super) fn give_back(&self, state: &mut State<T>) -> Calls {
+    pub(super) fn give_back(&self, state: &mut State<T>, calls: &mut Calls) {
         self.reclaim(state);
         // Relaxed: see `is_settled`.
         if notes_offers() {
             self.takes.settled.store(state.reclaimed, Ordering::Relaxed);
         }
-        let calls = self.call_writers(state);
+        self.call_writers(state, calls);
         // Relaxed: who announces itself does so under this lock.
         if self.takes.handed.load(Ordering::Relaxed) & 1 != 0 && state.writers.is_empty() {
             self.takes.handed.fetch_and(!1, Ordering::Relaxed);
         }
-        calls
     }
 
     /// Whether nothing has been handed out since room was offered last.
@@ -308,18 +326,22 @@ impl<T> Link<T> {
                 == self.takes.settled.load(Ordering::Relaxed)
     }
 
-    /// Invariant 2.
-    pub(super) fn call_writers(&self, state: &mut State<T>) -> Calls {
-        let mut calls = Calls::default();
-        if state.writers.is_empty() || skip(Break::RoomNotOffered) {
-            return calls;
+    /// Invariant 2. (To return the calls would be to wait for what has just been written, each
+    /// time: a move reads in one what was written in three.)
+    #[inline]
+    pub(super) fn call_writers(&self, state: &mut State<T>, calls: &mut Calls) {
+        if !state.writers.is_empty() && !skip(Break::RoomNotOffered) {
+            self.call_some_writers(state, calls);
         }
+    }
+
+    #[inline(never)]
+    fn call_some_writers(&self, state: &mut State<T>, calls: &mut Calls) {
         while state.has_room(self.capacity) {
             let Some((_, writer)) = state.writers.pop_front() else { break };
             state.reserved += 1;
-            calls.wakers.push(writer);
+            calls.add(writer);
         }
-        calls
     }
 
     /// The receiving side goes: what it holds is left behind, and so is what is
@@ -344,10 +366,8 @@ impl<T> Link<T> {
         let reader = state.reader.take();
         drop(state);
         probe::touches("closed", || std::ptr::from_ref(self) as *const () as usize);
-        let mut calls = self.call_all();
-        calls.add(Calls::to(reader));
         // No end is kept back.
-        calls.make(PipelineId::NONE);
+        rt::wake_next(PipelineId::NONE, self.call_all().chain(reader));
     }
 
     /// Closes it. What is left in the queue is the caller's to discard, or another's.
@@ -366,11 +386,9 @@ impl<T> Link<T> {
         };
         let reader = state.reader.take();
         drop(state);
-        let mut calls = self.call_all();
-        calls.wakers.extend(writers.into_iter().map(|(_, writer)| writer));
-        calls.wakers.extend(reader);
+        let writers = writers.into_iter().map(|(_, writer)| writer);
         // At once, whoever ends it in whatever turn: no end is kept back.
-        calls.make(PipelineId::NONE);
+        rt::wake_next(PipelineId::NONE, self.call_all().chain(writers).chain(reader));
     }
 }
 
@@ -448,7 +466,8 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
             return;
         }
         let mut state = self.state.lock();
-        let calls = self.give_back(&mut state);
+        let mut calls = Calls::default();
+        self.give_back(&mut state, &mut calls);
         drop(state);
         calls.make(self.pipeline);
     }

@@ -9,7 +9,7 @@
 //!    that offers it when it waits: the stage's own, see [`at_home`]. In another task
 //!    the room of each item is offered at once.
 
-use super::link::Link;
+use super::link::{Calls, Link, time_since};
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::planted::{Break, skip};
@@ -53,7 +53,7 @@ pub struct Receiver<T> {
     unsettled: usize,
     /// Whether it may be polled by any task: it is in the user's hands.
     roams: bool,
-    /// When it began to wait.
+    /// When it began to wait, if somebody will ask for how long.
     since: Option<Instant>,
     /// How many items it may still find waiting, and how many at once.
     patience: u32,
@@ -140,7 +140,8 @@ impl<T> Receiver<T> {
     fn settle(&mut self) {
         self.unsettled = 0;
         let mut state = self.link.state.lock();
-        let calls = self.link.give_back(&mut state);
+        let mut calls = Calls::default();
+        self.link.give_back(&mut state, &mut calls);
         drop(state);
         calls.make(self.link.pipeline);
     }
@@ -161,7 +162,6 @@ impl<T> Receiver<T> {
             }
             return Poll::Pending;
         }
-        self.tell_wait();
         let next = self.batch.pop_front();
         if next.is_none() && self.roams {
             crate::rt::wraps_up();
@@ -173,13 +173,17 @@ impl<T> Receiver<T> {
     fn fetch(&mut self, cx: &mut Context<'_>, made_at: &'static Location<'static>) -> Poll<()> {
         self.unsettled = 0;
         let mut waker = self.expects_nothing.then(|| cx.waker().clone());
+        let waited = time_since(self.since);
         loop {
             let mut state = self.link.state.lock();
-            let calls = self.link.give_back(&mut state);
+            let mut calls = Calls::default();
+            self.link.give_back(&mut state, &mut calls);
             self.link.fetch(&mut state, &mut self.batch);
             let over = state.is_over();
             self.expects_nothing = self.batch.len() == 1;
             if !self.batch.is_empty() || over {
+                self.since = None;
+                state.waited_for_items(waited);
                 let before = state.reader.take();
                 drop(state);
                 calls.make(self.link.pipeline);
@@ -194,7 +198,9 @@ impl<T> Receiver<T> {
                 drop(state);
                 calls.make(self.link.pipeline);
                 drop(before);
-                self.since.get_or_insert_with(crate::rt::now);
+                if self.link.is_read_by_a_stage() {
+                    self.since.get_or_insert_with(crate::rt::now);
+                }
                 probe::waits(|| Wait { what: "an item", at: made_at, of: self.address() });
                 return Poll::Pending;
             }
@@ -205,13 +211,6 @@ impl<T> Receiver<T> {
                 self.link.state.lock().reader = waker;
                 return Poll::Pending;
             }
-        }
-    }
-
-    fn tell_wait(&mut self) {
-        if let Some(since) = self.since.take() {
-            let waited = crate::rt::now().saturating_duration_since(since);
-            self.link.state.lock().waited_for_items(waited);
         }
     }
 
@@ -237,7 +236,10 @@ impl<T> Receiver<T> {
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         if self.closes {
-            self.tell_wait();
+            if self.since.is_some() {
+                let waited = time_since(self.since);
+                self.link.state.lock().waited_for_items(waited);
+            }
             self.link.abandon(std::mem::take(&mut self.batch));
         }
     }

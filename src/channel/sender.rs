@@ -5,7 +5,7 @@
 //! 1. A [`Send`] that waits has a ticket; it gives it back when it is dropped, and
 //!    with it any room that was promised to it.
 
-use super::link::{Calls, Gauge, Link, State};
+use super::link::{Calls, Gauge, Link, State, time_since};
 use crate::rt;
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
@@ -15,7 +15,7 @@ use std::fmt;
 use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The end of a channel that items are put into. When the last clone has been
 /// dropped, the receiver gets what is left and then `None`.
@@ -160,7 +160,7 @@ impl<T> Send<'_, T> {
         let mut calls = Calls::default();
         let before = match self.ticket {
             None => {
-                calls = self.link.make_room(&mut state);
+                self.link.make_room(&mut state, &mut calls);
                 if state.has_room(self.link.capacity) {
                     self.put(state);
                     calls.make(self.link.pipeline);
@@ -237,12 +237,11 @@ impl<T> Link<T> {
         let mut state = self.state.lock();
         state.waited_for_room(waited);
         let waker = state.forget_writer(ticket);
-        let calls = if waker.is_none() && !state.closed && !skip(Break::PromiseNotPassedOn) {
+        let mut calls = Calls::default();
+        if waker.is_none() && !state.closed && !skip(Break::PromiseNotPassedOn) {
             state.reserved -= 1;
-            self.call_writers(&mut state)
-        } else {
-            Default::default()
-        };
+            self.call_writers(&mut state, &mut calls);
+        }
         drop(state);
         calls.make(self.pipeline);
         drop(waker);
@@ -252,15 +251,6 @@ impl<T> Link<T> {
 impl<T> fmt::Debug for Send<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Send").field("waits", &self.ticket.is_some()).finish_non_exhaustive()
-    }
-}
-
-/// How long a wait has taken. Not under a model: that may end before a thread which is left
-/// to itself, and its clock with it.
-fn time_since(since: Option<Instant>) -> Duration {
-    match since {
-        Some(since) if !cfg!(loom) => crate::rt::now().saturating_duration_since(since),
-        _ => Duration::ZERO,
     }
 }
 

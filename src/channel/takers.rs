@@ -191,12 +191,12 @@ impl<T> Link<T> {
     }
 
     /// Nothing more will come: everybody who is idle.
-    pub(super) fn call_all(&self) -> Calls {
+    pub(super) fn call_all(&self) -> impl Iterator<Item = Waker> + use<T> {
         let mut front = self.takes.front.lock();
         let idle = std::mem::take(&mut front.idle);
         front.arriving += idle.len();
         drop(front);
-        Calls::to(idle.into_iter().map(|(_, waker)| waker))
+        idle.into_iter().map(|(_, waker)| waker)
     }
 }
 
@@ -373,27 +373,26 @@ impl<T: Send + 'static> Taker<T> {
             let mut front = link.takes.front.lock();
             let came = seat.arrive(&mut front, &mut glance);
             let mut calls = Calls::default();
-            let mut over = false;
             if link.is_shut() {
                 drop(front);
                 drop(came);
                 return Poll::Ready(None);
             }
+            let mut state = link.state.lock();
             if front.batch.is_empty() {
                 front.unsettled = 0;
-                let mut state = link.state.lock();
-                calls = link.give_back(&mut state);
+                link.give_back(&mut state, &mut calls);
                 link.fetch(&mut state, &mut front.batch);
                 seat.fetched += 1;
-                over = front.batch.is_empty() && state.is_over();
             }
             // At the end everybody helps, for nobody is called any more.
-            let leaves_it = front.is_for_another_than(seat.number) && !link.state.lock().is_over();
+            let leaves_it = front.is_for_another_than(seat.number) && !state.is_over();
             if !front.batch.is_empty() && seat.fetched > PATIENCE && !leaves_it {
                 // Busy, not idle: it comes back for what is there.
                 seat.fetched = 0;
                 seat.stint.end(&mut glance, &mut front.pace, seat.alone);
                 let called = front.call();
+                drop(state);
                 drop(front);
                 drop(came);
                 calls.make(link.pipeline);
@@ -409,10 +408,9 @@ impl<T: Send + 'static> Taker<T> {
                 if !front.batch.is_empty() {
                     called = front.call();
                 }
-                let mut state = link.state.lock();
                 if front.unsettled >= link.quantum {
                     front.unsettled = 0;
-                    calls.add(link.give_back(&mut state));
+                    link.give_back(&mut state, &mut calls);
                 }
                 if front.wants_call() && !state.queue.is_empty() {
                     called = front.call();
@@ -434,7 +432,8 @@ impl<T: Send + 'static> Taker<T> {
                 }
                 return Poll::Ready(Some(item));
             }
-            if over {
+            if front.batch.is_empty() && state.is_over() {
+                drop(state);
                 drop(front);
                 drop(came);
                 calls.make(link.pipeline);
@@ -449,21 +448,16 @@ impl<T: Send + 'static> Taker<T> {
                 }
                 seat.alone = false;
                 seat.since.get_or_insert_with(|| glance.now());
-                let mut state = link.state.lock();
-                // Somebody may have come while only the front was locked.
-                let nothing = (leaves_it || state.queue.is_empty()) && !state.is_over();
                 state.call = front.wants_call() && !skip(Break::IdleTakerNotNoted);
                 drop(state);
                 drop(front);
                 drop(came);
                 calls.make(link.pipeline);
-                if nothing {
-                    seat.fetched = 0;
-                    probe::waits(|| Wait { what: "an item", at: made_at, of: address });
-                    return Poll::Pending;
-                }
-                continue;
+                seat.fetched = 0;
+                probe::waits(|| Wait { what: "an item", at: made_at, of: address });
+                return Poll::Pending;
             }
+            drop(state);
             drop(front);
             drop(came);
             calls.make(link.pipeline);
@@ -543,11 +537,10 @@ impl<T> Drop for Taker<T> {
         }
         let called = if was_called && !skip(Break::CallNotPassedOn) { front.call() } else { None };
         // The others may be idle, and would never come for what is waiting for this room.
-        let calls = if self.link.is_shut() || skip(Break::LeaverKeepsRoom) {
-            Calls::default()
-        } else {
-            self.link.give_back(&mut self.link.state.lock())
-        };
+        let mut calls = Calls::default();
+        if !self.link.is_shut() && !skip(Break::LeaverKeepsRoom) {
+            self.link.give_back(&mut self.link.state.lock(), &mut calls);
+        }
         drop(front);
         drop(before);
         calls.make(self.link.pipeline);

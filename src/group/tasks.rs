@@ -9,7 +9,7 @@
 //! 3. Users' code runs without the lock: futures, their drops, wakers.
 
 use crate::rt::probe::{self, Wait};
-use crate::rt::{self, JoinHandle};
+use crate::rt::{self, Abort};
 use crate::sync::{Arc, BriefLock};
 use slab::Slab;
 use std::any::Any;
@@ -28,6 +28,9 @@ impl RefUnwindSafe for Tasks {}
 
 struct State {
     live: Slab<Entry>,
+    /// Beside them, by the same keys: all are aborted at once. `None` before it is spawned, and
+    /// after it was aborted.
+    aborts: Vec<Option<Abort>>,
     stopped: bool,
     /// Those that would not end by themselves, as somebody wrote down.
     late: Vec<Whose>,
@@ -44,8 +47,6 @@ struct Entry {
     number: usize,
     name: Cow<'static, str>,
     place: &'static Location<'static>,
-    /// `None` before it is spawned, and after it was aborted.
-    handle: Option<JoinHandle<()>>,
     /// Whether it is written down as late.
     is_late: bool,
 }
@@ -88,6 +89,7 @@ impl Tasks {
     pub(crate) fn new() -> Arc<Self> {
         let state = State {
             live: Slab::new(),
+            aborts: Vec::new(),
             stopped: false,
             late: Vec::new(),
             busy: 0,
@@ -113,25 +115,24 @@ impl Tasks {
         let (number, key) = {
             let mut state = this.state.lock();
             let number = state.number();
-            let entry = Entry { number, name: name.clone(), place, handle: None, is_late: false };
+            let entry = Entry { number, name: name.clone(), place, is_late: false };
             (number, state.live.insert(entry))
         };
         // If nobody runs tasks, this unwinds, and the entry goes with the future.
         let owned =
             Owned { future: Some(future), owner: Some(owner), tasks: Arc::clone(this), key };
-        let handle = rt::spawn_at(name, place, owned);
+        let abort = rt::spawn_at(name, place, owned).into_abort();
         let mut state = this.state.lock();
-        let stopped = state.stopped;
-        let handle = match state.live.get_mut(key) {
-            Some(entry) if !stopped && entry.number == number => {
-                entry.handle = Some(handle);
-                None
+        if state.stopped {
+            drop(state);
+            return abort.abort();
+        }
+        // If it has ended already, another may have come in its place.
+        if state.live.get(key).is_some_and(|entry| entry.number == number) {
+            if state.aborts.len() <= key {
+                state.aborts.resize_with(key + 1, || None);
             }
-            _ => Some(handle),
-        };
-        drop(state);
-        if let Some(handle) = handle.filter(|_| stopped) {
-            handle.abort();
+            state.aborts[key] = Some(abort);
         }
     }
 
@@ -139,10 +140,9 @@ impl Tasks {
     pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopped = true;
-        let handles: Vec<_> =
-            state.live.iter_mut().filter_map(|(_, entry)| entry.handle.take()).collect();
+        let aborts = std::mem::take(&mut state.aborts);
         drop(state);
-        handles.into_iter().for_each(|handle| handle.abort());
+        aborts.into_iter().flatten().for_each(Abort::abort);
     }
 
     /// How many have not ended.
@@ -180,9 +180,10 @@ impl Tasks {
     fn remove(&self, key: usize) {
         let mut state = self.state.lock();
         let entry = state.live.remove(key);
+        let abort = state.aborts.get_mut(key).and_then(Option::take);
         let waiting = state.waiting_for_this();
         drop(state);
-        drop(entry);
+        drop((entry, abort));
         rt::wake(waiting);
     }
 

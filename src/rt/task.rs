@@ -207,6 +207,38 @@ impl<T> JoinHandle<T> {
     }
 }
 
+impl JoinHandle<()> {
+    /// For whoever aborts the task, if anything.
+    pub(crate) fn into_abort(self) -> Abort {
+        match self.task {
+            #[cfg(all(feature = "tokio", not(loom)))]
+            Task::Tokio(task) => Abort::Tokio(task.abort_handle()),
+            #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
+            Task::Own(task) => Abort::Own(task),
+        }
+    }
+}
+
+/// What can abort a task, and do nothing else with it. It is smaller than a handle, and gone
+/// sooner.
+pub(crate) enum Abort {
+    #[cfg(all(feature = "tokio", not(loom)))]
+    Tokio(tokio::task::AbortHandle),
+    #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
+    Own(own::Handle<()>),
+}
+
+impl Abort {
+    pub(crate) fn abort(self) {
+        match self {
+            #[cfg(all(feature = "tokio", not(loom)))]
+            Abort::Tokio(task) => task.abort(),
+            #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
+            Abort::Own(task) => task.abort(),
+        }
+    }
+}
+
 impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
@@ -414,7 +446,7 @@ mod own {
     #[cfg(loom)]
     use crate::rt::by_thread::Stop;
 
-    pub(super) struct Handle<T> {
+    pub(crate) struct Handle<T> {
         slot: Arc<Slot<T>>,
         stop: Stop,
         /// Its result has been taken.
