@@ -14,7 +14,7 @@ use crate::sync::planted::{Break, skip};
 use std::fmt;
 use std::panic::Location;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// The end of a channel that items are put into. When the last clone has been
@@ -209,25 +209,34 @@ impl<T> Link<T> {
     #[inline(always)]
     fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) {
         state.queue.push_back(value);
+        if state.reader.is_none() && !state.call {
+            drop(state);
+            if self.is_users {
+                rt::step();
+            }
+            return;
+        }
+        self.tell(state);
+    }
+
+    /// An item has come for which somebody waits.
+    #[inline(never)]
+    fn tell(&self, mut state: BriefGuard<'_, State<T>>) {
         let reader = state.reader.take();
         let call = std::mem::take(&mut state.call);
         drop(state);
+        // Those are free first whom the last item has woken.
         if self.is_users {
             rt::step();
         }
         if let Some(reader) = reader {
-            self.tell(reader);
+            probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
+            if !skip(Break::ReaderNotWoken) {
+                rt::wake_next(self.pipeline, [reader]);
+            }
         }
         if call {
             self.call_one();
-        }
-    }
-
-    #[cold]
-    fn tell(&self, reader: Waker) {
-        probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
-        if !skip(Break::ReaderNotWoken) {
-            rt::wake_next(self.pipeline, [reader]);
         }
     }
 

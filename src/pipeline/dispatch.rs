@@ -11,13 +11,13 @@
 
 use super::engine::{Engine, StageResult, Tally};
 use super::report::StageEnd;
+use super::stages::poll_here;
 use crate::channel::{Receiver, Sender, Taker};
 use crate::context::{BoxError, Context, Contexts};
 use crate::rt::probe::{self, Wait};
 use crate::rt::{self, PipelineId, Turn};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
-use std::future::poll_fn;
 use std::panic::Location;
 use std::pin::pin;
 use std::task::{Poll, Waker};
@@ -85,7 +85,7 @@ where
     let pipeline = work.engine.woken.id();
     let mut alone = false;
     loop {
-        let next = poll_fn(|cx| taker.poll_take(cx, place));
+        let next = poll_here(|cx| taker.poll_take(cx, place));
         let Some(item) = next.await else {
             rt::wraps_up();
             return Ok(StageEnd::Completed);
@@ -103,7 +103,7 @@ where
         rt::gets_on();
         let mut given = Some((contexts.give(), item));
         let mut making = pin!(None);
-        let made = poll_fn(|cx| {
+        let made = poll_here(|cx| {
             tally.give_to_user();
             let polled = contexts.within(|| {
                 if let Some((ctx, item)) = given.take() {
@@ -182,7 +182,7 @@ impl Turns {
     /// A worker that is dropped while it waits was aborted with all others; its
     /// waker stays until they are gone.
     async fn wait_for(&self, number: usize, place: &'static Location<'static>) {
-        poll_fn(|cx| {
+        poll_here(|cx| {
             if self.0.lock().next == number {
                 return Poll::Ready(());
             }

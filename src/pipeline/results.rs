@@ -67,34 +67,42 @@ impl<T: Send + 'static> Results<T> {
         Next { results: self, made_at: Location::caller() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_at(
         &mut self,
         cx: &mut Context<'_>,
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
         loop {
-            match &mut self.state {
-                State::Running { engine, receiver } => {
-                    if !engine.is_over() {
-                        match receiver.poll_recv(cx, made_at) {
-                            Poll::Pending => return Poll::Pending,
-                            Poll::Ready(Some(item)) => {
-                                self.read += 1;
-                                return Poll::Ready(Some(item));
-                            }
-                            Poll::Ready(None) => {}
+            if let State::Running { engine, receiver } = &mut self.state {
+                if !engine.is_over() {
+                    match receiver.poll_recv(cx, made_at) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Some(item)) => {
+                            self.read += 1;
+                            return Poll::Ready(Some(item));
                         }
+                        Poll::Ready(None) => {}
                     }
-                    self.stop_reading();
                 }
-                State::Over { .. } => return Poll::Ready(None),
-                State::Planned(_) => self.start(),
+            }
+            if !self.goes_on() {
+                return Poll::Ready(None);
             }
         }
     }
 
+    /// Nothing has come: it has not begun, or is at its end. False: it is over.
     #[cold]
+    fn goes_on(&mut self) -> bool {
+        match &self.state {
+            State::Planned(_) => self.start(),
+            State::Running { .. } => self.stop_reading(),
+            State::Over { .. } => return false,
+        }
+        true
+    }
+
     fn start(&mut self) {
         // Before anything is begun.
         rt::require();
@@ -106,7 +114,6 @@ impl<T: Send + 'static> Results<T> {
     }
 
     /// There is no more.
-    #[cold]
     fn stop_reading(&mut self) {
         let (engine, before) = self.close();
         // If it was stopped, how it ended is known already. If not, there may be a source
@@ -207,7 +214,7 @@ pub struct Next<'a, T> {
 impl<T: Send + 'static> Future for Next<'_, T> {
     type Output = Option<T>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let made_at = self.made_at;
         self.results.poll_at(cx, made_at)

@@ -9,12 +9,12 @@
 
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
+use super::stages::poll_here;
 use crate::channel::Sender;
 use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use futures_core::Stream;
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -158,7 +158,7 @@ async fn feed<T: Send + 'static>(
             asked_at = rt::real_now();
         }
         had_waited = std::mem::take(&mut waited);
-        let item = poll_fn(|cx| {
+        let item = poll_here(|cx| {
             loop {
                 let stopped = more.as_ref().is_some_and(crate::context::Context::is_done);
                 let end = if stopped { StageEnd::Stopped } else { StageEnd::Completed };
