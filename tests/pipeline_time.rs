@@ -672,3 +672,26 @@ async fn a_report_tells_how_long_a_stage_waited_for_room_however_that_ended() {
         assert_eq!(report.stages()[0].waited_for_output(), ms(100), "{report}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_report_tells_how_long_a_stage_waited_for_items_however_that_ended() {
+    for stage in ["map", "stage", "dispatch"] {
+        for (ends_after, waited) in [(ms(1_000), ms(300)), (ms(250), ms(250))] {
+            let (ctx, _canceller) = background().with_timeout(ends_after);
+            let from = Pipeline::from_stream(&ctx, Box::pin(at_times([100, 200, 300])));
+            let mut results = match stage {
+                "map" => from.map(|n| n),
+                "stage" => from.stage(stage, |_, mut input, output| async move {
+                    while let Some(n) = input.recv().await {
+                        output.send(n).await.unwrap();
+                    }
+                }),
+                _ => from.dispatch(1, |_, n| async move { n }),
+            }
+            .run();
+            while results.next().await.is_some() {}
+            let report = finish(results).await;
+            assert_eq!(report.stages()[1].waited_for_input(), waited, "{stage}: {report}");
+        }
+    }
+}

@@ -173,7 +173,6 @@ impl<T> Receiver<T> {
     fn fetch(&mut self, cx: &mut Context<'_>, made_at: &'static Location<'static>) -> Poll<()> {
         self.unsettled = 0;
         let mut waker = self.expects_nothing.then(|| cx.waker().clone());
-        let waited = time_since(self.since);
         loop {
             let mut state = self.link.state.lock();
             let mut calls = Calls::default();
@@ -182,8 +181,9 @@ impl<T> Receiver<T> {
             let over = state.is_over();
             self.expects_nothing = self.batch.len() == 1;
             if !self.batch.is_empty() || over {
-                self.since = None;
-                state.waited_for_items(waited);
+                if self.since.is_some() {
+                    state.waited_for_items(time_since(self.since.take()));
+                }
                 let before = state.reader.take();
                 drop(state);
                 calls.make(self.link.pipeline);

@@ -28,8 +28,8 @@ impl RefUnwindSafe for Tasks {}
 
 struct State {
     live: Slab<Entry>,
-    /// Beside them, by the same keys: all are aborted at once. `None` before it is spawned, and
-    /// after it was aborted.
+    /// Beside them, by the same keys, for all are aborted at once: of those that have been
+    /// spawned, until they end or all are stopped.
     aborts: Vec<Option<Abort>>,
     stopped: bool,
     /// Those that would not end by themselves, as somebody wrote down.

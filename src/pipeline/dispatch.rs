@@ -11,7 +11,7 @@
 
 use super::engine::{Engine, StageResult, Tally};
 use super::report::StageEnd;
-use super::stages::poll_here;
+use super::stages::{ends, poll_here};
 use crate::channel::{Receiver, Sender, Taker};
 use crate::context::{BoxError, Context, Contexts};
 use crate::rt::probe::{self, Wait};
@@ -86,10 +86,7 @@ where
     let mut alone = false;
     loop {
         let next = poll_here(|cx| taker.poll_take(cx, place));
-        let Some(item) = next.await else {
-            rt::wraps_up();
-            return Ok(StageEnd::Completed);
-        };
+        let Some(item) = next.await else { return ends(StageEnd::Completed) };
         let number = taker.before();
         tally.receive();
         while let Some(colleague) = taker.hire() {
@@ -131,6 +128,7 @@ where
             Ok(made) => made,
             Err(error) => {
                 tally.fail();
+                rt::wraps_up();
                 return Err(error);
             }
         };
@@ -148,7 +146,7 @@ where
                 if let Some(turns) = &work.turns {
                     turns.next(pipeline);
                 }
-                return Ok(StageEnd::ReaderGone);
+                return ends(StageEnd::ReaderGone);
             }
         }
         tally.pass_on(1);

@@ -9,7 +9,7 @@
 
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
-use super::stages::poll_here;
+use super::stages::{ends, poll_here};
 use crate::channel::Sender;
 use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
@@ -176,15 +176,12 @@ async fn feed<T: Send + 'static>(
         });
         let item = match item.await {
             Ok(item) => item,
-            Err(end) => {
-                rt::wraps_up();
-                return Ok(end);
-            }
+            Err(end) => return ends(end),
         };
         tally.receive();
         if let Err(item) = sender.put(item) {
             if sender.send(item).await.is_err() {
-                return Ok(StageEnd::ReaderGone);
+                return ends(StageEnd::ReaderGone);
             }
         }
         tally.pass_on(1);

@@ -19,10 +19,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
 ) -> StageResult {
     let mut turn = Turn::begin();
     loop {
-        let Some(item) = input.recv().await else {
-            rt::wraps_up();
-            return Ok(StageEnd::Completed);
-        };
+        let Some(item) = input.recv().await else { return ends(StageEnd::Completed) };
         tally.receive();
         rt::gets_on();
         tally.give_to_user();
@@ -34,7 +31,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
                 // (In an async function of its own it would take an item 3 ns more.)
                 if let Err(made) = sender.put(made) {
                     if sender.send(made).await.is_err() {
-                        return Ok(StageEnd::ReaderGone);
+                        return ends(StageEnd::ReaderGone);
                     }
                 }
                 tally.pass_on(1);
@@ -67,6 +64,12 @@ impl<T, F: FnMut(&mut std::task::Context<'_>) -> Poll<T>> Future for PollHere<F>
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<T> {
         (self.0)(cx)
     }
+}
+
+/// How a task ends that has a closure of the user's.
+pub(super) fn ends(end: StageEnd) -> StageResult {
+    rt::wraps_up();
+    Ok(end)
 }
 
 /// What a future comes to, and whether it had to wait.

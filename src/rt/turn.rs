@@ -83,8 +83,8 @@ pub(crate) fn go_last(cx: &mut Context<'_>) {
     cx.waker().wake_by_ref();
 }
 
-/// [`go_last`] for whoever does so often, and has looked at the clock just now: behind timers
-/// and sockets only if no task of this thread's has gone there for a while.
+/// [`go_last`] for whoever does so often, and looked at the clock then: behind timers and sockets
+/// only if no task of this thread's had gone there for a while.
 pub(crate) fn go_behind(cx: &mut Context<'_>, _now: Option<std::time::Instant>) {
     #[cfg(all(feature = "tokio", not(loom)))]
     {
@@ -96,7 +96,7 @@ pub(crate) fn go_behind(cx: &mut Context<'_>, _now: Option<std::time::Instant>) 
         }
         if let Some(now) = _now {
             let before = WENT_LAST.try_with(Cell::get).ok().flatten();
-            if before.is_some_and(|before| now - before < LOOK) {
+            if before.is_some_and(|before| now.saturating_duration_since(before) < LOOK) {
                 return cx.waker().wake_by_ref();
             }
             let _at_the_end_of_a_thread = WENT_LAST.try_with(|went| went.set(Some(now)));

@@ -172,7 +172,7 @@ struct HasTurn<'a> {
 
 /// The turn in which this one is had, if there is one: the user's code may run another pipeline.
 struct Before {
-    here: Option<Box<Known>>,
+    task: Option<Box<Known>>,
     keeps: PipelineId,
     matters: bool,
     woke: bool,
@@ -186,16 +186,16 @@ impl<'a> HasTurn<'a> {
         let (woke, step) = (WOKE.replace(false), STEP.get());
         let matters = MATTERS.replace(mine.is_some());
         let keeps = KEEPS.replace(PipelineId::NONE);
-        let mut here = None;
+        let mut task = None;
         if let Some(mut mine) = mine {
             mine.turns = mine.turns.saturating_add(1);
             if mine.keeps && mine.turns <= TURNS {
                 KEEPS.set(PipelineId::of(&mine.shared));
             }
             STEP.set(mine.step);
-            here = TASK.try_with(|task| task.replace(Some(mine))).ok().flatten();
+            task = TASK.try_with(|task| task.replace(Some(mine))).ok().flatten();
         }
-        HasTurn { hand, before: Before { here, keeps, matters, woke, step } }
+        HasTurn { hand, before: Before { task, keeps, matters, woke, step } }
     }
 }
 
@@ -208,7 +208,7 @@ impl Drop for HasTurn<'_> {
         if !MATTERS.replace(self.before.matters) {
             return;
         }
-        let before = self.before.here.take();
+        let before = self.before.task.take();
         let mine = TASK.try_with(|task| task.replace(before)).ok().flatten();
         let Some(mut mine) = mine else { return };
         (mine.keeps, mine.step) = (keeps != PipelineId::NONE, step);
@@ -394,9 +394,9 @@ pub(crate) fn was_brisk(is_brisk: bool) {
     may_keep(brisk == Some(BRISK));
 }
 
-/// Its input is at its end, and what it does now is no item's: what its code has at hand goes,
-/// which may take its time.
+/// This task takes no further item. What it does now, and what goes with it, may take its time.
 pub(crate) fn wraps_up() {
+    in_turn(|task| task.brisk = 0);
     may_keep(false);
     gets_on();
 }
