@@ -2,20 +2,20 @@
 //!
 //! # Invariants
 //!
-//! 1. `queue.len() + out + reserved <= capacity`, where `out` is what the receiving
-//!    side has fetched, less what was taken off since. What has been handed to the
-//!    user's code is taken off by a sender who finds no room, before it waits, and by
-//!    the receiving side, when it has handed out `quantum` items, or fetches, or is
+//! 1. Until it is closed, `room` is what is left of its capacity beside the queue, what the
+//!    receiving side has fetched and not given back, and what has been promised. What has been
+//!    handed to the user's code is given back by a sender who finds no room, before it waits,
+//!    and by the receiving side, when it has handed out `quantum` items, or fetches, or is
 //!    about to wait itself.
-//! 2. Room that is given back goes to the senders that wait, in their order, as
-//!    reservations; a newcomer gets what is left. A sender that goes away with a
-//!    reservation passes it on. So room and a sender waiting for it never meet.
+//! 2. Room that is given back is promised to the senders that wait, in their order; a
+//!    newcomer gets what is left. A sender that goes away with a promise passes it on. So
+//!    room and a sender waiting for it never meet.
 //! 3. A reader that waits has looked at the queue under the lock under which its
 //!    waker was stored. Whoever puts an item in takes the waker under that lock.
 //! 4. Where several take (`takers`): if `call` is false, nobody of them is idle,
 //!    or one that has been woken is on its way and will look.
-//! 5. Once closed nothing is put in or fetched, nobody waits to send, and what is in the
-//!    queue has been counted as left: whoever closed it drops that.
+//! 5. Once closed there is no room, nothing is put in or fetched, nobody waits to send, and
+//!    what is in the queue has been counted as left: whoever closed it drops that.
 //! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A panic
 //!    in one of them is its owner's affair, and keeps nothing else from being done.
 
@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 pub(super) struct Link<T> {
     pub(super) state: OwnLines<BriefLock<State<T>>>,
     pub(super) takes: OwnLines<Takes<T>>,
-    pub(super) capacity: usize,
     /// Whether the room of each item is offered when it is handed out: where who reads is no
     /// stage, nobody knows when it waits.
     pub(super) offers_each: bool,
@@ -71,12 +70,10 @@ pub(super) struct Takes<T> {
 
 pub(super) struct State<T> {
     pub(super) queue: VecDeque<T>,
-    /// Items that the receiving side has fetched, less those that were reclaimed.
-    pub(super) out: usize,
-    /// How many of the items handed out have been taken off `out`.
-    reclaimed: usize,
-    /// Room that is promised to senders which have been woken.
-    pub(super) reserved: usize,
+    /// For so many items more, that nobody has been promised.
+    pub(super) room: usize,
+    /// Of how many of the items handed out the room is free.
+    freed: usize,
     pub(super) senders: usize,
     pub(super) closed: bool,
     /// The receiver, where there is one and it waits.
@@ -181,9 +178,8 @@ impl<T> Link<T> {
         let quantum = if cfg!(loom) { 32 } else { capacity };
         let state = State {
             queue: VecDeque::new(),
-            out: 0,
-            reclaimed: 0,
-            reserved: 0,
+            room: capacity,
+            freed: 0,
             senders: 1,
             closed: false,
             reader: None,
@@ -203,7 +199,6 @@ impl<T> Link<T> {
                 settled: AtomicUsize::new(0),
                 handed_weight: AtomicUsize::new(0),
             }),
-            capacity,
             offers_each,
             quantum,
             bulk,
@@ -235,14 +230,13 @@ impl<T> Link<T> {
         false
     }
 
-    /// Makes room, where there is none, by taking off what has been handed out: for those
-    /// first who wait. The receiving side will hear that somebody may be waiting.
+    /// Makes room, where there is none, of what has been handed out: for those first who wait. The receiving side will hear that somebody may be waiting.
     pub(super) fn make_room(&self, state: &mut State<T>, calls: &mut Calls) {
-        if state.has_room(self.capacity) {
+        if state.room > 0 {
             return;
         }
         if self.offers_each && !skip(Break::WaiterNotAnnounced) {
-            state.take_off(self.takes.handed.fetch_or(1, Ordering::Acquire) / 2);
+            state.free(self.takes.handed.fetch_or(1, Ordering::Acquire) / 2);
         } else {
             self.reclaim(state);
         }
@@ -269,7 +263,6 @@ impl<T> Link<T> {
             return;
         }
         std::mem::swap(&mut state.queue, batch);
-        state.out += batch.len();
         state.fetched_weight += self.weight_of(batch);
     }
 
@@ -297,17 +290,17 @@ impl<T> Link<T> {
         self.discard_all(left);
     }
 
-    /// Items that have been handed out no longer count.
-    pub(super) fn reclaim(&self, state: &mut State<T>) {
-        state.take_off(self.takes.handed.load(Ordering::Acquire) / 2);
+    /// The room of items that have been handed out is free.
+    fn reclaim(&self, state: &mut State<T>) {
+        state.free(self.takes.handed.load(Ordering::Acquire) / 2);
     }
 
-    /// Takes off what has been handed out; its room goes to whoever waits for it.
+    /// The room of what has been handed out goes to whoever waits for some.
     pub(super) fn give_back(&self, state: &mut State<T>, calls: &mut Calls) {
         self.reclaim(state);
         // Relaxed: see `is_settled`.
         if notes_offers() {
-            self.takes.settled.store(state.reclaimed, Ordering::Relaxed);
+            self.takes.settled.store(state.freed, Ordering::Relaxed);
         }
         self.call_writers(state, calls);
         // Relaxed: who announces itself does so under this lock.
@@ -337,9 +330,9 @@ impl<T> Link<T> {
 
     #[inline(never)]
     fn call_some_writers(&self, state: &mut State<T>, calls: &mut Calls) {
-        while state.has_room(self.capacity) {
+        while state.room > 0 {
             let Some((_, writer)) = state.writers.pop_front() else { break };
-            state.reserved += 1;
+            state.room -= 1;
             calls.add(writer);
         }
     }
@@ -377,7 +370,7 @@ impl<T> Link<T> {
         if !state.closed && !skip(Break::LeftNotCounted) {
             state.left += self.weight_of(&state.queue);
         }
-        state.closed = true;
+        (state.closed, state.room) = (true, 0);
         self.shut.store(1, Ordering::Relaxed);
         let writers = if skip(Break::CloseForgetsWriters) {
             VecDeque::new()
@@ -393,18 +386,14 @@ impl<T> Link<T> {
 }
 
 impl<T> State<T> {
-    /// Room for one more, that nobody has been promised.
-    #[inline]
-    pub(super) fn has_room(&self, capacity: usize) -> bool {
-        self.queue.len() + self.out + self.reserved < capacity
-    }
-
-    /// So many items have been handed out: they no longer count.
-    fn take_off(&mut self, handed: usize) {
-        // The count begins anew where it is as large as half a word can tell: on 32 bits that
-        // is after two thousand million items.
-        self.out -= handed.wrapping_sub(self.reclaimed) & (usize::MAX / 2);
-        self.reclaimed = handed;
+    /// So many items have been handed out: their room is free.
+    fn free(&mut self, handed: usize) {
+        if !self.closed {
+            // The count begins anew where it is as large as half a word can tell: on 32 bits
+            // that is after two thousand million items.
+            self.room += handed.wrapping_sub(self.freed) & (usize::MAX / 2);
+        }
+        self.freed = handed;
     }
 
     /// Nothing is there and nothing will come.
@@ -520,8 +509,9 @@ mod tests {
         let before_the_last = usize::MAX - 3;
         link.takes.handed.store(before_the_last & !1, Ordering::Relaxed);
         let mut state = link.state.lock();
-        state.reclaimed = before_the_last / 2;
+        state.freed = before_the_last / 2;
         state.queue.extend(0..4);
+        state.room = 0;
         let mut batch = VecDeque::new();
         link.fetch(&mut state, &mut batch);
         for item in batch {
@@ -529,6 +519,6 @@ mod tests {
         }
         assert!(link.takes.handed.load(Ordering::Relaxed) < before_the_last, "it did not");
         link.reclaim(&mut state);
-        assert_eq!(state.out, 0);
+        assert_eq!(state.room, 4);
     }
 }

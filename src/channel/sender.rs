@@ -55,7 +55,7 @@ impl<T> Sender<T> {
     #[inline(always)]
     pub(crate) fn put(&self, value: T) -> Result<(), T> {
         let state = self.link.state.lock();
-        if state.closed || !state.has_room(self.link.capacity) {
+        if state.room == 0 {
             drop(state);
             return Err(value);
         }
@@ -121,7 +121,7 @@ impl<T> Future for Send<'_, T> {
         let this = &mut *self;
         if this.ticket.is_none() {
             let state = this.link.state.lock();
-            if !state.closed && state.has_room(this.link.capacity) {
+            if state.room > 0 {
                 this.put(state);
                 return Poll::Ready(Ok(()));
             }
@@ -161,7 +161,7 @@ impl<T> Send<'_, T> {
         let before = match self.ticket {
             None => {
                 self.link.make_room(&mut state, &mut calls);
-                if state.has_room(self.link.capacity) {
+                if state.room > 0 {
                     self.put(state);
                     calls.make(self.link.pipeline);
                     return Poll::Ready(Ok(()));
@@ -171,10 +171,10 @@ impl<T> Send<'_, T> {
             }
             Some(ticket) => match state.writer(ticket) {
                 Some(place) => Some(std::mem::replace(place, waker)),
-                // The room that was promised is used.
+                // What was promised is used.
                 None => {
                     self.ticket = None;
-                    state.reserved -= 1;
+                    state.room += 1;
                     state.waited_for_room(time_since(self.since.take()));
                     self.put(state);
                     return Poll::Ready(Ok(()));
@@ -208,6 +208,7 @@ impl<T> Link<T> {
     /// Puts a value in, for which there is room.
     #[inline(always)]
     fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) {
+        state.room -= 1;
         state.queue.push_back(value);
         if state.reader.is_none() && !state.call {
             drop(state);
@@ -248,7 +249,7 @@ impl<T> Link<T> {
         let waker = state.forget_writer(ticket);
         let mut calls = Calls::default();
         if waker.is_none() && !state.closed && !skip(Break::PromiseNotPassedOn) {
-            state.reserved -= 1;
+            state.room += 1;
             self.call_writers(&mut state, &mut calls);
         }
         drop(state);
