@@ -23,60 +23,63 @@ use std::pin::pin;
 use std::task::{Poll, Waker};
 
 /// Starts the first of `workers`.
-pub(super) fn start<T, U, O, F, Fut>(
+pub(super) fn start<T, U, O, F, Fut, R>(
     engine: &Arc<Engine>,
     index: usize,
     input: Receiver<T>,
     output: Sender<U>,
     (workers, ordered): (usize, bool),
     f: F,
-    result: fn(O) -> Result<U, BoxError>,
+    result: R,
 ) where
     T: Send + 'static,
     U: Send + 'static,
     O: 'static,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = O> + Send + 'static,
+    R: Fn(O) -> Result<U, BoxError> + Send + Sync + 'static,
 {
     let turns = ordered.then(|| Turns(Mutex::new(Order::default())));
     let engine = Arc::clone(engine);
-    let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, O, F, Fut> };
+    let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, O, F, Fut, R> };
     let on_threads = work.engine.woken.on_threads();
     hire(&Arc::new(work), Taker::first(input, workers, on_threads));
 }
 
 /// What the workers of a stage share.
-struct Work<T, U, O, F> {
+struct Work<T, U, F, R> {
     engine: Arc<Engine>,
     index: usize,
     output: Sender<U>,
     f: F,
-    result: fn(O) -> Result<U, BoxError>,
+    result: R,
     turns: Option<Turns>,
     /// Starts a colleague. By a pointer, because a worker's future would contain itself
     /// otherwise.
     hire: fn(&Arc<Self>, Taker<T>),
 }
 
-fn hire<T, U, O, F, Fut>(work: &Arc<Work<T, U, O, F>>, taker: Taker<T>)
+fn hire<T, U, O, F, Fut, R>(work: &Arc<Work<T, U, F, R>>, taker: Taker<T>)
 where
     T: Send + 'static,
     U: Send + 'static,
     O: 'static,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = O> + Send + 'static,
+    R: Fn(O) -> Result<U, BoxError> + Send + Sync + 'static,
 {
     let task = worker(Arc::clone(work), taker);
     Engine::spawn(&work.engine, work.index, Box::pin(task));
 }
 
-async fn worker<T, U, O, F, Fut>(work: Arc<Work<T, U, O, F>>, mut taker: Taker<T>) -> StageResult
+async fn worker<T, U, O, F, Fut, R>(work: Arc<Work<T, U, F, R>>, mut taker: Taker<T>) -> StageResult
 where
     T: Send + 'static,
     U: Send + 'static,
     O: 'static,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = O> + Send + 'static,
+    R: Fn(O) -> Result<U, BoxError> + Send + Sync + 'static,
 {
     let mut tally = Tally::new(&*work.engine, work.index);
     let place = work.engine.stages[work.index].place;
