@@ -282,12 +282,17 @@ impl<T> Link<T> {
         }
     }
 
-    /// What was in the queue when it was closed goes. Invariant 5.
+    /// What was there when it was closed goes: in the queue, and in the hands of all takers.
+    /// Invariant 5.
     pub(super) fn discard_left(&self) {
         let mut state = self.state.lock();
-        let left = if state.closed { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+        if !state.closed {
+            return;
+        }
+        let left = std::mem::take(&mut state.queue);
         drop(state);
         self.discard_all(left);
+        self.discard_all(self.leave_batch());
     }
 
     /// The room of items that have been handed out is free.
@@ -475,6 +480,8 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
         // may outlive its stage.
         let left = state.left + (state.fetched_weight - taken_weight);
         let (waited_for_items, waited_for_room) = (state.waited_for_items, state.waited_for_room);
+        drop(state);
+        let waited_for_items = waited_for_items + self.takers_waited();
         Counts { taken, taken_weight, left, waited_for_items, waited_for_room }
     }
 }

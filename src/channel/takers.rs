@@ -112,6 +112,16 @@ impl<T> Front<T> {
 }
 
 impl<T> Link<T> {
+    /// What takers have fetched, and nobody will take.
+    pub(super) fn leave_batch(&self) -> VecDeque<T> {
+        std::mem::take(&mut self.takes.front.lock().batch)
+    }
+
+    /// How long takers have been idle, all together.
+    pub(super) fn takers_waited(&self) -> Duration {
+        self.takes.front.lock().waited
+    }
+
     /// Counts an item that is being taken; how many were before it.
     #[inline(always)]
     fn take(&self, front: &mut Front<T>, item: &T) -> usize {
@@ -234,6 +244,14 @@ enum State {
     New,
 }
 
+impl<T> Taker<T> {
+    /// Nothing more is to be taken, by anybody.
+    pub(crate) fn close(&self) {
+        self.link.shut();
+        self.link.discard_left();
+    }
+}
+
 impl<T: Send + 'static> Taker<T> {
     /// The first of at most `at_most` takers, who run on several threads or not.
     pub(crate) fn first(receiver: Receiver<T>, at_most: usize, on_threads: bool) -> Taker<T> {
@@ -303,12 +321,6 @@ impl<T: Send + 'static> Taker<T> {
         if !is_enough {
             self.pauses();
         }
-    }
-
-    /// Nothing more is to be taken, by anybody.
-    pub(crate) fn close(&self) {
-        self.link.shut();
-        self.link.discard_left();
     }
 
     fn new(link: Arc<Link<T>>) -> Taker<T> {
@@ -515,6 +527,10 @@ impl Seat {
 
 impl<T> Drop for Taker<T> {
     fn drop(&mut self) {
+        // Nobody is called any more, and what is left is dropped by whoever closed it.
+        if self.seat.state == State::Busy && self.link.is_shut() {
+            return;
+        }
         let mut front = self.link.takes.front.lock();
         let mut was_called = self.seat.state != State::Busy;
         let before = self.seat.arrive(&mut front, &mut Glance::default());
@@ -522,13 +538,9 @@ impl<T> Drop for Taker<T> {
         front.takers -= 1 + self.seat.hire;
         front.arriving -= self.seat.hire;
         if front.takers == 0 {
-            let held = std::mem::take(&mut front.batch);
-            let waited = front.waited;
             drop(front);
             drop(before);
-            self.link.state.lock().waited_for_items(waited);
-            self.link.abandon(held);
-            return;
+            return self.close();
         }
         // Invariant 4.
         if front.alone == self.seat.number {
