@@ -1335,3 +1335,36 @@ fn what_fails_while_the_pipeline_drains_is_in_the_report() {
         assert!(report.to_string().contains("failed: disk full"), "{report}");
     });
 }
+
+#[tokio::test]
+async fn what_workers_had_fetched_is_dropped_at_the_end_whoever_holds_an_end_of_the_channel() {
+    for ends_by in ["a cancel", "its reader"] {
+        let (ctx, canceller) = background().with_cancel();
+        let (stock, kept) = (Stock::new(), Arc::new(Mutex::new(None)));
+        let keeps = kept.clone();
+        let mut results = Pipeline::from_iter(&ctx, stock.items(10))
+            .buffer(10)
+            .stage("own", move |_, mut input, output| async move {
+                while let Some(item) = input.recv().await {
+                    output.send(item).await?;
+                }
+                *keeps.lock().unwrap() = Some(output);
+                Ok::<_, quell::channel::SendError<Item>>(())
+            })
+            .buffer(10)
+            // The first has one of ten in hand.
+            .dispatch(1, |_, item| async move {
+                let _item = item;
+                std::future::pending::<()>().await;
+            })
+            .run();
+        assert!(results.next().now_or_never().is_none());
+        settle().await;
+        assert!(kept.lock().unwrap().is_some());
+        if ends_by == "a cancel" {
+            canceller.cancel();
+        }
+        let report = finish(results).await;
+        assert_eq!((stock.made(), stock.left()), (10, 0), "{ends_by}: {report}");
+    }
+}
