@@ -1191,8 +1191,22 @@ fn items_whose_drops_panic_are_dropped_all_the_same_wherever_they_lie() {
         let (ctx, canceller) = background().with_cancel();
         let stock = Stock::new();
         paused().block_on(async {
-            let mut results =
-                Pipeline::from_iter(&ctx, stock.items(10)).map(Nasty).stage("relay", relay).run();
+            let taken = Mutex::new(0);
+            let mut results = Pipeline::from_iter(&ctx, stock.items(10))
+                .map(Nasty)
+                .stage("relay", relay)
+                // It takes one, lets it through, and waits with the next: eight are fetched.
+                .dispatch(1, move |_, item| {
+                    *taken.lock().unwrap() += 1;
+                    let waits = *taken.lock().unwrap() > 1;
+                    async move {
+                        if waits {
+                            std::future::pending::<()>().await;
+                        }
+                        item
+                    }
+                })
+                .run();
             std::mem::forget(results.next().await);
             settle().await;
             if cancelled {
@@ -1337,7 +1351,7 @@ fn what_fails_while_the_pipeline_drains_is_in_the_report() {
 }
 
 #[tokio::test]
-async fn what_workers_had_fetched_is_dropped_at_the_end_whoever_holds_an_end_of_the_channel() {
+async fn what_workers_had_fetched_is_dropped_at_the_end_though_a_sender_is_there_still() {
     for ends_by in ["a cancel", "its reader"] {
         let (ctx, canceller) = background().with_cancel();
         let (stock, kept) = (Stock::new(), Arc::new(Mutex::new(None)));
@@ -1352,7 +1366,7 @@ async fn what_workers_had_fetched_is_dropped_at_the_end_whoever_holds_an_end_of_
                 Ok::<_, quell::channel::SendError<Item>>(())
             })
             .buffer(10)
-            // The first has one of ten in hand.
+            // It has one of ten in hand.
             .dispatch(1, |_, item| async move {
                 let _item = item;
                 std::future::pending::<()>().await;
@@ -1367,4 +1381,37 @@ async fn what_workers_had_fetched_is_dropped_at_the_end_whoever_holds_an_end_of_
         let report = finish(results).await;
         assert_eq!((stock.made(), stock.left()), (10, 0), "{ends_by}: {report}");
     }
+}
+
+#[tokio::test]
+async fn what_workers_had_fetched_is_dropped_when_their_reader_goes_though_the_pipeline_goes_on() {
+    let (stock, kept) = (Stock::new(), Arc::new(Mutex::new(None)));
+    let keeps = kept.clone();
+    let mut results = Pipeline::from_iter(&background(), stock.items(10))
+        .buffer(10)
+        .stage("own", move |_, mut input, output| async move {
+            while let Some(item) = input.recv().await {
+                output.send(item).await?;
+            }
+            *keeps.lock().unwrap() = Some(output);
+            Ok::<_, quell::channel::SendError<Item>>(())
+        })
+        .buffer(10)
+        .dispatch(1, |_, item| async move { item })
+        .buffer(1)
+        .stage("stops", |_, mut input, output| async move {
+            let first = input.recv().await.unwrap();
+            // Until the worker has no room, and ten are fetched.
+            settle().await;
+            drop((first, input));
+            output.send(()).await.unwrap();
+            std::future::pending::<()>().await;
+        })
+        .run();
+    assert_eq!(results.next().await, Some(()));
+    settle().await;
+    assert!(kept.lock().unwrap().is_some());
+    assert_eq!((stock.made(), stock.left()), (10, 0));
+    let report = finish(results).await;
+    assert_eq!(report.stages()[2].ended(), Some(StageEnd::ReaderGone), "{report}");
 }

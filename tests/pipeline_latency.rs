@@ -255,6 +255,40 @@ fn what_a_stage_has_made_last_does_not_wait_for_what_goes_with_its_closure_at_th
 }
 
 #[test]
+fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
+    struct Item(#[allow(dead_code)] Option<Flushes>);
+    in_time(|| {
+        let runtime = threads(2);
+        for _ in 0..3 {
+            let (tell, patient) = Patient::new();
+            let (ctx, canceller) = background().with_cancel();
+            let last = patient.clone();
+            let items = (0..10).map(move |n| Item((n == 9).then(|| Flushes(last.clone(), 1))));
+            let mut results = Pipeline::from_iter(&ctx, items)
+                .buffer(10)
+                .dispatch(1, |_, item| async move {
+                    let _item = item;
+                    std::future::pending::<()>().await;
+                })
+                .run();
+            let reading = runtime.spawn(async move {
+                assert!(results.next().await.is_none());
+                tell.send(1).unwrap();
+                results.finish().await
+            });
+            // In a task, which has the reader come next on its own thread.
+            let ends = runtime.spawn(async move {
+                tokio::time::sleep(ms(20)).await;
+                canceller.cancel();
+            });
+            runtime.block_on(ends).unwrap();
+            let report = runtime.block_on(reading).unwrap();
+            assert_eq!(patient.gave_up.load(Relaxed), 0, "{report}");
+        }
+    });
+}
+
+#[test]
 fn timers_have_their_turn_beside_a_pipeline_of_items_that_take_their_time() {
     let most = most_between_ticks(ms(1), |step| async move {
         let items = (0..100).inspect(move |_| step());

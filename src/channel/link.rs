@@ -14,8 +14,9 @@
 //!    waker was stored. Whoever puts an item in takes the waker under that lock.
 //! 4. Where several take (`takers`): if `call` is false, nobody of them is idle,
 //!    or one that has been woken is on its way and will look.
-//! 5. Once closed there is no room, nothing is put in or fetched, nobody waits to send, and
-//!    what is in the queue has been counted as left: whoever closed it drops that.
+//! 5. Once closed there is no room, nothing is put in or fetched, and nobody waits to send.
+//!    What is in the queue has been counted as left: whoever closed it drops that, and what
+//!    takers have fetched and nobody has taken.
 //! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A panic
 //!    in one of them is its owner's affair, and keeps nothing else from being done.
 
@@ -230,7 +231,8 @@ impl<T> Link<T> {
         false
     }
 
-    /// Makes room, where there is none, of what has been handed out: for those first who wait. The receiving side will hear that somebody may be waiting.
+    /// Makes room, where there is none, of what has been handed out: for those first who wait.
+    /// The receiving side will hear that somebody may be waiting.
     pub(super) fn make_room(&self, state: &mut State<T>, calls: &mut Calls) {
         if state.room > 0 {
             return;
@@ -266,8 +268,13 @@ impl<T> Link<T> {
         state.fetched_weight += self.weight_of(batch);
     }
 
-    /// Drops what nobody takes, and it one by one where it is many.
+    /// Drops what nobody takes, and it one by one where it is many. That is the user's code: who
+    /// has just been woken should not have to wait for it.
     pub(super) fn discard_all(&self, items: VecDeque<T>) {
+        if items.is_empty() {
+            return;
+        }
+        rt::gets_on();
         match &self.bulk {
             Some(bulk) => items.into_iter().for_each(bulk.discard),
             None => discard(items),
@@ -282,8 +289,7 @@ impl<T> Link<T> {
         }
     }
 
-    /// What was there when it was closed goes: in the queue, and in the hands of all takers.
-    /// Invariant 5.
+    /// What was there when it was closed goes: invariant 5.
     pub(super) fn discard_left(&self) {
         let mut state = self.state.lock();
         if !state.closed {
@@ -368,7 +374,7 @@ impl<T> Link<T> {
         rt::wake_next(PipelineId::NONE, self.call_all().chain(reader));
     }
 
-    /// Closes it. What is left in the queue is the caller's to discard, or another's.
+    /// Closes it. What is left is the caller's to discard, or another's.
     pub(super) fn shut(&self) {
         let mut state = self.state.lock();
         // Under this lock: whoever finds it closed finds them counted.
@@ -413,8 +419,8 @@ impl<T> State<T> {
         self.tickets
     }
 
-    /// The place of a writer that still waits. One that does not has a reservation
-    /// (or the channel is closed).
+    /// The place of a writer that still waits. One that does not has been promised
+    /// room (or the channel is closed).
     pub(super) fn writer(&mut self, ticket: usize) -> Option<&mut Waker> {
         let found = self.writers.iter_mut().find(|(number, _)| *number == ticket);
         found.map(|(_, waker)| waker)

@@ -106,10 +106,7 @@ impl<T> Receiver<T> {
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
         if self.link.is_shut() {
-            let held = std::mem::take(&mut self.batch);
-            if !held.is_empty() {
-                self.link.discard_all(held);
-            }
+            self.leave_batch();
         }
         if self.patience > 0 {
             if let Some(item) = self.batch.pop_front() {
@@ -117,6 +114,13 @@ impl<T> Receiver<T> {
             }
         }
         self.look(cx, made_at)
+    }
+
+    /// It was closed, and what was fetched goes.
+    #[cold]
+    #[inline(never)]
+    fn leave_batch(&mut self) {
+        self.link.discard_all(std::mem::take(&mut self.batch));
     }
 
     #[inline(always)]

@@ -226,7 +226,7 @@ impl<T> Link<T> {
         let reader = state.reader.take();
         let call = std::mem::take(&mut state.call);
         drop(state);
-        // Those are free first whom the last item has woken.
+        // First of all those get on whom the item before has woken.
         if self.is_users {
             rt::step();
         }

@@ -8,6 +8,8 @@
 //!
 //! # Invariants
 //!
+//! Until the link is shut; then everybody comes to know by himself, and nobody is called.
+//!
 //! 1. `arriving` counts takers that have been called (or are new) and have not
 //!    looked since. While it is above zero nobody else is called: the one that
 //!    comes takes an item, and calls the next if there are more.
@@ -52,6 +54,7 @@ pub(super) struct Front<T> {
     waited: Duration,
     idle: Vec<(usize, Waker)>,
     arriving: usize,
+    /// How many there are; whoever goes after the link was shut does not say so.
     takers: usize,
     /// How many takers there have been: each has a number.
     count: usize,

@@ -144,6 +144,7 @@ where
             taker.rests();
             taker.pauses();
             if work.output.send(made).await.is_err() {
+                rt::wraps_up();
                 // No colleague has to find out by an item of its own.
                 taker.close();
                 if let Some(turns) = &work.turns {

@@ -94,6 +94,7 @@ impl<T: Send + 'static> Results<T> {
 
     /// Nothing has come: it has not begun, or is at its end. False: it is over.
     #[cold]
+    #[inline(never)]
     fn goes_on(&mut self) -> bool {
         match &self.state {
             State::Planned(_) => self.start(),

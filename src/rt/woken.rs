@@ -394,8 +394,12 @@ pub(crate) fn was_brisk(is_brisk: bool) {
     may_keep(brisk == Some(BRISK));
 }
 
-/// This task takes no further item. What it does now, and what goes with it, may take its time.
+/// No further item comes to this task, from where it asked. What it does now, and what goes with
+/// it, may take its time.
 pub(crate) fn wraps_up() {
+    if !MATTERS.get() {
+        return;
+    }
     in_turn(|task| task.brisk = 0);
     may_keep(false);
     gets_on();
