@@ -262,8 +262,12 @@ fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
         for _ in 0..3 {
             let (tell, patient) = Patient::new();
             let (ctx, canceller) = background().with_cancel();
-            let last = patient.clone();
-            let items = (0..10).map(move |n| Item((n == 9).then(|| Flushes(last.clone(), 1))));
+            let (last, made) = (patient.clone(), Arc::new(AtomicU32::new(0)));
+            let makes = made.clone();
+            let items = (0..10).map(move |n| {
+                makes.fetch_add(1, Relaxed);
+                Item((n == 9).then(|| Flushes(last.clone(), 1)))
+            });
             let mut results = Pipeline::from_iter(&ctx, items)
                 .buffer(10)
                 .dispatch(1, |_, item| async move {
@@ -278,7 +282,10 @@ fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
             });
             // In a task, which has the reader come next on its own thread.
             let ends = runtime.spawn(async move {
-                tokio::time::sleep(ms(20)).await;
+                while made.load(Relaxed) < 10 {
+                    tokio::time::sleep(ms(1)).await;
+                }
+                tokio::time::sleep(ms(5)).await;
                 canceller.cancel();
             });
             runtime.block_on(ends).unwrap();

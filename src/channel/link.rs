@@ -271,7 +271,8 @@ impl<T> Link<T> {
     /// Drops what nobody takes, and it one by one where it is many. That is the user's code: who
     /// has just been woken should not have to wait for it.
     pub(super) fn discard_all(&self, items: VecDeque<T>) {
-        if items.is_empty() {
+        let takes_time = std::mem::needs_drop::<T>() || self.bulk.is_some();
+        if items.is_empty() || !takes_time {
             return;
         }
         rt::gets_on();

@@ -244,6 +244,9 @@ impl<T> Drop for Receiver<T> {
                 let waited = time_since(self.since);
                 self.link.state.lock().waited_for_items(waited);
             }
+            if self.roams {
+                crate::rt::wraps_up();
+            }
             self.link.abandon(std::mem::take(&mut self.batch));
         }
     }

@@ -143,13 +143,15 @@ where
             // What it did until now counts; its wait for room does not.
             taker.rests();
             taker.pauses();
-            if work.output.send(made).await.is_err() {
+            let sent = work.output.send(made).await;
+            if sent.is_err() {
                 rt::wraps_up();
-                // No colleague has to find out by an item of its own.
-                taker.close();
                 if let Some(turns) = &work.turns {
                     turns.next(pipeline);
                 }
+                // No colleague has to find out by an item of its own, nor to wait for the drop of
+                // what was not sent.
+                taker.close();
                 return ends(StageEnd::ReaderGone);
             }
         }

@@ -180,7 +180,8 @@ async fn feed<T: Send + 'static>(
         };
         tally.receive();
         if let Err(item) = sender.put(item) {
-            if sender.send(item).await.is_err() {
+            let sent = sender.send(item).await;
+            if sent.is_err() {
                 return ends(StageEnd::ReaderGone);
             }
         }
