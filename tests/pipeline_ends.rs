@@ -1191,14 +1191,13 @@ fn items_whose_drops_panic_are_dropped_all_the_same_wherever_they_lie() {
         let (ctx, canceller) = background().with_cancel();
         let stock = Stock::new();
         paused().block_on(async {
-            let taken = Mutex::new(0);
+            let taken = AtomicUsize::new(0);
             let mut results = Pipeline::from_iter(&ctx, stock.items(10))
                 .map(Nasty)
                 .stage("relay", relay)
                 // It takes one, lets it through, and waits with the next: eight are fetched.
                 .dispatch(1, move |_, item| {
-                    *taken.lock().unwrap() += 1;
-                    let waits = *taken.lock().unwrap() > 1;
+                    let waits = taken.fetch_add(1, SeqCst) > 0;
                     async move {
                         if waits {
                             std::future::pending::<()>().await;
@@ -1350,6 +1349,18 @@ fn what_fails_while_the_pipeline_drains_is_in_the_report() {
     });
 }
 
+/// A stage that lets everything through, and leaves its end of the channel behind it to others.
+async fn keeps_its_end(
+    mut input: Receiver<Item>,
+    output: Sender<Item>,
+    kept: Arc<Mutex<Option<Sender<Item>>>>,
+) {
+    while let Some(item) = input.recv().await {
+        let _nobody_takes_more = output.send(item).await;
+    }
+    *kept.lock().unwrap() = Some(output);
+}
+
 #[tokio::test]
 async fn what_workers_had_fetched_is_dropped_at_the_end_though_a_sender_is_there_still() {
     for ends_by in ["a cancel", "its reader"] {
@@ -1358,13 +1369,7 @@ async fn what_workers_had_fetched_is_dropped_at_the_end_though_a_sender_is_there
         let keeps = kept.clone();
         let mut results = Pipeline::from_iter(&ctx, stock.items(10))
             .buffer(10)
-            .stage("own", move |_, mut input, output| async move {
-                while let Some(item) = input.recv().await {
-                    output.send(item).await?;
-                }
-                *keeps.lock().unwrap() = Some(output);
-                Ok::<_, quell::channel::SendError<Item>>(())
-            })
+            .stage("own", move |_, input, output| keeps_its_end(input, output, keeps))
             .buffer(10)
             // It has one of ten in hand.
             .dispatch(1, |_, item| async move {
@@ -1389,13 +1394,7 @@ async fn what_workers_had_fetched_is_dropped_when_their_reader_goes_though_the_p
     let keeps = kept.clone();
     let mut results = Pipeline::from_iter(&background(), stock.items(10))
         .buffer(10)
-        .stage("own", move |_, mut input, output| async move {
-            while let Some(item) = input.recv().await {
-                output.send(item).await?;
-            }
-            *keeps.lock().unwrap() = Some(output);
-            Ok::<_, quell::channel::SendError<Item>>(())
-        })
+        .stage("own", move |_, input, output| keeps_its_end(input, output, keeps))
         .buffer(10)
         .dispatch(1, |_, item| async move { item })
         .buffer(1)

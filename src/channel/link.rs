@@ -331,8 +331,8 @@ impl<T> Link<T> {
                 == self.takes.settled.load(Ordering::Relaxed)
     }
 
-    /// Invariant 2. (To return the calls would be to wait for what has just been written, each
-    /// time: a move reads in one what was written in three.)
+    /// Invariant 2. (The calls are not returned: to move them is to read in one what was just
+    /// written in three, for which the processor waits, each time.)
     #[inline]
     pub(super) fn call_writers(&self, state: &mut State<T>, calls: &mut Calls) {
         if !state.writers.is_empty() && !skip(Break::RoomNotOffered) {

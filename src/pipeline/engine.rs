@@ -172,6 +172,7 @@ impl Engine {
         }
         self.outputs().for_each(|output| output.close());
         // Whoever waits for the end may have been called for an item before, by a turn that hangs.
+        // Nor is he to wait for what this thread does next.
         if self.woken.send() {
             rt::gets_on();
         }

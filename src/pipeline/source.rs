@@ -182,6 +182,7 @@ async fn feed<T: Send + 'static>(
         if let Err(item) = sender.put(item) {
             let sent = sender.send(item).await;
             if sent.is_err() {
+                // What was not sent is dropped after that.
                 return ends(StageEnd::ReaderGone);
             }
         }

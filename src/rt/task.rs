@@ -219,8 +219,8 @@ impl JoinHandle<()> {
     }
 }
 
-/// What can abort a task, and do nothing else with it. It is smaller than a handle, and gone
-/// sooner.
+/// What can abort a task, and do nothing else with it. It is smaller than a handle, and
+/// quicker to let go of.
 pub(crate) enum Abort {
     #[cfg(all(feature = "tokio", not(loom)))]
     Tokio(tokio::task::AbortHandle),

@@ -83,8 +83,8 @@ pub(crate) fn go_last(cx: &mut Context<'_>) {
     cx.waker().wake_by_ref();
 }
 
-/// [`go_last`] for whoever does so often, and looked at the clock then: behind timers and sockets
-/// only if no task of this thread's had gone there for a while.
+/// [`go_last`] for whoever does so often, and saw this time when it last looked at the clock: behind
+/// timers and sockets only if no task of this thread's had gone there for a while.
 pub(crate) fn go_behind(cx: &mut Context<'_>, _now: Option<std::time::Instant>) {
     #[cfg(all(feature = "tokio", not(loom)))]
     {

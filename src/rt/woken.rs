@@ -127,7 +127,8 @@ impl Woken {
         self.on_threads
     }
 
-    /// Wakes those who are kept, from a thread that may not get on. True: there were some.
+    /// Wakes those who are kept, on a thread that may go on to something else. True: there were
+    /// some.
     pub(crate) fn send(&self) -> bool {
         let sent = self.shared.as_ref().is_some_and(|shared| shared.send());
         if sent {
