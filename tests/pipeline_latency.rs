@@ -295,6 +295,147 @@ fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
     });
 }
 
+/// Tells when a source is gone, of which there is no end; how many it has made.
+fn endless(
+    tell: mpsc::Sender<u64>,
+) -> (Arc<AtomicU32>, impl Iterator<Item = u64> + Send + 'static) {
+    struct Tells(mpsc::Sender<u64>);
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            let _ = self.0.send(1);
+        }
+    }
+    let (made, tells) = (Arc::<AtomicU32>::default(), Tells(tell));
+    let makes = made.clone();
+    let items = (0..).inspect(move |_| {
+        let _goes_with_it = &tells;
+        makes.fetch_add(1, Relaxed);
+    });
+    (made, items)
+}
+
+/// So many have been made, and whoever made the last waits for room.
+async fn until_made(made: &AtomicU32, count: u32) {
+    while made.load(Relaxed) < count {
+        tokio::time::sleep(ms(1)).await;
+    }
+    tokio::time::sleep(ms(5)).await;
+}
+
+#[test]
+fn a_source_hears_that_nobody_takes_more_before_the_drop_of_what_a_stage_could_not_send() {
+    /// Says when it is gone, and does not go soon.
+    struct Item(Option<(Flushes, Arc<AtomicBool>)>);
+    impl Drop for Item {
+        fn drop(&mut self) {
+            if let Some((flushes, gone)) = self.0.take() {
+                drop(flushes);
+                gone.store(true, Relaxed);
+            }
+        }
+    }
+    in_time(|| {
+        let runtime = threads(2);
+        for stage in ["map", "filter_map", "dispatch", "chunks", "merge", "throttle"] {
+            let (tell, patient) = Patient::new();
+            let (until_gone, gone) = (patient.clone(), Arc::<AtomicBool>::default());
+            let goes = gone.clone();
+            // The first is taken, the second in the channel, the third in the stage's hand.
+            let item =
+                move |n| Item((n == 2).then(|| (Flushes(until_gone.clone(), 1), goes.clone())));
+            let (made, items) = endless(tell);
+            let numbers = Pipeline::from_iter(&background(), items).buffer(1);
+
+            macro_rules! and_no_more {
+                ($pipeline:expr) => {
+                    $pipeline
+                        .buffer(1)
+                        .stage("one", move |_, mut input, output: Sender<()>| async move {
+                            drop(input.recv().await);
+                            until_made(&made, 5).await;
+                            drop(input);
+                            std::future::pending::<()>().await;
+                            drop(output);
+                        })
+                        .run()
+                };
+            }
+            let mut results = match stage {
+                "map" => and_no_more!(numbers.map(item)),
+                "filter_map" => and_no_more!(numbers.filter_map(move |n| Some(item(n)))),
+                "dispatch" => and_no_more!(numbers.dispatch(1, move |_, n| {
+                    let item = item(n);
+                    async { item }
+                })),
+                "chunks" => and_no_more!(numbers.map(item).buffer(1).chunks(1, ms(1_000))),
+                "merge" => {
+                    let none = Pipeline::from_iter(&background(), std::iter::empty());
+                    and_no_more!(numbers.map(item).buffer(1).merge(none))
+                }
+                _ => and_no_more!(
+                    numbers.map(item).buffer(1).throttle(Rate::every(Duration::from_nanos(1)))
+                ),
+            };
+            let reading = runtime.spawn(async move {
+                assert!(futures::poll!(results.next()).is_pending());
+                while !gone.load(Relaxed) {
+                    tokio::time::sleep(ms(1)).await;
+                }
+                results.finish().await
+            });
+            let report = runtime.block_on(reading).unwrap();
+            assert_eq!(patient.gave_up.load(Relaxed), 0, "{stage}: {report}");
+        }
+    });
+}
+
+#[test]
+fn a_source_hears_that_nobody_takes_more_whatever_a_stage_of_ones_own_does_next() {
+    in_time(|| {
+        let runtime = threads(2);
+        let (tell, patient) = Patient::new();
+        let (until_gone, (made, items)) = (patient.clone(), endless(tell));
+        let results = Pipeline::from_iter(&background(), items)
+            .buffer(1)
+            .stage("own", move |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                assert_eq!(input.recv().await, Some(0));
+                until_made(&made, 3).await;
+                drop(input);
+                until_gone.wait_for(1);
+                drop(output);
+            })
+            .run();
+        read_in_a_task(&runtime, results, mpsc::channel().0);
+        assert_eq!(patient.gave_up.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn whoever_hears_of_an_end_does_not_wait_for_the_functions_at_that_end() {
+    in_time(|| {
+        let runtime = threads(2);
+        let (tell, patient) = Patient::new();
+        let (ctx, canceller) = background().with_cancel();
+        let mut results = Pipeline::from_stream(&ctx, stream::pending::<u64>()).run();
+        let reading = runtime.spawn(async move {
+            assert!(results.next().await.is_none());
+            let report = results.finish().await;
+            tell.send(1).unwrap();
+            report
+        });
+        let until_over = patient.clone();
+        let _at_the_end = ctx.after_func(move || until_over.wait_for(1));
+        // In a task, which has the reader come next on its own thread.
+        let ends = runtime.spawn(async move {
+            tokio::time::sleep(ms(20)).await;
+            canceller.cancel();
+        });
+        runtime.block_on(ends).unwrap();
+        let report = runtime.block_on(reading).unwrap();
+        assert_eq!(patient.gave_up.load(Relaxed), 0, "{report}");
+    });
+}
+
 #[test]
 fn timers_have_their_turn_beside_a_pipeline_of_items_that_take_their_time() {
     let most = most_between_ticks(ms(1), |step| async move {

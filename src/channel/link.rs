@@ -12,8 +12,8 @@
 //!    room and a sender waiting for it never meet.
 //! 3. A reader that waits has looked at the queue under the lock under which its
 //!    waker was stored. Whoever puts an item in takes the waker under that lock.
-//! 4. Where several take (`takers`): if `call` is false, nobody of them is idle,
-//!    or one that has been woken is on its way and will look.
+//! 4. Where several take (`takers`): if `call` is false, nobody of them is idle, or one will
+//!    look: it has been woken and is on its way, or goes alone.
 //! 5. Once closed there is no room, nothing is put in or fetched, and nobody waits to send.
 //!    What is in the queue has been counted as left: whoever closed it drops that, and what
 //!    takers have fetched and nobody has taken.
@@ -73,7 +73,7 @@ pub(super) struct State<T> {
     pub(super) queue: VecDeque<T>,
     /// For so many items more, that nobody has been promised.
     pub(super) room: usize,
-    /// Of how many of the items handed out the room is free.
+    /// Of how many of the items handed out, since the beginning, the room is free.
     freed: usize,
     pub(super) senders: usize,
     pub(super) closed: bool,
@@ -271,11 +271,10 @@ impl<T> Link<T> {
     /// Drops what nobody takes, and it one by one where it is many. That is the user's code: who
     /// has just been woken should not have to wait for it.
     pub(super) fn discard_all(&self, items: VecDeque<T>) {
-        let takes_time = std::mem::needs_drop::<T>() || self.bulk.is_some();
-        if items.is_empty() || !takes_time {
+        if items.is_empty() || !std::mem::needs_drop::<T>() {
             return;
         }
-        rt::gets_on();
+        rt::wraps_up();
         match &self.bulk {
             Some(bulk) => items.into_iter().for_each(bulk.discard),
             None => discard(items),
@@ -312,7 +311,7 @@ impl<T> Link<T> {
         self.reclaim(state);
         // Relaxed: see `is_settled`.
         if notes_offers() {
-            self.takes.settled.store(state.freed, Ordering::Relaxed);
+            self.takes.settled.store(state.freed & (usize::MAX / 2), Ordering::Relaxed);
         }
         self.call_writers(state, calls);
         // Relaxed: who announces itself does so under this lock.
@@ -347,14 +346,6 @@ impl<T> Link<T> {
             state.room -= 1;
             calls.add(writer);
         }
-    }
-
-    /// The receiving side goes: what it holds is left behind, and so is what is
-    /// still in the queue.
-    pub(super) fn abandon(&self, held: VecDeque<T>) {
-        self.shut();
-        self.discard_left();
-        self.discard_all(held);
     }
 
     pub(super) fn one_sender_more(&self) {
@@ -400,12 +391,17 @@ impl<T> Link<T> {
 impl<T> State<T> {
     /// So many items have been handed out: their room is free.
     fn free(&mut self, handed: usize) {
+        let more = self.not_freed(handed);
         if !self.closed {
-            // The count begins anew where it is as large as half a word can tell: on 32 bits
-            // that is after two thousand million items.
-            self.room += handed.wrapping_sub(self.freed) & (usize::MAX / 2);
+            self.room += more;
         }
-        self.freed = handed;
+        self.freed = self.freed.wrapping_add(more);
+    }
+
+    /// Of how many of those that is not so yet. The count of those begins anew where it is as large
+    /// as half a word can tell: on 32 bits that is after two thousand million items.
+    fn not_freed(&self, handed: usize) -> usize {
+        handed.wrapping_sub(self.freed) & (usize::MAX / 2)
     }
 
     /// Nothing is there and nothing will come.
@@ -480,7 +476,8 @@ impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
 
     fn counts(&self) -> Counts {
         let state = self.state.lock();
-        let taken = self.takes.handed.load(Ordering::Acquire) / 2;
+        let handed = self.takes.handed.load(Ordering::Acquire) / 2;
+        let taken = state.freed.wrapping_add(state.not_freed(handed));
         let taken_weight =
             self.bulk.as_ref().map_or(taken, |_| self.takes.handed_weight.load(Ordering::Acquire));
         // What was fetched and not handed out nobody will get, wherever it is: a receiver
@@ -517,6 +514,70 @@ mod tests {
         assert!(poll(&mut first).is_ready());
     }
 
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Count {
+        fn woken(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn who_is_kept_is_free_before_what_is_left_is_dropped() {
+        struct Looks(Arc<Count>, Arc<AtomicUsize>);
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                self.1.store(self.0.woken(), Ordering::Relaxed);
+            }
+        }
+        let runtime = rt::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let _there = runtime.enter();
+        let (woken, count, seen) = (rt::Woken::here(), Arc::<Count>::default(), Arc::default());
+        let (sender, receiver) = crate::channel::bounded(1);
+        assert!(sender.put(Looks(Arc::clone(&count), Arc::clone(&seen))).is_ok());
+        woken.hand().turn(|| {
+            rt::may_keep(true);
+            rt::wake_next(woken.id(), [Waker::from(Arc::clone(&count))]);
+            drop(receiver);
+        });
+        assert_eq!(seen.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_send_that_is_polled_once_too_often_takes_nobodys_room() {
+        let here = std::panic::Location::caller();
+        let (sender, mut receiver) = crate::channel::between(3);
+        let count = Arc::<Count>::default();
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = std::task::Context::from_waker(&waker);
+        let mut nobody = std::task::Context::from_waker(Waker::noop());
+        let [mut first, mut second, mut third, mut fourth] = [0, 1, 2, 3].map(|n| sender.send(n));
+        let poll = |send: &mut crate::channel::Send<'_, u8>, cx: &mut std::task::Context<'_>| {
+            std::pin::Pin::new(send).poll(cx)
+        };
+        for send in [&mut first, &mut second, &mut third] {
+            assert!(poll(send, &mut nobody).is_ready());
+        }
+        assert!(poll(&mut fourth, &mut cx).is_pending());
+        // Their room is not offered yet.
+        (0..2).for_each(|_| assert!(receiver.poll_recv(&mut nobody, here).is_ready()));
+        let again = std::panic::AssertUnwindSafe(|| poll(&mut first, &mut nobody));
+        assert!(std::panic::catch_unwind(again).is_err());
+        // It offers it when it is about to wait.
+        assert!(receiver.poll_recv(&mut nobody, here).is_ready());
+        assert!(receiver.poll_recv(&mut nobody, here).is_pending());
+        assert_eq!(count.woken(), 1, "the fourth has not heard of its room");
+        assert!(poll(&mut fourth, &mut cx).is_ready());
+    }
+
     #[test]
     fn the_count_of_what_was_handed_out_may_begin_anew() {
         let link = Link::new(4, false, None);
@@ -534,5 +595,8 @@ mod tests {
         assert!(link.takes.handed.load(Ordering::Relaxed) < before_the_last, "it did not");
         link.reclaim(&mut state);
         assert_eq!(state.room, 4);
+        drop(state);
+        let taken = Arc::new(link).counts().taken;
+        assert_eq!(taken, before_the_last / 2 + 4, "the count of all has begun anew");
     }
 }

@@ -244,10 +244,13 @@ impl<T> Drop for Receiver<T> {
                 let waited = time_since(self.since);
                 self.link.state.lock().waited_for_items(waited);
             }
+            self.link.shut();
+            // The user's code goes on to something else.
             if self.roams {
                 crate::rt::wraps_up();
             }
-            self.link.abandon(std::mem::take(&mut self.batch));
+            self.link.discard_left();
+            self.link.discard_all(std::mem::take(&mut self.batch));
         }
     }
 }

@@ -135,16 +135,29 @@ impl<T> Send<'_, T> {
         std::ptr::from_ref(self.link) as *const () as usize
     }
 
+    #[inline(always)]
+    fn take(&mut self) -> T {
+        self.value.take().unwrap_or_else(|| Self::is_over())
+    }
+
+    #[cold]
+    fn is_over() -> ! {
+        panic!("`Send` polled after it was ready")
+    }
+
     /// Puts the value in, for which there is room.
     #[inline(always)]
     fn put(&mut self, state: BriefGuard<'_, State<T>>) {
-        let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
-        self.link.put(state, value);
+        self.link.put(state, self.take());
     }
 
     /// There was no room, or there is a ticket.
     #[inline(never)]
     fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<T>>> {
+        // Before it promises room to anybody, or gets in line.
+        if self.value.is_none() {
+            Self::is_over();
+        }
         let waker = cx.waker().clone();
         let mut state = self.link.state.lock();
         if state.closed {
@@ -154,8 +167,7 @@ impl<T> Send<'_, T> {
             if self.link.is_users {
                 rt::step();
             }
-            let Some(value) = self.value.take() else { panic!("`Send` polled after it was ready") };
-            return Poll::Ready(Err(SendError(value)));
+            return Poll::Ready(Err(SendError(self.take())));
         }
         let mut calls = Calls::default();
         let before = match self.ticket {

@@ -39,9 +39,6 @@ use std::panic::Location;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// So many times a taker may find items waiting before it lets other tasks go first.
-const PATIENCE: u32 = 16;
-
 /// What the takers of a link share.
 pub(super) struct Front<T> {
     /// Fetched, and taken by nobody.
@@ -225,11 +222,10 @@ struct Seat {
     state: State,
     /// When it became idle.
     since: Option<Instant>,
-    fetched: u32,
     /// How many items had been taken before its last.
     before: usize,
-    /// How many colleagues it should start: one at most.
-    hire: usize,
+    /// Whether it should start a colleague.
+    hires: bool,
     /// Whether it has left nothing, and will be idle next.
     expects_nothing: bool,
     /// Whether it went alone when it looked last. The front knows whether it still does.
@@ -277,11 +273,7 @@ impl<T: Send + 'static> Taker<T> {
     /// to work before this one begins. At most one for each item.
     #[inline]
     pub(crate) fn hire(&mut self) -> Option<Taker<T>> {
-        if self.seat.hire == 0 {
-            return None;
-        }
-        self.seat.hire -= 1;
-        Some(Taker::new(Arc::clone(&self.link)))
+        std::mem::take(&mut self.seat.hires).then(|| Taker::new(Arc::clone(&self.link)))
     }
 
     /// Whether it went alone when it took its last item.
@@ -335,9 +327,8 @@ impl<T: Send + 'static> Taker<T> {
             number,
             state: State::New,
             since: None,
-            fetched: 0,
             before: 0,
-            hire: 0,
+            hires: false,
             expects_nothing: false,
             alone: false,
             stint: Stint::new(),
@@ -398,23 +389,9 @@ impl<T: Send + 'static> Taker<T> {
                 front.unsettled = 0;
                 link.give_back(&mut state, &mut calls);
                 link.fetch(&mut state, &mut front.batch);
-                seat.fetched += 1;
             }
             // At the end everybody helps, for nobody is called any more.
             let leaves_it = front.is_for_another_than(seat.number) && !state.is_over();
-            if !front.batch.is_empty() && seat.fetched > PATIENCE && !leaves_it {
-                // Busy, not idle: it comes back for what is there.
-                seat.fetched = 0;
-                seat.stint.end(&mut glance, &mut front.pace, seat.alone);
-                let called = front.call();
-                drop(state);
-                drop(front);
-                drop(came);
-                calls.make(link.pipeline);
-                rt::wake_next(link.pipeline, called);
-                rt::go_behind(cx, rt::real_now());
-                return Poll::Pending;
-            }
             if let Some(item) = if leaves_it { None } else { front.batch.pop_front() } {
                 seat.before = link.take(&mut front, &item);
                 let watch = seat.goes_alone(&mut front, &mut glance);
@@ -434,7 +411,7 @@ impl<T: Send + 'static> Taker<T> {
                 seat.expects_nothing = front.batch.is_empty() && state.queue.is_empty();
                 drop(state);
                 if front.is_short_handed() {
-                    seat.hire = 1;
+                    seat.hires = true;
                     front.takers += 1;
                     front.arriving += 1;
                 }
@@ -468,7 +445,6 @@ impl<T: Send + 'static> Taker<T> {
                 drop(front);
                 drop(came);
                 calls.make(link.pipeline);
-                seat.fetched = 0;
                 probe::waits(|| Wait { what: "an item", at: made_at, of: address });
                 return Poll::Pending;
             }
@@ -537,9 +513,10 @@ impl<T> Drop for Taker<T> {
         let mut front = self.link.takes.front.lock();
         let mut was_called = self.seat.state != State::Busy;
         let before = self.seat.arrive(&mut front, &mut Glance::default());
-        // With those it was to start, if it was dropped before it could.
-        front.takers -= 1 + self.seat.hire;
-        front.arriving -= self.seat.hire;
+        // With the one it was to start, if it was dropped before it could.
+        let hires = usize::from(self.seat.hires);
+        front.takers -= 1 + hires;
+        front.arriving -= hires;
         if front.takers == 0 {
             drop(front);
             drop(before);

@@ -9,7 +9,7 @@
 //! 3. Users' code runs without the lock: futures, their drops, wakers.
 
 use crate::rt::probe::{self, Wait};
-use crate::rt::{self, Abort};
+use crate::rt::{self, Abort, PipelineId};
 use crate::sync::{Arc, BriefLock};
 use slab::Slab;
 use std::any::Any;
@@ -184,7 +184,7 @@ impl Tasks {
         let waiting = state.waiting_for_this();
         drop(state);
         drop((entry, abort));
-        rt::wake(waiting);
+        rt::wake_next(PipelineId::NONE, waiting);
     }
 
     /// Until the guard is dropped, it is not over.
@@ -203,7 +203,7 @@ impl Drop for Busy<'_> {
         state.busy -= 1;
         let waiting = state.waiting_for_this();
         drop(state);
-        rt::wake(waiting);
+        rt::wake_next(PipelineId::NONE, waiting);
     }
 }
 

@@ -92,7 +92,7 @@ where
         let Some(item) = next.await else { return ends(StageEnd::Completed) };
         let number = taker.before();
         tally.receive();
-        while let Some(colleague) = taker.hire() {
+        if let Some(colleague) = taker.hire() {
             (work.hire)(&work, colleague);
         }
         // The timer thread looks after it then.

@@ -162,7 +162,7 @@ impl Engine {
     /// Everything ends, now.
     fn stop(&self) {
         // Until the last channel has been closed, it is not over.
-        let _busy = self.tasks.busy();
+        let busy = self.tasks.busy();
         let cause = self.ctx.cause().expect("it has ended");
         self.cancelled(cause);
         // Release: partner of the Acquire in `is_stopped`.
@@ -172,18 +172,20 @@ impl Engine {
         }
         self.outputs().for_each(|output| output.close());
         // Whoever waits for the end may have been called for an item before, by a turn that hangs.
-        // Nor is he to wait for what this thread does next.
-        if self.woken.send() {
-            rt::gets_on();
-        }
+        self.woken.send();
         self.forget_drain();
+        drop(busy);
+        // The users' functions at this end may be what comes next on this thread.
+        rt::gets_on();
     }
 
     /// What is left in channels that have been closed is dropped.
     pub(super) fn discard(&self) {
         // Until the last of it has been dropped, it is not over.
-        let _busy = self.tasks.busy();
+        let busy = self.tasks.busy();
         self.outputs().for_each(|output| output.discard());
+        drop(busy);
+        rt::gets_on();
     }
 
     fn outputs(&self) -> impl Iterator<Item = std::sync::Arc<dyn Gauge>> {

@@ -32,10 +32,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
                 if let Err(made) = sender.put(made) {
                     let sent = sender.send(made).await;
                     if sent.is_err() {
-                        let ended = ends(StageEnd::ReaderGone);
-                        // Nobody has to wait for the drop of what was not sent.
-                        drop(input);
-                        return ended;
+                        return reader_gone(input, sent);
                     }
                 }
                 tally.pass_on(1);
@@ -74,6 +71,15 @@ impl<T, F: FnMut(&mut std::task::Context<'_>) -> Poll<T>> Future for PollHere<F>
 pub(super) fn ends(end: StageEnd) -> StageResult {
     rt::wraps_up();
     Ok(end)
+}
+
+/// How a task ends that nobody takes anything from any more. That is known to those who put in what
+/// it takes before what was not sent is dropped, which is the user's code.
+pub(super) fn reader_gone<I, S>(inputs: I, unsent: S) -> StageResult {
+    drop(inputs);
+    let ended = ends(StageEnd::ReaderGone);
+    drop(unsent);
+    ended
 }
 
 /// What a future comes to, and whether it had to wait.
@@ -129,8 +135,7 @@ pub(super) async fn chunks<T: Send + 'static>(
         }
         let items = chunk.0.len();
         if let Err(error) = sender.send(std::mem::take(&mut chunk.0)).await {
-            discard(error.into_inner());
-            return Ok(StageEnd::ReaderGone);
+            return reader_gone(input, Chunk(error.into_inner()));
         }
         tally.pass_on(items);
         if over {
@@ -178,8 +183,9 @@ pub(super) async fn merge<T: Send + 'static>(
         });
         let Some(item) = next.await else { return Ok(StageEnd::Completed) };
         tally.receive();
-        if sender.send(item).await.is_err() {
-            return Ok(StageEnd::ReaderGone);
+        let sent = sender.send(item).await;
+        if sent.is_err() {
+            return reader_gone(inputs, sent);
         }
         tally.pass_on(1);
         if turn.is_over() {

@@ -12,7 +12,7 @@
 
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
-use super::stages::noting;
+use super::stages::{noting, reader_gone};
 use crate::channel::{Receiver, Sender};
 use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
@@ -114,7 +114,7 @@ impl Rate {
                 let before = rt::now();
                 let (sent, waited) = noting(sender.send(item)).await;
                 if sent.is_err() {
-                    return Ok(StageEnd::ReaderGone);
+                    return reader_gone(input, sent);
                 }
                 tally.pass_on(1);
                 if waited {

@@ -188,9 +188,7 @@ impl Woken {
         false
     }
 
-    pub(crate) fn send(&self) -> bool {
-        false
-    }
+    pub(crate) fn send(&self) {}
 
     pub(crate) fn id(&self) -> PipelineId {
         PipelineId

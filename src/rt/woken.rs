@@ -127,14 +127,11 @@ impl Woken {
         self.on_threads
     }
 
-    /// Wakes those who are kept, on a thread that may go on to something else. True: there were
-    /// some.
-    pub(crate) fn send(&self) -> bool {
-        let sent = self.shared.as_ref().is_some_and(|shared| shared.send());
-        if sent {
+    /// Wakes those who are kept, on a thread that may go on to something else.
+    pub(crate) fn send(&self) {
+        if self.shared.as_ref().is_some_and(|shared| shared.send()) {
             WOKE.set(true);
         }
-        sent
     }
 
     pub(crate) fn id(&self) -> PipelineId {

@@ -5,9 +5,9 @@
 //! roster, which every context that is made or dropped goes through, and where
 //! threads hardly ever meet, that is half the cost. Channels have it too, the counts of
 //! a stage, the list of an owner's tasks, and whom a turn keeps. Nothing that is the user's runs under it.
-//! Only a look at the whole tree, and at the tasks of an owner that are late, both for a person,
-//! hold one for longer, while they write down what there is, and once whoever is the last
-//! of a crowd to go; a thread that meets it yields.
+//! Few hold one for longer: a look at the whole tree, and at the tasks of an owner that are late,
+//! both for a person, while they write down what there is; whoever fetches chunks, while it counts
+//! what is in them; and once whoever is the last of a crowd to go. A thread that meets it yields.
 //!
 //! # Invariants
 //!

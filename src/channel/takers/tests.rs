@@ -220,19 +220,3 @@ fn who_goes_away_before_it_has_hired_leaves_that_to_the_next() {
     assert_eq!(take(&mut first, Waker::noop()), Poll::Ready(Some(2)));
     assert!(first.hire().is_some(), "nobody is on the way");
 }
-
-#[test]
-fn who_has_found_items_so_often_lets_others_go_first() {
-    let (sender, mut only) = first(1);
-    let calls = Arc::new(Calls::default());
-    let waker = Waker::from(calls.clone());
-    for item in 0..PATIENCE as usize {
-        sender.put(item).unwrap();
-        assert_eq!(take(&mut only, &waker), Poll::Ready(Some(item)));
-    }
-    sender.put(99).unwrap();
-    assert_eq!(calls.fresh(), 0);
-    assert_eq!(take(&mut only, &waker), Poll::Pending);
-    assert_eq!(calls.fresh(), 1, "its turn comes again");
-    assert_eq!(take(&mut only, &waker), Poll::Ready(Some(99)));
-}
