@@ -10,7 +10,9 @@
 //! one, each a task, with room for 64 items between them, and a reader that sums
 //! up. By hand, each await races a cancellation in a `select!`, as it is usually
 //! written; "kanal, kept" makes the future of the cancellation once for each task
-//! instead of once for each await, and is only to be looked at. Go's figures come
+//! instead of once for each await, and is only to be looked at. `buffer_unordered` has
+//! the relay as well and ends with a cancellation, made once; that it does not in
+//! brackets, and is only to be looked at. Go's figures come
 //! from the program in `benches/go`, if a `go` is on the PATH.
 
 #[cfg(not(loom))]
@@ -388,8 +390,21 @@ mod pipelines {
         sum
     }
 
+    /// The three stages in one task, which ends with a cancellation.
     async fn buffer_unordered(items: u64, workers: usize) -> u64 {
-        let mut results = futures::stream::iter(0..items).map(add_one).buffer_unordered(workers);
+        let token = CancellationToken::new();
+        let relayed = futures::stream::iter(0..items).then(async |n| n);
+        let results = relayed.map(add_one).buffer_unordered(workers);
+        sum_up(results.take_until(token.cancelled())).await
+    }
+
+    /// The last of them alone, and no way to end it.
+    async fn bare_buffer_unordered(items: u64, workers: usize) -> u64 {
+        sum_up(futures::stream::iter(0..items).map(add_one).buffer_unordered(workers)).await
+    }
+
+    async fn sum_up(results: impl Stream<Item = u64>) -> u64 {
+        let mut results = pin!(results);
         let mut sum = 0;
         while let Some(n) = results.next().await {
             sum += n;
@@ -432,6 +447,10 @@ mod pipelines {
             vec![
                 ("quell", Box::new(|| per_item(one, ITEMS, quell_sum(ITEMS, 8)))),
                 ("buffer_unordered", Box::new(|| per_item(one, ITEMS, buffer_unordered(ITEMS, 8)))),
+                (
+                    "(without a relay or an end)",
+                    Box::new(|| per_item(one, ITEMS, bare_buffer_unordered(ITEMS, 8))),
+                ),
             ],
         );
         for (runtime, name) in

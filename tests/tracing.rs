@@ -122,3 +122,40 @@ fn a_deadlines_event_is_not_told_on_the_timer_thread_where_it_would_delay_the_ot
     let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
     assert_ne!(told.as_deref(), Some("quell-timer"));
 }
+
+/// Notes, when it is displayed, whether nobody receives any more.
+#[cfg(feature = "tokio")]
+#[derive(Debug)]
+struct Looks(quell::channel::Sender<u8>, mpsc::Sender<bool>);
+
+#[cfg(feature = "tokio")]
+impl std::fmt::Display for Looks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let _ = self.1.send(self.0.is_closed());
+        f.write_str("enough")
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl std::error::Error for Looks {}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn no_pipeline_goes_on_until_somebody_has_written_down_why_it_ends() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    let (give, given) = mpsc::channel();
+    let source = quell::Pipeline::from_stream(&ctx, futures::stream::pending::<u8>());
+    let mut results = source
+        .stage("own", move |_, input, output: quell::channel::Sender<u8>| async move {
+            give.send(output).unwrap();
+            std::future::pending::<()>().await;
+            drop(input);
+        })
+        .run();
+    assert!(futures::poll!(results.next()).is_pending());
+    quell::rt::yield_now().await;
+    let (tell, told) = mpsc::channel();
+    let cause = Looks(given.try_recv().unwrap(), tell);
+    assert_eq!(lines(|| canceller.cancel_with(cause)).len(), 1);
+    assert_eq!(told.try_recv(), Ok(true));
+}

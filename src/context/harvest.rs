@@ -3,11 +3,11 @@
 //! # Invariants
 //!
 //! 1. A harvest is run, or its pieces dropped, without any lock of quell's held.
-//! 2. Wakers come before events and functions, and quell's own functions before the
-//!    users': nobody waits to be woken, and no pipeline to be stopped, for somebody
-//!    else's code. A token comes after quell's own, for what it wakes may be a context
-//!    with functions of its own. Where those may not run, they are left to another thread, and
-//!    so are events: subscribers, and how a cause displays itself, are the users'.
+//! 2. Wakers come first, then quell's own functions, then what is the users': nobody waits to
+//!    be woken, and no pipeline to be stopped, for somebody else's code. Subscribers, and how a
+//!    cause displays itself and is dropped, are the users' as well. A token comes after quell's
+//!    own, for what it wakes may be a context with functions of its own. Where users' code may
+//!    not run, it is left to another thread.
 //! 3. A panic in one of them is caught and keeps no other from being told.
 //! 4. Ends inside many others are told of before the outermost has been (`nested`); those
 //!    who wait, and quell's own functions, are held up the last.
@@ -41,6 +41,13 @@ struct Calls {
     #[cfg(all(feature = "tokio-util", not(loom)))]
     tokens: Vec<super::token::Root>,
     users: Vec<Func>,
+}
+
+/// What is the users'.
+struct Users {
+    ended: Vec<Cause>,
+    funcs: Vec<Func>,
+    late: Option<End>,
 }
 
 impl Harvest {
@@ -97,31 +104,25 @@ impl Harvest {
 
     /// The same, however many ends this one is inside of.
     pub(super) fn tell(&mut self) {
-        let calls = self.wake();
-        let ended = std::mem::take(&mut self.ended);
-        if calls.is_empty() && ended.is_empty() {
-            return;
-        }
+        let (mut calls, users) = self.wake();
+        calls.make_ours_and_tokens();
         #[cfg(not(loom))]
         if rt::is_quells_own() {
-            // What is quell's own is done here, as it would be elsewhere.
-            let mut calls = calls;
-            calls.make_ours_and_tokens();
-            if let Some(users) = calls.leave_users(ended) {
+            if let Some(users) = users.for_another_thread() {
                 rt::leave_to_crew(rt::Clock::ambient(), Work::new(None, Some(users)));
             }
             return;
         }
-        tell_events(ended);
-        calls.make();
+        users.run();
     }
 
     /// Tells those who are never kept waiting for somebody else's code, and gives back the rest.
     #[cfg(not(loom))]
     pub(super) fn tell_those_who_wait(&mut self) -> Harvest {
-        let mut calls = self.wake();
+        let (mut calls, Users { ended, funcs, late }) = self.wake();
         calls.make_ours();
-        Harvest { calls, ended: std::mem::take(&mut self.ended), ..Harvest::default() }
+        calls.users = funcs;
+        Harvest { calls, ended, late, ..Harvest::default() }
     }
 
     /// Whether nobody is to be told.
@@ -131,18 +132,15 @@ impl Harvest {
 
     /// Wakes everybody, and leaves what may take its time to another thread.
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<Work> {
-        let mut calls = self.wake();
-        let ended = std::mem::take(&mut self.ended);
-        if calls.is_empty() && ended.is_empty() {
-            return None;
-        }
-        let users = calls.leave_users(ended);
+        let (mut calls, users) = self.wake();
+        let users = users.for_another_thread();
         let ours =
             (!calls.is_empty()).then(|| Box::new(move || calls.make_ours_and_tokens()) as Job);
-        Some(Work::new(ours, users))
+        (ours.is_some() || users.is_some()).then(|| Work::new(ours, users))
     }
 
-    fn wake(&mut self) -> Calls {
+    /// Wakes everybody, and gives back what comes after that.
+    fn wake(&mut self) -> (Calls, Users) {
         let later = std::mem::take(&mut self.calls);
         for member in std::mem::take(&mut self.first).into_all() {
             match member {
@@ -152,22 +150,26 @@ impl Harvest {
         }
         self.calls.append(later);
         rt::wake(self.wakers.drain(..));
-        if let Some(late) = self.late.take() {
-            undisturbed(|| drop(late));
+        let mut calls = std::mem::take(&mut self.calls);
+        let (ended, funcs) = (std::mem::take(&mut self.ended), std::mem::take(&mut calls.users));
+        (calls, Users { ended, funcs, late: self.late.take() })
+    }
+}
+
+impl Users {
+    fn run(self) {
+        for cause in self.ended {
+            super::trace::ended(cause.seen());
         }
-        std::mem::take(&mut self.calls)
+        for func in self.funcs {
+            undisturbed(|| func.run());
+        }
+        undisturbed(|| drop(self.late));
     }
-}
 
-fn make_users(users: Vec<Func>) {
-    for func in users {
-        undisturbed(|| func.run());
-    }
-}
-
-fn tell_events(ended: Vec<Cause>) {
-    for cause in ended {
-        super::trace::ended(cause.seen());
+    fn for_another_thread(self) -> Option<Job> {
+        let is_something = !self.ended.is_empty() || !self.funcs.is_empty() || self.late.is_some();
+        is_something.then(|| Box::new(move || self.run()) as Job)
     }
 }
 
@@ -199,22 +201,5 @@ impl Calls {
         for token in self.tokens.drain(..) {
             undisturbed(|| token.cancel());
         }
-    }
-
-    /// Runs the functions, and drops what they kept.
-    fn make(mut self) {
-        self.make_ours_and_tokens();
-        make_users(self.users);
-    }
-
-    /// The users' functions, for another thread, and events with them.
-    fn leave_users(&mut self, ended: Vec<Cause>) -> Option<Job> {
-        let users = std::mem::take(&mut self.users);
-        (!ended.is_empty() || !users.is_empty()).then(|| {
-            Box::new(move || {
-                tell_events(ended);
-                make_users(users);
-            }) as Job
-        })
     }
 }
