@@ -15,8 +15,8 @@
 //! 4. Where several take (`takers`): if `call` is false, nobody of them is idle, or one will
 //!    look: it has been woken and is on its way, or goes alone.
 //! 5. Once closed there is no room, nothing is put in or fetched, and nobody waits to send.
-//!    What is in the queue has been counted as left: whoever closed it drops that, and what
-//!    takers have fetched and nobody has taken.
+//!    What is in the queue has been counted as left: it is discarded by whoever closed it, or by
+//!    another after that, and so is what takers have fetched and nobody has taken.
 //! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A panic
 //!    in one of them is its owner's affair, and keeps nothing else from being done.
 

@@ -212,8 +212,8 @@ impl Group {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, the group is cancelled, if it was polled at all, and nothing
-    /// is aborted.
+    /// Dropped before it is ready, the group is cancelled, if it was polled at all; tasks have been
+    /// aborted if the grace was over.
     #[track_caller]
     pub fn shutdown(
         &self,

@@ -1,8 +1,8 @@
-//! An owner for tasks: none outlives it unnoticed.
+//! An owner for tasks: each is told to end when its owner does, and waited for by whoever asks.
 //!
 //! A [`Group`] runs tasks on behalf of a context. It takes at most so many at
-//! once, ends all of them when one fails, keeps the first failure, and says at
-//! its shutdown which task would not stop.
+//! once, tells all of them to end when one fails, and keeps the first failure. Its
+//! shutdown aborts those that do not, and says which.
 //!
 //! ```
 //! use quell::{Context, Group};

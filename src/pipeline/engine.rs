@@ -4,9 +4,10 @@
 //!
 //! 1. A pipeline's own context ends exactly once, and what its stages are made of
 //!    ends with it: the channels are closed and the tasks aborted by a function
-//!    that runs at that context's end. There is no other way to stop, so there is
-//!    no way to stop a part. What is left in the channels is dropped by another, later:
-//!    drops of items are the users', and keep no other pipeline from being stopped.
+//!    that runs at that context's end, or by whoever ends it while that is at work elsewhere.
+//!    No part can be stopped from outside, but for its sources (4). What is left in the
+//!    channels is dropped by another function, later: drops of items are the users', and keep no
+//!    other pipeline from being stopped.
 //! 2. `outcome` is set once, by the first thing that ends the pipeline, before the
 //!    context ends for it. Where the context ends with its parent, whoever sees that
 //!    first sets it.

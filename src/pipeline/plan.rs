@@ -33,7 +33,7 @@ pub enum OnCancel {
     /// as long as the reader reads. What is not finished after the grace is aborted.
     ///
     /// Closures get a context that ends with the grace, not with the pipeline's
-    /// context.
+    /// context, and has no deadline. An error or a panic ends the drain at once.
     Drain {
         /// How long that may take.
         grace: Duration,
@@ -179,7 +179,8 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// Puts items together: as many as `max`, or what came within this time of the
-    /// first of them, to the nearest 64 where they come without a pause.
+    /// first of them, to the nearest 64 where they come without a pause. A `buffer` behind
+    /// it is of so many chunks.
     ///
     /// # Panics
     ///
@@ -269,7 +270,7 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// The items of this pipeline and of another, as they come. It stops as this
-    /// one does: the other's context and `on_cancel` are not used any more.
+    /// one does: the other's context, its values too, and `on_cancel` are not used any more.
     #[track_caller]
     pub fn merge(mut self, other: Pipeline<T>) -> Pipeline<T> {
         let base = self.stages.len();

@@ -14,7 +14,7 @@ pub enum Outcome {
     Completed,
     /// The reader stopped reading.
     ReaderStopped,
-    /// The context ended.
+    /// The context ended, or the runtime was shut down.
     Cancelled(Cause),
     /// A stage returned an error.
     Failed {

@@ -43,7 +43,7 @@ pub(super) async fn stream<T: Send + 'static>(
 }
 
 /// A task that puts in what an iterator gives that may block, and is run by a thread of
-/// its own. That ends when the task does. A panic is its last item.
+/// its own. That ends, once the task has, with the item that it is at. A panic is its last item.
 ///
 /// Where a checker has taken the runtime's place, or a model, there are no threads
 /// beside it: then it runs in a task.

@@ -5,7 +5,8 @@
 //! 1. A [`Clock`] tells the same time on every thread, whatever runtime that
 //!    thread is in.
 //! 2. Only a current-thread tokio runtime can pause its clock. Every other
-//!    clock is the system's, read without asking anybody.
+//!    clock is the system's, read without asking anybody. (A checker and a model
+//!    have their own, and ring by themselves.)
 //! 3. An armed bell rings once, unless its [`Alarm`] is dropped before. The
 //!    timer thread always knows of it, so it rings though the runtime whose
 //!    clock it goes by is not driven, is busy, has shut down, or has no timers.

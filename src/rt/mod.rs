@@ -2,8 +2,8 @@
 //! time.
 //!
 //! The same source runs in three worlds: on tokio, under loom, and under a
-//! checker that takes the runtime's place. Nothing outside this room names tokio,
-//! a clock or a timer; what is written with the functions here runs in all three.
+//! checker that takes the runtime's place. `context`, `channel`, `group` and `pipeline`
+//! name no runtime; what is written with the functions here runs in all three.
 //!
 //! Contexts need no runtime. Where there is one they keep its time; where there
 //! is none they keep the system's. So do [`sleep`], [`timeout`] and [`interval`].

@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Waits this long. `Duration::MAX`, or any that goes beyond the clock, is for ever.
 ///
-/// It goes by the clock of the runtime in which it is first polled, and outlives that: where
+/// When it is over is reckoned here, by the clock that is ambient; it goes by that of the runtime
+/// in which it is first polled, and outlives that: where
 /// the runtime has shut down, or has no timers, tokio says so in a panic that is caught here,
 /// and a timer of quell's keeps the time.
 ///

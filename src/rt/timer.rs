@@ -7,7 +7,7 @@
 //!
 //! 1. A bell leaves the queue once: to ring, or because its [`Entry`] was dropped.
 //! 2. The thread never runs users' functions, but for wakers: what a bell gives back goes to the
-//!    `runner`. No lock is held while a bell rings or is dropped.
+//!    `runner`, which runs it here only if no other thread can be had. No lock is held while a bell rings or is dropped.
 
 use super::task::undisturbed;
 use super::{Bell, Clock, runner};
