@@ -428,6 +428,65 @@ async fn a_send_error_that_a_stage_returns_is_no_failure() {
     assert_eq!(report.stages()[1].ended(), Some(StageEnd::ReaderGone));
 }
 
+/// What a stage of one's own returns, whose error comes from that of a `send`.
+#[derive(Debug)]
+struct NotRelayed(SendError<u64>);
+
+impl std::fmt::Display for NotRelayed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("not relayed")
+    }
+}
+
+impl std::error::Error for NotRelayed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+async fn relay_or_say_so(
+    _ctx: quell::Context,
+    mut input: Receiver<u64>,
+    output: Sender<u64>,
+) -> Result<(), NotRelayed> {
+    while let Some(n) = input.recv().await {
+        output.send(n).await.map_err(NotRelayed)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_error_that_comes_from_a_send_error_is_no_failure_either() {
+    let mut results = Pipeline::from_iter(&background(), 0_u64..)
+        .stage("relay", relay_or_say_so)
+        .stage("first", |_, mut input: Receiver<u64>, output| async move {
+            let _ = output.send(input.recv().await.unwrap()).await;
+        })
+        .run();
+    assert!(results.next().now_or_never().is_none());
+    settle().await;
+    assert_eq!(read(&mut results).await, [0]);
+    let report = finish(results).await;
+    assert!(matches!(report.outcome(), Outcome::Completed), "{report}");
+    assert_eq!(report.stages()[1].ended(), Some(StageEnd::ReaderGone));
+}
+
+#[tokio::test]
+async fn a_stage_that_finds_its_output_closed_when_it_has_ended_all_has_not_failed() {
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+        .stage("own", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+            let n = input.recv().await.unwrap();
+            canceller.cancel_with("enough");
+            output.send(n).await.map_err(NotRelayed)
+        })
+        .run();
+    assert_eq!(results.next().await, None);
+    let report = finish(results).await;
+    assert_eq!(outcome(&report), "cancelled: enough");
+    assert!(report.stages()[1].failure().is_none(), "{report}");
+}
+
 #[tokio::test]
 async fn a_send_error_of_another_channel_is_a_failure() {
     let mut results = Pipeline::from_iter(&background(), 0..10_u64)

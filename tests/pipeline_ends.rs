@@ -153,6 +153,131 @@ fn no_function_of_the_users_holds_up_the_end_of_a_pipeline() {
 }
 
 #[test]
+fn no_function_of_the_users_holds_up_the_end_that_a_stage_makes() {
+    in_time(|| {
+        for panics in [false, true] {
+            threads(2).block_on(async {
+                let (opens, gate) = mpsc::channel::<()>();
+                let gate = Mutex::new(Some(gate));
+                let mut results = Pipeline::from_iter(&background(), 0..9)
+                    .try_dispatch(1, move |ctx, n| {
+                        if let Some(gate) = gate.lock().unwrap().take() {
+                            ctx.after_func(move || gate.recv().unwrap_or_default());
+                        }
+                        async move {
+                            assert!(n != 3 || !panics, "three");
+                            if n == 3 { Err("three") } else { Ok(n) }
+                        }
+                    })
+                    .run();
+                while results.next().await.is_some() {}
+                // The function is still at its gate, on the thread of the task that has failed.
+                let report = results.finish().await;
+                assert!(outcome(&report).contains("three"), "{report}");
+                drop(opens);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_pipeline_may_be_dropped_or_finished_by_a_closure_of_its_own() {
+    in_time(|| {
+        for runtime in [one_thread(), threads(2)] {
+            for stage in ["source", "map", "dispatch", "own", "finish"] {
+                let (stock, place) = (Stock::new(), Arc::new(Mutex::new(None::<Results<Item>>)));
+                // Its own results, once they are there.
+                let mine = place.clone();
+                let end = move |n: u64| {
+                    if n == 5 {
+                        drop(mine.lock().unwrap().take());
+                    }
+                };
+                let (first, second, third, own) = (end.clone(), end.clone(), end.clone(), end);
+                let (whose, finishes) = (stage, place.clone());
+                let results = Pipeline::from_iter(
+                    &background(),
+                    stock.items(100).inspect(move |item| {
+                        if whose == "source" {
+                            first(item.n);
+                        }
+                    }),
+                )
+                .map(move |item| {
+                    if whose == "map" {
+                        second(item.n);
+                    }
+                    item
+                })
+                .dispatch(2, move |_, item: Item| {
+                    if whose == "dispatch" {
+                        third(item.n);
+                    }
+                    let mine = finishes.clone();
+                    async move {
+                        let found = match (whose, item.n) {
+                            ("finish", 5) => mine.lock().unwrap().take(),
+                            _ => None,
+                        };
+                        if let Some(results) = found {
+                            let _ = results.finish().await;
+                        }
+                        item
+                    }
+                })
+                .stage("own", move |_, mut input: Receiver<Item>, output| async move {
+                    while let Some(item) = input.recv().await {
+                        if whose == "own" {
+                            own(item.n);
+                        }
+                        if output.send(item).await.is_err() {
+                            break;
+                        }
+                    }
+                })
+                .run();
+                *place.lock().unwrap() = Some(results);
+                runtime.block_on(async {
+                    // Until they are gone: not while they are polled, which would lock them.
+                    let poll = |results: &mut Results<Item>| results.next().now_or_never();
+                    while place.lock().unwrap().as_mut().map(poll).is_some() {
+                        rt::yield_now().await;
+                    }
+                    quiet().await;
+                });
+                assert_eq!(stock.left(), 0, "{stage}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_pipeline_may_be_read_by_a_task_of_another_runtime_and_begun_on_one_that_is_over() {
+    in_time(|| {
+        let (runs, reads) = (threads(2), threads(2));
+        let mut results = Pipeline::from_iter(&background(), 0..1_000_u64).map(|n| n + 1).run();
+        let first = runs.block_on(results.next());
+        let rest = reads.spawn(async move {
+            let mut sum = first.unwrap();
+            while let Some(n) = results.next().await {
+                sum += n;
+            }
+            (sum, results.finish().await)
+        });
+        let (sum, report) = reads.block_on(rest).unwrap();
+        assert_eq!((sum, report.read()), (500_500, 1_000), "{report}");
+
+        let over = runs.handle().clone();
+        drop(runs);
+        let _there = over.enter();
+        let mut results = Pipeline::from_iter(&background(), 0..10_u64).run();
+        assert_eq!(block_on(results.next()), None);
+        let report = block_on(results.finish());
+        assert_eq!(outcome(&report), "cancelled: the runtime was shut down");
+    });
+}
+
+#[test]
 fn a_pipeline_may_be_finished_by_a_function_at_its_contexts_end() {
     in_time(|| {
         threads(2).block_on(async {

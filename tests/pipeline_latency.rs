@@ -437,6 +437,32 @@ fn whoever_hears_of_an_end_does_not_wait_for_the_functions_at_that_end() {
 }
 
 #[test]
+fn who_is_aborted_does_not_wait_for_the_functions_at_that_end() {
+    in_time(|| {
+        let runtime = threads(2);
+        let (tell, patient) = Patient::new();
+        let (ctx, canceller) = background().with_cancel();
+        // Nobody waits at a channel then.
+        let source = stream::once(async { 0 }).chain(stream::pending::<u64>());
+        let mut results = Pipeline::from_stream(&ctx, Box::pin(source)).run();
+        assert_eq!(runtime.block_on(results.next()), Some(0));
+        let until_over = patient.clone();
+        let (begin, begun) = mpsc::channel();
+        let _at_the_end = ctx.after_func(move || {
+            begin.send(()).unwrap();
+            until_over.wait_for(1);
+        });
+        // In a task, which has those that it aborts come next on its own thread.
+        let ends = runtime.spawn(async move { canceller.cancel() });
+        begun.recv().unwrap();
+        let report = futures::executor::block_on(results.finish());
+        tell.send(1).unwrap();
+        runtime.block_on(ends).unwrap();
+        assert_eq!(patient.gave_up.load(Relaxed), 0, "{report}");
+    });
+}
+
+#[test]
 fn timers_have_their_turn_beside_a_pipeline_of_items_that_take_their_time() {
     let most = most_between_ticks(ms(1), |step| async move {
         let items = (0..100).inspect(move |_| step());

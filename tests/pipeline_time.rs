@@ -515,6 +515,47 @@ async fn a_drain_ends_at_the_end_of_its_grace_to_the_instant() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_who_never_gave_the_runtime_a_turn_gets_nothing_after_the_grace() {
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..).on_cancel(drain(ms(10))).run();
+    assert_eq!(results.next().await, Some(0));
+    settle().await;
+    canceller.cancel_with("enough");
+    let _ = Box::pin(tokio::time::advance(ms(9))).now_or_never();
+    assert!(matches!(results.next().now_or_never(), Some(Some(_))));
+    let _ = Box::pin(tokio::time::advance(ms(1))).now_or_never();
+    assert_eq!(results.next().now_or_never(), Some(None));
+    let report = finish(results).await;
+    assert_eq!(outcome(&report), "cancelled: enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_may_be_for_ever() {
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+        .buffer(4)
+        .dispatch(1, |_, n| rt::sleep(AGES).map(move |()| n))
+        .on_cancel(drain(Duration::MAX))
+        .run();
+    assert!(results.next().now_or_never().is_none());
+    settle().await;
+    canceller.cancel();
+    let all = read(&mut results).await;
+    let report = finish(results).await;
+    assert_eq!(all.len(), report.stages()[0].received(), "{report}");
+    assert!(all.len() >= 4, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_comes_at_the_very_deadline_is_not_delivered() {
+    let (ctx, _canceller) = background().with_timeout(ms(10));
+    let rate = Rate::every(ms(2));
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..).throttle(rate).run();
+    assert_eq!(read(&mut results).await, [0, 1, 2, 3, 4]);
+    let _ = finish(results).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_a_drain_closures_see_values_no_end_and_at_last_the_parents_cause() {
     let (parent, canceller) = background().with_value(7_u8).with_cancel();
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -321,18 +321,28 @@ impl Cause {
     }
 }
 
-/// Whether an error only says that a context has ended. What it comes from is the user's code:
-/// one that panics when it is asked says something else.
+/// Whether an error only says that a context has ended.
 pub(crate) fn is_an_end(error: &(dyn Error + 'static)) -> bool {
-    let is_an_end = || {
+    comes_from(error, |this| {
+        this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>()
+    })
+}
+
+/// Whether an error is such a one, or comes from one. What it comes from is the user's code: one
+/// that panics when it is asked comes from something else.
+pub(crate) fn comes_from(
+    error: &(dyn Error + 'static),
+    is_such: impl Fn(&(dyn Error + 'static)) -> bool,
+) -> bool {
+    let look = || {
         let mut error = Some(error);
         while let Some(this) = error {
-            if this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>() {
+            if is_such(this) {
                 return true;
             }
             error = this.source();
         }
         false
     };
-    undisturbed(is_an_end).unwrap_or(false)
+    undisturbed(look).unwrap_or(false)
 }

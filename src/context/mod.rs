@@ -46,8 +46,8 @@ mod wait;
 
 pub use after::AfterFunc;
 pub use canceller::Canceller;
-pub(crate) use cause::is_an_end;
 pub use cause::{BoxError, Cancelled, Cause, ContextError};
+pub(crate) use cause::{comes_from, is_an_end};
 pub use done::Done;
 pub use handle::Context;
 pub(crate) use purse::Contexts;

@@ -315,7 +315,7 @@ struct Member {
 }
 
 impl Owner<Result<(), BoxError>> for Member {
-    fn ended(self, how: Ending<Result<(), BoxError>>) {
+    fn ended(self, how: Ending<Result<(), BoxError>>) -> Option<impl FnOnce()> {
         let Member { shared, name, place } = self;
         match how {
             Ending::Returned(Err(error)) => shared.failed(error, place),
@@ -329,6 +329,7 @@ impl Owner<Result<(), BoxError>> for Member {
             Ending::Returned(Ok(())) | Ending::Aborted => {}
         }
         shared.leave();
+        None::<fn()>
     }
 }
 

@@ -81,8 +81,9 @@ pub(crate) trait Owner<T>: Send + 'static {
         poll()
     }
 
-    /// Is told how it ended, once, after its future was dropped; on whatever thread that is.
-    fn ended(self, how: Ending<T>);
+    /// Is told how it ended, once, after its future was dropped; on whatever thread that is. What
+    /// is to be done when the task has left the list is given back: nobody waits for that.
+    fn ended(self, how: Ending<T>) -> Option<impl FnOnce()>;
 }
 
 impl Tasks {
@@ -142,6 +143,9 @@ impl Tasks {
         state.stopped = true;
         let aborts = std::mem::take(&mut state.aborts);
         drop(state);
+        if !aborts.is_empty() {
+            rt::comes_next();
+        }
         aborts.into_iter().flatten().for_each(Abort::abort);
     }
 
@@ -254,8 +258,11 @@ impl<T, O: Owner<T>> Owned<T, O> {
             Err(payload) => Ending::panicked(payload),
         };
         // Its own panic would be one in a drop, perhaps in the middle of another.
-        rt::undisturbed(|| owner.ended(ending));
+        let then = rt::undisturbed(|| owner.ended(ending)).flatten();
         self.tasks.remove(self.key);
+        if let Some(then) = then {
+            rt::undisturbed(then);
+        }
     }
 }
 
@@ -326,8 +333,9 @@ mod tests {
     use std::task::Wake;
 
     impl<F: FnOnce() + Send + 'static> Owner<()> for F {
-        fn ended(self, _how: Ending<()>) {
+        fn ended(self, _how: Ending<()>) -> Option<impl FnOnce()> {
             self();
+            None::<fn()>
         }
     }
 

@@ -30,7 +30,7 @@ use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::panic::Location;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the stages of a running pipeline share.
 pub(super) struct Engine {
@@ -46,7 +46,10 @@ pub(super) struct Engine {
     outcome: Mutex<Option<(Outcome, Cause)>>,
     /// Nonzero once everything has been stopped.
     stopped: AtomicUsize,
-    has_deadline: bool,
+    /// Whether it may end by the clock.
+    is_timed: bool,
+    /// When the grace of a drain that has begun is over.
+    grace_over: Latch<(Clock, Instant)>,
     /// Where the pipeline may drain: ends when sources are to make no more.
     more: Option<(Context, Canceller)>,
     /// What would drain the pipeline, and what will end that.
@@ -122,10 +125,11 @@ impl Engine {
         more: Option<(Context, Canceller)>,
         stages: Vec<Stage>,
     ) -> Arc<Self> {
-        let has_deadline = ctx.deadline().is_some();
+        let is_timed = ctx.deadline().is_some() || more.is_some();
         let engine = Arc::new(Engine {
             parent: parent.clone(),
-            has_deadline,
+            is_timed,
+            grace_over: Latch::new(),
             ctx,
             canceller,
             more,
@@ -146,6 +150,7 @@ impl Engine {
     fn begin_to_drain(this: &Arc<Self>, cause: Cause, grace: Duration, clock: &Clock) {
         this.cancelled(cause.clone());
         if let Some(at) = clock.now().checked_add(grace) {
+            let _first = this.grace_over.set((clock.clone(), at));
             let engine = Arc::clone(this);
             let alarm = clock.arm(
                 at,
@@ -213,15 +218,19 @@ impl Engine {
         self.stopped.load(Ordering::Acquire) != 0
     }
 
-    /// Whether nothing more is delivered. A deadline may have passed though no timer has
+    /// Whether nothing more is delivered. A deadline, or a grace, may be over though no timer has
     /// had its turn; without one, there is nothing to look at but a flag.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
-        self.is_stopped() || (self.has_deadline && self.has_ended())
+        self.is_stopped() || (self.is_timed && self.has_ended())
     }
 
     #[cold]
     fn has_ended(&self) -> bool {
+        if self.grace_over.get().is_some_and(|(clock, at)| clock.now() >= *at) {
+            // Why is known since it began.
+            return true;
+        }
         let cause = self.ctx.cause();
         let ended = cause.is_some();
         if let Some(cause) = cause {
@@ -261,12 +270,20 @@ impl Engine {
     /// Ends it for this cause, unless it has ended before. Of two that end it at once, the
     /// one that is the outcome is also the cause.
     fn end(&self, outcome: Outcome, cause: Cause) {
+        self.end_for(self.first(outcome, cause));
+    }
+
+    /// [`settle`](Self::settle), after whatever has ended it before.
+    fn first(&self, outcome: Outcome, cause: Cause) -> Cause {
         // Where it drains, or nobody has had a turn to tell, the user's context may have
         // ended before.
         if let Some(cause) = self.parent.cause() {
             self.cancelled(cause);
         }
-        let first = self.settle(outcome, cause);
+        self.settle(outcome, cause)
+    }
+
+    fn end_for(&self, first: Cause) {
         self.canceller.cancel_as(first);
         // Another thread, or this one further up, may be in the middle of ending it.
         if !self.is_stopped() {
@@ -318,7 +335,7 @@ impl Engine {
         stage.counts.lock().running += 1;
         let owner = StageTask { engine: Arc::clone(this), index, hand: this.woken.hand() };
         Tasks::spawn(tasks, stage.name.clone(), stage.place, future, owner);
-        rt::spawned();
+        rt::comes_next();
     }
 
     /// A task of a stage has ended: how that counts, and how the pipeline ends for it, and why.
@@ -383,20 +400,31 @@ impl Owner<StageResult> for StageTask {
         })
     }
 
-    fn ended(self, how: Ending<StageResult>) {
-        let stage = &self.engine.stages[self.index];
-        let (end, ends_all) = self.engine.judge(stage, how);
+    fn ended(self, how: Ending<StageResult>) -> Option<impl FnOnce()> {
+        let StageTask { engine, index, .. } = self;
+        let stage = &engine.stages[index];
+        let (end, ends_all) = engine.judge(stage, how);
         let is_last = stage.note(end);
-        if let Some((outcome, cause)) = ends_all {
-            if end >= StageEnd::Failed {
-                let _another_was_first = stage.failure.set(cause.clone());
+        let let_end = move |stage: &Stage| {
+            if is_last && !skip(Break::EndBeforeEnding) {
+                let output = stage.output.lock().clone();
+                output.expect("it runs").let_end();
             }
-            self.engine.end(outcome, cause);
+        };
+        let Some((outcome, cause)) = ends_all else {
+            let_end(stage);
+            return None;
+        };
+        if end >= StageEnd::Failed {
+            let _another_was_first = stage.failure.set(cause.clone());
         }
-        if is_last && !skip(Break::EndBeforeEnding) {
-            let output = stage.output.lock().clone();
-            output.expect("it runs").let_end();
-        }
+        // Whoever finds no task any more must know why.
+        let first = engine.first(outcome, cause);
+        // The users' functions at this end run then.
+        Some(move || {
+            engine.end_for(first);
+            let_end(&engine.stages[index]);
+        })
     }
 }
 

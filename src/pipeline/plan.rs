@@ -150,7 +150,8 @@ impl<T: Send + 'static> Pipeline<T> {
 impl<T: Send + 'static> Pipeline<T> {
     /// Lets items through at this rate and no faster: item `k` of a continuous run
     /// at `k` periods after the first. A pause of the source or of the reader earns
-    /// at most a [`burst`](Rate::burst).
+    /// at most a [`burst`](Rate::burst); what is shorter than a timer's millisecond is none,
+    /// and is made up for.
     #[track_caller]
     pub fn throttle(self, rate: Rate) -> Pipeline<T> {
         self.then("throttle", None, move |tally, input, sender| rate.throttle(tally, input, sender))

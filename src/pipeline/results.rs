@@ -54,6 +54,9 @@ impl<T: Send + 'static> Results<T> {
 
     /// The next result; `None` when there will be no more.
     ///
+    /// After 128 results that were there it lets others go first, once, though there are more. So
+    /// one that is polled only once, by `now_or_never` say, may find nothing where something is.
+    ///
     /// # Cancel safety
     ///
     /// Dropped before it is ready, nothing has been taken.
@@ -126,8 +129,8 @@ impl<T: Send + 'static> Results<T> {
     /// Ends the pipeline, waits until every task has ended, and says what became
     /// of every item.
     ///
-    /// A closure that blocks its thread is waited for; one that awaits is dropped
-    /// at its next await. The thread of a blocking source ends with its current
+    /// A closure that blocks its thread is waited for (so none of the pipeline's own may block on
+    /// this); one that awaits is dropped at its next await. The thread of a blocking source ends with its current
     /// item, and is not waited for.
     ///
     /// # Cancel safety

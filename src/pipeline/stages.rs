@@ -3,7 +3,7 @@
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
 use crate::channel::{Receiver, SendError, Sender, discard};
-use crate::context::{BoxError, Context};
+use crate::context::{BoxError, Context, comes_from};
 use crate::rt::{self, Turn};
 use std::panic::Location;
 use std::pin::{Pin, pin};
@@ -212,7 +212,9 @@ where
     match f(ctx, input, sender).await.into_result() {
         Ok(()) => Ok(StageEnd::Completed),
         // That the next stage takes no more is no failure of this one.
-        Err(error) if error.is::<SendError<U>>() && output.is_closed() => Ok(StageEnd::ReaderGone),
+        Err(error) if output.is_closed() && comes_from(&*error, |e| e.is::<SendError<U>>()) => {
+            Ok(StageEnd::ReaderGone)
+        }
         Err(error) => Err(error),
     }
 }

@@ -209,7 +209,7 @@ pub(crate) fn wake_next(_pipeline: PipelineId, wakers: impl IntoIterator<Item = 
     super::wake(wakers);
 }
 
-pub(crate) fn spawned() {}
+pub(crate) fn comes_next() {}
 
 pub(crate) fn has_woken() -> bool {
     false

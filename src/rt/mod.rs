@@ -72,7 +72,7 @@ pub(crate) use task::{Stop, Unstarted};
 pub(crate) use aside::block_aside;
 #[cfg(loom)]
 pub(crate) use by_thread::{
-    Hand, PipelineId, Woken, gets_on, has_woken, may_keep, spawned, step, wake_next, was_brisk,
+    Hand, PipelineId, Woken, comes_next, gets_on, has_woken, may_keep, step, wake_next, was_brisk,
     wraps_up,
 };
 #[cfg(not(loom))]
@@ -93,7 +93,7 @@ pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now};
 pub use turn::{YieldNow, choose, yield_now};
 #[cfg(not(loom))]
 pub(crate) use woken::{
-    Hand, PipelineId, Woken, gets_on, has_woken, may_keep, spawned, step, wake_next, was_brisk,
+    Hand, PipelineId, Woken, comes_next, gets_on, has_woken, may_keep, step, wake_next, was_brisk,
     wraps_up,
 };
 

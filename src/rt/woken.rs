@@ -323,8 +323,8 @@ fn keep(waker: Waker) -> Option<Waker> {
     waker
 }
 
-/// Somebody has been spawned, who comes next.
-pub(crate) fn spawned() {
+/// Somebody comes next who has not been woken: spawned, or aborted.
+pub(crate) fn comes_next() {
     WOKE.set(true);
 }
 
