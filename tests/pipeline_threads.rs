@@ -265,8 +265,8 @@ fn others_have_a_turn_after_thirty_two_items_that_suddenly_take_long() {
     }
 }
 
-/// Item `first` keeps its thread until the next has begun.
-fn meets(how: &str, first: u64, source: Pipeline<u64>) {
+/// Item `first` keeps its thread until the next has begun: for how long.
+fn meets(how: &str, first: u64, source: Pipeline<u64>) -> Duration {
     let runtime = threads(3);
     let (tell, told) = mpsc::channel();
     let (tell, told) = (Mutex::new(tell), Arc::new(Mutex::new(told)));
@@ -277,16 +277,18 @@ fn meets(how: &str, first: u64, source: Pipeline<u64>) {
             }
             let told = (n == first).then(|| told.clone());
             async move {
-                told.is_none_or(|told| {
-                    told.lock().unwrap().recv_timeout(ms(500)).is_ok()
-                })
+                let began = Instant::now();
+                let met =
+                    told.is_none_or(|told| told.lock().unwrap().recv_timeout(ms(500)).is_ok());
+                met.then(|| began.elapsed())
             }
         })
         .run();
     runtime.block_on(async {
-        let met = read(&mut results).await.into_iter().all(|met| met);
-        assert!(met, "{how}: item {} waited behind item {first}", first + 1);
-    });
+        let waited: Option<Vec<_>> = read(&mut results).await.into_iter().collect();
+        let waited = waited.and_then(|waited| waited.into_iter().max());
+        waited.unwrap_or_else(|| panic!("{how}: item {} waited behind item {first}", first + 1))
+    })
 }
 
 #[test]
@@ -294,8 +296,14 @@ fn an_item_does_not_wait_long_behind_one_that_suddenly_keeps_its_thread() {
     let _alone = alone();
     in_time(|| {
         for before in [100, 1_000, 10_000, 100_000] {
-            let items = Pipeline::from_iter(&background(), 0..before + 1_000);
-            meets("all before took no time", before, items);
+            let waited = || {
+                let items = Pipeline::from_iter(&background(), 0..before + 1_000);
+                meets("all before took no time", before, items)
+            };
+            // Two looks of the timer thread's, if it waits at all; a busy machine may be late once.
+            let mut all: Vec<_> = (0..9).map(|_| waited()).collect();
+            all.sort();
+            assert!(all[7] <= ms(25), "after {before}: {all:?}");
         }
     });
 }
