@@ -176,6 +176,9 @@ impl Group {
 
     /// Waits until every task has ended, those too that are spawned meanwhile.
     ///
+    /// A task that fails ends the group first, with the after-functions of its context. So none of these may
+    /// block on this: it would wait for itself.
+    ///
     /// # Errors
     ///
     /// The first task's error, or its panic as a [`TaskPanicked`], or that the runtime was

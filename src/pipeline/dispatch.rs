@@ -101,14 +101,12 @@ where
             rt::may_keep(alone);
         }
         rt::gets_on();
-        let mut given = Some((contexts.give(), item));
-        let mut making = pin!(None);
+        tally.give_to_user();
+        let ctx = contexts.give();
+        let mut making = pin!(Some(contexts.within(|| (work.f)(ctx, item))));
         let made = poll_here(|cx| {
             tally.give_to_user();
             let polled = contexts.within(|| {
-                if let Some((ctx, item)) = given.take() {
-                    making.set(Some((work.f)(ctx, item)));
-                }
                 let future = making.as_mut().as_pin_mut().expect("not ready yet");
                 let polled = future.poll(cx);
                 if polled.is_ready() {
@@ -124,7 +122,6 @@ where
         })
         .await;
         // Converting an error is the user's code too.
-        tally.give_to_user();
         let made = (work.result)(made);
         tally.take_from_user();
         let made = match made {
