@@ -295,6 +295,27 @@ fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
     });
 }
 
+/// Says when it is gone, and does not go soon, if it is the one.
+struct Item(Option<(Flushes, Arc<AtomicBool>)>);
+
+impl Drop for Item {
+    fn drop(&mut self) {
+        if let Some((flushes, gone)) = self.0.take() {
+            drop(flushes);
+            gone.store(true, Relaxed);
+        }
+    }
+}
+
+/// The end of a pipeline of items, when that one is gone.
+async fn end<T: Send + 'static>(mut results: Results<T>, gone: Arc<AtomicBool>) -> quell::Report {
+    assert!(futures::poll!(results.next()).is_pending());
+    while !gone.load(Relaxed) {
+        tokio::time::sleep(ms(1)).await;
+    }
+    results.finish().await
+}
+
 /// Tells when a source is gone, of which there is no end; how many it has made.
 fn endless(
     tell: mpsc::Sender<u64>,
@@ -324,16 +345,6 @@ async fn until_made(made: &AtomicU32, count: u32) {
 
 #[test]
 fn a_source_hears_that_nobody_takes_more_before_the_drop_of_what_a_stage_could_not_send() {
-    /// Says when it is gone, and does not go soon.
-    struct Item(Option<(Flushes, Arc<AtomicBool>)>);
-    impl Drop for Item {
-        fn drop(&mut self) {
-            if let Some((flushes, gone)) = self.0.take() {
-                drop(flushes);
-                gone.store(true, Relaxed);
-            }
-        }
-    }
     in_time(|| {
         let runtime = threads(2);
         for stage in ["map", "filter_map", "dispatch", "chunks", "merge", "throttle"] {
@@ -360,7 +371,7 @@ fn a_source_hears_that_nobody_takes_more_before_the_drop_of_what_a_stage_could_n
                         .run()
                 };
             }
-            let mut results = match stage {
+            let results = match stage {
                 "map" => and_no_more!(numbers.map(item)),
                 "filter_map" => and_no_more!(numbers.filter_map(move |n| Some(item(n)))),
                 "dispatch" => and_no_more!(numbers.dispatch(1, move |_, n| {
@@ -376,16 +387,88 @@ fn a_source_hears_that_nobody_takes_more_before_the_drop_of_what_a_stage_could_n
                     numbers.map(item).buffer(1).throttle(Rate::every(Duration::from_nanos(1)))
                 ),
             };
-            let reading = runtime.spawn(async move {
-                assert!(futures::poll!(results.next()).is_pending());
-                while !gone.load(Relaxed) {
-                    tokio::time::sleep(ms(1)).await;
-                }
-                results.finish().await
-            });
+            let reading = runtime.spawn(end(results, gone));
             let report = runtime.block_on(reading).unwrap();
             assert_eq!(patient.gave_up.load(Relaxed), 0, "{stage}: {report}");
         }
+    });
+}
+
+#[test]
+fn a_source_that_is_merged_hears_of_the_end_before_the_drops_of_what_the_other_has_made() {
+    in_time(|| {
+        let runtime = threads(2);
+        let (tell, patient) = Patient::new();
+        let (until_gone, gone) = (patient.clone(), Arc::<AtomicBool>::default());
+        let goes = gone.clone();
+        let last = (0..4)
+            .map(move |n| Item((n == 3).then(|| (Flushes(until_gone.clone(), 1), goes.clone()))));
+        let (made, items) = endless(tell);
+        let first = Pipeline::from_iter(&background(), last).buffer(4);
+        let second = Pipeline::from_iter(&background(), items).map(|_| Item(None)).buffer(1);
+        let results = first
+            .merge(second)
+            .buffer(1)
+            .stage("none", move |_, input: Receiver<Item>, output| async move {
+                until_made(&made, 4).await;
+                drop(input);
+                std::future::pending::<()>().await;
+                drop::<Sender<()>>(output);
+            })
+            .run();
+        let reading = runtime.spawn(end(results, gone));
+        let report = runtime.block_on(reading).unwrap();
+        assert_eq!(patient.gave_up.load(Relaxed), 0, "{report}");
+    });
+}
+
+#[test]
+fn a_blocking_source_hears_that_nobody_takes_more_before_the_drop_of_what_could_not_be_sent() {
+    in_time(|| {
+        let runtime = threads(2);
+        let (tell, patient) = Patient::new();
+        let (until_gone, gone) = (patient.clone(), Arc::<AtomicBool>::default());
+        let goes = gone.clone();
+        let (made, items) = endless(tell);
+        // One is in the channel, one in the source's hand.
+        let items = items
+            .map(move |n| Item((n == 1).then(|| (Flushes(until_gone.clone(), 1), goes.clone()))));
+        let results = Pipeline::from_blocking_iter(&background(), items)
+            .buffer(1)
+            .stage("none", move |_, input: Receiver<Item>, output| async move {
+                until_made(&made, 4).await;
+                drop(input);
+                std::future::pending::<()>().await;
+                drop::<Sender<()>>(output);
+            })
+            .run();
+        let reading = runtime.spawn(end(results, gone));
+        let report = runtime.block_on(reading).unwrap();
+        assert_eq!(patient.gave_up.load(Relaxed), 0, "{report}");
+    });
+}
+
+#[test]
+fn who_waits_for_a_context_does_not_wait_for_the_functions_at_its_end() {
+    in_time(|| {
+        let runtime = threads(2);
+        let (tell, patient) = Patient::new();
+        let (ctx, canceller) = background().with_cancel();
+        let waits = ctx.clone();
+        let waiting = runtime.spawn(async move {
+            waits.done().await;
+            tell.send(1).unwrap();
+        });
+        let until_told = patient.clone();
+        let _at_the_end = ctx.after_func(move || until_told.wait_for(1));
+        // In a task, which has the one who waits come next on its own thread.
+        let ends = runtime.spawn(async move {
+            tokio::time::sleep(ms(20)).await;
+            canceller.cancel();
+        });
+        runtime.block_on(ends).unwrap();
+        runtime.block_on(waiting).unwrap();
+        assert_eq!(patient.gave_up.load(Relaxed), 0);
     });
 }
 

@@ -530,6 +530,21 @@ async fn a_reader_who_never_gave_the_runtime_a_turn_gets_nothing_after_the_grace
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grace_is_reckoned_from_the_deadline_though_nobody_had_a_turn_to_begin_the_drain() {
+    for (moved, there) in [(19, true), (20, false)] {
+        let (ctx, _canceller) = background().with_timeout(ms(10));
+        let mut results = Pipeline::from_iter(&ctx, 0_u64..).on_cancel(drain(ms(10))).run();
+        assert_eq!(results.next().await, Some(0));
+        settle().await;
+        let _ = Box::pin(tokio::time::advance(ms(moved))).now_or_never();
+        let next = results.next().now_or_never().expect("no wait");
+        assert_eq!(next.is_some(), there, "after {moved} ms");
+        let report = finish(results).await;
+        assert_eq!(outcome(&report), "cancelled: context deadline exceeded");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grace_may_be_for_ever() {
     let (ctx, canceller) = background().with_cancel();
     let mut results = Pipeline::from_iter(&ctx, 0_u64..)

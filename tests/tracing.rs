@@ -142,9 +142,10 @@ impl std::error::Error for Looks {}
 #[cfg(feature = "tokio")]
 #[tokio::test]
 async fn no_pipeline_goes_on_until_somebody_has_written_down_why_it_ends() {
+    use quell::{OnCancel, Pipeline};
     let (ctx, canceller) = Context::background().with_cancel();
     let (give, given) = mpsc::channel();
-    let source = quell::Pipeline::from_stream(&ctx, futures::stream::pending::<u8>());
+    let source = Pipeline::from_stream(&ctx, futures::stream::pending::<u8>());
     let mut results = source
         .stage("own", move |_, input, output: quell::channel::Sender<u8>| async move {
             give.send(output).unwrap();
@@ -152,10 +153,60 @@ async fn no_pipeline_goes_on_until_somebody_has_written_down_why_it_ends() {
             drop(input);
         })
         .run();
+    // Another that only begins to drain.
+    let grace = OnCancel::Drain { grace: Duration::MAX };
+    let mut drains = Pipeline::from_iter(&ctx, 0..).on_cancel(grace).run();
+    assert_eq!(drains.next().await, Some(0));
     assert!(futures::poll!(results.next()).is_pending());
     quell::rt::yield_now().await;
     let (tell, told) = mpsc::channel();
     let cause = Looks(given.try_recv().unwrap(), tell);
-    assert_eq!(lines(|| canceller.cancel_with(cause)).len(), 1);
+    let lines = lines(|| canceller.cancel_with(cause));
+    assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(told.try_recv(), Ok(true));
+}
+
+/// Panics when it is dropped.
+#[derive(Debug)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("it does");
+    }
+}
+
+impl std::fmt::Display for Bomb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bomb")
+    }
+}
+
+impl std::error::Error for Bomb {}
+
+#[test]
+fn a_cause_that_panics_when_its_event_was_its_last_keeps_no_function_from_running() {
+    use std::future::Future;
+    use std::task::{Context as Polls, Wake, Waker};
+    struct Drops(Mutex<Vec<(Context, quell::Canceller)>>);
+    impl Wake for Drops {
+        fn wake(self: Arc<Self>) {
+            let kept = std::mem::take(&mut *self.0.lock().unwrap());
+            drop(kept);
+        }
+    }
+    let (ctx, canceller) = Context::background().with_cancel();
+    let slow = ctx.with_timeout_cause(Duration::from_millis(1), Bomb);
+    // It is in its parent's list then.
+    let below = slow.0.with_cancel();
+    let kept = Arc::new(Drops(Mutex::new(vec![below, slow])));
+    thread::sleep(Duration::from_millis(5));
+    let waker = Waker::from(kept);
+    let mut done = std::pin::pin!(ctx.done());
+    assert!(done.as_mut().poll(&mut Polls::from_waker(&waker)).is_pending());
+    drop(waker);
+    let (tell, told) = mpsc::channel();
+    let _at_the_end = ctx.after_func(move || tell.send(()).unwrap());
+    let lines = lines(|| canceller.cancel());
+    assert_eq!(told.try_recv(), Ok(()), "{lines:?}");
 }

@@ -222,6 +222,11 @@ impl<T> Receiver<T> {
         Arc::as_ptr(&self.link) as *const () as usize
     }
 
+    /// Nothing more is to be received.
+    pub(crate) fn close(&self) {
+        self.link.shut();
+    }
+
     /// It is given to the user's code.
     pub(crate) fn roaming(mut self) -> Self {
         self.roams = true;

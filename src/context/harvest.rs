@@ -16,7 +16,7 @@ use super::after::Func;
 use super::cause::Cause;
 use super::members::{Member, Members};
 use super::scope::End;
-use crate::rt::{self, Job, Work, undisturbed};
+use crate::rt::{self, Job, PipelineId, Work, undisturbed};
 use std::task::Waker;
 
 #[derive(Default)]
@@ -144,12 +144,12 @@ impl Harvest {
         let later = std::mem::take(&mut self.calls);
         for member in std::mem::take(&mut self.first).into_all() {
             match member {
-                Member::Waiter(waker) => rt::wake([waker]),
+                Member::Waiter(waker) => rt::wake_next(PipelineId::NONE, [waker]),
                 func => self.add(func),
             }
         }
         self.calls.append(later);
-        rt::wake(self.wakers.drain(..));
+        rt::wake_next(PipelineId::NONE, self.wakers.drain(..));
         let mut calls = std::mem::take(&mut self.calls);
         let (ended, funcs) = (std::mem::take(&mut self.ended), std::mem::take(&mut calls.users));
         (calls, Users { ended, funcs, late: self.late.take() })
@@ -158,8 +158,13 @@ impl Harvest {
 
 impl Users {
     fn run(self) {
+        if self.is_empty() {
+            return;
+        }
+        // Whoever has been woken on this thread is not to wait for them.
+        rt::gets_on();
         for cause in self.ended {
-            super::trace::ended(cause.seen());
+            undisturbed(move || super::trace::ended(cause.seen()));
         }
         for func in self.funcs {
             undisturbed(|| func.run());
@@ -168,8 +173,11 @@ impl Users {
     }
 
     fn for_another_thread(self) -> Option<Job> {
-        let is_something = !self.ended.is_empty() || !self.funcs.is_empty() || self.late.is_some();
-        is_something.then(|| Box::new(move || self.run()) as Job)
+        (!self.is_empty()).then(|| Box::new(move || self.run()) as Job)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.funcs.is_empty() && self.late.is_none()
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! 1. A task is listed from before it is spawned until after its future has been
 //!    dropped and its ending told. So when the list is empty, nothing of any task
-//!    is left.
+//!    is left, but what its ending sets off.
 //! 2. Once stopped, a task that is spawned is aborted at once.
 //! 3. Users' code runs without the lock: futures, their drops, wakers.
 

@@ -13,15 +13,15 @@
 //!    first sets it.
 //! 3. When all tasks have ended, every count has been told: a [`Tally`] tells when
 //!    it is dropped, which is when its task's future is.
-//! 4. While it drains, only `more` has ended: sources make no further item.
-//! 5. A stage's channel is held open until the ending of its last task has been told: the
-//!    reader must not see the end of the items before it can know why.
+//! 4. While it drains, only the user's context has ended: sources make no further item.
+//! 5. A stage's channel is held open until the ending of its last task has been told, with all
+//!    that it set off: the reader must not see the end of the items before it can know why.
 
 use super::report::{Outcome, StageEnd};
 #[cfg(not(loom))]
 use crate::channel::at_home;
 use crate::channel::{Bulk, Gauge, Receiver, Sender};
-use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
+use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, ContextError, is_an_end};
 use crate::group::{Boxed, Ending, Owner, TaskPanicked, Tasks};
 use crate::rt::{self, Alarm, Clock, Hand, Woken, Work};
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -50,8 +50,8 @@ pub(super) struct Engine {
     is_timed: bool,
     /// When the grace of a drain that has begun is over.
     grace_over: Latch<(Clock, Instant)>,
-    /// Where the pipeline may drain: ends when sources are to make no more.
-    more: Option<(Context, Canceller)>,
+    /// How long it may drain, if it may.
+    grace: Option<Duration>,
     /// What would drain the pipeline, and what will end that.
     drain: Mutex<(Option<AfterFunc>, Option<Alarm>)>,
 }
@@ -105,14 +105,10 @@ impl Engine {
         stages: Vec<Stage>,
     ) -> Arc<Self> {
         let (ctx, canceller) = parent.without_cancel().with_cancel();
-        let more = ctx.with_cancel();
-        let engine = Engine::new(parent, ctx, canceller, Some(more), stages);
+        let engine = Engine::new(parent, ctx, canceller, Some(grace), stages);
         let clock = Clock::ambient();
-        let (draining, whose) = (Arc::clone(&engine), parent.clone());
-        let watch = parent.at_end(move || {
-            let cause = whose.cause().expect("it has ended");
-            Engine::begin_to_drain(&draining, cause, grace, &clock);
-        });
+        let draining = Arc::clone(&engine);
+        let watch = parent.at_end(move || Engine::begin_to_drain(&draining, grace, &clock));
         engine.drain.lock().0 = Some(watch);
         engine.forget_drain_if_stopped();
         engine
@@ -122,17 +118,17 @@ impl Engine {
         parent: &Context,
         ctx: Context,
         canceller: Canceller,
-        more: Option<(Context, Canceller)>,
+        grace: Option<Duration>,
         stages: Vec<Stage>,
     ) -> Arc<Self> {
-        let is_timed = ctx.deadline().is_some() || more.is_some();
+        let is_timed = ctx.deadline().is_some() || grace.is_some();
         let engine = Arc::new(Engine {
             parent: parent.clone(),
             is_timed,
             grace_over: Latch::new(),
             ctx,
             canceller,
-            more,
+            grace,
             tasks: Tasks::new(),
             woken: Woken::here(),
             stages,
@@ -147,9 +143,11 @@ impl Engine {
         engine
     }
 
-    fn begin_to_drain(this: &Arc<Self>, cause: Cause, grace: Duration, clock: &Clock) {
+    fn begin_to_drain(this: &Arc<Self>, grace: Duration, clock: &Clock) {
+        let cause = this.parent.cause().expect("it has ended");
         this.cancelled(cause.clone());
-        if let Some(at) = clock.now().checked_add(grace) {
+        let began = this.parents_deadline().unwrap_or_else(|| clock.now());
+        if let Some(at) = began.checked_add(grace) {
             let _first = this.grace_over.set((clock.clone(), at));
             let engine = Arc::clone(this);
             let alarm = clock.arm(
@@ -160,9 +158,12 @@ impl Engine {
             drop(before);
             this.forget_drain_if_stopped();
         }
-        if let Some((_, canceller)) = &this.more {
-            canceller.cancel();
-        }
+    }
+
+    /// If that is what has ended the user's context.
+    fn parents_deadline(&self) -> Option<Instant> {
+        let ended = self.parent.err()? == ContextError::DeadlineExceeded;
+        self.parent.deadline().filter(|_| ended)
     }
 
     /// Everything ends, now.
@@ -227,9 +228,10 @@ impl Engine {
 
     #[cold]
     fn has_ended(&self) -> bool {
-        if self.grace_over.get().is_some_and(|(clock, at)| clock.now() >= *at) {
-            // Why is known since it began.
-            return true;
+        if let Some(grace) = self.grace {
+            if self.is_grace_over(grace) {
+                return true;
+            }
         }
         let cause = self.ctx.cause();
         let ended = cause.is_some();
@@ -237,6 +239,18 @@ impl Engine {
             self.cancelled(cause);
         }
         ended
+    }
+
+    /// Whether it may drain no longer, though nobody has had a turn to tell, nor perhaps to begin.
+    fn is_grace_over(&self, grace: Duration) -> bool {
+        let (now, until) = match self.grace_over.get() {
+            Some((clock, at)) => (clock.now(), Some(*at)),
+            None => {
+                let deadline = self.parents_deadline();
+                (rt::now(), deadline.and_then(|deadline| deadline.checked_add(grace)))
+            }
+        };
+        until.is_some_and(|until| now >= until)
     }
 
     /// How it ended, unless that is known already; the cause for which it did.
@@ -404,17 +418,11 @@ impl Owner<StageResult> for StageTask {
         let StageTask { engine, index, .. } = self;
         let stage = &engine.stages[index];
         let (end, ends_all) = engine.judge(stage, how);
-        let is_last = stage.note(end);
-        let let_end = move |stage: &Stage| {
-            if is_last && !skip(Break::EndBeforeEnding) {
-                let output = stage.output.lock().clone();
-                output.expect("it runs").let_end();
-            }
-        };
         let Some((outcome, cause)) = ends_all else {
-            let_end(stage);
+            stage.leave(end);
             return None;
         };
+        stage.counts.lock().note(end);
         if end >= StageEnd::Failed {
             let _another_was_first = stage.failure.set(cause.clone());
         }
@@ -423,18 +431,31 @@ impl Owner<StageResult> for StageTask {
         // The users' functions at this end run then.
         Some(move || {
             engine.end_for(first);
-            let_end(&engine.stages[index]);
+            engine.stages[index].leave(end);
         })
     }
 }
 
 impl Stage {
-    /// One of its tasks has ended; the worst of them counts. True: it was the last.
-    fn note(&self, end: StageEnd) -> bool {
+    /// One of its tasks has ended, and set off what it does. After the last of them the channel
+    /// behind it may end: invariant 5.
+    fn leave(&self, end: StageEnd) {
         let mut counts = self.counts.lock();
-        counts.ended = counts.ended.max(Some(end));
+        counts.note(end);
         counts.running -= 1;
-        counts.running == 0
+        let is_last = counts.running == 0;
+        drop(counts);
+        if is_last && !skip(Break::EndBeforeEnding) {
+            let output = self.output.lock().clone();
+            output.expect("it runs").let_end();
+        }
+    }
+}
+
+impl StageCounts {
+    /// The worst of the ends of its tasks counts.
+    fn note(&mut self, end: StageEnd) {
+        self.ended = self.ended.max(Some(end));
     }
 }
 
@@ -456,7 +477,7 @@ impl<E: Deref<Target = Engine>> Tally<E> {
 
     /// Ends when no more items are to be made; `None`: that is when the pipeline ends.
     pub(super) fn more(&self) -> Option<Context> {
-        self.engine.more.as_ref().map(|(ctx, _)| ctx.clone())
+        self.engine.grace.map(|_| self.engine.parent.clone())
     }
 
     /// Where the stage was described.

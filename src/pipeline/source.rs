@@ -9,7 +9,7 @@
 
 use super::engine::{StageResult, Tally};
 use super::report::StageEnd;
-use super::stages::{ends, poll_here};
+use super::stages::{ends, poll_here, reader_gone};
 use crate::channel::Sender;
 use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
@@ -38,8 +38,7 @@ pub(super) async fn iterate<T: Send + 'static>(
         if let Err(item) = sender.put(item) {
             let sent = sender.send(item).await;
             if sent.is_err() {
-                // What was not sent is dropped after that.
-                return ends(StageEnd::ReaderGone);
+                return reader_gone((), sent);
             }
         }
         tally.pass_on(1);
@@ -82,7 +81,7 @@ pub(super) async fn from_thread<T: Send + 'static>(
 
     let place = tally.place();
     let mut came = 0;
-    let next = |cx: &mut Context<'_>, more: bool| {
+    let next = move |cx: &mut Context<'_>, more: bool| {
         if !more && progress.as_ref().is_some_and(|progress| progress.is_all(came)) {
             return Poll::Ready(None);
         }
@@ -204,8 +203,8 @@ async fn feed<T: Send + 'static>(
         if let Err(item) = sender.put(item) {
             let sent = sender.send(item).await;
             if sent.is_err() {
-                // What was not sent is dropped after that.
-                return ends(StageEnd::ReaderGone);
+                // With the channel from a thread, where it is one that makes them.
+                return reader_gone(next, sent);
             }
         }
         tally.pass_on(1);

@@ -185,6 +185,8 @@ pub(super) async fn merge<T: Send + 'static>(
         tally.receive();
         let sent = sender.send(item).await;
         if sent.is_err() {
+            // Neither is to wait for the drops of what the other has made.
+            inputs.iter().flatten().for_each(Receiver::close);
             return reader_gone(inputs, sent);
         }
         tally.pass_on(1);

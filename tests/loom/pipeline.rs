@@ -357,6 +357,22 @@ fn a_worker_that_fails_ends_one_that_finishes() {
 }
 
 #[test]
+fn a_worker_that_fails_is_known_of_when_the_other_has_seen_the_end_of_all_items() {
+    model_within(2, || {
+        let things = Things::default();
+        let results = Pipeline::from_iter(&Context::background(), things.some(2))
+            .try_dispatch(2, |_ctx, thing| async move {
+                if thing.number == 1 { Err("one") } else { Ok(thing) }
+            })
+            .run();
+        let (_numbers, report) = block_on(read_all(results));
+        let Outcome::Failed { cause, .. } = report.outcome() else { panic!("{report}") };
+        assert_eq!(cause.to_string(), "one");
+        things.are_gone();
+    });
+}
+
+#[test]
 fn a_stage_that_fails_ends_a_source_that_finishes() {
     model_within(2, || {
         let things = Things::default();
