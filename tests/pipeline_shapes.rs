@@ -7,9 +7,10 @@
 //! hang is made small as any other failure is.
 //!
 //! Whatever the shape, it must end in time, with no task left, every item dropped,
-//! a report in which items are conserved, no item delivered twice, and those that
-//! are delivered in order where order is promised. Where nothing ends it early,
-//! what comes must be exactly what a plain walk over the stages says.
+//! a report in which items are conserved, no item delivered twice, none that a plain
+//! walk over the stages does not let through, and those that are delivered in order
+//! where order is promised. Where nothing ends it early, what comes must be exactly
+//! what that walk says.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod kit;
@@ -162,16 +163,36 @@ fn shape() -> impl Strategy<Value = Shape> {
 
 // ------------------------------------------------------------------- building
 
-fn begin(ctx: &quell::Context, source: &Source, stock: &Stock, branch: u64) -> Pipeline<Item> {
+/// An item, and the stages whose closures have had it.
+struct Passed {
+    item: Item,
+    by: Vec<usize>,
+}
+
+impl Passed {
+    fn new(item: Item) -> Self {
+        Passed { item, by: Vec::new() }
+    }
+
+    fn through(mut self, index: usize) -> Self {
+        self.by.push(index);
+        self
+    }
+}
+
+fn begin(ctx: &quell::Context, source: &Source, stock: &Stock, branch: u64) -> Pipeline<Passed> {
     let from = branch * BRANCH;
     let stock = stock.clone();
     let pipeline = match source.every {
-        None => Pipeline::from_iter(ctx, (from..from + source.items).map(move |n| stock.item(n))),
+        None => {
+            let items = (from..from + source.items).map(move |n| Passed::new(stock.item(n)));
+            Pipeline::from_iter(ctx, items)
+        }
         Some(every) => {
             let end = from + source.items;
             let items = stream::unfold((from, stock), move |(n, stock)| async move {
                 rt::sleep(ms(every)).await;
-                (n < end).then(|| (stock.item(n), (n + 1, stock)))
+                (n < end).then(|| (Passed::new(stock.item(n)), (n + 1, stock)))
             });
             Pipeline::from_stream(ctx, items)
         }
@@ -182,64 +203,64 @@ fn begin(ctx: &quell::Context, source: &Source, stock: &Stock, branch: u64) -> P
     }
 }
 
-async fn work(item: Item, takes: Takes) -> Item {
+async fn work(passed: Passed, takes: Takes) -> Passed {
     match takes {
         Takes::Nothing => {}
         Takes::Yields(n) => {
-            for _ in 0..n + item.n % 3 {
+            for _ in 0..n + passed.item.n % 3 {
                 rt::yield_now().await;
             }
         }
-        Takes::Millis(n) => rt::sleep(ms(n + item.n % 5)).await,
+        Takes::Millis(n) => rt::sleep(ms(n + passed.item.n % 5)).await,
     }
-    item
+    passed
 }
 
 fn name(index: usize) -> String {
     format!("stage {index}")
 }
 
-fn build(ctx: &quell::Context, shape: &Shape, stock: &Stock) -> Pipeline<Item> {
+fn build(ctx: &quell::Context, shape: &Shape, stock: &Stock) -> Pipeline<Passed> {
     let mut pipeline = begin(ctx, &shape.source, stock, 0);
     for (index, stage) in shape.stages.iter().enumerate() {
         let trips = stage.trips;
-        let check = move |item: &Item| {
-            let hit = trips.filter(|&(at, _)| at == item.n);
+        let check = move |passed: &Passed| {
+            let hit = trips.filter(|&(at, _)| at == passed.item.n);
             assert!(hit.is_none_or(|(_, trip)| trip == Trip::Fails), "it panics");
             hit.is_some()
         };
         pipeline = match stage.kind.clone() {
             Kind::Map => pipeline.map(move |item| {
                 assert!(!check(&item), "it fails");
-                item
+                item.through(index)
             }),
             Kind::Filter(every) => pipeline.filter_map(move |item| {
                 assert!(!check(&item), "it fails");
-                (item.n % every != 1).then_some(item)
+                (item.item.n % every != 1).then(|| item.through(index))
             }),
             Kind::Dispatch { workers, takes } => {
                 pipeline.dispatch(workers, move |_, item| async move {
                     let item = work(item, takes).await;
                     assert!(!check(&item), "it fails");
-                    item
+                    item.through(index)
                 })
             }
             Kind::Ordered { workers, takes } => {
                 pipeline.dispatch_ordered(workers, move |_, item| async move {
                     let item = work(item, takes).await;
                     assert!(!check(&item), "it fails");
-                    item
+                    item.through(index)
                 })
             }
             Kind::Try { workers, takes } => {
                 pipeline.try_dispatch(workers, move |_, item| async move {
                     let item = work(item, takes).await;
-                    if check(&item) { Err("it fails") } else { Ok(item) }
+                    if check(&item) { Err("it fails") } else { Ok(item.through(index)) }
                 })
             }
             Kind::Chunks { max, within } => pipeline.chunks(max, ms(within)).stage(
                 "flat",
-                |_, mut input: Receiver<Vec<Item>>, output: Sender<Item>| async move {
+                |_, mut input: Receiver<Vec<Passed>>, output: Sender<Passed>| async move {
                     while let Some(chunk) = input.recv().await {
                         for item in chunk {
                             if output.send(item).await.is_err() {
@@ -255,7 +276,7 @@ fn build(ctx: &quell::Context, shape: &Shape, stock: &Stock) -> Pipeline<Item> {
             Kind::Relay => pipeline.stage("relay", relay),
             Kind::Take(n) => pipeline.stage(
                 "take",
-                move |_, mut input: Receiver<Item>, output: Sender<Item>| async move {
+                move |_, mut input: Receiver<Passed>, output: Sender<Passed>| async move {
                     for _ in 0..n {
                         let Some(item) = input.recv().await else { return };
                         if output.send(item).await.is_err() {
@@ -283,6 +304,9 @@ fn build(ctx: &quell::Context, shape: &Shape, stock: &Stock) -> Pipeline<Item> {
 struct Plain {
     /// Sorted. `None`, if a `Take` lets chance decide.
     items: Option<Vec<u64>>,
+    /// What may come, however it ends, and the stages whose closures it has come through:
+    /// nothing that was left out or tripped, nor what comes to a `Take` too late for certain.
+    paths: HashMap<u64, Vec<usize>>,
     /// Whether each branch keeps its order.
     ordered: bool,
     /// Which stage trips; `Err`, if chance decides.
@@ -291,6 +315,7 @@ struct Plain {
 
 fn walk(shape: &Shape) -> Plain {
     let mut items: Vec<u64> = (0..shape.source.items).collect();
+    let mut paths: HashMap<u64, Vec<usize>> = items.iter().map(|&n| (n, Vec::new())).collect();
     let (mut ordered, mut sure) = (true, true);
     let mut trips: Vec<(usize, Trip)> = Vec::new();
     for (index, stage) in shape.stages.iter().enumerate() {
@@ -307,9 +332,16 @@ fn walk(shape: &Shape) -> Plain {
                 let fails = trip == Trip::Fails && matches!(stage.kind, Kind::Try { .. });
                 trips.push((index, if fails { Trip::Fails } else { Trip::Panics }));
             }
+            paths.remove(&at);
+        }
+        if user {
+            paths.values_mut().for_each(|path| path.push(index));
         }
         match &stage.kind {
-            Kind::Filter(every) => items.retain(|n| n % every != 1),
+            Kind::Filter(every) => {
+                items.retain(|n| n % every != 1);
+                paths.retain(|n, _| n % every != 1);
+            }
             Kind::Dispatch { workers, .. } | Kind::Try { workers, .. } => ordered &= *workers == 1,
             Kind::Take(n) if (*n as usize) < items.len() => {
                 // Which items, and whether those before it trip, is a race.
@@ -318,10 +350,14 @@ fn walk(shape: &Shape) -> Plain {
                 let may_trip = before.iter().any(|stage| stage.trips.is_some());
                 sure &= ordered && !merged && !may_trip;
                 items.truncate(*n as usize);
+                if sure {
+                    paths.retain(|n, _| items.contains(n));
+                }
             }
             Kind::Merge(source) => {
                 let from = (index as u64 + 1) * BRANCH;
                 items.extend(from..from + source.items);
+                paths.extend((from..from + source.items).map(|n| (n, Vec::new())));
             }
             _ => {}
         }
@@ -332,7 +368,8 @@ fn walk(shape: &Shape) -> Plain {
         _ => Err(()),
     };
     items.sort_unstable();
-    Plain { items: sure.then_some(items), ordered, tripped: if sure { tripped } else { Err(()) } }
+    let (items, tripped) = if sure { (Some(items), tripped) } else { (None, Err(())) };
+    Plain { items, paths, ordered, tripped }
 }
 
 // ------------------------------------------------------------------- a run
@@ -358,7 +395,7 @@ async fn run(shape: &Shape) {
         set.detach();
         alarm.after_func(move || canceller.cancel_with("the end"));
     }
-    let mut had: Vec<Item> = Vec::new();
+    let mut had: Vec<Passed> = Vec::new();
     let mut stopped = false;
     // Far more than 80 items can take in all stages.
     let hour = rt::sleep(Duration::from_secs(3600));
@@ -390,8 +427,10 @@ async fn run(shape: &Shape) {
     // Nothing twice, nothing invented, everything in order.
     let mut last: HashMap<u64, u64> = HashMap::new();
     let mut seen = std::collections::HashSet::new();
-    for item in &had {
+    for Passed { item, by } in &had {
         assert!(seen.insert(item.n), "{} came twice", item.n);
+        let path = plain.paths.get(&item.n);
+        assert_eq!(path, Some(by), "{} must not come, or not by these stages", item.n);
         if plain.ordered {
             let before = last.insert(item.n / BRANCH, item.n);
             assert!(before.is_none_or(|before| before < item.n), "{before:?} before {}", item.n);
@@ -437,7 +476,7 @@ async fn run(shape: &Shape) {
                 assert!(!stopped, "{report}");
                 if !was_cut {
                     if let (Some(items), Ok(None)) = (&plain.items, plain.tripped) {
-                        let mut had: Vec<u64> = had.iter().map(|item| item.n).collect();
+                        let mut had: Vec<u64> = had.iter().map(|passed| passed.item.n).collect();
                         had.sort_unstable();
                         assert_eq!(&had, items, "{report}");
                     }
