@@ -8,7 +8,8 @@ mod kit;
 use futures::future::OptionFuture;
 use futures::{FutureExt, StreamExt, stream};
 use kit::{
-    AGES, Item, Running, Stock, background, finish, in_time, ms, read, relay, settle, threads,
+    AGES, Item, Running, Stock, background, finish, in_time, ms, outcome, read, relay, settle,
+    threads,
 };
 use quell::channel::{Receiver, Sender};
 use quell::{Pipeline, Rate, Results, rt};
@@ -237,42 +238,121 @@ async fn what_was_fetched_at_home_makes_room_wherever_it_is_read() {
     }
 }
 
-/// How many items are behind the source and not begun: at most `n`, and one in the
-/// source's hand.
-fn begun_and_made(n: usize, stage: &str, round: usize) -> Results<Item> {
-    let stock = Stock::new();
-    let begun = Arc::new(AtomicUsize::new(0));
-    let begin = move |item: Item| {
-        let begun = begun.fetch_add(1, SeqCst) + 1;
-        (item, begun)
-    };
-    let watched = stock.clone();
-    let check = move |(item, begun): (Item, usize)| {
-        // Others may have begun since: what is seen is too many rather than too few.
-        let made = watched.made();
-        (item, begun, made)
-    };
-    let source = Pipeline::from_iter(&background(), stock.items(400)).buffer(n);
-    let after = move |(item, _, _)| item;
-    match stage {
-        "map" => source.map(move |item| after(check(begin(item)))).run(),
-        "dispatch" => {
-            let begin = Arc::new(begin);
-            source
-                .dispatch(3, move |_, item| {
-                    let begun = begin(item);
-                    let (check, after) = (check.clone(), after);
-                    async move {
-                        for _ in 0..round % 5 {
-                            rt::yield_now().await;
-                        }
-                        after(check(begun))
+/// What a source has made, what of it the stage behind it has begun, and by how much the
+/// one has been ahead of the other at the most.
+#[derive(Clone)]
+struct Ahead {
+    stock: Stock,
+    begun: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    allowed: usize,
+}
+
+impl Ahead {
+    fn new(allowed: usize) -> Self {
+        Ahead { stock: Stock::new(), begun: Arc::default(), most: Arc::default(), allowed }
+    }
+
+    fn begins(&self) {
+        self.begun.fetch_add(1, SeqCst);
+        self.look();
+    }
+
+    fn look(&self) {
+        // In this order: what others begin meanwhile makes it fewer rather than more.
+        let made = self.stock.made();
+        let ahead = made.saturating_sub(self.begun.load(SeqCst));
+        self.most.fetch_max(ahead, SeqCst);
+        assert!(ahead <= self.allowed, "{ahead} of {} ahead, {made} made", self.allowed);
+    }
+
+    /// 400 items through a stage. The source looks when it has made one; the stage when it
+    /// begins one, and after it has let others have their turns.
+    fn through(&self, buffer: usize, stage: &str, yields: usize) -> Results<Item> {
+        let this = self.clone();
+        let items = self.stock.items(400).inspect(move |_| this.look());
+        let source = Pipeline::from_iter(&background(), items).buffer(buffer);
+        let this = self.clone();
+        let begin = move |item: Item| {
+            this.begins();
+            item
+        };
+        let this = self.clone();
+        let work = move |item: Item| {
+            let this = this.clone();
+            this.begins();
+            async move {
+                for _ in 0..yields {
+                    rt::yield_now().await;
+                    this.look();
+                }
+                item
+            }
+        };
+        match stage {
+            "map" => source.map(begin).run(),
+            "filter_map" => source.filter_map(move |item| Some(begin(item))).run(),
+            "dispatch" => source.dispatch(WORKERS, move |_, item| work(item)).run(),
+            "dispatch_ordered" => source.dispatch_ordered(WORKERS, move |_, item| work(item)).run(),
+            "try_dispatch" => {
+                source.try_dispatch(WORKERS, move |_, item| work(item).map(Ok::<_, String>)).run()
+            }
+            "stage" => source
+                .stage("works", move |_, mut input: Receiver<Item>, output| async move {
+                    while let Some(item) = input.recv().await {
+                        output.send(work(item).await).await.unwrap();
                     }
                 })
-                .run()
+                .run(),
+            _ => unreachable!(),
         }
-        _ => unreachable!(),
     }
+}
+
+/// Of each stage that has any.
+const WORKERS: usize = 8;
+
+/// All kinds of stages that tell when they begin an item.
+const KINDS: [&str; 6] =
+    ["map", "filter_map", "dispatch", "dispatch_ordered", "try_dispatch", "stage"];
+
+/// Reads it to its end. A stage that is not content panics.
+async fn all_goes_through(mut results: Results<Item>, what: &str) {
+    let came = read(&mut results).await.len();
+    let report = finish(results).await;
+    assert_eq!((&*outcome(&report), came), ("completed", 400), "{what}");
+}
+
+#[tokio::test]
+async fn a_source_gets_as_far_ahead_of_what_was_begun_as_its_buffer_and_its_hand_and_no_further() {
+    for n in [1, 2, 3, 8, 64] {
+        for yields in 0..5 {
+            for stage in KINDS {
+                let ahead = Ahead::new(n + 1);
+                let what = format!("{stage}, buffer({n}), {yields} yields");
+                all_goes_through(ahead.through(n, stage, yields), &what).await;
+                assert_eq!(ahead.most.load(SeqCst), n + 1, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn on_two_threads_a_source_is_further_ahead_by_what_each_worker_is_about_to_begin_at_the_most() {
+    in_time(|| {
+        let runtime = threads(2);
+        for n in [1, 2, 8, 64] {
+            for round in 0..20 {
+                for stage in KINDS {
+                    // Taken, and the closure not called yet.
+                    let in_hand = if stage.contains("dispatch") { WORKERS } else { 1 };
+                    let ahead = Ahead::new(n + 1 + in_hand);
+                    let results = ahead.through(n, stage, round % 5);
+                    runtime.block_on(all_goes_through(results, stage));
+                }
+            }
+        }
+    });
 }
 
 #[tokio::test]
@@ -306,19 +386,6 @@ async fn items_taken_and_not_begun_count_towards_the_buffer_of_a_dispatch() {
             }
             let _ = finish(results).await;
             assert_eq!(stock.left(), 0);
-        }
-    }
-}
-
-#[tokio::test]
-async fn nothing_is_lost_with_small_buffers_between_stages_that_pend_or_do_not() {
-    for n in [1, 2, 3, 64] {
-        for round in 0..10 {
-            for stage in ["map", "dispatch"] {
-                let mut results = begun_and_made(n, stage, round);
-                assert_eq!(read(&mut results).await.len(), 400);
-                let _ = finish(results).await;
-            }
         }
     }
 }
