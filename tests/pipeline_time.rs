@@ -135,6 +135,44 @@ async fn a_throttle_keeps_its_rate_to_the_timers_millisecond_over_ten_thousand_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_among_ten_thousand_items_earns_a_burst_to_the_timers_millisecond() {
+    const BEFORE: u32 = 5_000;
+    for rate in [7, 50, 1000, 20_000] {
+        for burst in [1, 5, 1000] {
+            for buffer in [1, 64] {
+                let watch = Watch::start();
+                // Ten seconds from when the last of the first has gone through.
+                let over = tick(SECOND * (BEFORE - 1) / rate) + 10 * SECOND;
+                let resumes = watch.0 + over;
+                let items = stream::iter(0..2 * BEFORE).then(move |k| async move {
+                    if k == BEFORE {
+                        rt::sleep_until(resumes).await;
+                    }
+                    k
+                });
+                let mut results = Pipeline::from_stream(&background(), items)
+                    .throttle(Rate::per_second(rate).burst(burst))
+                    .buffer(buffer)
+                    .run();
+                // By so much the first of the rest is late, and so much of that a burst makes up
+                // for. Where it makes up for all, it is as if there had been no pause.
+                let late = over - SECOND * BEFORE / rate;
+                let earned = SECOND * (burst - 1) / rate;
+                while let Some(k) = results.next().await {
+                    let due = match k.checked_sub(BEFORE) {
+                        Some(j) if earned < late => (over + SECOND * j / rate - earned).max(over),
+                        Some(_) => (SECOND * k / rate).max(over),
+                        None => SECOND * k / rate,
+                    };
+                    assert_eq!(watch.time(), tick(due), "{rate}/s, burst {burst}: item {k}");
+                }
+                assert_eq!(results.finish().await.read(), 2 * BEFORE as usize);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rate_that_is_no_whole_number_of_milliseconds_does_not_drift() {
     let period = Duration::from_nanos(1_234_567);
     let mut results =
