@@ -13,9 +13,10 @@ use kit::{
 };
 use quell::channel::{Receiver, Sender};
 use quell::{Pipeline, Rate, Results, rt};
+use std::cell::RefCell;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 // ---------------------------------------------------------- what it refuses
@@ -55,21 +56,44 @@ fn zero_of_anything_panics_at_the_call_and_says_what_to_pass() {
 
 #[test]
 fn the_line_that_a_refusal_names_is_the_callers() {
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let seen = lines.clone();
-    let before = std::panic::take_hook();
+    // What is refused, on one line each: that line, and what a refusal names.
+    macro_rules! refused {
+        ($call:expr) => {
+            ((file!().to_owned(), line!()), named(|| _ = $call))
+        };
+    }
+    // Other tests panic meanwhile, on threads of their own.
+    thread_local! {
+        static NAMED: RefCell<Vec<(String, u32)>> = const { RefCell::new(Vec::new()) };
+    }
+    fn named(call: impl FnOnce() + std::panic::UnwindSafe) -> Vec<(String, u32)> {
+        refusal(call);
+        NAMED.take()
+    }
+    let before = Arc::new(std::panic::take_hook());
+    let others = before.clone();
+    let this = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
-        seen.lock().unwrap().push(panic.location().map(|at| at.file().to_owned()));
+        if std::thread::current().id() != this {
+            return others(panic);
+        }
+        let at = panic.location().expect("it has a place");
+        NAMED.with_borrow_mut(|named| named.push((at.file().to_owned(), at.line())));
     }));
-    refusal(|| drop(some().buffer(0)));
-    refusal(|| _ = Rate::per_second(0));
-    refusal(|| drop(some().chunks(0, AGES)));
-    refusal(|| drop(some().dispatch(0, |_, n| async move { n })));
-    std::panic::set_hook(before);
-    let lines = lines.lock().unwrap();
-    // Other tests may panic meanwhile, here as well.
-    let here = lines.iter().filter(|file| file.as_deref() == Some(file!())).count();
-    assert!(here >= 4, "{lines:?}");
+    let refusals = [
+        refused!(Rate::per_second(0)),
+        refused!(Rate::every(Duration::ZERO)),
+        refused!(Rate::per_second(1).burst(0)),
+        refused!(some().dispatch(0, |_, n| async move { n })),
+        refused!(some().dispatch_ordered(0, |_, n| async move { n })),
+        refused!(some().try_dispatch(0, |_, n| async move { Ok::<_, String>(n) })),
+        refused!(some().buffer(0)),
+        refused!(some().chunks(0, AGES)),
+    ];
+    std::panic::set_hook(Box::new(move |panic| before(panic)));
+    for (line, named) in refusals {
+        assert_eq!(named, [line]);
+    }
 }
 
 #[tokio::test]
