@@ -54,6 +54,18 @@ fn model_within(bound: usize, body: impl Fn() + Send + Sync + 'static) {
     (fewest..=most).for_each(|bound| explore(bound, &body));
 }
 
+/// Runs a model that ends before its threads do: loom lets them run to their end before the next
+/// schedule begins. So that is where all things of the one before must be gone.
+fn model_that_leaves_threads(bound: usize, body: impl Fn(&Things) + Send + Sync + 'static) {
+    let things = Things::default();
+    let of_all = things.clone();
+    model_within(bound, move || {
+        of_all.are_gone();
+        body(&of_all);
+    });
+    things.are_gone();
+}
+
 /// Runs it under every schedule with so many preemptions or fewer.
 fn explore(bound: usize, body: &Arc<impl Fn() + Send + Sync + 'static>) {
     let mut builder = Builder::new();

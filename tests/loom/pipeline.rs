@@ -4,7 +4,7 @@
 //! more stages than loom has threads run them all on one, in turns
 //! ([`on_one_thread`]), and let the reader or the end race with that.
 
-use super::{Thing, Things, in_a_hurry, model, model_within, poll_once};
+use super::{Thing, Things, in_a_hurry, model, model_that_leaves_threads, model_within, poll_once};
 use loom::future::block_on;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
@@ -149,8 +149,7 @@ fn results_dropped_in_flight_end_every_stage() {
 
 #[test]
 fn results_dropped_at_once_end_every_stage_on_whatever_thread() {
-    model_within(2, || {
-        let things = Things::default();
+    model_that_leaves_threads(2, |things| {
         let mut results =
             Pipeline::from_iter(&Context::background(), things.some(1)).map(|thing| thing).run();
         let _ = poll_once(pin!(results.next()));
@@ -192,8 +191,7 @@ fn a_reader_among_the_stages_may_finish_while_another_cancels() {
 
 #[test]
 fn results_may_be_dropped_on_one_thread_and_cancelled_on_another() {
-    model_within(1, || {
-        let things = Things::default();
+    model_that_leaves_threads(1, |things| {
         let (ctx, canceller) = Context::background().with_cancel();
         let mut results = Pipeline::from_iter(&ctx, things.some(2)).run();
         let _ = poll_once(pin!(results.next()));
@@ -522,8 +520,7 @@ fn what_is_not_drained_when_the_grace_is_over_is_stopped() {
 
 #[test]
 fn a_blocking_source_ends_with_its_pipeline() {
-    model_within(2, || {
-        let things = Things::default();
+    model_that_leaves_threads(2, |things| {
         let mut results =
             Pipeline::from_blocking_iter(&Context::background(), things.some(2)).run();
         block_on(async {
