@@ -2691,3 +2691,19 @@ fn the_tree_lists_what_can_end_and_only_while_it_has_not() {
     drop((below_cut, _c));
     assert!(root.tree().is_empty() && cut.tree().is_empty());
 }
+
+#[test]
+fn what_is_carried_out_of_a_function_says_why_where_it_is_asked_to() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    canceller.cancel_with("closing time");
+    let cancelled = ctx.check().unwrap_err();
+    assert_eq!(format!("{cancelled}"), "context canceled");
+    assert_eq!(format!("{cancelled:#}"), "context canceled: closing time");
+    let (ctx, canceller) = Context::background().with_cancel();
+    drop(canceller);
+    let dropped = format!("{:#}", ctx.check().unwrap_err());
+    assert!(dropped.starts_with("context canceled: the last Canceller"), "{dropped}");
+    let (ctx, canceller) = Context::background().with_cancel();
+    canceller.cancel();
+    assert_eq!(format!("{:#}", ctx.check().unwrap_err()), "context canceled");
+}

@@ -10,7 +10,7 @@ use kit::{AGES, Item, Running, Stock, background, every_stage, finish, in_time, 
 use kit::{outcome, quiet, read, relay, settle, tasks, threads};
 use quell::channel::{Receiver, SendError, Sender};
 use quell::pipeline::StageEnd;
-use quell::{Outcome, Pipeline, Rate, rt};
+use quell::{OnCancel, Outcome, Pipeline, Rate, rt};
 use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -488,6 +488,20 @@ async fn a_stage_that_finds_its_output_closed_when_it_has_ended_all_has_not_fail
 }
 
 #[tokio::test]
+async fn the_tree_shows_a_pipeline_and_the_line_that_made_it() {
+    for on_cancel in [OnCancel::Abort, OnCancel::Drain { grace: AGES }] {
+        let (ctx, _canceller) = background().with_cancel();
+        let line = line!() + 1;
+        let mut results = Pipeline::from_iter(&ctx, 0_u64..).on_cancel(on_cancel).run();
+        assert!(results.next().now_or_never().is_none());
+        let (tree, wanted) =
+            (ctx.tree().to_string(), format!("pipeline, made at {}:{line}:", file!()));
+        assert!(tree.contains(&wanted), "{tree}");
+        let _ = finish(results).await;
+    }
+}
+
+#[tokio::test]
 async fn a_send_error_of_another_channel_is_a_failure() {
     let mut results = Pipeline::from_iter(&background(), 0..10_u64)
         .stage("elsewhere", |_, mut input: Receiver<u64>, _output: Sender<u64>| async move {
@@ -733,6 +747,7 @@ fn polling_where_nobody_runs_tasks_says_what_to_do_and_leaves_nothing_behind() {
     let (ctx, _canceller) = background().with_cancel();
     let (stock, held) = (Stock::new(), Running::new());
     let here = held.enter();
+    let line = line!() + 1;
     let mut results = every_stage(&ctx, stock.items(10)).run();
     let mut other = Pipeline::from_iter(&ctx, 0..1)
         .map(move |n| {
@@ -746,8 +761,9 @@ fn polling_where_nobody_runs_tasks_says_what_to_do_and_leaves_nothing_behind() {
             assert!(round > 0, "it says so");
             continue;
         };
-        let said = panic.downcast_ref::<&str>().copied().unwrap_or("something formatted");
+        let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
         assert!(said.contains("inside a tokio runtime"), "{round}: {said}");
+        assert!(said.contains(&format!("made at {}:{}:", file!(), line)), "{round}: {said}");
     }
     drop(results);
     let polling = std::panic::AssertUnwindSafe(|| block_on(other.next()));

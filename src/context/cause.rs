@@ -278,7 +278,8 @@ impl Error for Cause {
 /// The context has ended: what `?` carries out of a function that was told to stop,
 /// be it by a cancel or by a deadline; [`error`](Cancelled::error) says which.
 ///
-/// It reads like the [`ContextError`]; its [`source`](Error::source) is the [`Cause`].
+/// It reads like the [`ContextError`], and `{:#}` says why as well; its
+/// [`source`](Error::source) is the [`Cause`].
 #[derive(Clone, Debug)]
 pub struct Cancelled(Cause);
 
@@ -298,9 +299,14 @@ impl Cancelled {
     }
 }
 
+/// What Go says; with `{:#}`, why as well.
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.end().fmt(f)
+        if !f.alternate() {
+            return self.0.end().fmt(f);
+        }
+        let (end, why) = (self.0.end().to_string(), self.0.to_string());
+        if why.starts_with(&end) { f.write_str(&why) } else { write!(f, "{end}: {why}") }
     }
 }
 

@@ -58,6 +58,7 @@ impl fmt::Display for Shown<'_> {
             },
             Layer::Branch(branch) => match branch.kind() {
                 Kind::Cancel => f.write_str("cancel"),
+                Kind::Pipeline => f.write_str("pipeline"),
                 Kind::Linked => f.write_str("linked"),
                 Kind::Timeout => write!(f, "timeout({})", Limits(branch)),
                 Kind::Reserve => write!(f, "reserve({})", Limits(branch)),

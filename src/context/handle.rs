@@ -64,6 +64,11 @@ impl Context {
         self.branch_off(|parent| (Branch::new(made_at, Kind::Cancel, None, parent), ()))
     }
 
+    /// The context of a pipeline, which the user made there.
+    pub(crate) fn of_pipeline(&self, made_at: &'static Location<'static>) -> (Context, Canceller) {
+        self.branch_off(|parent| (Branch::new(made_at, Kind::Pipeline, None, parent), ()))
+    }
+
     /// A child that ends at `at`, unless it has ended before.
     ///
     /// A child's deadline is never later than its parent's: asking for a later

@@ -102,6 +102,7 @@ impl Mark {
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Cancel,
+    Pipeline,
     Timeout,
     Deadline,
     Reserve,

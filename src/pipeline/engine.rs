@@ -94,7 +94,7 @@ pub(super) type StageResult = Result<StageEnd, BoxError>;
 impl Engine {
     /// An engine that will abort at once when `parent` ends.
     pub(super) fn start(parent: &Context, stages: Vec<Stage>) -> Arc<Self> {
-        let (ctx, canceller) = parent.with_cancel();
+        let (ctx, canceller) = parent.of_pipeline(stages[0].place);
         Engine::new(parent, ctx, canceller, None, stages)
     }
 
@@ -104,7 +104,7 @@ impl Engine {
         grace: Duration,
         stages: Vec<Stage>,
     ) -> Arc<Self> {
-        let (ctx, canceller) = parent.without_cancel().with_cancel();
+        let (ctx, canceller) = parent.without_cancel().of_pipeline(stages[0].place);
         let engine = Engine::new(parent, ctx, canceller, Some(grace), stages);
         let clock = Clock::ambient();
         let draining = Arc::clone(&engine);

@@ -109,7 +109,12 @@ impl<T: Send + 'static> Results<T> {
 
     fn start(&mut self) {
         // Before anything is begun.
-        rt::require();
+        let made_at = self.made_at;
+        assert!(
+            rt::runs_tasks(),
+            "quell: the pipeline made at {made_at} was polled where nobody runs tasks; poll it inside a tokio \
+             runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a checker"
+        );
         if let (engine, State::Planned(plan)) = self.close() {
             if let Some(receiver) = plan.start(&engine) {
                 self.state = State::Running { engine, receiver };

@@ -80,7 +80,7 @@ pub(crate) use runner::{is_quells_own, run as leave_to_crew};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;
-pub(crate) use task::{Abort, panic_words, require, spawn_at, undisturbed, wake};
+pub(crate) use task::{Abort, panic_words, require, runs_tasks, spawn_at, undisturbed, wake};
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 #[cfg(not(loom))]
 pub(crate) use timer::look_often;

@@ -129,22 +129,27 @@ impl Nudge {
 }
 
 /// Whether somebody runs tasks here.
-///
-/// # Panics
-///
-/// If not, as [`spawn`] does.
-#[track_caller]
-pub(crate) fn require() {
+pub(crate) fn runs_tasks() -> bool {
     #[cfg(all(feature = "check", not(loom)))]
     if super::world::is_here() {
-        return;
+        return true;
     }
     #[cfg(all(feature = "tokio", not(loom)))]
     if tokio::runtime::Handle::try_current().is_ok() {
-        return;
+        return true;
     }
+    cfg!(loom)
+}
+
+/// # Panics
+///
+/// If nobody runs tasks here, as [`spawn`] does.
+#[track_caller]
+pub(crate) fn require() {
     #[cfg(not(loom))]
-    nobody()
+    if !runs_tasks() {
+        nobody()
+    }
 }
 
 #[cfg(not(loom))]

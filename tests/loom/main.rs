@@ -1,10 +1,12 @@
 //! Every memory-level interleaving of two or three threads, one race a model.
 //!
-//! Run with `cargo loom`. Each model explores every schedule with at most
-//! [`BOUND`] preemptions, or as many as it says itself (`LOOM_MAX_PREEMPTIONS`
-//! sets another bound), and loom itself adds: no deadlock, no leaked allocation,
-//! no unsynchronised access. With `-- --nocapture` each says how many schedules
-//! there were.
+//! Run with `cargo loom`. Each model explores schedules with at most [`BOUND`]
+//! preemptions, or as many as it says itself (`LOOM_MAX_PREEMPTIONS` sets another
+//! bound), and loom itself adds: no deadlock, no leaked allocation, no unsynchronised
+//! access. With `-- --nocapture` each says how many schedules there were.
+//!
+//! It is complete for one preemption fewer. Where a schedule has had as many as it may,
+//! loom does not choose any more, not even where a thread waits and somebody else has to go on.
 //!
 //! `planted.rs` runs the same models with one line of quell broken, and fails
 //! if a model does not notice.

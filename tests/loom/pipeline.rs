@@ -356,7 +356,7 @@ fn a_worker_that_fails_ends_one_that_finishes() {
 
 #[test]
 fn a_worker_that_fails_is_known_of_when_the_other_has_seen_the_end_of_all_items() {
-    model_within(2, || {
+    model_within(1, || {
         let things = Things::default();
         let results = Pipeline::from_iter(&Context::background(), things.some(2))
             .try_dispatch(2, |_ctx, thing| async move {
