@@ -507,7 +507,7 @@ async fn a_drain_stops_the_source_and_delivers_what_it_has_made() {
         assert_eq!(all.len(), made, "{report}");
         assert!(all.iter().enumerate().all(|(n, item)| item.n <= n as u64 + 10));
         assert_eq!(outcome(&report), "cancelled: enough");
-        assert_eq!(source.ended(), Some(StageEnd::Stopped));
+        assert_eq!((source.ended(), report.discarded()), (Some(StageEnd::Stopped), 0));
         assert!(report.stages()[1..].iter().all(|s| s.ended() == Some(StageEnd::Completed)));
         drop(all);
         assert_eq!(stock.left(), 0);

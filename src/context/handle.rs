@@ -58,6 +58,7 @@ impl Context {
     }
 
     /// A child that ends when its [`Canceller`] says so.
+    #[doc(alias("child_token", "CancellationToken"))]
     #[track_caller]
     pub fn with_cancel(&self) -> (Context, Canceller) {
         let made_at = Location::caller();
@@ -307,6 +308,7 @@ impl Context {
     }
 
     /// Whether it has ended.
+    #[doc(alias = "is_cancelled")]
     #[inline]
     pub fn is_done(&self) -> bool {
         self.branch().is_some_and(|branch| {

@@ -78,6 +78,7 @@ impl std::error::Error for Interrupted {}
 /// # Panics
 ///
 /// When the system refuses to have signals watched.
+#[doc(alias("ctrl_c", "SIGINT", "SIGTERM"))]
 #[track_caller]
 pub fn interrupt(parent: &Context) -> (Context, Canceller) {
     let made_at = Location::caller();

@@ -35,6 +35,7 @@ const TASKS: &str = "the end of all tasks of a group";
 /// first failure was. A clone is another handle of the same group. When the
 /// last handle is dropped, the group's context is cancelled; tasks are not
 /// aborted by that, they are told.
+#[doc(alias("errgroup", "WaitGroup", "JoinSet", "TaskTracker"))]
 #[derive(Clone)]
 pub struct Group {
     handle: Arc<Handle>,

@@ -152,6 +152,7 @@ impl<T: Send + 'static> Pipeline<T> {
     /// at `k` periods after the first. A pause of the source or of the reader earns
     /// at most a [`burst`](Rate::burst); what is shorter than a timer's millisecond is none,
     /// and is made up for.
+    #[doc(alias = "rate limit")]
     #[track_caller]
     pub fn throttle(self, rate: Rate) -> Pipeline<T> {
         self.then("throttle", None, move |tally, input, sender| rate.throttle(tally, input, sender))
@@ -179,13 +180,16 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// Puts items together: as many as `max`, or what came within this time of the
-    /// first of them, to the nearest 64 where they come without a pause. A `buffer` behind
-    /// it is of so many chunks.
+    /// Puts items together, as many as `max`. A chunk that has not so many is passed on when
+    /// its first item has waited for as long as `within`, and at the end.
+    ///
+    /// Where items come without a pause the time is looked at after each 64 of them. A `buffer`
+    /// behind it is of so many chunks.
     ///
     /// # Panics
     ///
     /// When `max` is zero.
+    #[doc(alias = "batch")]
     #[track_caller]
     pub fn chunks(self, max: usize, within: Duration) -> Pipeline<Vec<T>> {
         assert!(max > 0, "quell: a chunk of zero items is never full; pass 1 or more");
@@ -205,6 +209,7 @@ impl<T: Send + 'static> Pipeline<T> {
     /// # Panics
     ///
     /// When `workers` is zero.
+    #[doc(alias("buffer_unordered", "concurrency", "parallel", "workers"))]
     #[track_caller]
     pub fn dispatch<U, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
     where

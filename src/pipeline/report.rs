@@ -64,7 +64,6 @@ pub enum StageEnd {
 
 /// What became of a pipeline: the answer of [`Results::finish`](super::Results::finish).
 #[derive(Clone, Debug)]
-#[must_use = "it says whether everything went well"]
 pub struct Report {
     outcome: Outcome,
     /// For which the pipeline's context ended.
@@ -129,6 +128,12 @@ impl Report {
     /// How many results the reader took.
     pub fn read(&self) -> usize {
         self.read
+    }
+
+    /// How many items came to nothing, in all stages together: none, where a drain has finished
+    /// what had begun.
+    pub fn discarded(&self) -> usize {
+        self.stages.iter().map(StageReport::discarded).sum()
     }
 
     /// Whether every item is accounted for.
