@@ -452,23 +452,29 @@ fn a_blocking_source_hears_that_nobody_takes_more_before_the_drop_of_what_could_
 fn who_waits_for_a_context_does_not_wait_for_the_functions_at_its_end() {
     in_time(|| {
         let runtime = threads(2);
-        let (tell, patient) = Patient::new();
-        let (ctx, canceller) = background().with_cancel();
-        let waits = ctx.clone();
-        let waiting = runtime.spawn(async move {
-            waits.done().await;
-            tell.send(1).unwrap();
-        });
-        let until_told = patient.clone();
-        let _at_the_end = ctx.after_func(move || until_told.wait_for(1));
-        // In a task, which has the one who waits come next on its own thread.
-        let ends = runtime.spawn(async move {
-            tokio::time::sleep(ms(20)).await;
-            canceller.cancel();
-        });
-        runtime.block_on(ends).unwrap();
-        runtime.block_on(waiting).unwrap();
-        assert_eq!(patient.gave_up.load(Relaxed), 0);
+        for by_token in [false, cfg!(feature = "tokio-util")] {
+            let (tell, patient) = Patient::new();
+            let (ctx, canceller) = background().with_cancel();
+            let waits = ctx.clone();
+            let waiting = runtime.spawn(async move {
+                #[cfg(feature = "tokio-util")]
+                if by_token {
+                    waits.token().cancelled().await;
+                }
+                waits.done().await;
+                tell.send(1).unwrap();
+            });
+            let until_told = patient.clone();
+            let _at_the_end = ctx.after_func(move || until_told.wait_for(1));
+            // In a task, which has the one who waits come next on its own thread.
+            let ends = runtime.spawn(async move {
+                tokio::time::sleep(ms(20)).await;
+                canceller.cancel();
+            });
+            runtime.block_on(ends).unwrap();
+            runtime.block_on(waiting).unwrap();
+            assert_eq!(patient.gave_up.load(Relaxed), 0, "by a token: {by_token}");
+        }
     });
 }
 

@@ -584,7 +584,7 @@ mod tests {
         let before_the_last = usize::MAX - 3;
         link.takes.handed.store(before_the_last & !1, Ordering::Relaxed);
         let mut state = link.state.lock();
-        state.freed = before_the_last / 2;
+        (state.freed, state.fetched_weight) = (before_the_last / 2, before_the_last / 2);
         state.queue.extend(0..4);
         state.room = 0;
         let mut batch = VecDeque::new();

@@ -362,6 +362,14 @@ impl Context {
         Some(self.branch()?.deadline()?.at)
     }
 
+    /// Its deadline, if that is what has ended it, and by this clock.
+    pub(crate) fn ran_out_by(&self, clock: &Clock) -> Option<Instant> {
+        let branch = self.branch()?;
+        let deadline = branch.deadline()?;
+        let is_it = branch.answer()?.to_cause().is(&deadline.cause);
+        (is_it && deadline.clock.same(clock)).then_some(deadline.at)
+    }
+
     /// How long until its deadline: zero once that has passed, or the context has ended with
     /// [`DeadlineExceeded`](ContextError::DeadlineExceeded), by whichever clock; `None` where
     /// there is none.

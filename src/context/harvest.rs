@@ -158,11 +158,10 @@ impl Harvest {
 
 impl Users {
     fn run(self) {
-        if self.is_empty() {
-            return;
-        }
         // Whoever has been woken on this thread is not to wait for them.
-        rt::gets_on();
+        if !self.funcs.is_empty() || !self.ended.is_empty() {
+            rt::gets_on();
+        }
         for cause in self.ended {
             undisturbed(move || super::trace::ended(cause.seen()));
         }
@@ -208,6 +207,7 @@ impl Calls {
         #[cfg(all(feature = "tokio-util", not(loom)))]
         for token in self.tokens.drain(..) {
             undisturbed(|| token.cancel());
+            rt::comes_next();
         }
     }
 }

@@ -21,7 +21,7 @@ use super::report::{Outcome, StageEnd};
 #[cfg(not(loom))]
 use crate::channel::at_home;
 use crate::channel::{Bulk, Gauge, Receiver, Sender};
-use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, ContextError, is_an_end};
+use crate::context::{AfterFunc, BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Boxed, Ending, Owner, TaskPanicked, Tasks};
 use crate::rt::{self, Alarm, Clock, Hand, Woken, Work};
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -49,9 +49,9 @@ pub(super) struct Engine {
     /// Whether it may end by the clock.
     is_timed: bool,
     /// When the grace of a drain that has begun is over.
-    grace_over: Latch<(Clock, Instant)>,
-    /// How long it may drain, if it may.
-    grace: Option<Duration>,
+    grace_over: Latch<Instant>,
+    /// How long it may drain, if it may, and by which clock.
+    grace: Option<(Duration, Clock)>,
     /// What would drain the pipeline, and what will end that.
     drain: Mutex<(Option<AfterFunc>, Option<Alarm>)>,
 }
@@ -105,10 +105,10 @@ impl Engine {
         stages: Vec<Stage>,
     ) -> Arc<Self> {
         let (ctx, canceller) = parent.without_cancel().of_pipeline(stages[0].place);
-        let engine = Engine::new(parent, ctx, canceller, Some(grace), stages);
-        let clock = Clock::ambient();
+        let grace = Some((grace, Clock::ambient()));
+        let engine = Engine::new(parent, ctx, canceller, grace, stages);
         let draining = Arc::clone(&engine);
-        let watch = parent.at_end(move || Engine::begin_to_drain(&draining, grace, &clock));
+        let watch = parent.at_end(move || Engine::begin_to_drain(&draining));
         engine.drain.lock().0 = Some(watch);
         engine.forget_drain_if_stopped();
         engine
@@ -118,7 +118,7 @@ impl Engine {
         parent: &Context,
         ctx: Context,
         canceller: Canceller,
-        grace: Option<Duration>,
+        grace: Option<(Duration, Clock)>,
         stages: Vec<Stage>,
     ) -> Arc<Self> {
         let is_timed = ctx.deadline().is_some() || grace.is_some();
@@ -143,12 +143,14 @@ impl Engine {
         engine
     }
 
-    fn begin_to_drain(this: &Arc<Self>, grace: Duration, clock: &Clock) {
+    fn begin_to_drain(this: &Arc<Self>) {
+        let Some((grace, clock)) = &this.grace else { return };
         let cause = this.parent.cause().expect("it has ended");
         this.cancelled(cause.clone());
-        let began = this.parents_deadline().unwrap_or_else(|| clock.now());
-        if let Some(at) = began.checked_add(grace) {
-            let _first = this.grace_over.set((clock.clone(), at));
+        // However late it hears of a deadline.
+        let began = this.parent.ran_out_by(clock).unwrap_or_else(|| clock.now());
+        if let Some(at) = began.checked_add(*grace) {
+            let _first = this.grace_over.set(at);
             let engine = Arc::clone(this);
             let alarm = clock.arm(
                 at,
@@ -158,12 +160,6 @@ impl Engine {
             drop(before);
             this.forget_drain_if_stopped();
         }
-    }
-
-    /// If that is what has ended the user's context.
-    fn parents_deadline(&self) -> Option<Instant> {
-        let ended = self.parent.err()? == ContextError::DeadlineExceeded;
-        self.parent.deadline().filter(|_| ended)
     }
 
     /// Everything ends, now.
@@ -228,10 +224,8 @@ impl Engine {
 
     #[cold]
     fn has_ended(&self) -> bool {
-        if let Some(grace) = self.grace {
-            if self.is_grace_over(grace) {
-                return true;
-            }
+        if self.is_grace_over() {
+            return true;
         }
         let cause = self.ctx.cause();
         let ended = cause.is_some();
@@ -242,15 +236,13 @@ impl Engine {
     }
 
     /// Whether it may drain no longer, though nobody has had a turn to tell, nor perhaps to begin.
-    fn is_grace_over(&self, grace: Duration) -> bool {
-        let (now, until) = match self.grace_over.get() {
-            Some((clock, at)) => (clock.now(), Some(*at)),
-            None => {
-                let deadline = self.parents_deadline();
-                (rt::now(), deadline.and_then(|deadline| deadline.checked_add(grace)))
-            }
+    fn is_grace_over(&self) -> bool {
+        let Some((grace, clock)) = &self.grace else { return false };
+        let until = match self.grace_over.get() {
+            Some(at) => Some(*at),
+            None => self.parent.ran_out_by(clock).and_then(|at| at.checked_add(*grace)),
         };
-        until.is_some_and(|until| now >= until)
+        until.is_some_and(|until| clock.now() >= until)
     }
 
     /// How it ended, unless that is known already; the cause for which it did.
@@ -477,7 +469,7 @@ impl<E: Deref<Target = Engine>> Tally<E> {
 
     /// Ends when no more items are to be made; `None`: that is when the pipeline ends.
     pub(super) fn more(&self) -> Option<Context> {
-        self.engine.grace.map(|_| self.engine.parent.clone())
+        self.engine.grace.as_ref().map(|_| self.engine.parent.clone())
     }
 
     /// Where the stage was described.
