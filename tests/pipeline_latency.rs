@@ -335,6 +335,14 @@ fn endless(
     (made, items)
 }
 
+/// A stage that takes nothing, and says so when all before it is full.
+async fn takes_no_more(input: Receiver<Item>, output: Sender<()>, made: Arc<AtomicU32>) {
+    until_made(&made, 4).await;
+    drop(input);
+    std::future::pending::<()>().await;
+    drop(output);
+}
+
 /// So many have been made, and whoever made the last waits for room.
 async fn until_made(made: &AtomicU32, count: u32) {
     while made.load(Relaxed) < count {
@@ -409,15 +417,9 @@ fn a_source_that_is_merged_hears_of_the_end_before_the_drops_of_what_the_other_h
         let results = first
             .merge(second)
             .buffer(1)
-            .stage("none", move |_, input: Receiver<Item>, output| async move {
-                until_made(&made, 4).await;
-                drop(input);
-                std::future::pending::<()>().await;
-                drop::<Sender<()>>(output);
-            })
+            .stage("none", move |_, input, output| takes_no_more(input, output, made))
             .run();
-        let reading = runtime.spawn(end(results, gone));
-        let report = runtime.block_on(reading).unwrap();
+        let report = runtime.block_on(runtime.spawn(end(results, gone))).unwrap();
         assert_eq!(patient.gave_up.load(Relaxed), 0, "{report}");
     });
 }
@@ -435,15 +437,9 @@ fn a_blocking_source_hears_that_nobody_takes_more_before_the_drop_of_what_could_
             .map(move |n| Item((n == 1).then(|| (Flushes(until_gone.clone(), 1), goes.clone()))));
         let results = Pipeline::from_blocking_iter(&background(), items)
             .buffer(1)
-            .stage("none", move |_, input: Receiver<Item>, output| async move {
-                until_made(&made, 4).await;
-                drop(input);
-                std::future::pending::<()>().await;
-                drop::<Sender<()>>(output);
-            })
+            .stage("none", move |_, input, output| takes_no_more(input, output, made))
             .run();
-        let reading = runtime.spawn(end(results, gone));
-        let report = runtime.block_on(reading).unwrap();
+        let report = runtime.block_on(runtime.spawn(end(results, gone))).unwrap();
         assert_eq!(patient.gave_up.load(Relaxed), 0, "{report}");
     });
 }

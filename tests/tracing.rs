@@ -197,10 +197,11 @@ fn a_cause_that_panics_when_its_event_was_its_last_keeps_no_function_from_runnin
     }
     let (ctx, canceller) = Context::background().with_cancel();
     let slow = ctx.with_timeout_cause(Duration::from_millis(1), Bomb);
+    let deadline = slow.0.deadline().unwrap();
     // It is in its parent's list then.
     let below = slow.0.with_cancel();
     let kept = Arc::new(Drops(Mutex::new(vec![below, slow])));
-    thread::sleep(Duration::from_millis(5));
+    while quell::rt::now() < deadline {}
     let waker = Waker::from(kept);
     let mut done = std::pin::pin!(ctx.done());
     assert!(done.as_mut().poll(&mut Polls::from_waker(&waker)).is_pending());

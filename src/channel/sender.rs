@@ -137,11 +137,11 @@ impl<T> Send<'_, T> {
 
     #[inline(always)]
     fn take(&mut self) -> T {
-        self.value.take().unwrap_or_else(|| Self::is_over())
+        self.value.take().unwrap_or_else(|| Self::polled_again())
     }
 
     #[cold]
-    fn is_over() -> ! {
+    fn polled_again() -> ! {
         panic!("`Send` polled after it was ready")
     }
 
@@ -156,7 +156,7 @@ impl<T> Send<'_, T> {
     fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<T>>> {
         // Before it promises room to anybody, or gets in line.
         if self.value.is_none() {
-            Self::is_over();
+            Self::polled_again();
         }
         let waker = cx.waker().clone();
         let mut state = self.link.state.lock();

@@ -177,8 +177,8 @@ impl Group {
 
     /// Waits until every task has ended, those too that are spawned meanwhile.
     ///
-    /// A task that fails ends the group first, with the after-functions of its context. So none of these may
-    /// block on this: it would wait for itself.
+    /// A task that fails counts as ended when it has ended the group, and run the after-functions
+    /// of its context. One of those that blocks on this waits for itself.
     ///
     /// # Errors
     ///

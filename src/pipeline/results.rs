@@ -135,8 +135,8 @@ impl<T: Send + 'static> Results<T> {
     /// of every item.
     ///
     /// A closure that blocks its thread is waited for (so none of the pipeline's own may block on
-    /// this); one that awaits is dropped at its next await. The thread of a blocking source ends with its current
-    /// item, and is not waited for.
+    /// this); one that awaits is dropped at its next await. The thread of a blocking source ends
+    /// with its current item, and is not waited for.
     ///
     /// # Cancel safety
     ///

@@ -73,8 +73,8 @@ pub(super) fn ends(end: StageEnd) -> StageResult {
     Ok(end)
 }
 
-/// How a task ends that nobody takes anything from any more. That is known to those who put in what
-/// it takes before what was not sent is dropped, which is the user's code.
+/// How a task ends whose reader has gone. Those who put in what it takes are told before what it
+/// could not send is dropped: that is the user's code.
 pub(super) fn reader_gone<I, S>(inputs: I, unsent: S) -> StageResult {
     drop(inputs);
     let ended = ends(StageEnd::ReaderGone);
