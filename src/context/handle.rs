@@ -6,7 +6,7 @@ use super::cause::{BoxError, Cancelled, Cause, ContextError, Seen};
 use super::done::Done;
 use super::layer::{Branch, Kind, Layer, Line, nearest_branch};
 use super::run::Run;
-use super::scope::Deadline;
+use super::scope::{Deadline, Shared};
 use super::values::{self, Entry, Key, Name};
 use super::wait;
 use crate::rt::Clock;
@@ -168,15 +168,15 @@ impl Context {
     pub fn linked(&self, others: &[&Context]) -> (Context, Canceller) {
         let made_at = Location::caller();
         let all = || std::iter::once(&self).chain(others).filter_map(|ctx| ctx.branch());
-        // The deadline is copied, the parent's own too: it must be this context's when one
-        // of the others ends after it has passed. Times of one clock only can be compared;
+        // It has the deadline as its own, though it is the parent's: so it is this context's
+        // when one of the others ends after it has passed. Times of one clock only can be compared;
         // `tie` sees to the rest.
         let deadlines = || all().filter_map(Branch::deadline);
         let earliest = deadlines().next().and_then(|first| {
             let by_that_clock = deadlines().filter(|deadline| deadline.clock.same(&first.clock));
             by_that_clock.min_by_key(|deadline| deadline.at)
         });
-        let earliest = earliest.map(|deadline| Box::new(deadline.clone()));
+        let earliest = earliest.map(Shared::clone);
         let ended = all().find_map(Branch::look).map(Seen::to_cause);
         self.branch_off(|parent| {
             let mut branch = Branch::new(made_at, Kind::Linked, earliest, parent);
@@ -287,7 +287,7 @@ impl Context {
                 Some(error) => Cause::given(ContextError::DeadlineExceeded, error, Some(made_at)),
                 None => Cause::deadline(made_at),
             };
-            Box::new(Deadline { at, asked, clock, cause })
+            Shared::new(Deadline { at, asked, clock, cause })
         });
         self.branch_off(|parent| (Branch::new(made_at, kind, own, parent), ()))
     }
@@ -506,7 +506,7 @@ impl Context {
             let clock = Clock::ambient();
             let at = clock.now().checked_add(after)?;
             let cause = Cause::deadline(made_at);
-            Some(Box::new(Deadline { at, asked: Some(after), clock, cause }))
+            Some(Shared::new(Deadline { at, asked: Some(after), clock, cause }))
         });
         let kind = if own.is_some() { Kind::Timeout } else { Kind::Cancel };
         Context::background().branch_off(|parent| {

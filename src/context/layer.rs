@@ -15,7 +15,7 @@
 
 use super::cause::{Cause, ContextError, Seen};
 use super::fate::{Became, Fate};
-use super::scope::{Deadline, End, Scope};
+use super::scope::{Deadline, End, Scope, Shared};
 use super::values::Entry;
 use super::{Context, trace};
 #[cfg(all(feature = "check", not(loom)))]
@@ -73,7 +73,7 @@ enum Bound<'a> {
     Own {
         cancellers: AtomicU32,
         kind: Kind,
-        own: Box<Deadline>,
+        own: Shared<Deadline>,
     },
     /// That of a scope above.
     Above {
@@ -191,7 +191,7 @@ impl<'a> Branch<'a> {
     pub(super) fn new(
         made_at: Place,
         kind: Kind,
-        own: Option<Box<Deadline>>,
+        own: Option<Shared<Deadline>>,
         parent: Option<Ref<'a, Line>>,
     ) -> Self {
         let values = parent.and_then(super::values::top);
@@ -208,9 +208,7 @@ impl<'a> Branch<'a> {
             (None, Some(parent)) => match (parent.bounding(), parent.deadline()) {
                 (Some(scope), _) => Bound::Above { cancellers, kind, scope },
                 // It has ended, light: there is no scope to point at.
-                (None, Some(deadline)) => {
-                    Bound::Own { cancellers, kind, own: Box::new(deadline.clone()) }
-                }
+                (None, Some(own)) => Bound::Own { cancellers, kind, own: Shared::clone(own) },
                 (None, None) => Bound::None { cancellers, kind },
             },
         };
@@ -368,12 +366,12 @@ impl<'a> Branch<'a> {
             _ => return true,
         }
         self.up.is_some_and(|up| up.end().is_some())
-            || self.deadline().is_some_and(Deadline::has_passed)
+            || self.deadline().is_some_and(|own| own.has_passed())
     }
 
     /// The deadline that ends it.
     #[inline]
-    pub(super) fn deadline(&self) -> Option<&Deadline> {
+    pub(super) fn deadline(&self) -> Option<&Shared<Deadline>> {
         match &self.bound {
             Bound::None { .. } => None,
             Bound::Own { own, .. } => Some(own),
@@ -589,7 +587,7 @@ impl<'a> Branch<'a> {
     fn open_first(&self) -> Result<Lent<'_, Scope>, Seen<'_>> {
         if self.fate.get().is_none() {
             let own = match &self.bound {
-                Bound::Own { own, .. } => Some(Deadline::clone(own)),
+                Bound::Own { own, .. } => Some(Shared::clone(own)),
                 Bound::None { .. } | Bound::Above { .. } => None,
             };
             // Whoever comes first: the next line takes what is there.

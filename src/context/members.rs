@@ -4,8 +4,9 @@
 //!
 //! 1. Whoever is in the list keeps its key until it is taken out.
 //! 2. The first is in the list itself: one is the usual number, and takes no memory of its own.
-//! 3. `children` counts those; `behind`, those of `others` whose places are not in the first
-//!    quarter of its memory.
+//!    What more there may be is behind one pointer.
+//! 3. `children` and `behind` count among the others: those who are children, and those whose
+//!    places are not in the first quarter of the memory.
 
 use super::after::Func;
 use super::scope::Scope;
@@ -22,60 +23,37 @@ pub(super) enum Member {
 
 #[derive(Default)]
 pub(super) struct Members {
-    /// Its key is zero; those of the others are one more than in their list.
+    /// Its key is zero; those of the others are one more than their places.
     first: Option<Member>,
-    others: Slab<Member>,
+    others: Option<Box<Others>>,
+}
+
+struct Others {
+    list: Slab<Member>,
     children: u32,
     behind: u32,
 }
 
 impl Members {
     pub(super) fn add(&mut self, member: Member) -> usize {
-        self.children += u32::from(matches!(member, Member::Child(_)));
         if self.first.is_none() {
             self.first = Some(member);
             return 0;
         }
-        self.add_other(member)
-    }
-
-    fn add_other(&mut self, member: Member) -> usize {
-        if self.others.len() == self.others.capacity() {
-            match self.others.capacity() {
-                // Half of the time that it takes to have an empty one grow.
-                0 => self.others = Slab::with_capacity(4),
-                room => self.others.reserve(room),
-            }
-            // There is nobody missing among those in front.
-            self.behind = self.others.len().saturating_sub(self.others.capacity() / 4) as u32;
-        }
-        let place = self.others.insert(member);
-        self.behind += self.is_behind(place);
-        place + 1
-    }
-
-    /// One or none, to be counted in `behind`.
-    fn is_behind(&self, place: usize) -> u32 {
-        u32::from(place >= self.others.capacity() / 4)
+        self.others.get_or_insert_with(Others::new).add(member) + 1
     }
 
     pub(super) fn take(&mut self, key: usize) -> Option<Member> {
-        let gone = match key.checked_sub(1) {
+        match key.checked_sub(1) {
             None => self.first.take(),
-            Some(place) => {
-                let gone = self.others.try_remove(place);
-                self.behind -= gone.as_ref().map_or(0, |_| self.is_behind(place));
-                gone
-            }
-        };
-        self.children -= u32::from(matches!(gone, Some(Member::Child(_))));
-        gone
+            Some(place) => self.others.as_mut()?.take(place),
+        }
     }
 
-    pub(super) fn get(&self, key: usize) -> Option<&Member> {
+    fn get(&self, key: usize) -> Option<&Member> {
         match key.checked_sub(1) {
             None => self.first.as_ref(),
-            Some(place) => self.others.get(place),
+            Some(place) => self.others.as_ref()?.list.get(place),
         }
     }
 
@@ -83,7 +61,7 @@ impl Members {
     pub(super) fn waker(&mut self, key: usize) -> &mut Waker {
         let member = match key.checked_sub(1) {
             None => self.first.as_mut(),
-            Some(place) => self.others.get_mut(place),
+            Some(place) => self.others.as_mut().and_then(|others| others.list.get_mut(place)),
         };
         match member {
             Some(Member::Waiter(waker)) => waker,
@@ -93,29 +71,32 @@ impl Members {
 
     /// No key is as high as this.
     fn room(&self) -> usize {
-        1 + self.others.capacity()
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.others.len()
+        1 + self.others.as_ref().map_or(0, |others| others.list.capacity())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none() && self.others.is_empty()
+        self.len() == 0
+    }
+
+    /// How many they are.
+    pub(super) fn len(&self) -> usize {
+        let others = self.others.as_ref().map_or(0, |others| others.list.len());
+        usize::from(self.first.is_some()) + others
     }
 
     pub(super) fn has_children(&self) -> bool {
-        self.children > 0
+        matches!(self.first, Some(Member::Child(_)))
+            || self.others.as_ref().is_some_and(|others| others.children > 0)
     }
 
     /// If nobody is left: who comes next gets the same keys as in a new list.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn begin_anew(&mut self) -> bool {
         let nobody = self.is_empty();
-        if nobody && self.others.capacity() <= 4 {
-            self.others.clear();
-        } else if nobody {
-            self.others = Slab::new();
+        match &mut self.others {
+            Some(others) if nobody && others.list.capacity() <= 4 => others.list.clear(),
+            others if nobody => *others = None,
+            _ => {}
         }
         nobody
     }
@@ -123,7 +104,8 @@ impl Members {
     /// How many children are in the list: for the models.
     #[cfg(loom)]
     pub(super) fn children(&self) -> usize {
-        self.children as usize
+        let is_first = matches!(self.first, Some(Member::Child(_)));
+        usize::from(is_first) + self.others.as_ref().map_or(0, |others| others.children as usize)
     }
 
     /// The first child whose key is not below `from`.
@@ -136,32 +118,71 @@ impl Members {
 
     /// Takes out everybody but the children.
     pub(super) fn take_all_but_children(&mut self, mut each: impl FnMut(Member)) {
-        if self.len() > self.children as usize {
-            for key in 0..self.room() {
-                if let Some(Member::Waiter(_) | Member::Func(_)) = self.get(key) {
-                    each(self.take(key).expect("it was just there"));
-                }
+        let is_told = |member: &Member| !matches!(member, Member::Child(_));
+        self.first.take_if(|first| is_told(first)).into_iter().for_each(&mut each);
+        let Some(others) = &mut self.others else { return };
+        for place in 0..others.list.capacity() {
+            if others.list.len() == others.children as usize {
+                return;
+            }
+            if others.list.get(place).is_some_and(is_told) {
+                others.take(place).into_iter().for_each(&mut each);
             }
         }
     }
 
     pub(super) fn into_all(self) -> impl Iterator<Item = Member> {
-        self.first.into_iter().chain(self.others.into_iter().map(|(_, member)| member))
+        let others = self.others.into_iter().flat_map(|others| others.list);
+        self.first.into_iter().chain(others.map(|(_, member)| member))
     }
 
     /// If a crowd has left, the memory behind those who stay goes too, three quarters of it or
     /// more. Nobody changes places.
     #[inline]
     pub(super) fn give_memory_back(&mut self) {
-        if self.behind == 0 && self.others.capacity() > 64 {
-            self.shrink();
+        if let Some(others) = &mut self.others {
+            if others.behind == 0 && others.list.capacity() > 64 {
+                others.shrink();
+            }
         }
+    }
+}
+
+impl Others {
+    #[cold]
+    fn new() -> Box<Self> {
+        // Half of the time that it takes to have an empty one grow.
+        Box::new(Others { list: Slab::with_capacity(4), children: 0, behind: 0 })
+    }
+
+    fn add(&mut self, member: Member) -> usize {
+        self.children += u32::from(matches!(member, Member::Child(_)));
+        if self.list.len() == self.list.capacity() {
+            self.list.reserve(self.list.capacity());
+            // There is nobody missing among those in front.
+            self.behind = self.list.len().saturating_sub(self.list.capacity() / 4) as u32;
+        }
+        let place = self.list.insert(member);
+        self.behind += self.is_behind(place);
+        place
+    }
+
+    /// One or none, to be counted in `behind`.
+    fn is_behind(&self, place: usize) -> u32 {
+        u32::from(place >= self.list.capacity() / 4)
+    }
+
+    fn take(&mut self, place: usize) -> Option<Member> {
+        let gone = self.list.try_remove(place)?;
+        self.behind -= self.is_behind(place);
+        self.children -= u32::from(matches!(gone, Member::Child(_)));
+        Some(gone)
     }
 
     #[cold]
     fn shrink(&mut self) {
-        self.others.shrink_to_fit();
-        self.behind = self.others.iter().map(|(place, _)| self.is_behind(place)).sum();
+        self.list.shrink_to_fit();
+        self.behind = self.list.iter().map(|(place, _)| self.is_behind(place)).sum();
     }
 }
 
