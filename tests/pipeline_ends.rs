@@ -280,10 +280,11 @@ fn a_pipeline_may_be_read_by_a_task_of_another_runtime_and_begun_on_one_that_is_
 #[test]
 fn a_drain_that_one_deadline_has_begun_ends_with_its_grace_though_another_is_far_ahead() {
     in_time(|| {
-        // By the system's clock, where nobody runs tasks; and by a runtime's.
-        let (server, _server) = background().with_timeout(ms(50));
+        let within = |time| background().with_timeout(time);
+        // By the system's clock, where nobody runs tasks; and by a runtime's, from the same line.
+        let (server, _server) = within(ms(50));
         one_thread().block_on(async {
-            let (request, _request) = background().with_timeout(AGES);
+            let (request, _request) = within(AGES);
             let (ctx, _ctx) = request.linked(&[&server]);
             let mut results = Pipeline::from_iter(&ctx, 0..)
                 .dispatch(1, |_, _n: u64| pending::<()>())

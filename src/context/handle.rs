@@ -366,7 +366,9 @@ impl Context {
     pub(crate) fn ran_out_by(&self, clock: &Clock) -> Option<Instant> {
         let branch = self.branch()?;
         let deadline = branch.deadline()?;
-        let is_it = branch.answer()?.to_cause().is(&deadline.cause);
+        let cause = branch.answer()?.to_cause();
+        // A deadline by another clock may have been made by the same line.
+        let is_it = cause.is(&deadline.cause) && deadline.has_passed();
         (is_it && deadline.clock.same(clock)).then_some(deadline.at)
     }
 

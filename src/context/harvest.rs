@@ -159,7 +159,7 @@ impl Harvest {
 impl Users {
     fn run(self) {
         // Whoever has been woken on this thread is not to wait for them.
-        if !self.funcs.is_empty() || !self.ended.is_empty() {
+        if !self.is_empty() {
             rt::gets_on();
         }
         for cause in self.ended {
