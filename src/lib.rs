@@ -1,4 +1,5 @@
-//! *quell* puts an end to things, quietly and completely.
+//! Go-style contexts, pipelines and groups of tasks that stop completely when their context ends,
+//! and a checker that looks for what does not.
 //!
 //! A [`Context`] is what Go calls one: it carries cancellation, a deadline, the
 //! reason for its end, and values, from whoever starts some work to whoever does
@@ -56,13 +57,14 @@
 //! | stop on Ctrl-C | [`signal::interrupt`] |
 //! | chain stages of tasks | [`Pipeline`], and the guide `docs/pipelines.md` |
 //! | keep to a rate | [`Pipeline::throttle`], [`Rate`] |
-//! | work on many items at once | [`dispatch`](Pipeline::dispatch), [`dispatch_ordered`](Pipeline::dispatch_ordered), [`try_dispatch`](Pipeline::try_dispatch) |
+//! | work on many items at once | [`dispatch`](Pipeline::dispatch), [`dispatch_ordered`](Pipeline::dispatch_ordered), [`try_dispatch`](Pipeline::try_dispatch), [`try_dispatch_ordered`](Pipeline::try_dispatch_ordered) |
 //! | write a stage | [`Pipeline::stage`], [`channel::Receiver`], [`channel::Sender`] |
 //! | finish what has begun | [`OnCancel::Drain`] |
+//! | know whether all results have come | [`Results::try_next`], [`Results::try_collect`] |
 //! | know what became of every item | [`Results::finish`], [`Report`] |
 //! | own tasks, a few at a time | [`Group`] |
 //! | spawn, sleep, limit a time | [`rt`] |
-//! | come from Go | the guide `docs/from-go.md` |
+//! | come from Go, or from tokio | the guides `docs/from-go.md` and `docs/from-tokio.md` |
 //!
 //! # Checking that it stops
 //!
@@ -226,6 +228,9 @@ mod papers {
     struct Scale;
     #[doc = include_str!("../docs/from-go.md")]
     struct FromGo;
+    #[cfg(feature = "tokio-util")]
+    #[doc = include_str!("../docs/from-tokio.md")]
+    struct FromTokio;
     #[cfg(feature = "http")]
     #[doc = include_str!("../docs/http.md")]
     struct Http;

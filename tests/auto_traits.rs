@@ -13,7 +13,7 @@
 use quell::BoxError;
 use quell::channel::{self, Receiver, Recv, SendError, Sender};
 use quell::group::{ShutdownReport, Spawn, StillRunning, TaskPanicked, TrySpawnError};
-use quell::pipeline::{Next, StageEnd, StageReport};
+use quell::pipeline::{Next, StageEnd, StageReport, TryNext};
 use quell::rt::{self, Interval, JoinError, JoinHandle, Sleep, Tick, Timeout, YieldNow};
 use quell::{
     AfterFunc, Cancelled, Canceller, Cause, Context, ContextError, Done, Group, Key, OnCancel,
@@ -146,6 +146,7 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         Results<Rc<u8>>:      0 0 1 0 0;
         Results<PhantomPinned>: 1 0 1 0 0;
         Next<'static, u8>:    1 0 1 0 0;
+        TryNext<'static, u8>: 1 0 1 0 0;
         Rate:                 1 1 1 1 1;
         OnCancel:             1 1 1 1 1;
         Outcome:              1 1 1 0 0; // It holds a cause.

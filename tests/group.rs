@@ -525,6 +525,8 @@ fn echoes() -> Vec<fn(Cancelled) -> Box<dyn Error + Send + Sync>> {
         |why| why.cause().clone().into(),
         |why| Wrapped(why).into(),
         |why| io::Error::other(why).into(),
+        |why| io::Error::other(why.error()).into(),
+        |why| io::Error::other(why.cause().clone()).into(),
         |why| io::Error::other(Wrapped(why)).into(),
     ]
 }

@@ -257,6 +257,33 @@ async fn unordered_results_come_as_they_are_ready_and_ordered_ones_wait_for_thei
 }
 
 #[tokio::test]
+async fn try_dispatch_ordered_keeps_the_order_and_ends_with_the_first_error() {
+    let later_ones_first = |n: u64| async move {
+        for _ in 0..(10 - n % 10) {
+            rt::yield_now().await;
+        }
+        n
+    };
+    let mut results = Pipeline::from_iter(&background(), 0..1000)
+        .try_dispatch_ordered(8, move |_, n| later_ones_first(n).map(Ok::<_, io::Error>))
+        .run();
+    assert!(read(&mut results).await.into_iter().eq(0..1000));
+    assert_eq!(outcome(&finish(results).await), "completed");
+
+    let mut results = Pipeline::from_iter(&background(), 0..1000)
+        .try_dispatch_ordered(8, move |_, n| async move {
+            if n == 100 { Err("a hundred") } else { Ok(later_ones_first(n).await) }
+        })
+        .run();
+    let had = read(&mut results).await;
+    assert!(had.len() <= 100 && had.iter().copied().eq(0..had.len() as u64), "{had:?}");
+    let report = finish(results).await;
+    assert_eq!(outcome(&report), "`try_dispatch_ordered` failed: a hundred");
+    assert_eq!(report.stages()[1].failed(), 1, "{report}");
+    quiet().await;
+}
+
+#[tokio::test]
 async fn merge_gives_the_items_of_both_and_of_nested_merges_in_their_own_order() {
     let numbers = |from: u64| Pipeline::from_iter(&background(), from..from + 1000).map(|n| n);
     let left = numbers(0).merge(numbers(10_000)).named("left");
@@ -315,12 +342,49 @@ async fn merge_takes_turns_and_ends_when_both_have_ended() {
 }
 
 #[tokio::test]
-async fn a_merged_pipeline_stops_as_its_first_one_does() {
-    let (other, canceller) = background().with_cancel();
-    let mut results =
-        Pipeline::from_iter(&background(), 0..10).merge(Pipeline::from_iter(&other, 10..20)).run();
-    canceller.cancel();
-    assert_eq!(read(&mut results).await.len(), 20);
+async fn a_merged_pipeline_ends_with_the_context_of_either() {
+    for which in 0..3 {
+        let three = [0, 1, 2].map(|_| background().with_cancel());
+        let source = |k: usize| Pipeline::from_stream(&three[k].0, stream::pending::<u64>());
+        let mut results = source(0).merge(source(1).merge(source(2))).run();
+        assert!(results.next().now_or_never().is_none());
+        settle().await;
+        three[which].1.cancel_with("enough");
+        assert_eq!(results.next().await, None);
+        assert_eq!(outcome(&finish(results).await), "cancelled: enough");
+    }
+    quiet().await;
+}
+
+#[tokio::test]
+async fn what_is_merged_has_the_values_of_the_first_and_stops_as_that_does() {
+    let (other, canceller) = background().with_value("the other's").with_cancel();
+    let ctx = background().with_value("the first one's");
+    let mut results = Pipeline::from_iter(&ctx, 0..10)
+        .merge(Pipeline::from_iter(&other, 10..20).on_cancel(OnCancel::Abort))
+        .on_cancel(OnCancel::Drain { grace: AGES })
+        .dispatch(1, |ctx, _: u64| async move { *ctx.value::<&str>().unwrap() })
+        .run();
+    assert_eq!(results.next().await, Some("the first one's"));
+    settle().await;
+    canceller.cancel_with("enough");
+    // Whatever had been made comes: the drain is the merged one's.
+    let rest = read(&mut results).await;
+    assert!(rest.iter().all(|value| *value == "the first one's"));
+    let report = results.finish().await;
+    assert!(report.conserved(), "{report}");
+    assert_eq!((outcome(&report), report.discarded()), ("cancelled: enough".into(), 0), "{report}");
+}
+
+#[tokio::test]
+async fn who_merges_pipelines_of_one_context_adds_none_to_it() {
+    let (ctx, _canceller) = background().with_cancel();
+    let named = ctx.with_value(7_u8);
+    let source = |ctx: &quell::Context| Pipeline::from_iter(ctx, 0..10);
+    let merged = source(&ctx).merge(source(&named)).merge(source(&background()));
+    assert_eq!(ctx.tree().to_string().lines().count(), 1, "{}", ctx.tree());
+    let mut results = merged.run();
+    assert_eq!(read(&mut results).await.len(), 30);
 }
 
 #[tokio::test]
@@ -439,10 +503,26 @@ async fn relay_or_say_so(
     Ok(())
 }
 
+/// It neither is the error of the `send` nor has it for a source.
+async fn relay_or_fail(
+    _ctx: quell::Context,
+    mut input: Receiver<u64>,
+    output: Sender<u64>,
+) -> io::Result<()> {
+    while let Some(n) = input.recv().await {
+        output.send(n).await.map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_send_error_that_a_stage_returns_is_no_failure_nor_is_one_that_comes_from_it() {
     let source = || Pipeline::from_iter(&background(), 0_u64..);
-    let relayed = [source().stage("relay", relay), source().stage("relay", relay_or_say_so)];
+    let relayed = [
+        source().stage("relay", relay),
+        source().stage("relay", relay_or_say_so),
+        source().stage("relay", relay_or_fail),
+    ];
     for relayed in relayed {
         let mut results = relayed
             .stage("first", |_, mut input: Receiver<u64>, output| async move {

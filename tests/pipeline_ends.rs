@@ -11,7 +11,7 @@ use kit::{one_thread, outcome, paused, quiet, read, relay, settle, tasks, thread
 use quell::channel::{Receiver, Sender};
 use quell::group::TaskPanicked;
 use quell::pipeline::StageEnd;
-use quell::{Context, OnCancel, Outcome, Pipeline, Rate, Results, rt};
+use quell::{Context, ContextError, OnCancel, Outcome, Pipeline, Rate, Results, rt};
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -299,6 +299,55 @@ fn a_drain_that_one_deadline_has_begun_ends_with_its_grace_though_another_is_far
 }
 
 #[test]
+fn what_lies_before_busy_workers_is_dropped_with_the_results_whatever_function_comes_first() {
+    in_time(|| {
+        let (stock, runs) = (Stock::new(), threads(2));
+        let (ctx, canceller) = background().with_cancel();
+        let (go, gone) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        ctx.after_func(move || {
+            tell.send(()).unwrap();
+            gone.recv().unwrap();
+        });
+        runs.block_on(async {
+            let mut results = Pipeline::from_iter(&ctx, stock.items(100))
+                .buffer(16)
+                .dispatch(2, |_, item: Item| async move { (pending::<()>().await, item).1 })
+                .run();
+            assert!(rt::timeout(ms(50), results.next()).await.is_err());
+            assert!(stock.left() > 16, "they wait before the workers");
+            let ends = std::thread::spawn(move || canceller.cancel());
+            told.recv().unwrap();
+            drop(results);
+            while stock.left() > 0 || tasks() > 0 {
+                rt::sleep(ms(1)).await;
+            }
+            go.send(()).unwrap();
+            ends.join().unwrap();
+        });
+    });
+}
+
+#[tokio::test]
+async fn two_items_of_one_task_that_panic_when_they_are_dropped_are_not_the_end_of_the_process() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a bomb");
+        }
+    }
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = Pipeline::from_iter(&ctx, vec![Bomb, Bomb, Bomb, Bomb]).buffer(1).run();
+    std::mem::forget(results.next().await);
+    // One is behind the source, one in its hand, and one still in the iterator.
+    settle().await;
+    canceller.cancel_with("enough");
+    let report = results.finish().await;
+    assert_eq!(outcome(&report), "cancelled: enough");
+    quiet().await;
+}
+
+#[test]
 fn a_pipeline_may_be_finished_by_a_function_at_its_contexts_end() {
     in_time(|| {
         threads(2).block_on(async {
@@ -409,6 +458,68 @@ async fn the_first_error_ends_everything_and_is_the_cause_that_the_others_see() 
     assert_eq!(report.stages()[1].ended(), Some(StageEnd::Failed));
     assert!(causes.lock().unwrap().iter().all(|cause| cause == "fifty"));
     assert_eq!(report.into_result().unwrap_err().cause().to_string(), "fifty");
+}
+
+#[tokio::test]
+async fn who_tries_to_read_is_told_why_no_more_comes_as_often_as_he_asks() {
+    let source = |ctx: &Context| {
+        Pipeline::from_iter(ctx, 0..10_u64).dispatch_ordered(2, |_, n| async move { n })
+    };
+    let mut results = source(&background()).run();
+    for n in 0..10 {
+        assert_eq!(results.try_next().await.unwrap(), Some(n));
+    }
+    for _ in 0..3 {
+        assert_eq!(results.try_next().await.unwrap(), None);
+    }
+
+    let fails = |n: u64| async move { if n == 3 { Err("three") } else { Ok(n) } };
+    let mut results = source(&background()).try_dispatch(1, move |_, n| fails(n)).run();
+    let error = loop {
+        match results.try_next().await {
+            Ok(item) => assert!(item.is_some(), "all have come, it says"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.cause().to_string(), "three");
+    assert_eq!(results.try_next().await.unwrap_err().cause().to_string(), "three");
+
+    let panics = |n: u64| if n == 3 { panic!("at three") } else { n };
+    let mut results = source(&background()).map(panics).named("picky").run();
+    while let Ok(Some(_)) = results.try_next().await {}
+    let error = results.try_next().await.unwrap_err();
+    assert_eq!(format!("{error:#}"), "context canceled: `picky` panicked: at three");
+
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = source(&ctx).run();
+    assert_eq!(results.try_next().await.unwrap(), Some(0));
+    canceller.cancel_with("enough");
+    let error = results.try_next().await.unwrap_err();
+    assert_eq!((error.error(), &*error.cause().to_string()), (ContextError::Cancelled, "enough"));
+    let _ = finish(results).await;
+    quiet().await;
+}
+
+#[tokio::test]
+async fn who_tries_to_collect_has_all_or_the_cause_and_no_task_is_left() {
+    let stock = Stock::new();
+    let source = |ctx: &Context| Pipeline::from_iter(ctx, stock.items(100));
+    let all: Vec<Item> = source(&background()).run().try_collect().await.unwrap();
+    assert_eq!((all.len(), tasks()), (100, 0));
+    drop(all);
+
+    let slow = |_, item: Item| async move {
+        if item == 50 { Err("fifty") } else { Ok((pending::<()>().await, item).1) }
+    };
+    let all = source(&background()).try_dispatch(100, slow).run();
+    let error = all.try_collect::<Vec<_>>().await.unwrap_err();
+    assert_eq!((&*error.cause().to_string(), tasks(), stock.left()), ("fifty", 0, 0));
+
+    let (ctx, canceller) = background().with_cancel();
+    canceller.cancel_with("too late");
+    let error = source(&ctx).run().try_collect::<Vec<_>>().await.unwrap_err();
+    assert_eq!(error.cause().to_string(), "too late");
+    assert_eq!(stock.left(), 0);
 }
 
 #[tokio::test]

@@ -251,11 +251,10 @@ async fn what_a_throttle_was_late_by_itself_is_made_up_though_its_source_pauses_
 async fn through(rate: Rate, first: usize, pause: Duration, rest: usize) -> Vec<u64> {
     let (watch, times) = (Watch::start(), Arc::new(Mutex::new(Vec::new())));
     let seen = times.clone();
-    // There is room for one, and this stage takes it at once: what it sees is when an
-    // item went through.
+    // There is room for one behind a throttle, and this stage takes it at once: what it sees is
+    // when an item went through.
     let mut results = Pipeline::from_iter(&background(), 0_u64..)
         .throttle(rate)
-        .buffer(1)
         .stage("sees", |_, mut input: Receiver<u64>, output| async move {
             while let Some(n) = input.recv().await {
                 seen.lock().unwrap().push(watch.time().as_millis() as u64);
@@ -307,11 +306,34 @@ async fn however_long_the_reader_pauses_no_more_than_a_burst_follow_each_other()
 }
 
 #[tokio::test(start_paused = true)]
+async fn workers_that_have_all_been_busy_begin_no_more_than_a_burst_at_once() {
+    for burst in [1, 5] {
+        let (watch, begun) = (Watch::start(), Arc::new(Mutex::new(Vec::new())));
+        let notes = begun.clone();
+        let rate = Rate::every(ms(20)).burst(burst);
+        let mut results = Pipeline::from_iter(&background(), 0_u64..)
+            .throttle(rate)
+            .dispatch(8, move |_, n| {
+                notes.lock().unwrap().push(watch.time());
+                // All of the first eight are at it until the second second.
+                rt::sleep_until(rt::now() + (2 * SECOND).saturating_sub(watch.time()))
+                    .map(move |()| n)
+            })
+            .run();
+        let _ = rt::timeout(3 * SECOND, async { while results.next().await.is_some() {} }).await;
+        let _ = finish(results).await;
+        let begun = begun.lock().unwrap();
+        let at_once = begun.iter().filter(|&&at| at >= 2 * SECOND && at < 2 * SECOND + ms(20));
+        // With the one that had gone through before.
+        assert!(at_once.count() <= burst as usize + 1, "burst {burst}: {begun:?}");
+        assert!(begun.len() > 50, "{begun:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_slower_than_the_throttle_sets_the_pace() {
-    let mut results = Pipeline::from_iter(&background(), 0..100_u64)
-        .throttle(Rate::every(ms(10)))
-        .buffer(1)
-        .run();
+    let mut results =
+        Pipeline::from_iter(&background(), 0..100_u64).throttle(Rate::every(ms(10))).run();
     let watch = Watch::start();
     for n in 0..100 {
         assert_eq!(results.next().await, Some(n));

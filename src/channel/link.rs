@@ -285,7 +285,7 @@ impl<T> Link<T> {
     pub(super) fn discard_one(&self, item: T) {
         match &self.bulk {
             Some(bulk) => (bulk.discard)(item),
-            None => drop(item),
+            None => discard([item]),
         }
     }
 

@@ -281,6 +281,9 @@ impl<T> fmt::Debug for Send<'_, T> {
 pub struct SendError<T>(T);
 
 impl<T> SendError<T> {
+    pub(crate) const TEXT: &str =
+        "nobody receives any more: the receiver or its pipeline has ended";
+
     /// What was not sent.
     pub fn into_inner(self) -> T {
         self.0
@@ -295,7 +298,7 @@ impl<T> fmt::Debug for SendError<T> {
 
 impl<T> fmt::Display for SendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nobody receives any more: the receiver or its pipeline has ended")
+        f.write_str(Self::TEXT)
     }
 }
 

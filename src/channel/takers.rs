@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //!
-//! Until the link is shut; then everybody comes to know by himself, and nobody is called.
+//! Until the link is shut; then everybody comes to know alone, and nobody is called.
 //!
 //! 1. `arriving` counts takers that have been called (or are new) and have not
 //!    looked since. While it is above zero nobody else is called: the one that

@@ -84,7 +84,7 @@ impl Checker {
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// When `schedules` is zero.
     #[track_caller]
     pub fn random(seed: u64, schedules: u64) -> Checker {
         require_some(schedules, "schedule");
@@ -97,7 +97,7 @@ impl Checker {
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// When `schedules` is zero.
     #[track_caller]
     pub fn pct(seed: u64, depth: u32, schedules: u64) -> Checker {
         require_some(schedules, "schedule");
@@ -149,7 +149,7 @@ impl Checker {
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// When `injections` is empty.
     #[track_caller]
     pub fn inject(mut self, injections: impl Into<Injections>) -> Checker {
         self.injections = injections.into().0;
@@ -170,7 +170,7 @@ impl Checker {
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// When `schedules` is zero.
     #[track_caller]
     pub fn max_schedules(mut self, schedules: u64) -> Checker {
         require_some(schedules, "schedule");
@@ -182,7 +182,7 @@ impl Checker {
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// When `steps` is zero.
     #[track_caller]
     pub fn max_steps(mut self, steps: u32) -> Checker {
         require_some(steps, "step");
@@ -194,7 +194,7 @@ impl Checker {
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// When `points` is zero.
     #[track_caller]
     pub fn max_points(mut self, points: u32) -> Checker {
         require_some(points, "point");

@@ -40,6 +40,7 @@ use std::panic::Location;
 /// # fn canceller() -> quell::Canceller { quell::Context::background().with_cancel().1 }
 /// canceller();
 /// ```
+#[doc(alias = "DropGuard")]
 #[must_use = "dropping the last Canceller cancels its context at once; bind it, or detach() it"]
 pub struct Canceller {
     link: Link<Line>,

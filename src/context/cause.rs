@@ -30,12 +30,18 @@ pub enum ContextError {
     DeadlineExceeded,
 }
 
-impl fmt::Display for ContextError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl ContextError {
+    const fn text(self) -> &'static str {
+        match self {
             ContextError::Cancelled => "context canceled",
             ContextError::DeadlineExceeded => "context deadline exceeded",
-        })
+        }
+    }
+}
+
+impl fmt::Display for ContextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
     }
 }
 
@@ -327,15 +333,24 @@ impl Cause {
     }
 }
 
-/// Whether an error only says that a context has ended.
-pub(crate) fn is_an_end(error: &(dyn Error + 'static)) -> bool {
+/// Whether an error only says that a context has ended, or reads as this cause of such an end does.
+pub(crate) fn is_an_end(error: &(dyn Error + 'static), cause: Option<&Cause>) -> bool {
     comes_from(error, |this| {
-        this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>()
+        if this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>() {
+            return true;
+        }
+        let text = this.to_string();
+        let ends = [ContextError::Cancelled, ContextError::DeadlineExceeded];
+        ends.iter().any(|end| end.text() == text)
+            || cause.is_some_and(|cause| cause.to_string() == text)
     })
 }
 
-/// Whether an error is such a one, or comes from one. What it comes from is the user's code: one
-/// that panics when it is asked comes from something else.
+/// Whether an error is such a one, or comes from one.
+///
+/// Some that hold another, as `io::Error::other` does, neither are that nor come from it: they only
+/// say what it says. What it comes from, and says, is the user's code: one that panics when it is
+/// asked is no such one.
 pub(crate) fn comes_from(
     error: &(dyn Error + 'static),
     is_such: impl Fn(&(dyn Error + 'static)) -> bool,

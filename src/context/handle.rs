@@ -6,11 +6,11 @@ use super::cause::{BoxError, Cancelled, Cause, ContextError, Seen};
 use super::done::Done;
 use super::layer::{Branch, Kind, Layer, Line, nearest_branch};
 use super::run::Run;
-use super::scope::{Deadline, Shared};
+use super::scope::Deadline;
 use super::values::{self, Entry, Key, Name};
 use super::wait;
 use crate::rt::Clock;
-use crate::sync::{Link, Ref};
+use crate::sync::{Arc, Link, Ref};
 use std::panic::Location;
 use std::time::{Duration, Instant};
 
@@ -176,7 +176,7 @@ impl Context {
             let by_that_clock = deadlines().filter(|deadline| deadline.clock.same(&first.clock));
             by_that_clock.min_by_key(|deadline| deadline.at)
         });
-        let earliest = earliest.map(Shared::clone);
+        let earliest = earliest.map(Arc::clone);
         let ended = all().find_map(Branch::look).map(Seen::to_cause);
         self.branch_off(|parent| {
             let mut branch = Branch::new(made_at, Kind::Linked, earliest, parent);
@@ -287,7 +287,7 @@ impl Context {
                 Some(error) => Cause::given(ContextError::DeadlineExceeded, error, Some(made_at)),
                 None => Cause::deadline(made_at),
             };
-            Shared::new(Deadline { at, asked, clock, cause })
+            Arc::new(Deadline { at, asked, clock, cause })
         });
         self.branch_off(|parent| (Branch::new(made_at, kind, own, parent), ()))
     }
@@ -301,6 +301,7 @@ impl Context {
     /// Its waker is woken on the thread that ends the context; at a deadline, on
     /// the runtime that kept the time or on the one thread that keeps all the others:
     /// one that blocks there delays them. An executor's does not block.
+    #[doc(alias = "cancelled")]
     #[track_caller]
     pub fn done(&self) -> Done {
         self.looked();
@@ -415,6 +416,13 @@ impl Context {
     /// assert!(ctx.run(async { 7 }).await.is_err());
     /// # });
     /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// When the context ends, `future` is dropped at the await it has come to, and what it had half
+    /// done stays so. Put `run` around waits, such as a `recv` or a sleep; where work must be
+    /// finished once it has begun, ask [`check`](Context::check) between its steps.
+    #[doc(alias = "run_until_cancelled")]
     #[track_caller]
     pub fn run<F: Future>(&self, future: F) -> Run<F> {
         self.looked();
@@ -441,11 +449,14 @@ impl Context {
         wait::until(self, Clock::system_now().checked_add(limit))
     }
 
-    /// Has `f` run, once, when this context ends: on the thread that ends it,
-    /// or, for a deadline, on the runtime that kept the time, on a thread for
-    /// the purpose, or on that of a cancel that comes after it; for a signal, on a thread for
-    /// the purpose. Once it has ended: here and
-    /// now, before this returns, so hold no lock that `f` takes.
+    /// Has `f` run, once, when this context ends.
+    ///
+    /// | it ends by | `f` runs |
+    /// |---|---|
+    /// | a cancel, or the drop of the last [`Canceller`] | on that thread, before that returns |
+    /// | a deadline | on the runtime that kept the time, on a thread for the purpose, or on that of a cancel that comes after it |
+    /// | a signal | on a thread for the purpose |
+    /// | (it has ended already) | here, before this returns: hold no lock that `f` takes |
     ///
     /// It may block where it is on a thread for the purpose, and holds up no deadline, no pipeline
     /// and no signal. There are 512 such threads at the most: while as many functions block, the
@@ -495,6 +506,18 @@ impl Context {
     }
 }
 
+/// For the other rooms.
+impl Context {
+    /// Whether it plainly has ended when `other` has: that never does, or the same ends both.
+    pub(crate) fn ends_with(&self, other: &Context) -> bool {
+        match (self.branch(), other.branch()) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(this), Some(other)) => std::ptr::eq(this, other),
+        }
+    }
+}
+
 /// For the other files of this room.
 impl Context {
     /// A root that a checker watches, and with it all that is derived from it.
@@ -508,7 +531,7 @@ impl Context {
             let clock = Clock::ambient();
             let at = clock.now().checked_add(after)?;
             let cause = Cause::deadline(made_at);
-            Some(Shared::new(Deadline { at, asked: Some(after), clock, cause }))
+            Some(Arc::new(Deadline { at, asked: Some(after), clock, cause }))
         });
         let kind = if own.is_some() { Kind::Timeout } else { Kind::Cancel };
         Context::background().branch_off(|parent| {

@@ -15,7 +15,7 @@
 
 use super::cause::{Cause, ContextError, Seen};
 use super::fate::{Became, Fate};
-use super::scope::{Deadline, End, Scope, Shared};
+use super::scope::{Deadline, End, Scope};
 use super::values::Entry;
 use super::{Context, trace};
 #[cfg(all(feature = "check", not(loom)))]
@@ -73,7 +73,7 @@ enum Bound<'a> {
     Own {
         cancellers: AtomicU32,
         kind: Kind,
-        own: Shared<Deadline>,
+        own: Arc<Deadline>,
     },
     /// That of a scope above.
     Above {
@@ -191,7 +191,7 @@ impl<'a> Branch<'a> {
     pub(super) fn new(
         made_at: Place,
         kind: Kind,
-        own: Option<Shared<Deadline>>,
+        own: Option<Arc<Deadline>>,
         parent: Option<Ref<'a, Line>>,
     ) -> Self {
         let values = parent.and_then(super::values::top);
@@ -208,7 +208,7 @@ impl<'a> Branch<'a> {
             (None, Some(parent)) => match (parent.bounding(), parent.deadline()) {
                 (Some(scope), _) => Bound::Above { cancellers, kind, scope },
                 // It has ended, light: there is no scope to point at.
-                (None, Some(own)) => Bound::Own { cancellers, kind, own: Shared::clone(own) },
+                (None, Some(own)) => Bound::Own { cancellers, kind, own: Arc::clone(own) },
                 (None, None) => Bound::None { cancellers, kind },
             },
         };
@@ -371,7 +371,7 @@ impl<'a> Branch<'a> {
 
     /// The deadline that ends it.
     #[inline]
-    pub(super) fn deadline(&self) -> Option<&Shared<Deadline>> {
+    pub(super) fn deadline(&self) -> Option<&Arc<Deadline>> {
         match &self.bound {
             Bound::None { .. } => None,
             Bound::Own { own, .. } => Some(own),
@@ -587,7 +587,7 @@ impl<'a> Branch<'a> {
     fn open_first(&self) -> Result<Lent<'_, Scope>, Seen<'_>> {
         if self.fate.get().is_none() {
             let own = match &self.bound {
-                Bound::Own { own, .. } => Some(Shared::clone(own)),
+                Bound::Own { own, .. } => Some(Arc::clone(own)),
                 Bound::None { .. } | Bound::Above { .. } => None,
             };
             // Whoever comes first: the next line takes what is there.

@@ -54,7 +54,7 @@ pub(super) struct Scope {
     /// The clock by which to note the time when this ends, for the children
     /// with deadlines that are not in the list: see [`End::outran`].
     note: Latch<Box<Clock>>,
-    pub(super) deadline: Option<Shared<Deadline>>,
+    pub(super) deadline: Option<Arc<Deadline>>,
     /// Key in the parent's list plus one; zero: not registered. Written under
     /// the parent's lock.
     seat: AtomicUsize,
@@ -86,11 +86,8 @@ pub(super) struct End {
     when: Option<Box<(Instant, Clock)>>,
 }
 
-/// What a context and its scope both have, and nobody changes: no model need look at how it is
-/// counted.
-pub(super) type Shared<T> = std::sync::Arc<T>;
-
-/// A deadline of a context's own (one it shares with its parent is its parent's).
+/// A deadline of a context's own (one it shares with its parent is its parent's), which the context
+/// and its scope both have.
 pub(super) struct Deadline {
     pub(super) at: Instant,
     /// How much time was asked for, where it was not asked for by the clock.
@@ -150,7 +147,7 @@ impl std::panic::UnwindSafe for Scope {}
 impl std::panic::RefUnwindSafe for Scope {}
 
 impl Scope {
-    pub(super) fn new(deadline: Option<Shared<Deadline>>) -> Self {
+    pub(super) fn new(deadline: Option<Arc<Deadline>>) -> Self {
         Scope {
             end: Latch::new(),
             note: Latch::new(),

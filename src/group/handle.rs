@@ -35,6 +35,29 @@ const TASKS: &str = "the end of all tasks of a group";
 /// first failure was. A clone is another handle of the same group. When the
 /// last handle is dropped, the group's context is cancelled; tasks are not
 /// aborted by that, they are told.
+///
+/// ```
+/// use quell::{BoxError, Context, Group};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let group = Group::new(&Context::background());
+/// group
+///     .spawn("log", |ctx| async move {
+///         ctx.done().await; // until another fails
+///         Ok::<(), BoxError>(())
+///     })
+///     .await?;
+/// group.spawn("disk", |_ctx| async { Err("the disk is full") }).await?;
+///
+/// let failed = group.wait().await.unwrap_err();
+/// assert_eq!(format!("{failed:#}"), "context canceled: the disk is full");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A task has no result but an error: what it makes goes through a channel, or is an item of a
+/// [`Pipeline`](crate::Pipeline).
 #[doc(alias("errgroup", "WaitGroup", "JoinSet", "TaskTracker"))]
 #[derive(Clone)]
 pub struct Group {
@@ -93,7 +116,8 @@ impl Group {
         &self.handle.shared.ctx
     }
 
-    /// At most `n` tasks at once, from now on. Those that run already go on.
+    /// At most `n` tasks at once, from now on. Those that run already go on, and whoever has been
+    /// called from the line still comes.
     ///
     /// # Panics
     ///
@@ -178,13 +202,14 @@ impl Group {
     /// Waits until every task has ended, those too that are spawned meanwhile.
     ///
     /// A task that fails counts as ended when it has ended the group, and run the after-functions
-    /// of its context. One of those that blocks on this waits for itself.
+    /// of its context: one of those that blocks on this waits for itself, for ever.
     ///
     /// # Errors
     ///
     /// The first task's error, or its panic as a [`TaskPanicked`], or that the runtime was
     /// shut down under it; what tasks return because the group ended never takes its place. Else, if the group's
-    /// parent ended and a task returned an error for it, the parent's cause.
+    /// parent ended and a task returned an error for it, the parent's cause. It prints as
+    /// `context canceled`: log it with `{:#}`, or log its [`cause`](Cancelled::cause).
     ///
     /// # Cancel safety
     ///
@@ -286,7 +311,8 @@ impl Shared {
 
     /// Invariants 3 and 4.
     fn failed(&self, error: BoxError, place: &'static Location<'static>) {
-        let echo = self.ctx.is_done() && is_an_end(&*error);
+        let cause = self.ctx.cause();
+        let echo = cause.is_some() && is_an_end(&*error, cause.as_ref());
         let failure = Cause::failure(error, place);
         // Two that fail at once must not end the group for one error and report the other.
         let first = {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Results wait for their reader for as long as he likes: when the context ends,
+/// Results wait for their reader for as long as it likes: when the context ends,
 /// requests end by themselves, and what was measured is drained.
 const GRACE: Duration = Duration::MAX;
 

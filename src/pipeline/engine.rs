@@ -361,7 +361,7 @@ impl Engine {
                 (StageEnd::Aborted, Outcome::Cancelled(cause.clone()), cause)
             }
             // It noticed that the pipeline has ended before it was aborted for that.
-            Ending::Returned(Err(error)) if self.ctx.is_done() && is_an_end(&*error) => {
+            Ending::Returned(Err(error)) if self.ctx.is_done() && is_an_end(&*error, None) => {
                 return (StageEnd::Aborted, None);
             }
             Ending::Returned(Err(error)) => {

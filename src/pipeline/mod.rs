@@ -49,6 +49,6 @@ mod throttle;
 
 pub use plan::{OnCancel, Pipeline};
 pub use report::{Outcome, Report, StageEnd, StageReport};
-pub use results::{Next, Results};
+pub use results::{Next, Results, TryNext};
 pub use stages::StageOutput;
 pub use throttle::Rate;

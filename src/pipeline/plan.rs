@@ -26,7 +26,7 @@ const BUFFER: usize = 1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnCancel {
-    /// It is dropped where it awaits next.
+    /// It is dropped where it awaits next, and what it had half done stays so.
     #[default]
     Abort,
     /// The source is stopped; what it has made goes its way and is delivered, for
@@ -45,6 +45,19 @@ pub enum OnCancel {
 /// Described from the source on; [`run`](Pipeline::run) gives the results. Each
 /// stage is a task of its own (a `dispatch` as many as it needs), in parallel
 /// where the runtime is.
+///
+/// ```
+/// use quell::{Context, Pipeline, Rate};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut pages = Pipeline::from_iter(&Context::background(), 1..)
+///     .throttle(Rate::per_second(1000).burst(10))
+///     .dispatch(8, |_ctx, n: u32| async move { format!("page {n}") })
+///     .run();
+/// assert!(pages.next().await.unwrap().starts_with("page "));
+/// # }
+/// ```
 #[must_use = "a pipeline does nothing until its results are polled: `run()`"]
 pub struct Pipeline<T> {
     ctx: Context,
@@ -79,7 +92,7 @@ pub(super) struct Plan<T>(Pipeline<T>);
 impl<T: Send + 'static> Pipeline<T> {
     /// The items of an iterator, finite or endless.
     ///
-    /// It is run in a task: one that blocks, or computes for long, belongs into
+    /// It is run in a task: one that blocks, or computes for long, belongs in
     /// [`from_blocking_iter`](Pipeline::from_blocking_iter).
     #[track_caller]
     pub fn from_iter<I>(ctx: &Context, items: I) -> Pipeline<T>
@@ -149,13 +162,19 @@ impl<T: Send + 'static> Pipeline<T> {
 /// Stages.
 impl<T: Send + 'static> Pipeline<T> {
     /// Lets items through at this rate and no faster: item `k` of a continuous run
-    /// at `k` periods after the first. A pause of the source or of the reader earns
-    /// at most a [`burst`](Rate::burst); what is shorter than a timer's millisecond is none,
-    /// and is made up for.
+    /// at `k` periods after the first. After a pause of the source or of the reader at most a
+    /// [`burst`](Rate::burst) goes at once. (A wait under a timer's millisecond is no pause, and
+    /// is made up for.)
+    ///
+    /// One item fits behind it, so that what comes next keeps to the rate as well. With more
+    /// room, by [`buffer`](Pipeline::buffer), that may take so many at once after a pause.
     #[doc(alias = "rate limit")]
     #[track_caller]
     pub fn throttle(self, rate: Rate) -> Pipeline<T> {
-        self.then("throttle", None, move |tally, input, sender| rate.throttle(tally, input, sender))
+        let throttled = self.then("throttle", None, move |tally, input, sender| {
+            rate.throttle(tally, input, sender)
+        });
+        throttled.buffer(1)
     }
 
     /// Runs a closure on each item, in a task of its own, in order.
@@ -226,6 +245,7 @@ impl<T: Send + 'static> Pipeline<T> {
     /// # Panics
     ///
     /// When `workers` is zero.
+    #[doc(alias = "buffered")]
     #[track_caller]
     pub fn dispatch_ordered<U, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
     where
@@ -242,6 +262,7 @@ impl<T: Send + 'static> Pipeline<T> {
     /// # Panics
     ///
     /// When `workers` is zero.
+    #[doc(alias = "try_buffer_unordered")]
     #[track_caller]
     pub fn try_dispatch<U, E, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
     where
@@ -251,6 +272,24 @@ impl<T: Send + 'static> Pipeline<T> {
         Fut: Future<Output = Result<U, E>> + Send + 'static,
     {
         self.workers("try_dispatch", workers, false, f, |result| result.map_err(Into::into))
+    }
+
+    /// [`try_dispatch`](Pipeline::try_dispatch) with results in the order of their items. The
+    /// error that comes first ends the pipeline, though earlier items may still be at work.
+    ///
+    /// # Panics
+    ///
+    /// When `workers` is zero.
+    #[doc(alias = "try_buffered")]
+    #[track_caller]
+    pub fn try_dispatch_ordered<U, E, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
+    where
+        U: Send + 'static,
+        E: Into<BoxError> + 'static,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<U, E>> + Send + 'static,
+    {
+        self.workers("try_dispatch_ordered", workers, true, f, |result| result.map_err(Into::into))
     }
 
     #[track_caller]
@@ -275,10 +314,15 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// The items of this pipeline and of another, as they come. It stops as this
-    /// one does: the other's context, its values too, and `on_cancel` are not used any more.
+    /// The items of this pipeline and of another, as they come. It ends when the context of
+    /// either does; values and `on_cancel` are this one's.
     #[track_caller]
     pub fn merge(mut self, other: Pipeline<T>) -> Pipeline<T> {
+        if !self.ctx.ends_with(&other.ctx) {
+            let (both, canceller) = self.ctx.linked(&[&other.ctx]);
+            canceller.detach();
+            self.ctx = both;
+        }
         let base = self.stages.len();
         self.stages.extend(other.stages.into_iter().map(|mut stage| {
             stage.inputs.iter_mut().for_each(|index| *index += base);
@@ -328,7 +372,8 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// At most `n` items behind the last stage that the next one, or the reader,
-    /// has not taken up. 64, if nothing is said.
+    /// has not taken up. If nothing is said, 64, and 1 behind a
+    /// [`throttle`](Pipeline::throttle).
     ///
     /// # Panics
     ///

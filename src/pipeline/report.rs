@@ -160,12 +160,21 @@ impl Report {
     /// # Errors
     ///
     /// With the cause, where the context ended, or a stage failed, or one panicked: then the
-    /// cause is a [`TaskPanicked`](crate::group::TaskPanicked).
+    /// cause is a [`TaskPanicked`](crate::group::TaskPanicked). It prints as `context canceled`: log
+    /// it with `{:#}`, or log its [`cause`](Cancelled::cause).
     pub fn into_result(self) -> Result<Report, Cancelled> {
-        match self.outcome {
-            Outcome::Completed | Outcome::ReaderStopped => Ok(self),
+        self.outcome.as_result(&self.cause)?;
+        Ok(self)
+    }
+}
+
+impl Outcome {
+    /// Whether it is one that was meant; if not, for which cause.
+    pub(super) fn as_result(&self, cause: &Cause) -> Result<(), Cancelled> {
+        match self {
+            Outcome::Completed | Outcome::ReaderStopped => Ok(()),
             Outcome::Cancelled(_) | Outcome::Failed { .. } | Outcome::Panicked { .. } => {
-                Err(Cancelled::new(self.cause.clone()))
+                Err(Cancelled::new(cause.clone()))
             }
         }
     }

@@ -10,13 +10,14 @@ use super::engine::Engine;
 use super::plan::Plan;
 use super::report::Report;
 use crate::channel::Receiver;
+use crate::context::Cancelled;
 use crate::rt::{self, probe};
 use crate::sync::Arc;
 use futures_core::Stream;
 use std::fmt;
 use std::panic::Location;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// The results of a pipeline: a [`Stream`], and a plain [`next`](Results::next).
 ///
@@ -28,7 +29,7 @@ use std::task::{Context, Poll};
 pub struct Results<T> {
     state: State<T>,
     read: usize,
-    /// The reader's line, for the cause of the end that he makes.
+    /// The reader's line, for the cause of the end that it makes.
     made_at: &'static Location<'static>,
 }
 
@@ -52,7 +53,8 @@ impl<T: Send + 'static> Results<T> {
         Results { state: State::Planned(plan), read: 0, made_at }
     }
 
-    /// The next result; `None` when there will be no more.
+    /// The next result; `None` when there will be no more, whether all have come or the pipeline
+    /// has ended before: [`try_next`](Results::try_next) tells which, and so does the report.
     ///
     /// After 128 results that were there it lets others go first, once, though there are more. So
     /// one that is polled only once, by `now_or_never` say, may find nothing where something is.
@@ -68,6 +70,93 @@ impl<T: Send + 'static> Results<T> {
     #[allow(clippy::should_implement_trait, reason = "it is awaited, and needs no import")]
     pub fn next(&mut self) -> Next<'_, T> {
         Next { results: self, made_at: Location::caller() }
+    }
+
+    /// The next result; `Ok(None)` when all have come, and an error when the pipeline has ended
+    /// before.
+    ///
+    /// ```
+    /// # use quell::{Context, Pipeline};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// async fn sum(ctx: &Context, words: &'static [&'static str]) -> Result<u32, quell::Cancelled> {
+    ///     let mut numbers = Pipeline::from_iter(ctx, words)
+    ///         .try_dispatch(4, |_ctx, word| async move { word.parse::<u32>() })
+    ///         .run();
+    ///     let mut sum = 0;
+    ///     while let Some(n) = numbers.try_next().await? {
+    ///         sum += n;
+    ///     }
+    ///     Ok(sum)
+    /// }
+    ///
+    /// let ctx = Context::background();
+    /// assert_eq!(sum(&ctx, &["1", "2", "3"]).await.unwrap(), 6);
+    /// let error = sum(&ctx, &["1", "two", "3"]).await.unwrap_err();
+    /// assert_eq!(error.cause().to_string(), "invalid digit found in string");
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, nothing has been taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`Report::into_result`] has them; each time, when it is called again.
+    ///
+    /// # Panics
+    ///
+    /// As [`next`](Results::next) does.
+    #[track_caller]
+    pub fn try_next(&mut self) -> TryNext<'_, T> {
+        TryNext { results: self, made_at: Location::caller() }
+    }
+
+    /// Reads all results, and waits until every task has ended.
+    ///
+    /// ```
+    /// # use quell::{Context, Pipeline};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), quell::Cancelled> {
+    /// let squares: Vec<u64> = Pipeline::from_iter(&Context::background(), 1..=4)
+    ///     .dispatch_ordered(2, |_ctx, n: u64| async move { n * n })
+    ///     .run()
+    ///     .try_collect()
+    ///     .await?;
+    /// assert_eq!(squares, [1, 4, 9, 16]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, what has been read is lost, and the pipeline ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`Report::into_result`] has them: what has been read until then is dropped.
+    ///
+    /// # Panics
+    ///
+    /// As [`next`](Results::next) does.
+    #[track_caller]
+    pub fn try_collect<C: Default + Extend<T>>(
+        mut self,
+    ) -> impl Future<Output = Result<C, Cancelled>> + use<T, C> {
+        let made_at = Location::caller();
+        async move {
+            let mut all = C::default();
+            loop {
+                match (TryNext { results: &mut self, made_at }).await {
+                    Ok(Some(item)) => all.extend([item]),
+                    end => {
+                        let _report = self.finish_at(made_at).await;
+                        return end.map(|_| all);
+                    }
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -143,8 +232,14 @@ impl<T: Send + 'static> Results<T> {
     /// The pipeline is ended by the call. Dropped before it is ready, only the
     /// report is lost.
     #[track_caller]
-    pub fn finish(mut self) -> impl Future<Output = Report> + Send + use<T> {
-        let place = Location::caller();
+    pub fn finish(self) -> impl Future<Output = Report> + Send + use<T> {
+        self.finish_at(Location::caller())
+    }
+
+    fn finish_at(
+        mut self,
+        place: &'static Location<'static>,
+    ) -> impl Future<Output = Report> + Send + use<T> {
         let engine = self.end(place);
         let read = self.read;
         async move {
@@ -163,6 +258,17 @@ impl<T: Send + 'static> Results<T> {
 }
 
 impl<T> Results<T> {
+    /// Whether all have come, when no more do.
+    fn end_of_all(&self) -> Result<(), Cancelled> {
+        match &self.state {
+            State::Over { engine } => {
+                let (outcome, cause) = engine.outcome();
+                outcome.as_result(&cause)
+            }
+            State::Planned(_) | State::Running { .. } => unreachable!("more may come"),
+        }
+    }
+
     /// Nothing more comes, whatever the user's code does that goes with what was before:
     /// that is for the caller to drop.
     fn close(&mut self) -> (Arc<Engine>, State<T>) {
@@ -186,7 +292,8 @@ impl<T> Results<T> {
 impl<T> Drop for Results<T> {
     fn drop(&mut self) {
         if !matches!(self.state, State::Planned(_)) {
-            self.end(self.made_at);
+            // Whoever ended it may do that later: a function of the users' may come before.
+            self.end(self.made_at).discard();
         }
     }
 }
@@ -227,5 +334,25 @@ impl<T: Send + 'static> Future for Next<'_, T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let made_at = self.made_at;
         self.results.poll_at(cx, made_at)
+    }
+}
+
+/// The future of [`Results::try_next`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct TryNext<'a, T> {
+    results: &'a mut Results<T>,
+    made_at: &'static Location<'static>,
+}
+
+impl<T: Send + 'static> Future for TryNext<'_, T> {
+    type Output = Result<Option<T>, Cancelled>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let made_at = self.made_at;
+        Poll::Ready(match ready!(self.results.poll_at(cx, made_at)) {
+            Some(item) => Ok(Some(item)),
+            None => self.results.end_of_all().map(|()| None),
+        })
     }
 }

@@ -5,6 +5,7 @@ use super::report::StageEnd;
 use crate::channel::{Receiver, SendError, Sender, discard};
 use crate::context::{BoxError, Context, comes_from};
 use crate::rt::{self, Turn};
+use std::error::Error;
 use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::task::Poll;
@@ -213,11 +214,16 @@ where
     let output = sender.gauge();
     match f(ctx, input, sender).await.into_result() {
         Ok(()) => Ok(StageEnd::Completed),
-        // That the next stage takes no more is no failure of this one.
-        Err(error) if output.is_closed() && comes_from(&*error, |e| e.is::<SendError<U>>()) => {
-            Ok(StageEnd::ReaderGone)
+        Err(error) => {
+            let is_sends = |this: &(dyn Error + 'static)| {
+                this.is::<SendError<U>>() || this.to_string() == SendError::<U>::TEXT
+            };
+            // That the next stage takes no more is no failure of this one.
+            if output.is_closed() && comes_from(&*error, is_sends) {
+                return Ok(StageEnd::ReaderGone);
+            }
+            Err(error)
         }
-        Err(error) => Err(error),
     }
 }
 

@@ -28,10 +28,9 @@ use std::time::{Duration, Instant};
 
 /// Waits this long. `Duration::MAX`, or any that goes beyond the clock, is for ever.
 ///
-/// When it is over is reckoned here, by the clock that is ambient; it goes by that of the runtime
-/// in which it is first polled, and outlives that: where
-/// the runtime has shut down, or has no timers, tokio says so in a panic that is caught here,
-/// and a timer of quell's keeps the time.
+/// When it is over is fixed here, by [`now`](super::now). The runtime that first polls it keeps the
+/// time. Where that shuts down, or has no timers, tokio says so in a panic that is caught here,
+/// and quell's own timer goes on.
 ///
 /// # Cancel safety
 ///

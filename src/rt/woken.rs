@@ -1,8 +1,8 @@
 //! Whom a turn has woken, and when they come.
 //!
 //! What a task wakes last, tokio keeps for the thread of that task, however long it goes on.
-//! So whoever has woken somebody, and goes on to what may take its time, leaves him to other
-//! threads first: by a nudge, a task of nothing that takes his place.
+//! So a task that has woken another, and goes on to what may take its time, leaves that to other
+//! threads first: by a nudge, a task of nothing that takes its place in tokio's LIFO slot.
 //!
 //! That takes as long as several quick items do, and has a thread come that is in the way of
 //! this one. So a task that has long been brisk keeps whom it wakes until its turn is over,
@@ -42,8 +42,8 @@ const TURNS: u32 = 2;
 const UNKEPT: u32 = 20_000;
 
 std::thread_local! {
-    /// Whether somebody has been woken in this turn, or where there is none, who is this thread's
-    /// until that is over.
+    /// Whether a task has been woken that lies in this thread's LIFO slot, where no other thread
+    /// finds it until this one gets on.
     static WOKE: Cell<bool> = const { Cell::new(false) };
     /// Whether that matters: it may be that there are other threads.
     static MATTERS: Cell<bool> = const { Cell::new(true) };
@@ -257,7 +257,7 @@ impl Shared {
     }
 
     /// Wakes all who are kept; whether there were any. The first of them comes next on this
-    /// thread: he waits for what this turn has made first.
+    /// thread: it waits for what this turn has made first.
     fn send(&self) -> bool {
         let mut sent = false;
         loop {

@@ -67,7 +67,7 @@ pub(crate) trait Onlooker: Send + Sync + fmt::Debug {
     /// A body says whether it has come to what must be reached in some schedule.
     fn sometimes(&self, name: &'static str, reached: bool);
 
-    /// Somebody has panicked, or what he held did when it was dropped, and it was not the
+    /// A task has panicked, or what it held did when it was dropped, and it was not the
     /// program that has caught it.
     fn panicked(&self, payload: &(dyn Any + Send));
 
