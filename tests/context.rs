@@ -2563,6 +2563,11 @@ fn display_shows_deadlines_and_what_is_left_of_them() {
     assert!(!forever.to_string().contains("left"), "{forever}");
     let (reserve, _d) = timed.with_reserve(Duration::from_secs(1));
     assert!(reserve.to_string().contains(" → reserve(1s, 35"), "{reserve}");
+    // What is asked of a parent that has ended is not what that was asked.
+    let (ended, canceller) = Context::background().with_timeout(HOUR);
+    canceller.cancel();
+    let (later, _e) = ended.with_timeout(2 * HOUR);
+    assert_eq!(later.to_string().matches("3600s").count(), 1, "{later}");
 }
 
 #[test]

@@ -16,11 +16,11 @@
     reason = "a test stands outside: its clocks, locks and tasks are std's and tokio's own"
 )]
 
-use quell::{Cancelled, Context, ContextError};
+use quell::{Cancelled, Canceller, Context, ContextError, Done};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -234,6 +234,83 @@ fn a_loop_that_checks_stops_at_its_deadline_on_a_plain_thread() {
 }
 
 // ------------------------------------------------------------------- on tokio
+
+/// An error that does this when it is dropped.
+struct Goes(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Goes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Goes")
+    }
+}
+
+impl std::fmt::Display for Goes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it goes")
+    }
+}
+
+impl std::error::Error for Goes {}
+
+impl Drop for Goes {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Has a context end at `at` for such an error, or before, and whoever is woken then let go of all
+/// that is left of it.
+fn whoever_is_woken_lets_go_of(
+    parent: &Context,
+    at: Instant,
+    goes: impl Fn() + Send + Sync + 'static,
+) {
+    struct LetsGo(Mutex<Option<(Context, Canceller, Done)>>);
+    impl Wake for LetsGo {
+        fn wake(self: Arc<Self>) {
+            let held = self.0.lock().unwrap().take();
+            drop(held);
+        }
+    }
+    let (ctx, canceller) = parent.with_deadline_cause(at, Goes(Box::new(goes)));
+    let (mut done, lets_go) = (ctx.done(), Arc::new(LetsGo(Mutex::new(None))));
+    let waker = Waker::from(Arc::clone(&lets_go));
+    assert!(Pin::new(&mut done).poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    *lets_go.0.lock().unwrap() = Some((ctx, canceller, done));
+}
+
+#[test]
+fn an_error_that_explodes_with_the_last_of_a_context_keeps_no_function_from_running() {
+    for by_deadline in [false, true] {
+        let at = Instant::now() + if by_deadline { ms(100) } else { HOUR };
+        let (ctx, canceller) = Context::background().with_deadline(at);
+        let (tell, told) = mpsc::channel();
+        ctx.after_func(move || tell.send(()).unwrap());
+        whoever_is_woken_lets_go_of(&ctx, at, || panic!("a bomb in an error"));
+        if !by_deadline {
+            canceller.cancel();
+        }
+        told.recv_timeout(AGES).unwrap();
+    }
+}
+
+#[test]
+fn an_error_that_takes_its_time_to_go_holds_up_no_deadline() {
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let (tell, told) = mpsc::channel();
+    let at = Instant::now() + ms(100);
+    whoever_is_woken_lets_go_of(&Context::background(), at, move || {
+        tell.send(thread::current().name().map(String::from)).unwrap();
+        let _ = gate.lock().unwrap().recv();
+    });
+    assert_eq!(told.recv_timeout(AGES).unwrap().as_deref(), Some("quell-runner"));
+    let (ctx, _c) = Context::background().with_timeout(ms(20));
+    let (tell, told) = mpsc::channel();
+    ctx.after_func(move || tell.send(()).unwrap());
+    told.recv_timeout(AGES).unwrap();
+    drop(open);
+}
 
 #[cfg(feature = "tokio")]
 mod paused {
@@ -968,6 +1045,28 @@ mod paused {
         other.await.unwrap();
         let seen = seen.lock().unwrap();
         assert!(seen[999] - seen[0] > 10, "the other had {} turns", seen[999] - seen[0]);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_at_the_end_of_the_clock_is_waited_for_and_stops_no_other() {
+        let mut latest = Instant::now();
+        let mut step = Duration::from_secs(1 << 62);
+        while !step.is_zero() {
+            latest = latest.checked_add(step).unwrap_or(latest);
+            step /= 2;
+        }
+        let (ctx, canceller) = Context::background().with_deadline(latest);
+        let wakes = Wakes::new();
+        let mut done = ctx.done();
+        assert!(poll(&mut done, &wakes).is_pending());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 1, "who keeps the time");
+        let sleeps = quell::rt::sleep_until(latest);
+        assert!(quell::rt::timeout(ms(20), sleeps).await.is_err());
+        canceller.cancel();
+        assert_eq!(done.await, ContextError::Cancelled);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 #![cfg(all(unix, not(loom)))]
 
 use quell::{Context, signal};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -14,6 +15,13 @@ const ROLE: &str = "QUELL_SIGNAL_TEST_ROLE";
 
 /// What the child does: prints a line whenever it has come to the next step.
 fn play(role: &str) {
+    if role == "no file is to be had at first" {
+        let files: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        let failed = std::panic::catch_unwind(|| drop(signal::interrupt(&Context::background())));
+        assert!(failed.is_err(), "there was one");
+        drop(files);
+        return play("waits");
+    }
     let (ctx, canceller) = signal::interrupt(&Context::background());
     println!("ready");
     match role {
@@ -58,6 +66,23 @@ fn play(role: &str) {
             println!("waiting");
             println!("{}", told.recv().unwrap().expect("the second signal came"));
         }
+        "what it holds explodes" => {
+            struct Bomb;
+            impl Drop for Bomb {
+                fn drop(&mut self) {
+                    panic!("a bomb");
+                }
+            }
+            let (other, canceller) = ctx.with_value(Bomb).with_cancel();
+            canceller.detach();
+            // The last handle is the function's.
+            other.after_func(|| ());
+            drop(other);
+            ctx.wait();
+            let (again, _canceller) = signal::interrupt(&Context::background());
+            println!("once more");
+            println!("{:?}", again.wait_timeout(Duration::from_secs(10)));
+        }
         "no thread is to be had" => {
             canceller.cancel();
             // Until there is no room for the stack of another.
@@ -89,6 +114,14 @@ impl Played {
         let mut limited = Command::new("sh");
         limited.args(["-c", "ulimit -v 4194304; exec \"$0\" \"$@\""]);
         limited.arg(std::env::current_exe().unwrap()).env("RUST_MIN_STACK", (1 << 30).to_string());
+        Played::started(role, &mut limited)
+    }
+
+    /// With few files, of which to listen to signals takes some.
+    fn start_with_few_files(role: &str) -> Self {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]);
+        limited.arg(std::env::current_exe().unwrap());
         Played::started(role, &mut limited)
     }
 
@@ -201,4 +234,22 @@ fn an_interrupt_that_fails_half_way_leaves_signals_to_the_default() {
     child.until("failed");
     child.send("-TERM");
     assert_eq!(child.end().signal(), Some(15));
+}
+
+#[test]
+fn an_interrupt_that_failed_may_be_tried_again_and_its_first_signal_is_the_first() {
+    let mut child = Played::start_with_few_files("no file is to be had at first");
+    child.send("-INT");
+    child.until("interrupted by SIGINT, 130");
+    assert!(child.end().success());
+}
+
+#[test]
+fn whatever_explodes_at_one_signal_the_next_is_heard() {
+    let mut child = Played::start("what it holds explodes");
+    child.send("-INT");
+    child.until("once more");
+    child.send("-INT");
+    child.until("Some(Cancelled)");
+    assert!(child.end().success());
 }

@@ -211,3 +211,19 @@ fn a_cause_that_panics_when_its_event_was_its_last_keeps_no_function_from_runnin
     let lines = lines(|| canceller.cancel());
     assert_eq!(told.try_recv(), Ok(()), "{lines:?}");
 }
+
+#[cfg(feature = "tokio-util")]
+#[test]
+fn a_token_that_ends_after_a_context_of_it_has_gone_is_reported_by_nobody() {
+    let lines = lines(|| {
+        let token = tokio_util::sync::CancellationToken::new();
+        let (ctx, canceller) = Context::background().with_token(&token);
+        canceller.detach();
+        let stopped = ctx.after_func(|| ());
+        assert!(stopped.stop());
+        drop(ctx);
+        token.cancel();
+        drop(stopped);
+    });
+    assert!(lines.is_empty(), "{lines:?}");
+}

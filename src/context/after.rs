@@ -83,7 +83,7 @@ impl AfterFunc {
         branch.watch();
         match scope.add_func(Func { job, context: Some(context.clone()) }) {
             Ok(key) => function.place = Some((scope.to_arc(), key)),
-            Err(ended) => ended.run(),
+            Err(ended) => drop(ended.run()),
         }
         function
     }
@@ -187,15 +187,23 @@ impl Func {
         self.job.whose == Whose::Ours
     }
 
-    pub(super) fn run(self) {
+    /// Gives back the context that it has kept alive: with its last handle go the user's values.
+    pub(super) fn run(mut self) -> Option<Context> {
         self.job.run();
+        self.leave()
+    }
+
+    fn leave(&mut self) -> Option<Context> {
+        let context = self.context.take();
+        if let Some(branch) = context.as_ref().and_then(Context::branch) {
+            branch.unwatch();
+        }
+        context
     }
 }
 
 impl Drop for Func {
     fn drop(&mut self) {
-        if let Some(branch) = self.context.as_ref().and_then(Context::branch) {
-            branch.unwatch();
-        }
+        self.leave();
     }
 }

@@ -8,6 +8,8 @@
 //!    gave an error, a counted one to that. Inheriting it allocates nothing.
 //! 3. Where a given error is a `Cause` it is one of the other end: there is no chain.
 
+#[cfg(not(loom))]
+use crate::rt;
 use crate::rt::undisturbed;
 use crate::sync::{Arc, Lent};
 use std::error::Error;
@@ -87,8 +89,31 @@ type Origin = Option<&'static Location<'static>>;
 #[repr(align(8))]
 pub(super) struct Given {
     end: ContextError,
-    error: BoxError,
+    error: TheUsers,
     origin: Origin,
+}
+
+/// An error that somebody gave. Its drop is the user's code, for which no thread of quell's own
+/// waits.
+struct TheUsers(Option<BoxError>);
+
+impl Deref for TheUsers {
+    type Target = dyn Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_deref().expect("it is there until it is dropped")
+    }
+}
+
+#[cfg(not(loom))]
+impl Drop for TheUsers {
+    fn drop(&mut self) {
+        if rt::is_quells_own() {
+            let error = self.0.take();
+            let job = Box::new(move || drop(error));
+            rt::leave_to_crew(rt::Clock::system(), rt::Work::new(None, Some(job)));
+        }
+    }
 }
 
 impl<G: Deref<Target = Given>> Reason<G> {
@@ -189,7 +214,7 @@ impl Cause {
                 }
             },
         };
-        Cause(Reason::Given(Arc::new(Given { end, error, origin })))
+        Cause(Reason::Given(Arc::new(Given { end, error: TheUsers(Some(error)), origin })))
     }
 
     /// The cause that this one was made of, if that was for the other end.
@@ -259,7 +284,7 @@ impl fmt::Display for Cause {
                 "context canceled: the last Canceller of the context made at {made_at} was \
                  dropped (bind it to a name to keep the context alive, or detach() it)",
             ),
-            Reason::Given(given) => given.error.fmt(f),
+            Reason::Given(given) => fmt::Display::fmt(&*given.error, f),
         }
     }
 }

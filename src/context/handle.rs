@@ -174,9 +174,8 @@ impl Context {
         let deadlines = || all().filter_map(Branch::deadline);
         let earliest = deadlines().next().and_then(|first| {
             let by_that_clock = deadlines().filter(|deadline| deadline.clock.same(&first.clock));
-            by_that_clock.min_by_key(|deadline| deadline.at)
+            by_that_clock.min_by_key(|deadline| deadline.at).cloned()
         });
-        let earliest = earliest.map(Arc::clone);
         let ended = all().find_map(Branch::look).map(Seen::to_cause);
         self.branch_off(|parent| {
             let mut branch = Branch::new(made_at, Kind::Linked, earliest, parent);

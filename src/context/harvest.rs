@@ -4,14 +4,16 @@
 //!
 //! 1. A harvest is run, or its pieces dropped, without any lock of quell's held.
 //! 2. Wakers come first, then quell's own functions, then what is the users': nobody waits to
-//!    be woken, and no pipeline to be stopped, for somebody else's code. Subscribers, and how a
-//!    cause displays itself and is dropped, are the users' as well. A token comes after quell's
-//!    own, for what it wakes may be a context with functions of its own. Where users' code may
-//!    not run, it is left to another thread.
-//! 3. A panic in one of them is caught and keeps no other from being told.
+//!    be woken, and no pipeline to be stopped, for somebody else's code. Subscribers, how a
+//!    cause displays itself and is dropped, and what goes with the last handle of a context, are
+//!    the users' as well. A token comes after quell's own, for what it wakes may be a context with
+//!    functions of its own. Where users' code may not run, it is left to another thread.
+//! 3. A panic in one of them is caught and keeps no other from being told. An alarm that is not
+//!    needed any more counts as one: the last of a cause may go with it.
 //! 4. Ends inside many others are told of before the outermost has been (`nested`); those
 //!    who wait, and quell's own functions, are held up the last.
 
+use super::Context;
 use super::after::Func;
 use super::cause::Cause;
 use super::members::{Member, Members};
@@ -25,12 +27,12 @@ pub(super) struct Harvest {
     first: Members,
     wakers: Vec<Waker>,
     calls: Calls,
-    /// Not needed any more; disarmed when the harvest goes.
-    pub(super) alarms: Vec<crate::rt::Alarm>,
     /// Ended by this sweep, each for a reason of its own.
     ended: Vec<Cause>,
     /// An end that came too late: the error in it is the user's to drop.
     pub(super) late: Option<End>,
+    /// Contexts that functions of quell's own have kept alive.
+    kept: Vec<Context>,
 }
 
 /// What may take its time.
@@ -40,14 +42,18 @@ struct Calls {
     /// Whatever else is to end with the contexts.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     tokens: Vec<super::token::Root>,
+    /// Not needed any more.
+    alarms: Vec<rt::Alarm>,
     users: Vec<Func>,
 }
 
 /// What is the users'.
+#[derive(Default)]
 struct Users {
     ended: Vec<Cause>,
     funcs: Vec<Func>,
     late: Option<End>,
+    kept: Vec<Context>,
 }
 
 impl Harvest {
@@ -70,6 +76,10 @@ impl Harvest {
         }
     }
 
+    pub(super) fn disarm(&mut self, alarm: rt::Alarm) {
+        self.calls.alarms.push(alarm);
+    }
+
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn add_token(&mut self, token: super::token::Root) {
         self.calls.tokens.push(token);
@@ -78,12 +88,12 @@ impl Harvest {
     /// What another sweep has found, told with this one's.
     #[cfg(all(unix, not(loom)))]
     pub(super) fn join(&mut self, other: Harvest) {
-        let Harvest { first, wakers, calls, alarms, ended, late } = other;
+        let Harvest { first, wakers, calls, ended, late, kept } = other;
         first.into_all().for_each(|member| self.add(member));
         self.wakers.extend(wakers);
         self.calls.append(calls);
-        self.alarms.extend(alarms);
         self.ended.extend(ended);
+        self.kept.extend(kept);
         drop(late);
     }
 
@@ -104,25 +114,18 @@ impl Harvest {
 
     /// The same, however many ends this one is inside of.
     pub(super) fn tell(&mut self) {
-        let (mut calls, users) = self.wake();
-        calls.make_ours_and_tokens();
-        #[cfg(not(loom))]
-        if rt::is_quells_own() {
-            if let Some(users) = users.for_another_thread() {
-                rt::leave_to_crew(rt::Clock::ambient(), Work::new(None, Some(users)));
-            }
-            return;
-        }
-        users.run();
+        let (calls, mut users) = self.wake();
+        users.kept.extend(calls.make());
+        users.tell();
     }
 
     /// Tells those who are never kept waiting for somebody else's code, and gives back the rest.
     #[cfg(not(loom))]
     pub(super) fn tell_those_who_wait(&mut self) -> Harvest {
-        let (mut calls, Users { ended, funcs, late }) = self.wake();
-        calls.make_ours();
+        let (mut calls, Users { ended, funcs, late, mut kept }) = self.wake();
+        kept.extend(calls.make_ours());
         calls.users = funcs;
-        Harvest { calls, ended, late, ..Harvest::default() }
+        Harvest { calls, ended, late, kept, ..Harvest::default() }
     }
 
     /// Whether nobody is to be told.
@@ -132,10 +135,17 @@ impl Harvest {
 
     /// Wakes everybody, and leaves what may take its time to another thread.
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<Work> {
-        let (mut calls, users) = self.wake();
+        let (calls, users) = self.wake();
         let users = users.for_another_thread();
-        let ours =
-            (!calls.is_empty()).then(|| Box::new(move || calls.make_ours_and_tokens()) as Job);
+        let ours = if calls.is_empty() {
+            let _nobodys = calls.make();
+            None
+        } else {
+            Some(Box::new(move || {
+                let kept = calls.make();
+                Users { kept, ..Users::default() }.tell();
+            }) as Job)
+        };
         (ours.is_some() || users.is_some()).then(|| Work::new(ours, users))
     }
 
@@ -151,12 +161,29 @@ impl Harvest {
         self.calls.append(later);
         rt::wake_next(PipelineId::NONE, self.wakers.drain(..));
         let mut calls = std::mem::take(&mut self.calls);
-        let (ended, funcs) = (std::mem::take(&mut self.ended), std::mem::take(&mut calls.users));
-        (calls, Users { ended, funcs, late: self.late.take() })
+        let users = Users {
+            ended: std::mem::take(&mut self.ended),
+            funcs: std::mem::take(&mut calls.users),
+            late: self.late.take(),
+            kept: std::mem::take(&mut self.kept),
+        };
+        (calls, users)
     }
 }
 
 impl Users {
+    /// On this thread, unless that is one of quell's own.
+    fn tell(self) {
+        #[cfg(not(loom))]
+        if rt::is_quells_own() {
+            if let Some(users) = self.for_another_thread() {
+                rt::leave_to_crew(rt::Clock::ambient(), Work::new(None, Some(users)));
+            }
+            return;
+        }
+        self.run();
+    }
+
     fn run(self) {
         // Whoever has been woken on this thread is not to wait for them.
         if !self.is_empty() {
@@ -166,9 +193,12 @@ impl Users {
             undisturbed(move || super::trace::ended(cause.seen()));
         }
         for func in self.funcs {
-            undisturbed(|| func.run());
+            undisturbed(|| drop(func.run()));
         }
         undisturbed(|| drop(self.late));
+        for context in self.kept {
+            undisturbed(|| drop(context));
+        }
     }
 
     fn for_another_thread(self) -> Option<Job> {
@@ -176,7 +206,8 @@ impl Users {
     }
 
     fn is_empty(&self) -> bool {
-        self.ended.is_empty() && self.funcs.is_empty() && self.late.is_none()
+        let Users { ended, funcs, late, kept } = self;
+        ended.is_empty() && funcs.is_empty() && late.is_none() && kept.is_empty()
     }
 }
 
@@ -193,21 +224,27 @@ impl Calls {
         self.ours.extend(later.ours);
         #[cfg(all(feature = "tokio-util", not(loom)))]
         self.tokens.extend(later.tokens);
+        self.alarms.extend(later.alarms);
         self.users.extend(later.users);
     }
 
-    fn make_ours(&mut self) {
-        for func in self.ours.drain(..) {
-            undisturbed(|| func.run());
-        }
+    /// Gives back the contexts that they have kept alive, for later.
+    fn make_ours(&mut self) -> Vec<Context> {
+        let made = self.ours.drain(..).map(|func| undisturbed(|| func.run()).flatten());
+        made.flatten().collect()
     }
 
-    fn make_ours_and_tokens(&mut self) {
-        self.make_ours();
+    /// Makes all but the users'.
+    fn make(mut self) -> Vec<Context> {
+        let kept = self.make_ours();
         #[cfg(all(feature = "tokio-util", not(loom)))]
         for token in self.tokens.drain(..) {
             undisturbed(|| token.cancel());
             rt::comes_next();
         }
+        for alarm in self.alarms {
+            undisturbed(move || drop(alarm));
+        }
+        kept
     }
 }

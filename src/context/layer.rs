@@ -394,11 +394,12 @@ impl<'a> Branch<'a> {
         Some(if exceeded { Duration::ZERO } else { by_clock })
     }
 
-    /// How much time was asked for, of a branch with a deadline of its own.
+    /// How much time was asked for, of a branch with a deadline of its own, which is not that of a
+    /// parent that had ended.
     pub(super) fn asked(&self) -> Option<Duration> {
         match &self.bound {
-            Bound::Own { own, .. } => own.asked,
-            Bound::None { .. } | Bound::Above { .. } => None,
+            Bound::Own { own, .. } if own.cause.origin() == Some(self.made_at) => own.asked,
+            _ => None,
         }
     }
 
@@ -689,7 +690,7 @@ impl Drop for Branch<'_> {
         }
         if let Ok(Some(scope)) = self.fate.scope() {
             #[cfg(all(feature = "tokio-util", not(loom)))]
-            scope.drop_token();
+            scope.drop_tokens();
             if let Some(up) = self.up {
                 up.dismiss(scope.get());
             }

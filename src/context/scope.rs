@@ -452,7 +452,9 @@ impl Scope {
             return;
         }
         self.swept.store(1, Ordering::Relaxed);
-        harvest.alarms.extend(state.alarm.take().map(|alarm| *alarm));
+        if let Some(alarm) = state.alarm.take() {
+            harvest.disarm(*alarm);
+        }
         #[cfg(all(feature = "tokio-util", not(loom)))]
         if let Some(token) = state.token.take() {
             harvest.add_token(token);
@@ -511,12 +513,15 @@ impl Scope {
         }
     }
 
-    /// Its context is being dropped: nobody waits, and so no alarm is armed, but for the token.
-    /// Whoever still holds this, as a function that was stopped does, is to hold nothing but this.
+    /// Its context is being dropped: nobody waits, and so no alarm is armed, but for the token;
+    /// and who is in the list are bridges from tokens, which keep no context alive. Whoever still
+    /// holds this, as a function that was stopped does, is to hold nothing but this.
     #[cfg(all(feature = "tokio-util", not(loom)))]
-    pub(super) fn drop_token(&self) {
+    pub(super) fn drop_tokens(&self) {
         if !self.is_swept() {
-            let gone = self.state.lock().token.take();
+            let mut state = self.state.lock();
+            let gone = (state.token.take(), std::mem::take(&mut state.members));
+            drop(state);
             drop(gone);
         }
     }

@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, iterator::Signals};
 use slab::Slab;
 use std::fmt;
+use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -120,6 +121,25 @@ impl Drop for Place {
     }
 }
 
+const REFUSED: &str = "quell could not have signals watched";
+
+/// What the handlers go by. They are there once and for all, whether or not anybody can listen:
+/// with twice as many, the first signal would be taken for the second.
+fn handlers() -> Arc<AtomicBool> {
+    static BY_DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    let by_default = BY_DEFAULT.get_or_init(|| {
+        let by_default = Arc::new(AtomicBool::new(true));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the flag down and raises it, the
+            // second finds it up.
+            flag::register_conditional_default(signal, Arc::clone(&by_default)).expect(REFUSED);
+            flag::register(signal, Arc::clone(&by_default)).expect(REFUSED);
+        }
+        by_default
+    });
+    Arc::clone(by_default)
+}
+
 /// The one watch of the process.
 struct Watch {
     by_default: Arc<AtomicBool>,
@@ -130,25 +150,22 @@ impl Watch {
     fn get() -> &'static Watch {
         static WATCH: OnceLock<Watch> = OnceLock::new();
         WATCH.get_or_init(|| {
-            let by_default = Arc::new(AtomicBool::new(true));
-            let refused = "quell could not have signals watched";
-            for signal in [SIGINT, SIGTERM] {
-                // In this order: the first signal finds the flag down and raises it, the
-                // second finds it up.
-                flag::register_conditional_default(signal, Arc::clone(&by_default)).expect(refused);
-                flag::register(signal, Arc::clone(&by_default)).expect(refused);
-            }
-            let mut signals = Signals::new([SIGINT, SIGTERM]).expect(refused);
-            std::thread::Builder::new()
-                .name("quell-signals".into())
-                .spawn(move || {
-                    for signal in signals.forever() {
-                        Watch::get().tell(Interrupted { signal });
-                    }
-                })
-                .expect(refused);
+            let by_default = handlers();
+            Watch::listen().unwrap_or_else(|error| panic!("{REFUSED}: {error}"));
             Watch { by_default, waiting: Mutex::new(Slab::new()) }
         })
+    }
+
+    /// Starts the thread that hears of signals.
+    fn listen() -> io::Result<()> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        std::thread::Builder::new().name("quell-signals".into()).spawn(move || {
+            rt::becomes_quells_own();
+            for signal in signals.forever() {
+                undisturbed(|| Watch::get().tell(Interrupted { signal }));
+            }
+        })?;
+        Ok(())
     }
 
     /// Ends everything that is waiting, and then tells of it: no function at the end of one

@@ -75,6 +75,8 @@ pub(crate) use by_thread::{
     Hand, PipelineId, Woken, comes_next, gets_on, has_woken, may_keep, step, wake_next, was_brisk,
     wraps_up,
 };
+#[cfg(all(unix, not(loom)))]
+pub(crate) use runner::becomes_quells_own;
 #[cfg(not(loom))]
 pub(crate) use runner::{is_quells_own, run as leave_to_crew};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};

@@ -327,7 +327,7 @@ impl Future for Task {
                     }
                     continue;
                 }
-                Next::Sleep(at) => at,
+                Next::Sleep(at) => within_reach(at, now),
                 Next::End => {
                     *this.left = true;
                     return Poll::Ready(());
@@ -356,6 +356,12 @@ impl Future for Task {
             }
         }
     }
+}
+
+/// When to look again at the latest: tokio cannot reckon with the end of the clock.
+fn within_reach(at: Instant, now: Instant) -> Instant {
+    const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    if at.checked_add(A_YEAR).is_some() { at } else { now + A_YEAR }
 }
 
 /// Rings, and runs what is the user's. Wakers and functions are guarded one by one; this is for

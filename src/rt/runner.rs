@@ -16,8 +16,9 @@
 //!    queue.
 //! 2. No lock is held while work is done.
 //! 3. Work begins with the crew for quell's own, if there is any of that in it, and goes on with
-//!    the crew for users'. On a thread of the first ([`is_quells_own`]) functions of the users'
-//!    are left to the second, also those of contexts that quell's own work ends.
+//!    the crew for users'. On a thread of the first, or one of those for whom it works
+//!    ([`is_quells_own`]), functions of the users' are left to the second, also those of contexts
+//!    that quell's own work ends, or a waker; and so is the drop of an error.
 
 use super::task::undisturbed;
 use super::{Clock, Work};
@@ -63,6 +64,11 @@ pub(crate) fn is_quells_own() -> bool {
     IS_OWN.with(Cell::get)
 }
 
+/// This thread is, from now on.
+pub(crate) fn becomes_quells_own() {
+    IS_OWN.with(|is_own| is_own.set(true));
+}
+
 impl Crew {
     /// Queues it; true if a further thread must be hired for it, which is counted already.
     fn add(&mut self, job: (Clock, Work)) -> bool {
@@ -99,7 +105,9 @@ impl Runner {
     }
 
     fn work(&'static self) {
-        IS_OWN.with(|is_own| is_own.set(std::ptr::eq(self, &OWN)));
+        if std::ptr::eq(self, &OWN) {
+            becomes_quells_own();
+        }
         let mut crew = self.crew.lock();
         loop {
             if let Some(job) = crew.jobs.pop_front() {

@@ -161,6 +161,7 @@ fn try_arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> io::Result<
 
 impl Timer {
     fn run(&self) {
+        runner::becomes_quells_own();
         let mut queue = self.queue.lock();
         loop {
             let Some((&(at, id), _)) = queue.due.first_key_value() else {
