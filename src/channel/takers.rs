@@ -458,8 +458,8 @@ impl<T: Send + 'static> Taker<T> {
 }
 
 impl Seat {
-    /// Whether it goes alone with the item that it has just taken. True: it would, if that
-    /// were watched, which is to be arranged.
+    /// Whether it goes alone with the item that it has just taken. True: the caller has to have the
+    /// timer thread watch, and from the next item on it may.
     fn goes_alone<T>(&mut self, front: &mut Front<T>, glance: &mut Glance) -> bool {
         if self.stint.is_long() {
             self.stint.end(glance, &mut front.pace, self.alone);

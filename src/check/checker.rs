@@ -28,6 +28,18 @@ const SCHEDULES: u64 = 100_000;
 
 /// Runs a body again and again, each time under another schedule, with an injection
 /// at another point.
+///
+/// ```
+/// use quell::check::Checker;
+/// use quell::{Context, rt};
+/// use std::time::Duration;
+///
+/// async fn my_code(ctx: Context) {
+///     let _ = ctx.run(rt::sleep(Duration::from_secs(5))).await;
+/// }
+///
+/// Checker::new().run(my_code).assert_clean();
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a checker checks nothing until it is run"]
 pub struct Checker {

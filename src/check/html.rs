@@ -126,6 +126,9 @@ fn one(page: &mut String, nth: usize, violation: &Violation) {
     if violation.count() > 1 {
         row("Seen", format!("in {} schedules", super::report::grouped(violation.count())));
     }
+    if let Some(help) = violation.kind().help() {
+        row("Help", escaped(help));
+    }
     if !violation.replay().is_empty() {
         row("Replay", code(&format!("Checker::replay(\"{}\")", violation.replay())));
     }

@@ -239,6 +239,9 @@ impl Story {
         if violation.count > 1 {
             fact("seen", format!("in {} schedules", super::report::grouped(violation.count)))?;
         }
+        if let Some(help) = violation.kind.help() {
+            fact("help", help.to_string())?;
+        }
         if !violation.replay.is_empty() {
             fact("replay", violation.replay.clone())?;
         }

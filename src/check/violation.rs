@@ -26,6 +26,30 @@ pub enum ViolationKind {
     Vacuous,
 }
 
+impl ViolationKind {
+    /// What usually helps.
+    pub(super) fn help(self) -> Option<&'static str> {
+        match self {
+            ViolationKind::LeakedTask => {
+                Some("await or abort what was spawned, or have it wait inside `ctx.run(…)`")
+            }
+            ViolationKind::BlockedStage => {
+                Some("wait inside `ctx.run(…)`, or drop the other end of what it waits for")
+            }
+            ViolationKind::LostItem => {
+                Some("put `ctx.run(…)` around the `recv` alone, not around the work")
+            }
+            ViolationKind::LeakedContext => {
+                Some("look for a cycle of `Arc`s that holds it, or a `mem::forget`")
+            }
+            ViolationKind::Nondeterministic => Some(
+                "`biased` in a `select!`, a `BTreeMap` for a `HashMap`, `rt::now` for the time",
+            ),
+            ViolationKind::Panicked | ViolationKind::Vacuous => None,
+        }
+    }
+}
+
 impl fmt::Display for ViolationKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

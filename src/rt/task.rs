@@ -207,7 +207,7 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    fn ended(&self, how: Ending) -> JoinError {
+    fn ended(&self, how: Failure) -> JoinError {
         JoinError { name: self.name.clone(), place: self.place, how }
     }
 }
@@ -252,9 +252,9 @@ impl<T> Future for JoinHandle<T> {
             #[cfg(all(feature = "tokio", not(loom)))]
             Task::Tokio(task) => Pin::new(task).poll(cx).map_err(|error| {
                 if error.is_panic() {
-                    Ending::panicked(error.into_panic())
+                    Failure::panicked(error.into_panic())
                 } else {
-                    Ending::Aborted
+                    Failure::Aborted
                 }
             }),
             #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
@@ -293,30 +293,30 @@ impl<T> fmt::Debug for JoinHandle<T> {
 pub struct JoinError {
     name: Cow<'static, str>,
     place: &'static Location<'static>,
-    how: Ending,
+    how: Failure,
 }
 
-enum Ending {
+enum Failure {
     /// Behind a lock, because a payload cannot be shared, and an error should.
     Panicked(Mutex<Box<dyn Any + Send>>),
     Aborted,
 }
 
-impl Ending {
+impl Failure {
     fn panicked(payload: Box<dyn Any + Send>) -> Self {
-        Ending::Panicked(Mutex::new(payload))
+        Failure::Panicked(Mutex::new(payload))
     }
 }
 
 impl JoinError {
     /// Whether it panicked.
     pub fn is_panic(&self) -> bool {
-        matches!(self.how, Ending::Panicked(_))
+        matches!(self.how, Failure::Panicked(_))
     }
 
     /// Whether it was aborted.
     pub fn is_aborted(&self) -> bool {
-        matches!(self.how, Ending::Aborted)
+        matches!(self.how, Failure::Aborted)
     }
 
     /// What it panicked with, to go on with it: `resume_unwind(error.into_panic()?)`.
@@ -326,7 +326,7 @@ impl JoinError {
     /// Gives the error back where the task did not panic.
     pub fn into_panic(self) -> Result<Box<dyn Any + Send>, JoinError> {
         match self.how {
-            Ending::Panicked(payload) => Ok(payload.into_inner()),
+            Failure::Panicked(payload) => Ok(payload.into_inner()),
             how => Err(JoinError { how, ..self }),
         }
     }
@@ -339,8 +339,8 @@ impl fmt::Display for JoinError {
             name => write!(f, "the task `{name}`")?,
         }
         match &self.how {
-            Ending::Aborted => f.write_str(" was aborted"),
-            Ending::Panicked(payload) => {
+            Failure::Aborted => f.write_str(" was aborted"),
+            Failure::Panicked(payload) => {
                 write!(f, " panicked: {}", panic_message(&**payload.lock()))
             }
         }
@@ -407,7 +407,7 @@ use own::own;
 /// The tasks of models and checkers.
 #[cfg(any(loom, feature = "check", not(feature = "tokio")))]
 mod own {
-    use super::{Cow, Ending, JoinHandle, Location, Task};
+    use super::{Cow, Failure, JoinHandle, Location, Task};
     use crate::rt::probe;
     use crate::sync::{Arc, BriefLock};
     use pin_project_lite::pin_project;
@@ -462,7 +462,7 @@ mod own {
     struct Slot<T>(BriefLock<State<T>>);
 
     struct State<T> {
-        result: Option<Result<T, Ending>>,
+        result: Option<Result<T, Failure>>,
         ended: bool,
         joiner: Option<Waker>,
     }
@@ -487,7 +487,7 @@ mod own {
     }
 
     impl<T> Slot<T> {
-        fn fill(&self, result: Result<T, Ending>) {
+        fn fill(&self, result: Result<T, Failure>) {
             let mut state = self.0.lock();
             if state.ended {
                 return;
@@ -514,7 +514,7 @@ mod own {
             Arc::as_ptr(&self.slot) as *const () as usize
         }
 
-        pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Ending>> {
+        pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Failure>> {
             // Cloning a waker and dropping one is the user's code: outside of the lock.
             let mut joiner = None;
             loop {
@@ -566,10 +566,10 @@ mod own {
                 // A panic in what is dropped must not keep the joiner waiting.
                 let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
                 this.slot.fill(Err(match dropped {
-                    Ok(()) => Ending::Aborted,
+                    Ok(()) => Failure::Aborted,
                     Err(payload) => {
                         probe::panicked(&*payload);
-                        Ending::panicked(payload)
+                        Failure::panicked(payload)
                     }
                 }));
             }
@@ -587,7 +587,7 @@ mod own {
                 Ok(Poll::Ready(value)) => Ok(value),
                 Err(payload) => {
                     probe::panicked(&*payload);
-                    Err(Ending::panicked(payload))
+                    Err(Failure::panicked(payload))
                 }
             };
             // Invariant 2.
@@ -596,7 +596,7 @@ mod own {
                 Ok(()) => Ok(value),
                 Err(payload) => {
                     probe::panicked(&*payload);
-                    Err(Ending::panicked(payload))
+                    Err(Failure::panicked(payload))
                 }
             }));
             Poll::Ready(())
