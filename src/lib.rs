@@ -57,7 +57,7 @@
 //! | stop on Ctrl-C | [`signal::interrupt`] |
 //! | chain stages of tasks | [`Pipeline`], and the guide `docs/pipelines.md` |
 //! | keep to a rate | [`Pipeline::throttle`], [`Rate`] |
-//! | work on many items at once | [`dispatch`](Pipeline::dispatch), [`dispatch_ordered`](Pipeline::dispatch_ordered), [`try_dispatch`](Pipeline::try_dispatch), [`try_dispatch_ordered`](Pipeline::try_dispatch_ordered) |
+//! | work on many items at once | [`dispatch`](Pipeline::dispatch), [`dispatch_ordered`](Pipeline::dispatch_ordered), [`try_dispatch`](Pipeline::try_dispatch) |
 //! | write a stage | [`Pipeline::stage`], [`channel::Receiver`], [`channel::Sender`] |
 //! | finish what has begun | [`OnCancel::Drain`] |
 //! | know whether all results have come | [`Results::try_next`], [`Results::try_collect`] |

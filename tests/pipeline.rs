@@ -257,33 +257,6 @@ async fn unordered_results_come_as_they_are_ready_and_ordered_ones_wait_for_thei
 }
 
 #[tokio::test]
-async fn try_dispatch_ordered_keeps_the_order_and_ends_with_the_first_error() {
-    let later_ones_first = |n: u64| async move {
-        for _ in 0..(10 - n % 10) {
-            rt::yield_now().await;
-        }
-        n
-    };
-    let mut results = Pipeline::from_iter(&background(), 0..1000)
-        .try_dispatch_ordered(8, move |_, n| later_ones_first(n).map(Ok::<_, io::Error>))
-        .run();
-    assert!(read(&mut results).await.into_iter().eq(0..1000));
-    assert_eq!(outcome(&finish(results).await), "completed");
-
-    let mut results = Pipeline::from_iter(&background(), 0..1000)
-        .try_dispatch_ordered(8, move |_, n| async move {
-            if n == 100 { Err("a hundred") } else { Ok(later_ones_first(n).await) }
-        })
-        .run();
-    let had = read(&mut results).await;
-    assert!(had.len() <= 100 && had.iter().copied().eq(0..had.len() as u64), "{had:?}");
-    let report = finish(results).await;
-    assert_eq!(outcome(&report), "`try_dispatch_ordered` failed: a hundred");
-    assert_eq!(report.stages()[1].failed(), 1, "{report}");
-    quiet().await;
-}
-
-#[tokio::test]
 async fn merge_gives_the_items_of_both_and_of_nested_merges_in_their_own_order() {
     let numbers = |from: u64| Pipeline::from_iter(&background(), from..from + 1000).map(|n| n);
     let left = numbers(0).merge(numbers(10_000)).named("left");

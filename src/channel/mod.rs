@@ -17,14 +17,14 @@
 //! assert_eq!(receiver.recv().await, None);
 //! # });
 //! ```
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `link` | the state both sides share: items, room, who waits |
-//! | `sender` | putting items in |
-//! | `receiver` | taking them out, one receiver |
-//! | `takers` | taking them out, many workers |
-//! | `pace` | whether one of them is enough |
+
+// | file | what it is |
+// |---|---|
+// | `link` | the state both sides share: items, room, who waits |
+// | `sender` | putting items in |
+// | `receiver` | taking them out, one receiver |
+// | `takers` | taking them out, many workers |
+// | `pace` | whether one of them is enough |
 
 mod link;
 mod pace;

@@ -1,22 +1,22 @@
 //! A checker: it shows, or refutes, that a body of async code stops when it is told
 //! to, with no task leaked and no stage blocked, under any schedule, whenever the end
 //! comes.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `checker` | how to check: which schedules, which injections, how much of it |
-//! | `engine`, `current`, `task`, `step`, `clock` | the state of the schedule that runs (with looks apart), where to find it, its tasks, what is next, and its time |
-//! | `explorer` | the run of one schedule |
-//! | `exploration` | going through all of them |
-//! | `strategy`, `strategies` | which schedules; random pipelines for proptest |
-//! | `subject` | the body under test, whatever its type |
-//! | `inject` | what befalls a body while it runs |
-//! | `on_tokio`, `apart` | a tokio program as it is; a check inside of one |
-//! | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics kept and not printed |
-//! | `label`, `place`, `log` | names of tasks, lines of code, what happened step by step |
-//! | `verdict`, `violation`, `vacuous`, `tracked` | what is wrong with a schedule, or a check; items that must not be lost |
-//! | `shrink`, `token` | a simpler schedule that shows the same, and a schedule as a word |
-//! | `report`, `story`, `html` | how it is told |
+
+// | file | what it is |
+// |---|---|
+// | `checker` | how to check: which schedules, which injections, how much of it |
+// | `engine`, `current`, `task`, `step`, `clock` | the state of the schedule that runs (with looks apart), where to find it, its tasks, what is next, and its time |
+// | `explorer` | the run of one schedule |
+// | `exploration` | going through all of them |
+// | `strategy`, `strategies` | which schedules; random pipelines for proptest |
+// | `subject` | the body under test, whatever its type |
+// | `inject` | what befalls a body while it runs |
+// | `on_tokio`, `apart` | a tokio program as it is; a check inside of one |
+// | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics kept and not printed |
+// | `label`, `place`, `log` | names of tasks, lines of code, what happened step by step |
+// | `verdict`, `violation`, `vacuous`, `tracked` | what is wrong with a schedule, or a check; items that must not be lost |
+// | `shrink`, `token` | a simpler schedule that shows the same, and a schedule as a word |
+// | `report`, `story`, `html` | how it is told |
 
 #[cfg(feature = "tokio")]
 mod apart;

@@ -264,10 +264,20 @@ impl Story {
         const MOST: usize = 60;
         writeln!(f, "  what happened")?;
         let width = self.lanes.iter().map(|lane| lane.told_as.len()).max().unwrap_or(4).min(24);
-        let lines: Vec<_> =
-            self.notes.iter().filter_map(|note| Some((note, self.line(note)?))).collect();
+        // What a task does again and again is one line.
+        let mut lines: Vec<(&Note, _, usize)> = Vec::new();
+        for (note, line) in self.notes.iter().filter_map(|note| Some((note, self.line(note)?))) {
+            match lines.last_mut() {
+                Some((last, same, times))
+                    if (last.task, last.time) == (note.task, note.time) && *same == line =>
+                {
+                    *times += 1;
+                }
+                _ => lines.push((note, line, 1)),
+            }
+        }
         let skipped = lines.len().saturating_sub(MOST);
-        for (at, (note, line)) in lines.iter().enumerate() {
+        for (at, (note, line, times)) in lines.iter().enumerate() {
             if skipped > 0 && at == MOST / 2 {
                 writeln!(f, "    … {skipped} more …")?;
             }
@@ -275,7 +285,11 @@ impl Story {
                 continue;
             }
             let who = if note.task == NOBODY { "" } else { self.name(note.task) };
-            writeln!(f, "    {:>9}  {who:<width$}  {line}", time(note.time))?;
+            write!(f, "    {:>9}  {who:<width$}  {line}", time(note.time))?;
+            if *times > 1 {
+                write!(f, " (×{times})")?;
+            }
+            writeln!(f)?;
         }
         if self.left_out > 0 {
             writeln!(f, "    … and {} more", self.left_out)?;

@@ -31,10 +31,10 @@ impl ViolationKind {
     pub(super) fn help(self) -> Option<&'static str> {
         match self {
             ViolationKind::LeakedTask => {
-                Some("await or abort what was spawned, or have it wait inside `ctx.run(…)`")
+                Some("have it wait inside `ctx.run(…)`, or abort it where its owner ends")
             }
             ViolationKind::BlockedStage => {
-                Some("wait inside `ctx.run(…)`, or drop the other end of what it waits for")
+                Some("drop the other end of what it waits for, or wait inside `ctx.run(…)`")
             }
             ViolationKind::LostItem => {
                 Some("put `ctx.run(…)` around the `recv` alone, not around the work")

@@ -1,23 +1,23 @@
 //! The context tree.
-//!
-//! | file | its one idea |
-//! |---|---|
-//! | `handle` | [`Context`]: what users hold; every `with_…` and every question |
-//! | `canceller` | [`Canceller`]: who may end it |
-//! | `layer` | what one derivation adds; how a question is answered |
-//! | `fate` | what becomes of a branch, in one word |
-//! | `scope` | what a parent knows of its children; how an end spreads |
-//! | `members` | the list of those who are to be told of it |
-//! | `harvest` | who is told of it, after all locks |
-//! | `nested` | ends inside ends, on a stack that is not endless |
-//! | `cause` | error and cause |
-//! | `values` | values in constant time |
-//! | `after` | functions that run at the end |
-//! | `done`, `run`, `wait` | three ways to wait for it |
-//! | `display`, `tree` | how it looks to a person |
-//! | `signal`, `token` | ends that come from outside |
-//! | `purse` | clones for workers |
-//! | `trace` | the event of the `tracing` feature |
+
+// | file | its one idea |
+// |---|---|
+// | `handle` | `Context`: what users hold; every `with_…` and every question |
+// | `canceller` | `Canceller`: who may end it |
+// | `layer` | what one derivation adds; how a question is answered |
+// | `fate` | what becomes of a branch, in one word |
+// | `scope` | what a parent knows of its children; how an end spreads |
+// | `members` | the list of those who are to be told of it |
+// | `harvest` | who is told of it, after all locks |
+// | `nested` | ends inside ends, on a stack that is not endless |
+// | `cause` | error and cause |
+// | `values` | values in constant time |
+// | `after` | functions that run at the end |
+// | `done`, `run`, `wait` | three ways to wait for it |
+// | `display`, `tree` | how it looks to a person |
+// | `signal`, `token` | ends that come from outside |
+// | `purse` | clones for workers |
+// | `trace` | the event of the `tracing` feature |
 
 mod after;
 mod canceller;

@@ -24,13 +24,13 @@
 //! assert_eq!(failed.cause().to_string(), "shard 42 is broken");
 //! # }
 //! ```
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `handle` | [`Group`]: what users hold |
-//! | `spawn` | waiting at the limit |
-//! | `report` | what had to be aborted, and how a task panicked |
-//! | `tasks` | the tasks themselves, whoever owns them |
+
+// | file | what it is |
+// |---|---|
+// | `handle` | `Group`: what users hold |
+// | `spawn` | waiting at the limit |
+// | `report` | what had to be aborted, and how a task panicked |
+// | `tasks` | the tasks themselves, whoever owns them |
 
 mod handle;
 mod report;

@@ -23,22 +23,22 @@
 //! ```
 //!
 //! # Files
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `options` | how requests are sent, and why they cannot be |
-//! | `measure` | what was measured of one request |
-//! | `summary`, `histogram` | … of all of them, in flat memory |
-//! | `send` | the pipeline |
-//! | `quota` | how many are left to be sent |
-//! | `timetable` | from when latency counts, where that is corrected |
-//! | `results` | what users read |
-//! | `job` | a request, checked and written down once |
-//! | `user` | who asks, where the URL says so |
-//! | `seats` | connections, and who sits at them |
-//! | `connect`, `tls` | from an address to a stream |
-//! | `h1`, `parse` | a request and its response over HTTP/1.1 |
-//! | `h2` | … over HTTP/2 |
+
+// | file | what it is |
+// |---|---|
+// | `options` | how requests are sent, and why they cannot be |
+// | `measure` | what was measured of one request |
+// | `summary`, `histogram` | … of all of them, in flat memory |
+// | `send` | the pipeline |
+// | `quota` | how many are left to be sent |
+// | `timetable` | from when latency counts, where that is corrected |
+// | `results` | what users read |
+// | `job` | a request, checked and written down once |
+// | `user` | who asks, where the URL says so |
+// | `seats` | connections, and who sits at them |
+// | `connect`, `tls` | from an address to a stream |
+// | `h1`, `parse` | a request and its response over HTTP/1.1 |
+// | `h2` | … over HTTP/2 |
 
 mod connect;
 mod h1;

@@ -44,18 +44,18 @@
 //! | … with a client of one's own | [`propagate`], and [`Context::run`](crate::Context::run) |
 //!
 //! # Files
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `end` | why a request's context ended |
-//! | `guard` | what ends it, with the right cause, wherever it is dropped |
-//! | `body` | a response's body that carries the guard to its last byte |
-//! | `request` | the context of a request, in middleware and in handlers |
-//! | `context`, `timeout`, `limit` | the middlewares: `layer`, `service`, `future` each |
-//! | `propagation` | what goes from service to service: headers, the tracking id, a layer |
-//! | `client` | calls that end with their context |
-//! | `serve` | a server that ends with its context |
-//! | `trace` | the warnings of the `tracing` feature |
+
+// | file | what it is |
+// |---|---|
+// | `end` | why a request's context ended |
+// | `guard` | what ends it, with the right cause, wherever it is dropped |
+// | `body` | a response's body that carries the guard to its last byte |
+// | `request` | the context of a request, in middleware and in handlers |
+// | `context`, `timeout`, `limit` | the middlewares: `layer`, `service`, `future` each |
+// | `propagation` | what goes from service to service: headers, the tracking id, a layer |
+// | `client` | calls that end with their context |
+// | `serve` | a server that ends with its context |
+// | `trace` | the warnings of the `tracing` feature |
 
 mod body;
 mod client;

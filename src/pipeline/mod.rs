@@ -26,17 +26,17 @@
 //! assert!(report.conserved());
 //! # }
 //! ```
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `plan` | [`Pipeline`]: what users describe |
-//! | `results` | [`Results`]: what they read |
-//! | `engine` | starting and ending, whatever the stages are |
-//! | `source` | iterators, streams, threads |
-//! | `stages` | `map`, `filter_map`, `chunks`, `merge`, one's own |
-//! | `dispatch` | workers |
-//! | `throttle` | [`Rate`], and keeping to it |
-//! | `report` | how it ended, and where every item went |
+
+// | file | what it is |
+// |---|---|
+// | `plan` | `Pipeline`: what users describe |
+// | `results` | `Results`: what they read |
+// | `engine` | starting and ending, whatever the stages are |
+// | `source` | iterators, streams, threads |
+// | `stages` | `map`, `filter_map`, `chunks`, `merge`, one's own |
+// | `dispatch` | workers |
+// | `throttle` | `Rate`, and keeping to it |
+// | `report` | how it ended, and where every item went |
 
 mod dispatch;
 mod engine;

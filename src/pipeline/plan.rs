@@ -245,7 +245,7 @@ impl<T: Send + 'static> Pipeline<T> {
     /// # Panics
     ///
     /// When `workers` is zero.
-    #[doc(alias = "buffered")]
+    #[doc(alias("buffered", "try_buffered"))]
     #[track_caller]
     pub fn dispatch_ordered<U, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
     where
@@ -257,7 +257,11 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// [`dispatch`](Pipeline::dispatch) of a closure that may fail: the first error
-    /// ends the pipeline, and is its cause.
+    /// ends the pipeline, and is its cause. Results that have not been read are discarded.
+    ///
+    /// Where those before the error are wanted, and in order, have
+    /// [`dispatch_ordered`](Pipeline::dispatch_ordered) pass on the `Result`, and the reader stop
+    /// at the first that is an error.
     ///
     /// # Panics
     ///
@@ -272,24 +276,6 @@ impl<T: Send + 'static> Pipeline<T> {
         Fut: Future<Output = Result<U, E>> + Send + 'static,
     {
         self.workers("try_dispatch", workers, false, f, |result| result.map_err(Into::into))
-    }
-
-    /// [`try_dispatch`](Pipeline::try_dispatch) with results in the order of their items. The
-    /// error that comes first ends the pipeline, though earlier items may still be at work.
-    ///
-    /// # Panics
-    ///
-    /// When `workers` is zero.
-    #[doc(alias = "try_buffered")]
-    #[track_caller]
-    pub fn try_dispatch_ordered<U, E, F, Fut>(self, workers: usize, f: F) -> Pipeline<U>
-    where
-        U: Send + 'static,
-        E: Into<BoxError> + 'static,
-        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<U, E>> + Send + 'static,
-    {
-        self.workers("try_dispatch_ordered", workers, true, f, |result| result.map_err(Into::into))
     }
 
     #[track_caller]

@@ -103,7 +103,11 @@ impl<T: Send + 'static> Results<T> {
     ///
     /// # Errors
     ///
-    /// As [`Report::into_result`] has them; each time, when it is called again.
+    /// As [`Report::into_result`] has them; each time, when it is called again. A drain that has
+    /// finished all it had begun is such an end, too: the [report](Results::finish) tells.
+    ///
+    /// The error prints as `context canceled`: log it with `{:#}`, or log its
+    /// [`cause`](Cancelled::cause).
     ///
     /// # Panics
     ///

@@ -25,22 +25,22 @@
 //!
 //! Every future here is a type with a name, and remembers the line that made it:
 //! a checker that finds a task waiting for ever names that line.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `task` | spawning, joining, aborting |
-//! | `aside` | what may block, on a thread of its own |
-//! | `sleep` | waiting for a time |
-//! | `turn` | letting others go first, and leaving a choice to others |
-//! | `woken` | whom a turn has woken, and when they come |
-//! | `probe` | what a task that is waiting waits for |
-//! | `world` | how a checker takes the runtime's place |
-//! | `clock` | whose time it is, and alarms on it |
-//! | `on_tokio` | alarms on a runtime whose clock may be paused: one task there |
-//! | `timer` | the one thread that rings where no runtime does |
-//! | `runner` | the threads that run functions for it, and at a signal: quell's own, and the users' |
-//! | `by_hand` | the clock of the models |
-//! | `by_thread` | the tasks of the models |
+
+// | file | what it is |
+// |---|---|
+// | `task` | spawning, joining, aborting |
+// | `aside` | what may block, on a thread of its own |
+// | `sleep` | waiting for a time |
+// | `turn` | letting others go first, and leaving a choice to others |
+// | `woken` | whom a turn has woken, and when they come |
+// | `probe` | what a task that is waiting waits for |
+// | `world` | how a checker takes the runtime's place |
+// | `clock` | whose time it is, and alarms on it |
+// | `on_tokio` | alarms on a runtime whose clock may be paused: one task there |
+// | `timer` | the one thread that rings where no runtime does |
+// | `runner` | the threads that run functions for it, and at a signal: quell's own, and the users' |
+// | `by_hand` | the clock of the models |
+// | `by_thread` | the tasks of the models |
 
 mod aside;
 #[cfg(loom)]

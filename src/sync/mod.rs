@@ -3,20 +3,20 @@
 //! No other room names an atomic, a lock or a counted pointer directly, so a
 //! model sees every step that two threads could disagree about. It is also the
 //! only room in which `unsafe` may be written; each block carries its proof.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | [`latch`] | a cell that is written once and read without a lock |
-//! | [`tagged`] | the same in one word, for one of three kinds of pointer |
-//! | [`lent`] | a counted pointer that is borrowed, in one word |
-//! | [`lineage`] | counted links to a parent, with free pointers to elder links |
-//! | `purse` | clones of one link, paid for in advance |
-//! | `brief` | a lock for a handful of instructions |
-//! | [`guard`] | a lock guard that keeps its owner alive |
-//! | [`planted`] | bugs for the models to catch |
-//! | `numbered` | a waker that is a number, for the checker |
-//! | `traced` | a waker that tells when it is cloned, for the checker |
-//! | `watched` | loom's atomics, with the schedules that loom leaves out |
+
+// | file | what it is |
+// |---|---|
+// | `latch` | a cell that is written once and read without a lock |
+// | `tagged` | the same in one word, for one of three kinds of pointer |
+// | `lent` | a counted pointer that is borrowed, in one word |
+// | `lineage` | counted links to a parent, with free pointers to elder links |
+// | `purse` | clones of one link, paid for in advance |
+// | `brief` | a lock for a handful of instructions |
+// | `guard` | a lock guard that keeps its owner alive |
+// | `planted` | bugs for the models to catch |
+// | `numbered` | a waker that is a number, for the checker |
+// | `traced` | a waker that tells when it is cloned, for the checker |
+// | `watched` | loom's atomics, with the schedules that loom leaves out |
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the right door")]
 

@@ -1,16 +1,16 @@
 //! `hit`: requests to a server, and what was measured of them.
 //!
-//! | file | what it is |
-//! |---|---|
-//! | `args` | what was asked for |
-//! | `run` | threads that send, and one that waits for them |
-//! | `progress` | a line that a terminal shows meanwhile |
-//! | `text`, `json` | the summary, for people and for programs |
-//!
 //! It ends with 0 when it has sent what it was to send; with 1 where that was to be
 //! without errors, and was not, and where the summary cannot be written; with 2 when it
 //! was asked for what it cannot do; and with 128 and the number of the signal when it was
 //! interrupted.
+
+// | file | what it is |
+// |---|---|
+// | `args` | what was asked for |
+// | `run` | threads that send, and one that waits for them |
+// | `progress` | a line that a terminal shows meanwhile |
+// | `text`, `json` | the summary, for people and for programs |
 
 mod args;
 mod json;

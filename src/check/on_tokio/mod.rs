@@ -5,11 +5,11 @@
 //! look at the context, each poll of the body's own future. What is left is what the
 //! runtime counts as alive. A run that goes wrong is run once more with stack traces: of
 //! the look at which the injection comes, and of where the body waits.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `drive` | one run, from the first poll of the body to the end of what it has left |
-//! | `watcher` | what is noted meanwhile: points, contexts, items, panics, where it waits |
+
+// | file | what it is |
+// |---|---|
+// | `drive` | one run, from the first poll of the body to the end of what it has left |
+// | `watcher` | what is noted meanwhile: points, contexts, items, panics, where it waits |
 
 mod drive;
 mod watcher;

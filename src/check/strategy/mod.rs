@@ -5,15 +5,15 @@
 //! Zero is always what a plain executor would do: the task that has waited
 //! longest, the first alternative, no injection. So a schedule is told by its
 //! *deviations*, those decisions that were not zero; a token holds nothing else.
-//!
-//! | file | what it tries |
-//! |---|---|
-//! | `exhaustive` | every schedule within a number of delays |
-//! | `random` | any, by a seed |
-//! | `pct` | priorities that change a few times |
-//! | `bytes` | what the bytes say: for fuzzing |
-//! | `replay` | one that is known |
-//! | `both` | one strategy, then another |
+
+// | file | what it tries |
+// |---|---|
+// | `exhaustive` | every schedule within a number of delays |
+// | `random` | any, by a seed |
+// | `pct` | priorities that change a few times |
+// | `bytes` | what the bytes say: for fuzzing |
+// | `replay` | one that is known |
+// | `both` | one strategy, then another |
 
 mod both;
 mod bytes;

@@ -1,11 +1,11 @@
 //! Calls that end with their context.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `call` | the client, and how a call is made |
-//! | `transport` | the connections of a client that was not given any |
-//! | `body` | the body of an answer, which ends with the context as well |
-//! | `error` | why a call failed, or was given up |
+
+// | file | what it is |
+// |---|---|
+// | `call` | the client, and how a call is made |
+// | `transport` | the connections of a client that was not given any |
+// | `body` | the body of an answer, which ends with the context as well |
+// | `error` | why a call failed, or was given up |
 
 mod body;
 mod call;

@@ -1,10 +1,10 @@
 //! A context for each request.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `layer` | the layer, and how requests hear of the server's end |
-//! | `service` | gives each request its context |
-//! | `future` | ends it when the response is dropped or finished |
+
+// | file | what it is |
+// |---|---|
+// | `layer` | the layer, and how requests hear of the server's end |
+// | `service` | gives each request its context |
+// | `future` | ends it when the response is dropped or finished |
 
 mod future;
 mod layer;

@@ -5,13 +5,13 @@
 //! | `grpc-timeout` | how long the caller waits, as gRPC writes it: `150m` |
 //! | `x-timeout-ms` | the same in milliseconds, for those who do not speak gRPC: `150` |
 //! | `x-guid` | an id that all requests on behalf of one have in common |
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `parse` | the syntax of the headers: pure functions |
-//! | `headers` | from headers to a context's limit and back |
-//! | `tracking` | the tracking id |
-//! | `layer`, `service` | the middleware that reads them |
+
+// | file | what it is |
+// |---|---|
+// | `parse` | the syntax of the headers: pure functions |
+// | `headers` | from headers to a context's limit and back |
+// | `tracking` | the tracking id |
+// | `layer`, `service` | the middleware that reads them |
 
 mod headers;
 mod layer;
