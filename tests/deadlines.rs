@@ -275,14 +275,52 @@ fn whoever_is_woken_lets_go_of(
     let (ctx, canceller) = parent.with_deadline_cause(at, Goes(Box::new(goes)));
     let (mut done, lets_go) = (ctx.done(), Arc::new(LetsGo(Mutex::new(None))));
     let waker = Waker::from(Arc::clone(&lets_go));
+    // Whoever wakes waits for that.
+    let mut held = lets_go.0.lock().unwrap();
     assert!(Pin::new(&mut done).poll(&mut std::task::Context::from_waker(&waker)).is_pending());
-    *lets_go.0.lock().unwrap() = Some((ctx, canceller, done));
+    *held = Some((ctx, canceller, done));
+}
+
+#[cfg(all(unix, feature = "tokio"))]
+#[test]
+fn what_goes_with_a_context_goes_after_all_functions_whatever_ends_it() {
+    struct Value(mpsc::Sender<&'static str>);
+    impl Drop for Value {
+        fn drop(&mut self) {
+            let _ = self.0.send("the value");
+        }
+    }
+    let on_tokio = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    for ends in ["a cancel", "a deadline", "a deadline of tokio's"] {
+        let runtime = on_tokio();
+        let entered = (ends == "a deadline of tokio's").then(|| runtime.enter());
+        let time = if ends == "a cancel" { HOUR } else { ms(50) };
+        let (ctx, canceller) = Context::background().with_timeout(time);
+        drop(entered);
+        let (tell, told) = mpsc::channel();
+        // The last handle of this one is with a function of quell's own.
+        let value = ctx.with_value(Value(tell.clone()));
+        let (asked, of) = quell::signal::interrupt(&value);
+        of.detach();
+        drop((asked, value));
+        ctx.after_func(move || tell.send("the function").unwrap());
+        match ends {
+            "a cancel" => canceller.cancel(),
+            "a deadline" => {}
+            _ => runtime.block_on(async {
+                ctx.done().await;
+                tokio::time::sleep(ms(20)).await;
+            }),
+        }
+        let told = [(); 2].map(|()| told.recv_timeout(AGES).unwrap());
+        assert_eq!(told, ["the function", "the value"], "{ends}");
+    }
 }
 
 #[test]
 fn an_error_that_explodes_with_the_last_of_a_context_keeps_no_function_from_running() {
     for by_deadline in [false, true] {
-        let at = Instant::now() + if by_deadline { ms(100) } else { HOUR };
+        let at = Instant::now() + if by_deadline { ms(300) } else { HOUR };
         let (ctx, canceller) = Context::background().with_deadline(at);
         let (tell, told) = mpsc::channel();
         ctx.after_func(move || tell.send(()).unwrap());
@@ -299,7 +337,7 @@ fn an_error_that_takes_its_time_to_go_holds_up_no_deadline() {
     let (open, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let (tell, told) = mpsc::channel();
-    let at = Instant::now() + ms(100);
+    let at = Instant::now() + ms(300);
     whoever_is_woken_lets_go_of(&Context::background(), at, move || {
         tell.send(thread::current().name().map(String::from)).unwrap();
         let _ = gate.lock().unwrap().recv();

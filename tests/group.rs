@@ -519,7 +519,21 @@ fn echoes() -> Vec<fn(Cancelled) -> Box<dyn Error + Send + Sync>> {
             Some(&self.0)
         }
     }
+    /// One that cannot be shown.
+    #[derive(Debug)]
+    struct Mute(Cancelled);
+    impl std::fmt::Display for Mute {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            Err(std::fmt::Error)
+        }
+    }
+    impl Error for Mute {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
     vec![
+        |why| Mute(why).into(),
         |why| why.into(),
         |why| why.error().into(),
         |why| why.cause().clone().into(),

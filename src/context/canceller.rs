@@ -64,7 +64,7 @@ impl Canceller {
     ///
     /// Inside a waker or an after-function only the marking is promised: deep inside, where
     /// one ends the context of the next, and so on, the rest comes before the outermost call
-    /// returns.
+    /// returns; and what a waker ends that quell's own timer thread has woken is told on another.
     #[track_caller]
     pub fn cancel(&self) {
         self.cancel_at(Location::caller());

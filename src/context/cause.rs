@@ -111,7 +111,7 @@ impl Drop for TheUsers {
         if rt::is_quells_own() {
             let error = self.0.take();
             let job = Box::new(move || drop(error));
-            rt::leave_to_crew(rt::Clock::system(), rt::Work::new(None, Some(job)));
+            rt::leave_to_crew(rt::Clock::ambient(), rt::Work::new(None, Some(job)));
         }
     }
 }
@@ -360,18 +360,16 @@ impl Cause {
 
 /// Whether an error only says that a context has ended, or reads as this cause of such an end does.
 pub(crate) fn is_an_end(error: &(dyn Error + 'static), cause: Option<&Cause>) -> bool {
-    comes_from(error, |this| {
-        if this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>() {
-            return true;
-        }
-        let text = this.to_string();
-        let ends = [ContextError::Cancelled, ContextError::DeadlineExceeded];
-        ends.iter().any(|end| end.text() == text)
+    let is_end = |this: &(dyn Error + 'static)| {
+        this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>()
+    };
+    comes_from(error, is_end, |text| {
+        [ContextError::Cancelled, ContextError::DeadlineExceeded].iter().any(|e| e.text() == text)
             || cause.is_some_and(|cause| cause.to_string() == text)
     })
 }
 
-/// Whether an error is such a one, or comes from one.
+/// Whether an error is such a one, or comes from one, or reads like one.
 ///
 /// Some that hold another, as `io::Error::other` does, neither are that nor come from it: they only
 /// say what it says. What it comes from, and says, is the user's code: one that panics when it is
@@ -379,16 +377,11 @@ pub(crate) fn is_an_end(error: &(dyn Error + 'static), cause: Option<&Cause>) ->
 pub(crate) fn comes_from(
     error: &(dyn Error + 'static),
     is_such: impl Fn(&(dyn Error + 'static)) -> bool,
+    reads_so: impl Fn(&str) -> bool,
 ) -> bool {
-    let look = || {
-        let mut error = Some(error);
-        while let Some(this) = error {
-            if is_such(this) {
-                return true;
-            }
-            error = this.source();
-        }
-        false
+    let any = |is_it: &dyn Fn(&(dyn Error + 'static)) -> bool| {
+        let look = || std::iter::successors(Some(error), |&this| this.source()).any(is_it);
+        undisturbed(look).unwrap_or(false)
     };
-    undisturbed(look).unwrap_or(false)
+    any(&is_such) || any(&|this| reads_so(&this.to_string()))
 }

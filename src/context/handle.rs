@@ -454,7 +454,7 @@ impl Context {
     /// |---|---|
     /// | a cancel, or the drop of the last [`Canceller`] | on that thread, before that returns |
     /// | a deadline | on the runtime that kept the time, on a thread for the purpose, or on that of a cancel that comes after it |
-    /// | a signal | on a thread for the purpose |
+    /// | a signal, or a cancel by a waker that a deadline or a signal has woken | on a thread for the purpose |
     /// | (it has ended already) | here, before this returns: hold no lock that `f` takes |
     ///
     /// It may block where it is on a thread for the purpose, and holds up no deadline, no pipeline

@@ -18,7 +18,8 @@ use super::after::Func;
 use super::cause::Cause;
 use super::members::{Member, Members};
 use super::scope::End;
-use crate::rt::{self, Job, PipelineId, Work, undisturbed};
+use crate::rt::{self, PipelineId, Work, undisturbed};
+use crate::sync::{Arc, Mutex};
 use std::task::Waker;
 
 #[derive(Default)]
@@ -48,7 +49,6 @@ struct Calls {
 }
 
 /// What is the users'.
-#[derive(Default)]
 struct Users {
     ended: Vec<Cause>,
     funcs: Vec<Func>,
@@ -135,18 +135,20 @@ impl Harvest {
 
     /// Wakes everybody, and leaves what may take its time to another thread.
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<Work> {
-        let (calls, users) = self.wake();
-        let users = users.for_another_thread();
-        let ours = if calls.is_empty() {
+        let (calls, mut users) = self.wake();
+        if calls.is_empty() {
             let _nobodys = calls.make();
-            None
-        } else {
-            Some(Box::new(move || {
-                let kept = calls.make();
-                Users { kept, ..Users::default() }.tell();
-            }) as Job)
-        };
-        (ours.is_some() || users.is_some()).then(|| Work::new(ours, users))
+            return (!users.is_empty()).then(|| Work::new(None, Some(Box::new(|| users.run()))));
+        }
+        // What quell's own have kept goes when the users' have run, which is after them.
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let keeps = Arc::clone(&kept);
+        let ours = Box::new(move || *keeps.lock() = calls.make());
+        let users = Box::new(move || {
+            users.kept.append(&mut kept.lock());
+            users.run();
+        });
+        Some(Work::new(Some(ours), Some(users)))
     }
 
     /// Wakes everybody, and gives back what comes after that.
@@ -176,7 +178,8 @@ impl Users {
     fn tell(self) {
         #[cfg(not(loom))]
         if rt::is_quells_own() {
-            if let Some(users) = self.for_another_thread() {
+            if !self.is_empty() {
+                let users = Box::new(move || self.run());
                 rt::leave_to_crew(rt::Clock::ambient(), Work::new(None, Some(users)));
             }
             return;
@@ -199,10 +202,6 @@ impl Users {
         for context in self.kept {
             undisturbed(|| drop(context));
         }
-    }
-
-    fn for_another_thread(self) -> Option<Job> {
-        (!self.is_empty()).then(|| Box::new(move || self.run()) as Job)
     }
 
     fn is_empty(&self) -> bool {

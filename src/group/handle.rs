@@ -207,7 +207,8 @@ impl Group {
     /// # Errors
     ///
     /// The first task's error, or its panic as a [`TaskPanicked`], or that the runtime was
-    /// shut down under it; what tasks return because the group ended never takes its place. Else, if the group's
+    /// shut down under it; what tasks return because the group ended, or what reads like its cause,
+    /// never takes its place. Else, if the group's
     /// parent ended and a task returned an error for it, the parent's cause. It prints as
     /// `context canceled`: log it with `{:#}`, or log its [`cause`](Cancelled::cause).
     ///

@@ -182,11 +182,15 @@ impl Engine {
         rt::gets_on();
     }
 
-    /// What is left in channels that have been closed is dropped.
+    /// What is left in channels is dropped.
     pub(super) fn discard(&self) {
         // Until the last of it has been dropped, it is not over.
         let busy = self.tasks.busy();
-        self.outputs().for_each(|output| output.discard());
+        self.outputs().for_each(|output| {
+            // Whoever stops it may not have come so far.
+            output.close();
+            output.discard();
+        });
         drop(busy);
         rt::gets_on();
     }
@@ -299,7 +303,11 @@ impl Engine {
 
     /// How it ended, and the cause for which its context did.
     pub(super) fn outcome(&self) -> (Outcome, Cause) {
-        self.outcome.lock().clone().expect("asked when it has ended")
+        self.known_outcome().expect("asked when it has ended")
+    }
+
+    pub(super) fn known_outcome(&self) -> Option<(Outcome, Cause)> {
+        self.outcome.lock().clone()
     }
 
     /// The channel behind the stage of this number.

@@ -166,15 +166,16 @@ impl<T: Send + 'static> Pipeline<T> {
     /// [`burst`](Rate::burst) goes at once. (A wait under a timer's millisecond is no pause, and
     /// is made up for.)
     ///
-    /// One item fits behind it, so that what comes next keeps to the rate as well. With more
-    /// room, by [`buffer`](Pipeline::buffer), that may take so many at once after a pause.
+    /// Behind it fits what goes through in a millisecond, one item at least and 64 at most: so what
+    /// comes next keeps to the rate as well, but for those that have gone through before a pause.
+    /// With more room, by [`buffer`](Pipeline::buffer), it may find as many waiting.
     #[doc(alias = "rate limit")]
     #[track_caller]
     pub fn throttle(self, rate: Rate) -> Pipeline<T> {
         let throttled = self.then("throttle", None, move |tally, input, sender| {
             rate.throttle(tally, input, sender)
         });
-        throttled.buffer(1)
+        throttled.buffer(rate.per_millisecond().clamp(1, BUFFER))
     }
 
     /// Runs a closure on each item, in a task of its own, in order.
@@ -358,7 +359,7 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     /// At most `n` items behind the last stage that the next one, or the reader,
-    /// has not taken up. If nothing is said, 64, and 1 behind a
+    /// has not taken up. If nothing is said, 64, and what goes through in a millisecond behind a
     /// [`throttle`](Pipeline::throttle).
     ///
     /// # Panics

@@ -10,7 +10,7 @@ use super::engine::Engine;
 use super::plan::Plan;
 use super::report::Report;
 use crate::channel::Receiver;
-use crate::context::Cancelled;
+use crate::context::{Cancelled, Cause};
 use crate::rt::{self, probe};
 use crate::sync::Arc;
 use futures_core::Stream;
@@ -73,7 +73,7 @@ impl<T: Send + 'static> Results<T> {
     }
 
     /// The next result; `Ok(None)` when all have come, and an error when the pipeline has ended
-    /// before.
+    /// before it was known here that no more do.
     ///
     /// ```
     /// # use quell::{Context, Pipeline};
@@ -265,10 +265,14 @@ impl<T> Results<T> {
     /// Whether all have come, when no more do.
     fn end_of_all(&self) -> Result<(), Cancelled> {
         match &self.state {
-            State::Over { engine } => {
-                let (outcome, cause) = engine.outcome();
-                outcome.as_result(&cause)
-            }
+            State::Over { engine } => match engine.known_outcome() {
+                Some((outcome, cause)) => outcome.as_result(&cause),
+                // A panic came out of its start.
+                None => {
+                    let error = "the pipeline could not be started".into();
+                    Err(Cancelled::new(Cause::failure(error, self.made_at)))
+                }
+            },
             State::Planned(_) | State::Running { .. } => unreachable!("more may come"),
         }
     }

@@ -215,11 +215,10 @@ where
     match f(ctx, input, sender).await.into_result() {
         Ok(()) => Ok(StageEnd::Completed),
         Err(error) => {
-            let is_sends = |this: &(dyn Error + 'static)| {
-                this.is::<SendError<U>>() || this.to_string() == SendError::<U>::TEXT
-            };
+            let is_sends = |this: &(dyn Error + 'static)| this.is::<SendError<U>>();
+            let reads_so = |text: &str| text == SendError::<U>::TEXT;
             // That the next stage takes no more is no failure of this one.
-            if output.is_closed() && comes_from(&*error, is_sends) {
+            if output.is_closed() && comes_from(&*error, is_sends, reads_so) {
                 return Ok(StageEnd::ReaderGone);
             }
             Err(error)

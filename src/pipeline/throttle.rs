@@ -86,6 +86,12 @@ impl Rate {
         Some(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
     }
 
+    /// How many whole periods a timer's millisecond has.
+    pub(super) fn per_millisecond(&self) -> usize {
+        let items = u128::from(self.items) * RESOLUTION.as_nanos() / self.time.as_nanos();
+        usize::try_from(items).unwrap_or(usize::MAX)
+    }
+
     /// The task of a throttle.
     pub(super) fn throttle<T: Send + 'static>(
         self,
@@ -214,6 +220,14 @@ mod tests {
 
     fn micros(micros: u64) -> Duration {
         Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn as_many_fit_behind_a_throttle_as_its_rate_has_in_a_millisecond() {
+        let rates = [Rate::per_second(7), Rate::per_second(999), Rate::per_second(20_000)];
+        assert_eq!(rates.map(|rate| rate.per_millisecond()), [0, 0, 20]);
+        assert_eq!(Rate::every(Duration::from_nanos(1)).per_millisecond(), 1_000_000);
+        assert_eq!(Rate::every(Duration::MAX).per_millisecond(), 0);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(crate) struct Work {
     pub(super) users: Option<Job>,
 }
 
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce() + Send>;
 
 impl Work {
     pub(crate) fn new(ours: Option<Job>, users: Option<Job>) -> Self {

@@ -65,7 +65,7 @@ pub(crate) mod world;
 
 #[cfg(not(loom))]
 pub(crate) use clock::Bell;
-pub(crate) use clock::{Alarm, Clock, Job, Work};
+pub(crate) use clock::{Alarm, Clock, Work};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::{Stop, Unstarted};
 
