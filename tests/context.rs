@@ -2712,3 +2712,31 @@ fn what_is_carried_out_of_a_function_says_why_where_it_is_asked_to() {
     canceller.cancel();
     assert_eq!(format!("{:#}", ctx.check().unwrap_err()), "context canceled");
 }
+
+#[test]
+fn a_cause_passed_on_to_the_other_end_can_be_taken_back_as_what_it_was() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    canceller.cancel_with(std::io::Error::other("disk full"));
+    let (late, _canceller) =
+        Context::background().with_timeout_cause(Duration::ZERO, ctx.cause().unwrap());
+    assert_eq!(late.err(), Some(ContextError::DeadlineExceeded));
+    let cause = late.cause().unwrap();
+    assert!(cause.downcast_ref::<std::io::Error>().is_some(), "{cause:?}");
+}
+
+#[test]
+fn a_chain_too_long_to_be_shown_still_begins_with_its_root() {
+    let ctx = (0..65).fold(Context::todo(), |ctx, _| ctx.with_value(1_u8));
+    let shown = ctx.to_string();
+    assert!(shown.starts_with("todo → … 1 more … → value(u8)"), "{shown}");
+}
+
+#[test]
+fn those_too_deep_to_be_drawn_are_counted_each() {
+    let mut chain = vec![Context::background().with_cancel()];
+    (0..66).for_each(|_| chain.push(chain.last().unwrap().0.with_cancel()));
+    let leaves: Vec<_> = (0..5).map(|_| chain.last().unwrap().0.with_cancel()).collect();
+    let tree = chain[0].0.tree();
+    assert_eq!(tree.len(), 66 + leaves.len());
+    assert!(tree.to_string().ends_with("\n… and 7 deeper"), "{tree}");
+}

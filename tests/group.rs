@@ -1080,3 +1080,56 @@ fn on_many_threads_a_failure_ends_all_and_all_see_the_same_first_one() {
         runtime.block_on(quiet());
     });
 }
+
+#[tokio::test]
+async fn a_full_group_that_has_ended_has_ended() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    let group = Group::new(&ctx);
+    group.limit(1);
+    group.try_spawn("deaf", deaf).unwrap();
+    assert!(matches!(group.try_spawn("one more", deaf), Err(TrySpawnError::Full(_))));
+    canceller.cancel();
+    let refused = group.try_spawn("one more", deaf);
+    assert!(matches!(refused, Err(TrySpawnError::Ended(..))), "{refused:?}");
+    let _ = group.shutdown(Duration::ZERO).await;
+}
+
+#[test]
+fn trying_to_spawn_where_nobody_runs_tasks_does_not_end_the_group() {
+    let group = Group::new(&Context::background());
+    let spawns = std::panic::AssertUnwindSafe(|| group.try_spawn("nobody", deaf));
+    assert!(std::panic::catch_unwind(spawns).is_err());
+    assert_eq!(group.ctx().cause().map(|cause| cause.to_string()), None);
+    block_on(group.wait()).unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_after_the_end_of_the_parent_hides_no_cause() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    let group = Group::new(&ctx);
+    let looks = |ctx: Context| async move { ctx.run(std::future::pending::<()>()).await };
+    group.spawn("looks", looks).await.unwrap();
+    canceller.cancel_with("the parent");
+    assert!(group.shutdown(AGES).await.is_clean());
+    let failed = group.wait().await.expect_err("the parent ended and a task says so");
+    assert_eq!(failed.cause().to_string(), "the parent");
+}
+
+#[tokio::test]
+async fn who_is_refused_by_a_group_is_told_why_it_has_ended() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    let group = Group::new(&ctx);
+    canceller.cancel_with("bad status");
+    let refused = group.try_spawn("late", deaf).unwrap_err();
+    assert_eq!(refused.to_string(), "the group has ended: bad status");
+}
+
+#[test]
+fn the_end_of_a_group_that_was_dropped_came_from_the_line_that_made_it() {
+    let group = Group::new(&Context::background());
+    let line = line!() - 1;
+    let ctx = group.ctx().clone();
+    drop(group);
+    let origin = ctx.cause().unwrap().origin().expect("a line of this file");
+    assert_eq!((origin.file(), origin.line()), (file!(), line));
+}

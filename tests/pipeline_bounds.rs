@@ -523,7 +523,7 @@ async fn an_item_that_comes_while_the_only_worker_that_was_needed_waits_goes_to_
     assert_eq!((results.next().await, rt::now() - began), (Some(BRISK), ms(1000)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn while_nobody_reads_every_worker_has_begun_an_item_though_one_was_enough_before() {
     let begun = Arc::new(AtomicUsize::new(0));
     let count = begun.clone();

@@ -1707,3 +1707,34 @@ async fn what_workers_had_fetched_is_dropped_when_their_reader_goes_though_the_p
     let report = finish(results).await;
     assert_eq!(report.stages()[2].ended(), Some(StageEnd::ReaderGone), "{report}");
 }
+
+#[tokio::test]
+async fn what_fails_in_the_very_turn_in_which_all_ends_has_failed_all_the_same() {
+    let (ctx, canceller) = background().with_cancel();
+    let fails = |_ctx, _input: Receiver<u64>, _output: Sender<u64>| async move {
+        canceller.cancel();
+        Err::<(), _>("disk full")
+    };
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..).stage("writes", fails).run();
+    assert_eq!(results.next().await, None);
+    let report = finish(results).await;
+    let stage = &report.stages()[1];
+    assert_eq!(stage.ended(), Some(StageEnd::Failed), "{report}");
+    assert_eq!(stage.failure().map(|why| why.to_string()).as_deref(), Some("disk full"));
+}
+
+#[tokio::test]
+async fn a_pipeline_that_was_to_drain_leaves_its_context_when_it_has_ended() {
+    let root = background().with_cancel();
+    let held = Arc::new(());
+    for completes in [true, false] {
+        let ctx = root.0.with_value(held.clone());
+        let drain = OnCancel::Drain { grace: AGES };
+        let mut results = Pipeline::from_iter(&ctx, 0_u64..3).on_cancel(drain).run();
+        assert_eq!(results.next().await, Some(0));
+        while completes && results.next().await.is_some() {}
+        let _ = finish(results).await;
+        drop(ctx);
+        assert_eq!(Arc::strong_count(&held), 1, "completes: {completes}");
+    }
+}

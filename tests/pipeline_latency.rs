@@ -11,7 +11,7 @@ mod kit;
 use futures::{FutureExt, StreamExt, stream};
 use kit::{background, in_time, most_between_ticks, ms, relay, threads};
 use quell::channel::{Receiver, SendError, Sender};
-use quell::{Pipeline, Rate, Results};
+use quell::{Pipeline, Rate, Results, rt};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
@@ -611,7 +611,8 @@ async fn behind_who_is_ready() {
 fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
     const ITEMS: usize = 20_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for stage in ["map", "throttle", "merge", "chunks", "dispatch", "the reader", "a custom one"] {
+    let own = ["map", "throttle", "merge", "chunks", "chunks of one", "dispatch"];
+    for stage in own.into_iter().chain(["the reader", "a custom one"]) {
         let begun = Arc::default();
         let items = ready_items(ITEMS, &begun);
         let results = match stage {
@@ -619,6 +620,10 @@ fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
             "throttle" => items.throttle(Rate::per_second(u32::MAX)),
             "merge" => items.merge(Pipeline::from_iter(&background(), 0..1)),
             "chunks" => items.chunks(ITEMS, ms(60_000)).map(|chunk| chunk.len() as u64),
+            // Each is there, so that nobody waits for one.
+            "chunks of one" => {
+                items.chunks(1, ms(60_000)).buffer(ITEMS).map(|chunk| chunk.len() as u64)
+            }
             "the reader" => items,
             "a custom one" => items.stage("relay", relay),
             _ => items.dispatch(4, |_, n| async move { n }),
@@ -652,4 +657,24 @@ fn a_chunk_is_not_held_back_for_longer_than_asked_however_much_there_is_to_take(
         ready_items(ITEMS, &Arc::default()).chunks(usize::MAX, Duration::from_millis(1)).run();
     let first = runtime.block_on(chunks.next()).expect("there are items");
     assert!(first.len() < ITEMS, "it took them all in a millisecond?");
+}
+
+#[test]
+fn what_a_stage_of_ones_own_has_sent_does_not_wait_for_what_it_does_after_the_next() {
+    in_time(|| {
+        let (runtime, (tell, patient)) = (threads(2), Patient::new());
+        let until_read = patient.clone();
+        let stage = |_ctx, _input: Receiver<u64>, output: Sender<u64>| async move {
+            // The reader waits by now.
+            rt::sleep(ms(20)).await;
+            for n in [0, 1] {
+                output.send(n).await.unwrap();
+            }
+            until_read.wait_for(1);
+        };
+        let _there = runtime.enter();
+        let results = Pipeline::from_iter(&background(), [0]).stage("own", stage).run();
+        read_in_a_task(&runtime, results, tell);
+        assert_eq!(patient.gave_up.load(Relaxed), 0, "it was not read");
+    });
 }

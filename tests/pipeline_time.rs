@@ -811,3 +811,75 @@ async fn a_report_tells_how_long_a_stage_waited_for_items_however_that_ended() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_is_reckoned_from_the_deadline_however_late_the_drain_begins() {
+    let (ctx, _canceller) = background().with_timeout(ms(10));
+    let drains = drain(ms(10));
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..).on_cancel(drains).run();
+    assert_eq!(results.next().await, Some(0));
+    settle().await;
+    for (moved, there) in [(15, true), (5, false)] {
+        let _ = Box::pin(tokio::time::advance(ms(moved))).now_or_never();
+        let next = results.next().now_or_never().expect("no wait");
+        assert_eq!(next.is_some(), there, "after {moved} ms more");
+        // The drain begins.
+        settle().await;
+    }
+    let _ = finish(results).await;
+}
+
+#[test]
+fn a_grace_goes_by_the_pipelines_clock_though_its_contexts_deadline_goes_by_another() {
+    let (here, there) = (kit::paused(), kit::paused());
+    let hour = 3600 * SECOND;
+    let (ctx, _canceller) = there.block_on(async { background().with_timeout(hour) });
+    let drains = drain(ms(10));
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..).on_cancel(drains).run();
+    assert_eq!(here.block_on(results.next()), Some(0));
+    there.block_on(async {
+        tokio::time::advance(hour).await;
+        settle().await;
+    });
+    assert!(ctx.is_done());
+    here.block_on(async move {
+        assert!(results.next().await.is_some(), "it drains");
+        tokio::time::advance(ms(20)).await;
+        assert_eq!(results.next().await, None, "its grace is over");
+        let _ = finish(results).await;
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_printed_report_has_each_wait_in_its_own_column() {
+    let slow = stream::unfold((), |()| rt::sleep(ms(1_500)).map(|()| Some(((), ()))));
+    let mut results = Pipeline::from_stream(&background(), slow.take(2)).map(|it| it).run();
+    while results.next().await.is_some() {}
+    let report = finish(results).await;
+    assert_eq!(report.stages()[1].waited_for_input(), ms(3_000), "{report}");
+    let text = report.to_string();
+    let row = text.lines().last().unwrap();
+    let waits: Vec<_> = row.split_whitespace().skip(6).collect();
+    assert_eq!(waits, ["3.0s", "0.0ns", "completed"], "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_has_waited_for_both_that_it_takes_from() {
+    for slow_first in [true, false] {
+        let slow = stream::once(rt::sleep(ms(3_000)));
+        let slow = Pipeline::from_stream(&background(), slow);
+        let none = Pipeline::from_iter(&background(), []);
+        let merged = if slow_first { slow.merge(none) } else { none.merge(slow) };
+        let mut results = merged.run();
+        while results.next().await.is_some() {}
+        let report = results.finish().await;
+        let waited = report.stages()[2].waited_for_input();
+        assert!(waited >= ms(3_000), "{waited:?}, {report}");
+    }
+}
+
+#[test]
+fn rates_of_different_bursts_are_different() {
+    assert_eq!(Rate::per_second(2), Rate::every(ms(500)));
+    assert_ne!(Rate::per_second(2), Rate::per_second(2).burst(2));
+}

@@ -78,6 +78,7 @@ fn play(role: &str) {
             // The last handle is the function's.
             other.after_func(|| ());
             drop(other);
+            println!("waiting");
             ctx.wait();
             let (again, _canceller) = signal::interrupt(&Context::background());
             println!("once more");
@@ -247,9 +248,21 @@ fn an_interrupt_that_failed_may_be_tried_again_and_its_first_signal_is_the_first
 #[test]
 fn whatever_explodes_at_one_signal_the_next_is_heard() {
     let mut child = Played::start("what it holds explodes");
+    child.until("waiting");
     child.send("-INT");
     child.until("once more");
     child.send("-INT");
     child.until("Some(Cancelled)");
     assert!(child.end().success());
+}
+
+#[test]
+fn a_signal_came_from_the_line_that_asked_to_be_interrupted() {
+    let (ctx, _canceller) = quell::signal::interrupt(&Context::background());
+    let line = line!() - 1;
+    let kill = Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    assert_eq!(ctx.wait_timeout(Duration::from_secs(10)), Some(quell::ContextError::Cancelled));
+    let origin = ctx.cause().unwrap().origin().expect("a line of this file");
+    assert_eq!((origin.file(), origin.line()), (file!(), line));
 }

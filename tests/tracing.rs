@@ -51,6 +51,12 @@ fn lines(body: impl FnOnce()) -> Vec<String> {
     lines.clone()
 }
 
+/// Until its deadline has passed.
+fn outlast(ctx: &Context) {
+    let deadline = ctx.deadline().unwrap();
+    while quell::rt::now() < deadline {}
+}
+
 #[test]
 fn a_cancel_is_reported_with_its_cause_and_origin_once_for_the_whole_tree() {
     let line = line!() + 4;
@@ -59,7 +65,7 @@ fn a_cancel_is_reported_with_its_cause_and_origin_once_for_the_whole_tree() {
         let below: Vec<_> = (0..3).map(|_| ctx.with_cancel()).collect();
         canceller.cancel_with("bad status");
         canceller.cancel();
-        assert!(below.iter().all(|(child, _)| child.is_done()));
+        assert!(below.iter().all(|(child, _)| child.err().is_some()));
         drop(below);
     });
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -226,4 +232,53 @@ fn a_token_that_ends_after_a_context_of_it_has_gone_is_reported_by_nobody() {
         drop(stopped);
     });
     assert!(lines.is_empty(), "{lines:?}");
+}
+
+#[test]
+fn a_deadline_of_a_context_with_others_below_is_reported_by_whoever_looks() {
+    let lines = lines(|| {
+        let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(1));
+        let _below = ctx.with_cancel();
+        outlast(&ctx);
+        assert!(ctx.err().is_some());
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+#[test]
+fn a_deadline_before_that_of_the_parent_is_reported_though_the_parent_was_asked_first() {
+    let lines = lines(|| {
+        let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(2));
+        let (child, _c) = ctx.with_timeout(Duration::from_millis(1));
+        let _below = child.with_cancel();
+        outlast(&ctx);
+        assert!(ctx.err().is_some() && child.err().is_some());
+    });
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[test]
+fn a_deadline_that_passed_before_the_parent_was_cancelled_is_reported_beside_the_cancel() {
+    let lines = lines(|| {
+        let (ctx, canceller) = Context::background().with_cancel();
+        let (child, _c) = ctx.with_timeout(Duration::from_millis(1));
+        let _below = child.with_cancel();
+        outlast(&child);
+        canceller.cancel();
+    });
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[cfg(feature = "tokio-util")]
+#[test]
+fn a_deadline_that_a_token_finds_passed_is_reported() {
+    let lines = lines(|| {
+        let token = tokio_util::sync::CancellationToken::new();
+        let (above, _canceller) = Context::background().with_timeout(Duration::from_millis(1));
+        let (ctx, _c) = above.with_token(&token);
+        outlast(&above);
+        token.cancel();
+        assert!(ctx.is_done());
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
 }
