@@ -308,7 +308,8 @@ fn a_duration_ends_it_and_what_was_under_way_is_unfinished() {
     assert_eq!(found["partial"], false);
     assert_eq!((&found["requests"], &found["unfinished"]), (&10.into(), &5.into()));
     let duration = found["duration"].as_f64().unwrap();
-    assert!((0.3..10.0).contains(&duration), "{found}");
+    // It runs from a moment before what is measured does.
+    assert!((0.25..10.0).contains(&duration), "{found}");
 
     // Whichever comes first.
     let (url, _) = well();
