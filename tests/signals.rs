@@ -2,16 +2,46 @@
 //! of the roles below, and sends it what a user at a keyboard would.
 #![cfg(all(unix, not(loom)))]
 
-use quell::{Context, signal};
+use quell::{Canceller, Context, Done, signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::process::ExitStatusExt;
+use std::pin::Pin;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 const ROLE: &str = "QUELL_SIGNAL_TEST_ROLE";
+
+/// An error that panics when it is dropped.
+#[derive(Debug)]
+struct Bomb;
+
+impl std::fmt::Display for Bomb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bomb")
+    }
+}
+
+impl std::error::Error for Bomb {}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a bomb");
+    }
+}
+
+/// Who is woken, and lets go of all that is left of a context but what told it.
+struct LetsGo(Mutex<Option<(Context, Canceller, Done)>>);
+
+impl Wake for LetsGo {
+    fn wake(self: Arc<Self>) {
+        let held = self.0.lock().unwrap().take();
+        drop(held);
+    }
+}
 
 /// What the child does: prints a line whenever it has come to the next step.
 fn play(role: &str) {
@@ -66,18 +96,13 @@ fn play(role: &str) {
             println!("waiting");
             println!("{}", told.recv().unwrap().expect("the second signal came"));
         }
-        "what it holds explodes" => {
-            struct Bomb;
-            impl Drop for Bomb {
-                fn drop(&mut self) {
-                    panic!("a bomb");
-                }
-            }
-            let (other, canceller) = ctx.with_value(Bomb).with_cancel();
-            canceller.detach();
-            // The last handle is the function's.
-            other.after_func(|| ());
-            drop(other);
+        "an error explodes" => {
+            let (below, canceller) = ctx.with_timeout_cause(Duration::from_secs(3600), Bomb);
+            let (mut done, lets_go) = (below.done(), Arc::new(LetsGo(Mutex::new(None))));
+            let waker = Waker::from(lets_go.clone());
+            let mut cx = std::task::Context::from_waker(&waker);
+            assert!(Pin::new(&mut done).poll(&mut cx).is_pending());
+            *lets_go.0.lock().unwrap() = Some((below, canceller, done));
             println!("waiting");
             ctx.wait();
             let (again, _canceller) = signal::interrupt(&Context::background());
@@ -247,7 +272,7 @@ fn an_interrupt_that_failed_may_be_tried_again_and_its_first_signal_is_the_first
 
 #[test]
 fn whatever_explodes_at_one_signal_the_next_is_heard() {
-    let mut child = Played::start("what it holds explodes");
+    let mut child = Played::start("an error explodes");
     child.until("waiting");
     child.send("-INT");
     child.until("once more");

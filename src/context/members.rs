@@ -75,13 +75,7 @@ impl Members {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How many they are.
-    pub(super) fn len(&self) -> usize {
-        let others = self.others.as_ref().map_or(0, |others| others.list.len());
-        usize::from(self.first.is_some()) + others
+        self.first.is_none() && self.others.as_ref().is_none_or(|others| others.list.is_empty())
     }
 
     pub(super) fn has_children(&self) -> bool {
