@@ -55,7 +55,7 @@
 //! | do something at the end | [`Context::after_func`] |
 //! | see what is still alive | [`Context::tree`] |
 //! | stop on Ctrl-C | [`signal::interrupt`] |
-//! | chain stages of tasks | [`Pipeline`], and the guide `docs/pipelines.md` |
+//! | chain stages of tasks | [`Pipeline`], and [the guide](guide::pipelines) |
 //! | keep to a rate | [`Pipeline::throttle`], [`Rate`] |
 //! | work on many items at once | [`dispatch`](Pipeline::dispatch), [`dispatch_ordered`](Pipeline::dispatch_ordered), [`try_dispatch`](Pipeline::try_dispatch) |
 //! | write a stage | [`Pipeline::stage`], [`channel::Receiver`], [`channel::Sender`] |
@@ -64,13 +64,13 @@
 //! | know what became of every item | [`Results::finish`], [`Report`] |
 //! | own tasks, a few at a time | [`Group`] |
 //! | spawn, sleep, limit a time | [`rt`] |
-//! | come from Go, or from tokio | the guides `docs/from-go.md` and `docs/from-tokio.md` |
+//! | come from Go, or from tokio | [the guide from Go](guide::from_go), [the guide from tokio](guide::from_tokio) |
 //!
 //! # Checking that it stops
 //!
 //! With the feature `check`, `quell::check` runs an async body under every schedule within a few delays, cancels it
 //! at every point in turn, and shows what does not stop: which task, at which line, and how to see it again. It needs
-//! nothing of the body but that it takes a context. The guide is `docs/checker.md`.
+//! nothing of the body but that it takes a context. See [the guide](guide::checker).
 //!
 #![cfg_attr(all(feature = "check", not(loom)), doc = "```")]
 #![cfg_attr(not(all(feature = "check", not(loom))), doc = "```ignore")]
@@ -213,30 +213,9 @@ pub mod planted {
     }
 }
 
-// The papers compile.
+// The guides compile, and so does the first screen of the README.
+#[cfg(any(doc, all(doctest, feature = "tokio")))]
+pub mod guide;
 #[cfg(all(doctest, feature = "tokio"))]
-mod papers {
-    #[doc = include_str!("../README.md")]
-    struct Readme;
-    #[doc = include_str!("../docs/design.md")]
-    struct Design;
-    #[cfg(feature = "check")]
-    #[doc = include_str!("../docs/checker.md")]
-    struct Checker;
-    #[cfg(feature = "check")]
-    #[doc = include_str!("../docs/scale.md")]
-    struct Scale;
-    #[doc = include_str!("../docs/from-go.md")]
-    struct FromGo;
-    #[cfg(feature = "tokio-util")]
-    #[doc = include_str!("../docs/from-tokio.md")]
-    struct FromTokio;
-    #[cfg(feature = "http")]
-    #[doc = include_str!("../docs/http.md")]
-    struct Http;
-    #[doc = include_str!("../docs/pipelines.md")]
-    struct Pipelines;
-    #[cfg(feature = "http")]
-    #[doc = include_str!("../docs/hit.md")]
-    struct Hit;
-}
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("check", &["rt", "sync", "context"]),
     ("http", &["context", "rt"]),
     ("hit", &["pipeline", "http", "context", "rt"]),
+    ("guide", &[]),
 ];
 
 /// What one file of a room may do that the room may not: `check` makes

@@ -3,7 +3,7 @@
 //! [`send_n`] sends a request `n` times through `throttle → dispatch`, and gives
 //! [`Results`], which are read once and whose drop ends everything. A [`Summary`]
 //! makes numbers of them. The program `hit` (feature `cli`) is made of these, and
-//! `docs/hit.md` is about both.
+//! [`guide::hit`](crate::guide::hit) is about both.
 //!
 //! ```no_run
 //! use http::Request;

@@ -2,7 +2,7 @@
 //!
 //! A server on [hyper](https://docs.rs/hyper), layers for
 //! [tower](https://docs.rs/tower) and so for [axum](https://docs.rs/axum), and a
-//! client. Feature `http`; `docs/http.md` is the guide.
+//! client. Feature `http`; [`guide::http`](crate::guide::http) is the guide.
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};

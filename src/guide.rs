@@ -1,0 +1,56 @@
+//! The guides, one a page: they are the files in `docs/`, and every example in them is compiled
+//! and run as a test.
+//!
+//! | you want to | read |
+//! |---|---|
+//! | build a pipeline, choose its buffers, read its report | [`pipelines`] |
+//! | come from Go | [`from_go`] |
+//! | come from tokio, with a `CancellationToken` perhaps | [`from_tokio`] |
+//! | check your own code | [`checker`], and [`scale`] for hours of it |
+//! | give each request a context | [`http`] |
+//! | put a server under load | [`hit`] |
+//! | know why quell is as it is | [`design`] |
+
+// A guide's links are to other files, which is what they are in the repository. Here the same
+// names are defined before the file defines them, and the first definition counts.
+
+#[doc = "[limits]: crate::guide::pipelines#limits"]
+#[doc = ""]
+#[doc = include_str!("../docs/design.md")]
+pub mod design {}
+
+#[cfg(any(not(doctest), feature = "check"))]
+#[doc = include_str!("../docs/checker.md")]
+pub mod checker {}
+
+#[cfg(any(not(doctest), feature = "check"))]
+#[doc = include_str!("../docs/scale.md")]
+pub mod scale {}
+
+#[doc = "[pipelines]: crate::guide::pipelines"]
+#[doc = "[http]: crate::guide::http"]
+#[doc = "[hit]: crate::guide::hit"]
+#[doc = ""]
+#[doc = include_str!("../docs/from-go.md")]
+pub mod from_go {}
+
+#[cfg(any(not(doctest), feature = "tokio-util"))]
+#[doc = "[run]: crate::Context::run"]
+#[doc = ""]
+#[doc = include_str!("../docs/from-tokio.md")]
+pub mod from_tokio {}
+
+#[cfg(any(not(doctest), feature = "http"))]
+#[doc = include_str!("../docs/http.md")]
+pub mod http {}
+
+#[doc = "[errors]: crate::guide::from_go#errors-that--carries"]
+#[doc = ""]
+#[doc = include_str!("../docs/pipelines.md")]
+pub mod pipelines {}
+
+#[cfg(any(not(doctest), feature = "http"))]
+#[doc = "[pipelines]: crate::guide::pipelines"]
+#[doc = ""]
+#[doc = include_str!("../docs/hit.md")]
+pub mod hit {}
