@@ -21,7 +21,7 @@
 //!    in one of them is its owner's affair, and keeps nothing else from being done.
 
 use super::takers::Front;
-use crate::rt::{self, PipelineId, probe};
+use crate::rt::{self, PipelineId, Waiting, probe};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, is_hurried, skip};
 use crate::sync::{Arc, BriefLock, OwnLines};
@@ -37,7 +37,7 @@ pub(super) struct Link<T> {
     /// Whether the room of each item is offered when it is handed out: where who reads is no
     /// stage, nobody knows when it waits.
     pub(super) offers_each: bool,
-    /// If not, after how many at the latest.
+    /// After how many the receiving side offers it at the latest, whoever reads and waits.
     pub(super) quantum: usize,
     bulk: Option<Bulk<T>>,
     /// Whether user's code puts in what a stage of its own makes.
@@ -45,7 +45,7 @@ pub(super) struct Link<T> {
     /// Between whose stages it is.
     pub(super) pipeline: PipelineId,
     /// Nonzero once the link was closed: for the receiver, who need not lock to know.
-    shut: AtomicUsize,
+    looks_closed: AtomicUsize,
 }
 
 /// What goes through as one, and is many for whoever counts.
@@ -64,7 +64,7 @@ pub(super) struct Takes<T> {
     /// by counting, and meets the lock only then.
     handed: AtomicUsize,
     /// What that count was when room was offered last.
-    settled: AtomicUsize,
+    offered: AtomicUsize,
     /// The weight of these. Written by the receiving side only, one at a time.
     handed_weight: AtomicUsize,
 }
@@ -81,9 +81,7 @@ pub(super) struct State<T> {
     pub(super) reader: Option<Waker>,
     /// Whether to call an idle taker when an item comes.
     pub(super) call: bool,
-    writers: VecDeque<(usize, Waker)>,
-    /// How many writers have waited: each gets a number.
-    tickets: usize,
+    pub(super) writers: Waiting,
     /// The weight of what the receiving side has fetched, and of what it has not.
     fetched_weight: usize,
     left: usize,
@@ -108,7 +106,7 @@ pub(crate) struct Counts {
 pub(crate) trait Gauge: std::marker::Send + Sync {
     /// The task that receives is about to wait: the room of what it has used is
     /// offered to those who wait for some.
-    fn settle(&self);
+    fn offer_room(&self);
     /// Which channel it is.
     #[cfg(not(loom))]
     fn address(&self) -> usize;
@@ -185,8 +183,7 @@ impl<T> Link<T> {
             closed: false,
             reader: None,
             call: false,
-            writers: VecDeque::new(),
-            tickets: 0,
+            writers: Waiting::default(),
             fetched_weight: 0,
             left: 0,
             waited_for_items: Duration::ZERO,
@@ -197,7 +194,7 @@ impl<T> Link<T> {
             takes: OwnLines(Takes {
                 front: BriefLock::new(Front::new()),
                 handed: AtomicUsize::new(0),
-                settled: AtomicUsize::new(0),
+                offered: AtomicUsize::new(0),
                 handed_weight: AtomicUsize::new(0),
             }),
             offers_each,
@@ -205,7 +202,7 @@ impl<T> Link<T> {
             bulk,
             is_users: false,
             pipeline: PipelineId::NONE,
-            shut: AtomicUsize::new(0),
+            looks_closed: AtomicUsize::new(0),
         }
     }
 
@@ -252,10 +249,10 @@ impl<T> Link<T> {
 
     /// Whether it was closed from outside.
     #[inline]
-    pub(super) fn is_shut(&self) -> bool {
+    pub(super) fn looks_closed(&self) -> bool {
         // Relaxed: what comes through the channel is ordered by its lock, and this only
         // says that nothing need come any more.
-        self.shut.load(Ordering::Relaxed) != 0
+        self.looks_closed.load(Ordering::Relaxed) != 0
     }
 
     /// The receiving side fetches all that is there, into where there is nothing.
@@ -290,7 +287,7 @@ impl<T> Link<T> {
     }
 
     /// What was there when it was closed goes: invariant 5.
-    pub(super) fn discard_left(&self) {
+    pub(super) fn discard(&self) {
         let mut state = self.state.lock();
         if !state.closed {
             return;
@@ -309,9 +306,9 @@ impl<T> Link<T> {
     /// The room of what has been handed out goes to whoever waits for some.
     pub(super) fn give_back(&self, state: &mut State<T>, calls: &mut Calls) {
         self.reclaim(state);
-        // Relaxed: see `is_settled`.
+        // Relaxed: see `all_is_offered`.
         if notes_offers() {
-            self.takes.settled.store(state.freed & (usize::MAX / 2), Ordering::Relaxed);
+            self.takes.offered.store(state.freed & (usize::MAX / 2), Ordering::Relaxed);
         }
         self.call_writers(state, calls);
         // Relaxed: who announces itself does so under this lock.
@@ -320,14 +317,23 @@ impl<T> Link<T> {
         }
     }
 
+    /// The same, at once.
+    pub(super) fn offer_room(&self) {
+        let mut state = self.state.lock();
+        let mut calls = Calls::default();
+        self.give_back(&mut state, &mut calls);
+        drop(state);
+        calls.make(self.pipeline);
+    }
+
     /// Whether nothing has been handed out since room was offered last.
-    fn is_settled(&self) -> bool {
+    fn all_is_offered(&self) -> bool {
         // Relaxed: the count goes up only, and what the caller has handed out is in it. So
         // where both are the same, all of that has been offered, by this thread, or by another
         // that is at it and has the lock.
         notes_offers()
             && self.takes.handed.load(Ordering::Relaxed) / 2
-                == self.takes.settled.load(Ordering::Relaxed)
+                == self.takes.offered.load(Ordering::Relaxed)
     }
 
     /// Invariant 2. (The calls are not returned: to move them is to read in one what was just
@@ -342,18 +348,18 @@ impl<T> Link<T> {
     #[inline(never)]
     fn call_some_writers(&self, state: &mut State<T>, calls: &mut Calls) {
         while state.room > 0 {
-            let Some((_, writer)) = state.writers.pop_front() else { break };
+            let Some(writer) = state.writers.take_first() else { break };
             state.room -= 1;
             calls.add(writer);
         }
     }
 
-    pub(super) fn one_sender_more(&self) {
+    pub(super) fn hold_open(&self) {
         self.state.lock().senders += 1;
     }
 
     /// The last of them ends what comes.
-    pub(super) fn one_sender_less(&self) {
+    pub(super) fn let_end(&self) {
         let mut state = self.state.lock();
         state.senders -= 1;
         if state.senders > 0 || skip(Break::LastSenderSilent) {
@@ -367,22 +373,17 @@ impl<T> Link<T> {
     }
 
     /// Closes it. What is left is the caller's to discard, or another's.
-    pub(super) fn shut(&self) {
+    pub(super) fn close(&self) {
         let mut state = self.state.lock();
         // Under this lock: whoever finds it closed finds them counted.
         if !state.closed && !skip(Break::LeftNotCounted) {
             state.left += self.weight_of(&state.queue);
         }
         (state.closed, state.room) = (true, 0);
-        self.shut.store(1, Ordering::Relaxed);
-        let writers = if skip(Break::CloseForgetsWriters) {
-            VecDeque::new()
-        } else {
-            std::mem::take(&mut state.writers)
-        };
+        self.looks_closed.store(1, Ordering::Relaxed);
+        let writers = state.writers.take_all().filter(|_| !skip(Break::CloseForgetsWriters));
         let reader = state.reader.take();
         drop(state);
-        let writers = writers.into_iter().map(|(_, writer)| writer);
         // At once, whoever ends it in whatever turn: no end is kept back.
         rt::wake_next(PipelineId::NONE, self.call_all().chain(writers).chain(reader));
     }
@@ -409,25 +410,6 @@ impl<T> State<T> {
         self.closed || self.senders == 0
     }
 
-    /// A writer waits; its ticket.
-    pub(super) fn wait_to_write(&mut self, waker: Waker) -> usize {
-        self.tickets += 1;
-        self.writers.push_back((self.tickets, waker));
-        self.tickets
-    }
-
-    /// The place of a writer that still waits. One that does not has been promised
-    /// room (or the channel is closed).
-    pub(super) fn writer(&mut self, ticket: usize) -> Option<&mut Waker> {
-        let found = self.writers.iter_mut().find(|(number, _)| *number == ticket);
-        found.map(|(_, waker)| waker)
-    }
-
-    pub(super) fn forget_writer(&mut self, ticket: usize) -> Option<Waker> {
-        let at = self.writers.iter().position(|(number, _)| *number == ticket)?;
-        self.writers.remove(at).map(|(_, waker)| waker)
-    }
-
     pub(super) fn waited_for_items(&mut self, time: Duration) {
         self.waited_for_items += time;
     }
@@ -438,35 +420,31 @@ impl<T> State<T> {
 }
 
 impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
+    // Those of the link itself: by their bare names these here would call themselves.
     fn hold_open(&self) {
-        self.one_sender_more();
+        Link::hold_open(self);
     }
 
     fn let_end(&self) {
-        self.one_sender_less();
+        Link::let_end(self);
     }
 
     fn close(&self) {
-        self.shut();
+        Link::close(self);
     }
 
     fn discard(&self) {
-        self.discard_left();
+        Link::discard(self);
     }
 
     fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
 
-    fn settle(&self) {
-        if self.is_settled() {
-            return;
+    fn offer_room(&self) {
+        if !self.all_is_offered() {
+            Link::offer_room(self);
         }
-        let mut state = self.state.lock();
-        let mut calls = Calls::default();
-        self.give_back(&mut state, &mut calls);
-        drop(state);
-        calls.make(self.pipeline);
     }
 
     #[cfg(not(loom))]

@@ -49,8 +49,8 @@ pub struct Receiver<T> {
     link: Arc<Link<T>>,
     /// Fetched, and not handed out.
     batch: VecDeque<T>,
-    /// Handed out, and its room not offered.
-    unsettled: usize,
+    /// Handed out since this side offered room last, by itself.
+    unoffered: usize,
     /// Whether it may be polled by any task: it is in the user's hands.
     roams: bool,
     /// When it began to wait, if somebody will ask for how long.
@@ -74,7 +74,7 @@ impl<T> Receiver<T> {
             link,
             roams: false,
             batch: VecDeque::new(),
-            unsettled: 0,
+            unoffered: 0,
             since: None,
             patience: at_once,
             at_once,
@@ -105,7 +105,7 @@ impl<T> Receiver<T> {
         cx: &mut Context<'_>,
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
-        if self.link.is_shut() {
+        if self.link.looks_closed() {
             self.leave_batch();
         }
         if self.patience > 0 {
@@ -126,13 +126,13 @@ impl<T> Receiver<T> {
     #[inline(always)]
     fn hand_out(&mut self, item: T) -> T {
         let wanted = self.link.hand_out(&item);
-        self.unsettled += 1;
+        self.unoffered += 1;
         self.patience -= 1;
         // Invariant 3; what was fetched at home may be read elsewhere.
         #[cfg(not(loom))]
         let wanted = wanted || (self.roams && HOME.get() != self.address());
-        if wanted || self.unsettled >= self.link.quantum {
-            self.settle();
+        if wanted || self.unoffered >= self.link.quantum {
+            self.offer_room();
         }
         if self.roams {
             crate::rt::step();
@@ -141,13 +141,9 @@ impl<T> Receiver<T> {
     }
 
     #[inline(never)]
-    fn settle(&mut self) {
-        self.unsettled = 0;
-        let mut state = self.link.state.lock();
-        let mut calls = Calls::default();
-        self.link.give_back(&mut state, &mut calls);
-        drop(state);
-        calls.make(self.link.pipeline);
+    fn offer_room(&mut self) {
+        self.unoffered = 0;
+        self.link.offer_room();
     }
 
     /// Nothing is at hand, or it has found so much that others go first.
@@ -175,7 +171,7 @@ impl<T> Receiver<T> {
 
     /// Ready when something is at hand, or nothing will come.
     fn fetch(&mut self, cx: &mut Context<'_>, made_at: &'static Location<'static>) -> Poll<()> {
-        self.unsettled = 0;
+        self.unoffered = 0;
         let mut waker = self.expects_nothing.then(|| cx.waker().clone());
         loop {
             let mut state = self.link.state.lock();
@@ -224,7 +220,7 @@ impl<T> Receiver<T> {
 
     /// Nothing more is to be received.
     pub(crate) fn close(&self) {
-        self.link.shut();
+        self.link.close();
     }
 
     /// It is given to the user's code.
@@ -249,12 +245,12 @@ impl<T> Drop for Receiver<T> {
                 let waited = time_since(self.since);
                 self.link.state.lock().waited_for_items(waited);
             }
-            self.link.shut();
+            self.link.close();
             // The user's code goes on to something else.
             if self.roams {
                 crate::rt::wraps_up();
             }
-            self.link.discard_left();
+            self.link.discard();
             self.link.discard_all(std::mem::take(&mut self.batch));
         }
     }

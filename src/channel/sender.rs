@@ -78,14 +78,14 @@ impl<T: std::marker::Send + 'static> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        self.link.one_sender_more();
+        self.link.hold_open();
         Sender { link: Arc::clone(&self.link) }
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        self.link.one_sender_less();
+        self.link.let_end();
     }
 }
 
@@ -178,13 +178,13 @@ impl<T> Send<'_, T> {
                     calls.make(self.link.pipeline);
                     return Poll::Ready(Ok(()));
                 }
-                self.ticket = Some(state.wait_to_write(waker));
+                self.ticket = Some(state.writers.join(waker));
                 None
             }
-            Some(ticket) => match state.writer(ticket) {
-                Some(place) => Some(std::mem::replace(place, waker)),
-                // What was promised is used.
-                None => {
+            Some(ticket) => match state.writers.renew(ticket, waker) {
+                Ok(before) => Some(before),
+                // Who is no longer in line was called: what was promised is used.
+                Err(_waker) => {
                     self.ticket = None;
                     state.room += 1;
                     state.waited_for_room(time_since(self.since.take()));
@@ -258,7 +258,7 @@ impl<T> Link<T> {
         let waited = time_since(since);
         let mut state = self.state.lock();
         state.waited_for_room(waited);
-        let waker = state.forget_writer(ticket);
+        let waker = state.writers.take(ticket);
         let mut calls = Calls::default();
         if waker.is_none() && !state.closed && !skip(Break::PromiseNotPassedOn) {
             state.room += 1;

@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //!
-//! Until the link is shut; then everybody comes to know alone, and nobody is called.
+//! Until the link is closed; then everybody comes to know alone, and nobody is called.
 //!
 //! 1. `arriving` counts takers that have been called (or are new) and have not
 //!    looked since. While it is above zero nobody else is called: the one that
@@ -43,15 +43,15 @@ use std::time::{Duration, Instant};
 pub(super) struct Front<T> {
     /// Fetched, and taken by nobody.
     batch: VecDeque<T>,
-    /// Taken, and its room not offered.
-    unsettled: usize,
+    /// Taken since this side offered room last, by itself.
+    unoffered: usize,
     /// How many items have been taken.
     taken: usize,
     /// How long takers have been idle, all together.
     waited: Duration,
     idle: Vec<(usize, Waker)>,
     arriving: usize,
-    /// How many there are; whoever goes after the link was shut does not say so.
+    /// How many there are; whoever goes after the link was closed does not say so.
     takers: usize,
     /// How many takers there have been: each has a number.
     count: usize,
@@ -68,7 +68,7 @@ impl<T> Front<T> {
     pub(super) fn new() -> Self {
         Front {
             batch: VecDeque::new(),
-            unsettled: 0,
+            unoffered: 0,
             taken: 0,
             waited: Duration::ZERO,
             idle: Vec::new(),
@@ -126,7 +126,7 @@ impl<T> Link<T> {
     #[inline(always)]
     fn take(&self, front: &mut Front<T>, item: &T) -> usize {
         self.hand_out(item);
-        front.unsettled += 1;
+        front.unoffered += 1;
         front.taken += 1;
         front.taken - 1
     }
@@ -246,8 +246,8 @@ enum State {
 impl<T> Taker<T> {
     /// Nothing more is to be taken, by anybody.
     pub(crate) fn close(&self) {
-        self.link.shut();
-        self.link.discard_left();
+        self.link.close();
+        self.link.discard();
     }
 }
 
@@ -343,7 +343,7 @@ impl<T: Send + 'static> Taker<T> {
         cx: &mut Context<'_>,
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
-        if self.seat.state == State::Busy && !self.link.is_shut() {
+        if self.seat.state == State::Busy && !self.link.looks_closed() {
             let mut front = self.link.takes.front.lock();
             let nobody_to_call = !front.is_short_handed()
                 && (front.alone == self.seat.number
@@ -352,7 +352,7 @@ impl<T: Send + 'static> Taker<T> {
                             || front.idle.is_empty()
                             || front.batch.len() == 1)));
             let is_long = self.seat.alone && self.seat.stint.is_long();
-            if nobody_to_call && !is_long && front.unsettled + 1 < self.link.quantum {
+            if nobody_to_call && !is_long && front.unoffered + 1 < self.link.quantum {
                 if let Some(item) = front.batch.pop_front() {
                     self.seat.before = self.link.take(&mut front, &item);
                     // Whoever looked may have called others meanwhile.
@@ -379,14 +379,14 @@ impl<T: Send + 'static> Taker<T> {
             let mut front = link.takes.front.lock();
             let came = seat.arrive(&mut front, &mut glance);
             let mut calls = Calls::default();
-            if link.is_shut() {
+            if link.looks_closed() {
                 drop(front);
                 drop(came);
                 return Poll::Ready(None);
             }
             let mut state = link.state.lock();
             if front.batch.is_empty() {
-                front.unsettled = 0;
+                front.unoffered = 0;
                 link.give_back(&mut state, &mut calls);
                 link.fetch(&mut state, &mut front.batch);
             }
@@ -400,8 +400,8 @@ impl<T: Send + 'static> Taker<T> {
                 if !front.batch.is_empty() {
                     called = front.call();
                 }
-                if front.unsettled >= link.quantum {
-                    front.unsettled = 0;
+                if front.unoffered >= link.quantum {
+                    front.unoffered = 0;
                     link.give_back(&mut state, &mut calls);
                 }
                 if front.wants_call() && !state.queue.is_empty() {
@@ -507,7 +507,7 @@ impl Seat {
 impl<T> Drop for Taker<T> {
     fn drop(&mut self) {
         // Nobody is called any more, and what is left is dropped by whoever closed it.
-        if self.seat.state == State::Busy && self.link.is_shut() {
+        if self.seat.state == State::Busy && self.link.looks_closed() {
             return;
         }
         let mut front = self.link.takes.front.lock();
@@ -530,7 +530,7 @@ impl<T> Drop for Taker<T> {
         let called = if was_called && !skip(Break::CallNotPassedOn) { front.call() } else { None };
         // The others may be idle, and would never come for what is waiting for this room.
         let mut calls = Calls::default();
-        if !self.link.is_shut() && !skip(Break::LeaverKeepsRoom) {
+        if !self.link.looks_closed() && !skip(Break::LeaverKeepsRoom) {
             self.link.give_back(&mut self.link.state.lock(), &mut calls);
         }
         drop(front);

@@ -505,7 +505,7 @@ impl Context {
     }
 }
 
-/// For the other rooms.
+/// For the other rooms, and the other files of this one.
 impl Context {
     /// Whether it plainly has ended when `other` has: that never does, or the same ends both.
     pub(crate) fn ends_with(&self, other: &Context) -> bool {
@@ -515,10 +515,7 @@ impl Context {
             (Some(this), Some(other)) => std::ptr::eq(this, other),
         }
     }
-}
 
-/// For the other files of this room.
-impl Context {
     /// A root that a checker watches, and with it all that is derived from it.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn watched(

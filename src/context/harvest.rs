@@ -27,32 +27,30 @@ pub(super) struct Harvest {
     /// The whole list of the first who are to be told, as it was: mostly there are no others.
     first: Members,
     wakers: Vec<Waker>,
-    calls: Calls,
-    /// Ended by this sweep, each for a reason of its own.
-    ended: Vec<Cause>,
-    /// An end that came too late: the error in it is the user's to drop.
-    pub(super) late: Option<End>,
-    /// Contexts that functions of quell's own have kept alive.
-    kept: Vec<Context>,
+    ours: Ours,
+    users: Users,
 }
 
-/// What may take its time.
+/// What is quell's own, and may take its time.
 #[derive(Default)]
-struct Calls {
-    ours: Vec<Func>,
+struct Ours {
+    funcs: Vec<Func>,
     /// Whatever else is to end with the contexts.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     tokens: Vec<super::token::Root>,
     /// Not needed any more.
     alarms: Vec<rt::Alarm>,
-    users: Vec<Func>,
 }
 
-/// What is the users'.
+/// What is the users', and comes last.
+#[derive(Default)]
 struct Users {
+    /// Ended by this sweep, each for a reason of its own: there are subscribers.
     ended: Vec<Cause>,
     funcs: Vec<Func>,
-    late: Option<End>,
+    /// Ends that came too late: the error in one is the user's to drop.
+    late: Vec<End>,
+    /// Contexts that functions of quell's own have kept alive.
     kept: Vec<Context>,
 }
 
@@ -70,37 +68,39 @@ impl Harvest {
     pub(super) fn add(&mut self, member: Member) {
         match member {
             Member::Waiter(waker) => self.wakers.push(waker),
-            Member::Func(func) if func.is_ours() => self.calls.ours.push(func),
-            Member::Func(func) => self.calls.users.push(func),
+            Member::Func(func) if func.is_ours() => self.ours.funcs.push(func),
+            Member::Func(func) => self.users.funcs.push(func),
             Member::Child(_) => unreachable!("children stay"),
         }
     }
 
     pub(super) fn disarm(&mut self, alarm: rt::Alarm) {
-        self.calls.alarms.push(alarm);
+        self.ours.alarms.push(alarm);
     }
 
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn add_token(&mut self, token: super::token::Root) {
-        self.calls.tokens.push(token);
+        self.ours.tokens.push(token);
     }
 
     /// What another sweep has found, told with this one's.
     #[cfg(all(unix, not(loom)))]
     pub(super) fn join(&mut self, other: Harvest) {
-        let Harvest { first, wakers, calls, ended, late, kept } = other;
+        let Harvest { first, wakers, ours, users } = other;
         first.into_all().for_each(|member| self.add(member));
         self.wakers.extend(wakers);
-        self.calls.append(calls);
-        self.ended.extend(ended);
-        self.kept.extend(kept);
-        drop(late);
+        self.ours.append(ours);
+        self.users.append(users);
     }
 
     pub(super) fn report(&mut self, ended: &Cause) {
         if super::trace::is_heard() {
-            self.ended.push(ended.clone());
+            self.users.ended.push(ended.clone());
         }
+    }
+
+    pub(super) fn came_too_late(&mut self, end: End) {
+        self.users.late.push(end);
     }
 
     /// Tells everybody, on this thread.
@@ -114,36 +114,38 @@ impl Harvest {
 
     /// The same, however many ends this one is inside of.
     pub(super) fn tell(&mut self) {
-        let (calls, mut users) = self.wake();
-        users.kept.extend(calls.make());
+        let (ours, mut users) = self.wake();
+        users.kept.extend(ours.run());
         users.tell();
     }
 
     /// Tells those who are never kept waiting for somebody else's code, and gives back the rest.
     #[cfg(not(loom))]
     pub(super) fn tell_those_who_wait(&mut self) -> Harvest {
-        let (mut calls, Users { ended, funcs, late, mut kept }) = self.wake();
-        kept.extend(calls.make_ours());
-        calls.users = funcs;
-        Harvest { calls, ended, late, kept, ..Harvest::default() }
+        let (mut ours, mut users) = self.wake();
+        users.kept.extend(ours.run_funcs());
+        Harvest { ours, users, ..Harvest::default() }
     }
 
     /// Whether nobody is to be told.
     fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.wakers.is_empty() && self.calls.is_empty()
+        self.first.is_empty()
+            && self.wakers.is_empty()
+            && self.ours.is_empty()
+            && self.users.funcs.is_empty()
     }
 
     /// Wakes everybody, and leaves what may take its time to another thread.
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<Work> {
-        let (calls, mut users) = self.wake();
-        if calls.is_empty() {
-            let _nobodys = calls.make();
+        let (ours, mut users) = self.wake();
+        if ours.is_empty() {
+            let _nobodys = ours.run();
             return (!users.is_empty()).then(|| Work::new(None, Some(Box::new(|| users.run()))));
         }
         // What quell's own have kept goes when the users' have run, which is after them.
         let kept = Arc::new(Mutex::new(Vec::new()));
         let keeps = Arc::clone(&kept);
-        let ours = Box::new(move || *keeps.lock() = calls.make());
+        let ours = Box::new(move || *keeps.lock() = ours.run());
         let users = Box::new(move || {
             users.kept.append(&mut kept.lock());
             users.run();
@@ -152,24 +154,19 @@ impl Harvest {
     }
 
     /// Wakes everybody, and gives back what comes after that.
-    fn wake(&mut self) -> (Calls, Users) {
-        let later = std::mem::take(&mut self.calls);
+    fn wake(&mut self) -> (Ours, Users) {
+        // They come after those of `first`.
+        let (ours, users) = (std::mem::take(&mut self.ours), std::mem::take(&mut self.users));
         for member in std::mem::take(&mut self.first).into_all() {
             match member {
                 Member::Waiter(waker) => rt::wake_next(PipelineId::NONE, [waker]),
                 func => self.add(func),
             }
         }
-        self.calls.append(later);
+        self.ours.append(ours);
+        self.users.append(users);
         rt::wake_next(PipelineId::NONE, self.wakers.drain(..));
-        let mut calls = std::mem::take(&mut self.calls);
-        let users = Users {
-            ended: std::mem::take(&mut self.ended),
-            funcs: std::mem::take(&mut calls.users),
-            late: self.late.take(),
-            kept: std::mem::take(&mut self.kept),
-        };
-        (calls, users)
+        (std::mem::take(&mut self.ours), std::mem::take(&mut self.users))
     }
 }
 
@@ -198,44 +195,53 @@ impl Users {
         for func in self.funcs {
             undisturbed(|| drop(func.run()));
         }
-        undisturbed(|| drop(self.late));
+        for end in self.late {
+            undisturbed(|| drop(end));
+        }
         for context in self.kept {
             undisturbed(|| drop(context));
         }
     }
 
+    fn append(&mut self, later: Users) {
+        self.ended.extend(later.ended);
+        self.funcs.extend(later.funcs);
+        self.late.extend(later.late);
+        self.kept.extend(later.kept);
+    }
+
     fn is_empty(&self) -> bool {
         let Users { ended, funcs, late, kept } = self;
-        ended.is_empty() && funcs.is_empty() && late.is_none() && kept.is_empty()
+        ended.is_empty() && funcs.is_empty() && late.is_empty() && kept.is_empty()
     }
 }
 
-impl Calls {
+impl Ours {
+    /// Whether there is nobody to be told. (An alarm tells nobody.)
     fn is_empty(&self) -> bool {
         #[cfg(all(feature = "tokio-util", not(loom)))]
         if !self.tokens.is_empty() {
             return false;
         }
-        self.ours.is_empty() && self.users.is_empty()
+        self.funcs.is_empty()
     }
 
-    fn append(&mut self, later: Calls) {
-        self.ours.extend(later.ours);
+    fn append(&mut self, later: Ours) {
+        self.funcs.extend(later.funcs);
         #[cfg(all(feature = "tokio-util", not(loom)))]
         self.tokens.extend(later.tokens);
         self.alarms.extend(later.alarms);
-        self.users.extend(later.users);
     }
 
     /// Gives back the contexts that they have kept alive, for later.
-    fn make_ours(&mut self) -> Vec<Context> {
-        let made = self.ours.drain(..).map(|func| undisturbed(|| func.run()).flatten());
-        made.flatten().collect()
+    fn run_funcs(&mut self) -> Vec<Context> {
+        let run = self.funcs.drain(..).map(|func| undisturbed(|| func.run()).flatten());
+        run.flatten().collect()
     }
 
-    /// Makes all but the users'.
-    fn make(mut self) -> Vec<Context> {
-        let kept = self.make_ours();
+    /// The same, and ends all else.
+    fn run(mut self) -> Vec<Context> {
+        let kept = self.run_funcs();
         #[cfg(all(feature = "tokio-util", not(loom)))]
         for token in self.tokens.drain(..) {
             undisturbed(|| token.cancel());

@@ -376,7 +376,7 @@ impl Scope {
                 }
                 // Somebody's look came first.
                 Err(late) => {
-                    harvest.late = Some(late);
+                    harvest.came_too_late(late);
                     match this.end() {
                         // Invariant 4.
                         Some(end) if end.is_deadline() => Some(Mode::Harvest),

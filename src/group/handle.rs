@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `running + reserved <= limit`, unless the limit was lowered since; `reserved`
-//!    is what those have been promised who waited and were called.
+//! 1. `places <= limit`, unless the limit was lowered since. A task has a place, and so has
+//!    whoever waited for one and was called.
 //! 2. Those who wait are called in their order, whenever there is room.
 //! 3. `first` is set once. What tasks return because the group ended never is it.
 //! 4. A task's failure is noted, and has ended the group, before the task counts
@@ -15,11 +15,10 @@ use super::report::{GroupDropped, ShutdownReport, StillRunning, TaskPanicked};
 use super::spawn::{Spawn, TrySpawnError};
 use super::tasks::{Ending, Owner, Tasks};
 use crate::context::{BoxError, Cancelled, Canceller, Cause, Context, is_an_end};
-use crate::rt;
+use crate::rt::{self, Waiting};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::fmt;
 use std::panic::Location;
 use std::task::Waker;
@@ -80,10 +79,8 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     limit: usize,
-    running: usize,
-    pub(super) reserved: usize,
-    waiting: VecDeque<(usize, Waker)>,
-    tickets: usize,
+    places: usize,
+    pub(super) waiting: Waiting,
     first: Option<Cause>,
     /// A task returned an error because the group had ended.
     echoed: bool,
@@ -98,10 +95,8 @@ impl Group {
         let (ctx, canceller) = parent.with_cancel();
         let state = State {
             limit: usize::MAX,
-            running: 0,
-            reserved: 0,
-            waiting: VecDeque::new(),
-            tickets: 0,
+            places: 0,
+            waiting: Waiting::default(),
             first: None,
             echoed: false,
             ended_itself: false,
@@ -331,8 +326,7 @@ impl Shared {
     /// A task has ended.
     fn leave(&self) {
         let mut state = self.state.lock();
-        state.running -= 1;
-        let called = if skip(Break::PlaceNotOffered) { Vec::new() } else { state.call() };
+        let called = state.give_back(Break::PlaceNotOffered);
         drop(state);
         rt::wake(called);
     }
@@ -365,47 +359,28 @@ impl Owner<Result<(), BoxError>> for Member {
 }
 
 impl State {
-    /// Takes a place that nobody has been promised.
+    /// Takes a place, if there is one.
     pub(super) fn enter(&mut self) -> bool {
-        let room = self.running + self.reserved < self.limit;
-        if room {
-            self.running += 1;
-        }
+        let room = self.places < self.limit;
+        self.places += usize::from(room);
         room
     }
 
-    /// Takes the place that was promised.
-    pub(super) fn enter_reserved(&mut self) {
-        self.reserved -= 1;
-        self.running += 1;
+    /// A place is free again; who gets it. (A model breaks the call.)
+    pub(super) fn give_back(&mut self, broken: Break) -> Vec<Waker> {
+        self.places -= 1;
+        if skip(broken) { Vec::new() } else { self.call() }
     }
 
     /// Invariant 2.
-    pub(super) fn call(&mut self) -> Vec<Waker> {
+    fn call(&mut self) -> Vec<Waker> {
         let mut called = Vec::new();
-        while self.running + self.reserved < self.limit {
-            let Some((_, waker)) = self.waiting.pop_front() else { break };
-            self.reserved += 1;
+        while self.places < self.limit {
+            let Some(waker) = self.waiting.take_first() else { break };
+            self.places += 1;
             called.push(waker);
         }
         called
-    }
-
-    pub(super) fn wait(&mut self, waker: Waker) -> usize {
-        self.tickets += 1;
-        self.waiting.push_back((self.tickets, waker));
-        self.tickets
-    }
-
-    /// The place in the line of one that has not been called.
-    pub(super) fn waiter(&mut self, ticket: usize) -> Option<&mut Waker> {
-        let found = self.waiting.iter_mut().find(|(number, _)| *number == ticket);
-        found.map(|(_, waker)| waker)
-    }
-
-    pub(super) fn forget(&mut self, ticket: usize) -> Option<Waker> {
-        let at = self.waiting.iter().position(|(number, _)| *number == ticket)?;
-        self.waiting.remove(at).map(|(_, waker)| waker)
     }
 }
 

@@ -46,12 +46,11 @@ impl<'a, F> Spawn<'a, F> {
     fn leave(&mut self) {
         let Some(ticket) = self.ticket.take() else { return };
         let mut state = self.shared.state.lock();
-        let waker = state.forget(ticket);
-        let mut called = Vec::new();
-        if waker.is_none() && !skip(Break::PlaceNotPassedOn) {
-            state.reserved -= 1;
-            called = state.call();
-        }
+        let waker = state.waiting.take(ticket);
+        let called = match waker {
+            Some(_) => Vec::new(),
+            None => state.give_back(Break::PlaceNotPassedOn),
+        };
         drop(state);
         drop(waker);
         rt::wake(called);
@@ -83,29 +82,18 @@ where
             rt::require();
             let waker = cx.waker().clone();
             let mut state = this.shared.state.lock();
-            let mut before = None;
-            let enters = match this.ticket {
+            let before = match this.ticket {
+                None if state.enter() => Err(waker),
                 None => {
-                    state.enter() || {
-                        this.ticket = Some(state.wait(waker));
-                        false
-                    }
+                    this.ticket = Some(state.waiting.join(waker));
+                    Ok(None)
                 }
-                Some(ticket) => match state.waiter(ticket) {
-                    Some(place) => {
-                        before = Some(std::mem::replace(place, waker));
-                        false
-                    }
-                    None => {
-                        state.enter_reserved();
-                        this.ticket = None;
-                        true
-                    }
-                },
+                // Who is no longer in line was called, and has a place.
+                Some(ticket) => state.waiting.renew(ticket, waker).map(Some),
             };
             drop(state);
-            drop(before);
-            if enters {
+            if before.is_err() {
+                this.ticket = None;
                 this.end = None;
                 let task = this.task.take().expect("asserted above");
                 let started = Shared::start(this.shared, this.name.clone(), this.place, task);

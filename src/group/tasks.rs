@@ -9,7 +9,7 @@
 //! 3. Users' code runs without the lock: futures, their drops, wakers.
 
 use crate::rt::probe::{self, Wait};
-use crate::rt::{self, Abort, PipelineId};
+use crate::rt::{self, Abort, PipelineId, Waiting};
 use crate::sync::{Arc, BriefLock};
 use slab::Slab;
 use std::any::Any;
@@ -37,8 +37,8 @@ struct State {
     /// How many are at work that is no task.
     busy: usize,
     /// Who waits for the list to be empty.
-    waiting: Vec<(usize, Waker)>,
-    /// How many tasks and tickets there have been: each has a number of its own.
+    waiting: Waiting,
+    /// How many tasks there have been: each has a number of its own.
     count: usize,
 }
 
@@ -94,7 +94,7 @@ impl Tasks {
             stopped: false,
             late: Vec::new(),
             busy: 0,
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             count: 0,
         };
         Arc::new(Tasks { state: BriefLock::new(state) })
@@ -115,7 +115,8 @@ impl Tasks {
     ) {
         let (number, key) = {
             let mut state = this.state.lock();
-            let number = state.number();
+            state.count += 1;
+            let number = state.count;
             let entry = Entry { number, name: name.clone(), place, is_late: false };
             (number, state.live.insert(entry))
         };
@@ -218,17 +219,7 @@ impl State {
 
     /// Those to be woken, if it is over now.
     fn waiting_for_this(&mut self) -> impl Iterator<Item = Waker> + use<> {
-        let waiting = if self.is_over() { std::mem::take(&mut self.waiting) } else { Vec::new() };
-        waiting.into_iter().map(|(_, waker)| waker)
-    }
-
-    fn number(&mut self) -> usize {
-        self.count += 1;
-        self.count
-    }
-
-    fn waiting(&mut self, ticket: Option<usize>) -> Option<usize> {
-        self.waiting.iter().position(|(number, _)| Some(*number) == ticket)
+        self.is_over().then(|| self.waiting.take_all()).into_iter().flatten()
     }
 }
 
@@ -301,15 +292,12 @@ impl Future for Over<'_> {
         if state.is_over() {
             return Poll::Ready(());
         }
-        let before = match state.waiting(self.ticket) {
-            Some(at) => Some(std::mem::replace(&mut state.waiting[at].1, waker)),
-            None => {
-                let ticket = state.number();
-                state.waiting.push((ticket, waker));
-                self.ticket = Some(ticket);
-                None
-            }
+        let before = match self.ticket {
+            Some(ticket) => state.waiting.renew(ticket, waker),
+            None => Err(waker),
         };
+        // Who was called, and finds more to wait for, gets in line again.
+        let before = before.map_err(|waker| self.ticket = Some(state.waiting.join(waker))).ok();
         drop(state);
         drop(before);
         probe::waits(|| self.wait);
@@ -320,7 +308,7 @@ impl Future for Over<'_> {
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         let mut state = self.tasks.state.lock();
-        let waker = state.waiting(self.ticket).map(|at| state.waiting.swap_remove(at));
+        let waker = self.ticket.and_then(|ticket| state.waiting.take(ticket));
         drop(state);
         drop(waker);
     }

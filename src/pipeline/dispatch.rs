@@ -15,12 +15,12 @@ use super::stages::{ends, poll_here};
 use crate::channel::{Receiver, Sender, Taker};
 use crate::context::{BoxError, Context, Contexts};
 use crate::rt::probe::{self, Wait};
-use crate::rt::{self, PipelineId, Turn};
+use crate::rt::{self, PipelineId, Turn, Waiting};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use std::panic::Location;
 use std::pin::pin;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 /// Starts the first of `workers`.
 pub(super) fn start<T, U, O, F, Fut, R>(
@@ -172,7 +172,8 @@ struct Turns(Mutex<Order>);
 #[derive(Default)]
 struct Order {
     next: usize,
-    waiting: Vec<(usize, Waker)>,
+    /// Under the numbers of their items.
+    waiting: Waiting,
 }
 
 impl Turns {
@@ -192,13 +193,8 @@ impl Turns {
             if order.next == number {
                 return Poll::Ready(());
             }
-            let before = match order.waiting.iter_mut().find(|(of, _)| *of == number) {
-                Some((_, place)) => Some(std::mem::replace(place, waker)),
-                None => {
-                    order.waiting.push((number, waker));
-                    None
-                }
-            };
+            let before = order.waiting.renew(number, waker);
+            let before = before.map_err(|waker| order.waiting.join_as(number, waker)).ok();
             drop(order);
             drop(before);
             probe::waits(|| Wait { what: "its turn to pass on a result", at: place, of: 0 });
@@ -211,8 +207,7 @@ impl Turns {
         let mut order = self.0.lock();
         order.next += 1;
         let next = order.next;
-        let at = order.waiting.iter().position(|(of, _)| *of == next);
-        let waker = at.map(|at| order.waiting.swap_remove(at).1);
+        let waker = order.waiting.take(next);
         drop(order);
         rt::wake_next(pipeline, waker.filter(|_| !skip(Break::TurnNotPassedOn)));
     }

@@ -44,7 +44,7 @@ pub(super) struct Engine {
     pub(super) stages: Vec<Stage>,
     /// How it ended, and the cause for which its context ends.
     outcome: Mutex<Option<(Outcome, Cause)>>,
-    /// Nonzero once everything has been stopped.
+    /// Nonzero from when everything is being stopped.
     stopped: AtomicUsize,
     /// Whether it may end by the clock.
     is_timed: bool,
@@ -168,7 +168,9 @@ impl Engine {
         let busy = self.tasks.busy();
         let cause = self.ctx.cause().expect("it has ended");
         self.cancelled(cause);
-        // Release: partner of the Acquire in `is_stopped`.
+        // Before anything is stopped: a channel that comes now is either found below, or its maker
+        // finds this, by the lock of `output` (see `link`). Release: partner of the Acquire in
+        // `is_stopped`.
         self.stopped.store(1, Ordering::Release);
         if !skip(Break::StagesNotStopped) {
             self.tasks.stop();
@@ -213,7 +215,7 @@ impl Engine {
         drop(alarm);
     }
 
-    /// Whether everything has been stopped: nothing more is delivered.
+    /// Whether everything is being stopped: nothing more is delivered.
     #[inline]
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire) != 0
@@ -328,6 +330,7 @@ impl Engine {
         if !skip(Break::EndBeforeEnding) {
             gauge.hold_open();
         }
+        // In this order: see `stop`.
         *stage.output.lock() = Some(gauge.clone());
         if self.is_stopped() {
             gauge.close();
@@ -409,7 +412,7 @@ impl Owner<StageResult> for StageTask {
             #[cfg(loom)]
             let polled = poll();
             // Ready, too: a receiver may outlive its stage, in another task.
-            inputs.iter().for_each(|input| input.settle());
+            inputs.iter().for_each(|input| input.offer_room());
             polled
         })
     }

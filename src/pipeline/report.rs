@@ -10,7 +10,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The source ended, and everything was delivered.
+    /// The last stage ended, and all that it had put out was delivered: as a rule because the
+    /// source came to its end. A stage of one's own that returns early does it as well.
     Completed,
     /// The reader stopped reading.
     ReaderStopped,
@@ -48,7 +49,8 @@ impl fmt::Display for Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum StageEnd {
-    /// Its input ended, and it passed on all that it had.
+    /// Its input ended, and it passed on all that it had; one of your own has returned, whether
+    /// its input had ended or not.
     Completed,
     /// A source that was told to make no more, for the pipeline to drain.
     Stopped,
@@ -136,7 +138,8 @@ impl Report {
         self.stages.iter().map(StageReport::discarded).sum()
     }
 
-    /// Whether every item is accounted for.
+    /// Whether every item is accounted for. If not, that is a bug, and one of quell's unless an
+    /// end of a channel has outlived the stage of your own that it was given to.
     ///
     /// What a stage delivered is what the next one received, counted on both
     /// sides; and each of quell's own stages has delivered, filtered out, failed

@@ -65,7 +65,7 @@ impl<T: Send + 'static> Results<T> {
     ///
     /// # Panics
     ///
-    /// At the first call, where nobody runs tasks.
+    /// When it is first polled, where nobody runs tasks.
     #[track_caller]
     #[allow(clippy::should_implement_trait, reason = "it is awaited, and needs no import")]
     pub fn next(&mut self) -> Next<'_, T> {

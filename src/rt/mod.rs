@@ -33,6 +33,7 @@
 // | `sleep` | waiting for a time |
 // | `turn` | letting others go first, and leaving a choice to others |
 // | `woken` | whom a turn has woken, and when they come |
+// | `waiting` | a line of those who wait |
 // | `probe` | what a task that is waiting waits for |
 // | `world` | how a checker takes the runtime's place |
 // | `clock` | whose time it is, and alarms on it |
@@ -58,6 +59,7 @@ mod task;
 #[cfg(not(loom))]
 mod timer;
 mod turn;
+mod waiting;
 #[cfg(not(loom))]
 mod woken;
 #[cfg(all(feature = "check", not(loom)))]
@@ -93,6 +95,7 @@ pub(crate) use tokio::runtime;
 pub(crate) use turn::learn_of_tasks;
 pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now};
 pub use turn::{YieldNow, choose, yield_now};
+pub(crate) use waiting::Waiting;
 #[cfg(not(loom))]
 pub(crate) use woken::{
     Hand, PipelineId, Woken, comes_next, gets_on, has_woken, may_keep, step, wake_next, was_brisk,

@@ -11,7 +11,7 @@ use std::panic::Location;
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "check"), allow(dead_code))]
 pub(crate) struct Wait {
-    /// In words: "an item", "room in a buffer", "the end of a context".
+    /// In words: "an item", "room in a channel", "the end of a context".
     pub(crate) what: &'static str,
     /// The line that made the future.
     pub(crate) at: &'static Location<'static>,
