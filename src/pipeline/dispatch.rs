@@ -9,9 +9,10 @@
 //! 3. In order: results go in by the numbers under which their items were taken.
 //!    Whoever puts one in wakes the holder of the next.
 
-use super::engine::{Engine, StageResult, Tally};
+use super::engine::{Engine, StageResult};
 use super::report::StageEnd;
 use super::stages::{ends, poll_here};
+use super::tally::Tally;
 use crate::channel::{Receiver, Sender, Taker};
 use crate::context::{BoxError, Context, Contexts};
 use crate::rt::probe::{self, Wait};

@@ -32,23 +32,30 @@
 // | `plan` | `Pipeline`: what users describe |
 // | `results` | `Results`: what they read |
 // | `engine` | starting and ending, whatever the stages are |
+// | `drain` | finishing what has begun |
+// | `end` | how it ends |
+// | `tally` | what a task has seen of its items |
 // | `source` | iterators, streams, threads |
 // | `stages` | `map`, `filter_map`, `chunks`, `merge`, one's own |
 // | `dispatch` | workers |
 // | `throttle` | `Rate`, and keeping to it |
-// | `report` | how it ended, and where every item went |
+// | `report` | where every item went |
 
 mod dispatch;
+mod drain;
+mod end;
 mod engine;
 mod plan;
 mod report;
 mod results;
 mod source;
 mod stages;
+mod tally;
 mod throttle;
 
+pub use end::Outcome;
 pub use plan::{OnCancel, Pipeline};
-pub use report::{Outcome, Report, StageEnd, StageReport};
+pub use report::{Report, StageEnd, StageReport};
 pub use results::{Next, Results, TryNext};
 pub use stages::StageOutput;
 pub use throttle::Rate;

@@ -1,7 +1,9 @@
 //! What users describe.
 
-use super::engine::{Engine, Stage, StageCounts, StageResult, Tally};
+use super::end::End;
+use super::engine::{Engine, Stage, StageCounts, StageResult};
 use super::results::Results;
+use super::tally::Tally;
 use super::throttle::Rate;
 use super::{dispatch, source, stages};
 use crate::channel::{Bulk, Receiver, Sender};
@@ -444,12 +446,11 @@ impl<T> Plan<T> {
     pub(super) fn engine(&mut self) -> Arc<Engine> {
         let Pipeline { ctx, on_cancel, stages, .. } = &mut self.0;
         let stages = std::mem::take(stages).into_iter().map(Description::start).collect();
-        match *on_cancel {
-            OnCancel::Drain { grace } if !ctx.is_done() => {
-                Engine::start_draining(ctx, grace, stages)
-            }
-            _ => Engine::start(ctx, stages),
-        }
+        let grace = match *on_cancel {
+            OnCancel::Drain { grace } if !ctx.is_done() => Some(grace),
+            OnCancel::Drain { .. } | OnCancel::Abort => None,
+        };
+        Engine::start(ctx, grace, stages)
     }
 }
 
@@ -457,7 +458,7 @@ impl<T: Send + 'static> Plan<T> {
     /// Starts everything, in its engine, unless the context has ended already.
     pub(super) fn start(self, engine: &Arc<Engine>) -> Option<Receiver<T>> {
         if let Some(cause) = engine.ctx.cause() {
-            engine.cancelled(cause);
+            engine.note(End::cancelled(cause));
             return None;
         }
         let mut pile = Pile::default();

@@ -1,49 +1,11 @@
 //! How a pipeline ended, and where every item went.
 
+use super::end::{End, Outcome};
 use super::engine::{Engine, StageCounts};
 use crate::channel::Counts;
 use crate::context::{Cancelled, Cause};
 use std::fmt;
 use std::time::Duration;
-
-/// How a pipeline ended: by the first thing that ended it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The last stage ended, and all that it had put out was delivered: as a rule because the
-    /// source came to its end. A stage of one's own that returns early does it as well.
-    Completed,
-    /// The reader stopped reading.
-    ReaderStopped,
-    /// The context ended, or the runtime was shut down.
-    Cancelled(Cause),
-    /// A stage returned an error.
-    Failed {
-        /// Its name.
-        stage: String,
-        /// The error.
-        cause: Cause,
-    },
-    /// A closure or a stage panicked.
-    Panicked {
-        /// The stage's name.
-        stage: String,
-        /// What it panicked with.
-        message: String,
-    },
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Outcome::Completed => f.write_str("completed"),
-            Outcome::ReaderStopped => f.write_str("the reader stopped"),
-            Outcome::Cancelled(cause) => write!(f, "cancelled: {cause}"),
-            Outcome::Failed { stage, cause } => write!(f, "`{stage}` failed: {cause}"),
-            Outcome::Panicked { stage, message } => write!(f, "`{stage}` panicked: {message}"),
-        }
-    }
-}
 
 /// How a stage ended; of its tasks, the one that fared worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,9 +29,7 @@ pub enum StageEnd {
 /// What became of a pipeline: the answer of [`Results::finish`](super::Results::finish).
 #[derive(Clone, Debug)]
 pub struct Report {
-    outcome: Outcome,
-    /// For which the pipeline's context ended.
-    cause: Cause,
+    end: End,
     stages: Vec<StageReport>,
     read: usize,
 }
@@ -113,13 +73,13 @@ impl Report {
                 output: outputs[index],
             }
         });
-        let (outcome, cause) = engine.outcome();
-        Report { outcome, cause, stages: stages.collect(), read }
+        let end = engine.known_end().expect("it has ended");
+        Report { end, stages: stages.collect(), read }
     }
 
     /// How it ended.
     pub fn outcome(&self) -> &Outcome {
-        &self.outcome
+        &self.end.outcome
     }
 
     /// Its stages, the source first.
@@ -166,20 +126,8 @@ impl Report {
     /// cause is a [`TaskPanicked`](crate::group::TaskPanicked). It prints as `context canceled`: log
     /// it with `{:#}`, or log its [`cause`](Cancelled::cause).
     pub fn into_result(self) -> Result<Report, Cancelled> {
-        self.outcome.as_result(&self.cause)?;
+        self.end.as_result()?;
         Ok(self)
-    }
-}
-
-impl Outcome {
-    /// Whether it is one that was meant; if not, for which cause.
-    pub(super) fn as_result(&self, cause: &Cause) -> Result<(), Cancelled> {
-        match self {
-            Outcome::Completed | Outcome::ReaderStopped => Ok(()),
-            Outcome::Cancelled(_) | Outcome::Failed { .. } | Outcome::Panicked { .. } => {
-                Err(Cancelled::new(cause.clone()))
-            }
-        }
     }
 }
 
@@ -241,7 +189,7 @@ impl StageReport {
 impl fmt::Display for Report {
     /// A table: one line a stage.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}; {} read", self.outcome, self.read)?;
+        writeln!(f, "{}; {} read", self.end.outcome, self.read)?;
         let width = self.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0);
         write!(
             f,
@@ -281,7 +229,7 @@ impl fmt::Display for Report {
             )?;
             // That which is the outcome has been told.
             let failure = stage.failure.as_ref();
-            if let Some(failure) = failure.filter(|failure| !failure.is(&self.cause)) {
+            if let Some(failure) = failure.filter(|failure| !failure.is(&self.end.cause)) {
                 write!(f, ": {failure}")?;
             }
         }

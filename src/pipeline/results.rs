@@ -6,6 +6,7 @@
 //! 2. However reading ends, the engine's context is cancelled: by `finish`, or
 //!    when the results are dropped.
 
+use super::end::End;
 use super::engine::Engine;
 use super::plan::Plan;
 use super::report::Report;
@@ -194,7 +195,7 @@ impl<T: Send + 'static> Results<T> {
     fn goes_on(&mut self) -> bool {
         match &self.state {
             State::Planned(_) => self.start(),
-            State::Running { .. } => self.stop_reading(),
+            State::Running { .. } => self.complete(),
             State::Over { .. } => return false,
         }
         true
@@ -208,7 +209,7 @@ impl<T: Send + 'static> Results<T> {
             "quell: the pipeline made at {made_at} was polled where nobody runs tasks; poll it inside a tokio \
              runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a checker"
         );
-        if let (engine, State::Planned(plan)) = self.close() {
+        if let (engine, State::Planned(plan)) = self.take_over() {
             if let Some(receiver) = plan.start(&engine) {
                 self.state = State::Running { engine, receiver };
             }
@@ -216,11 +217,11 @@ impl<T: Send + 'static> Results<T> {
     }
 
     /// There is no more.
-    fn stop_reading(&mut self) {
-        let (engine, before) = self.close();
+    fn complete(&mut self) {
+        let (engine, before) = self.take_over();
         // If it was stopped, how it ended is known already. If not, there may be a source
         // that is waiting for items which nobody will take.
-        engine.complete(self.made_at);
+        engine.end(End::completed(self.made_at));
         drop(before);
     }
 
@@ -244,7 +245,7 @@ impl<T: Send + 'static> Results<T> {
         mut self,
         place: &'static Location<'static>,
     ) -> impl Future<Output = Report> + Send + use<T> {
-        let engine = self.end(place);
+        let engine = self.stop_reading(place);
         let read = self.read;
         async move {
             const WHAT: &str = "the end of all tasks of a pipeline";
@@ -265,8 +266,8 @@ impl<T> Results<T> {
     /// Whether all have come, when no more do.
     fn end_of_all(&self) -> Result<(), Cancelled> {
         match &self.state {
-            State::Over { engine } => match engine.known_outcome() {
-                Some((outcome, cause)) => outcome.as_result(&cause),
+            State::Over { engine } => match engine.known_end() {
+                Some(end) => end.as_result(),
                 // A panic came out of its start.
                 None => {
                     let error = "the pipeline could not be started".into();
@@ -279,7 +280,7 @@ impl<T> Results<T> {
 
     /// Nothing more comes, whatever the user's code does that goes with what was before:
     /// that is for the caller to drop.
-    fn close(&mut self) -> (Arc<Engine>, State<T>) {
+    fn take_over(&mut self) -> (Arc<Engine>, State<T>) {
         let engine = match &mut self.state {
             State::Planned(plan) => plan.engine(),
             State::Running { engine, .. } | State::Over { engine } => Arc::clone(engine),
@@ -289,9 +290,9 @@ impl<T> Results<T> {
     }
 
     /// The reader's end, unless there was another before.
-    fn end(&mut self, place: &'static Location<'static>) -> Arc<Engine> {
-        let (engine, before) = self.close();
-        engine.stop_reading(place);
+    fn stop_reading(&mut self, place: &'static Location<'static>) -> Arc<Engine> {
+        let (engine, before) = self.take_over();
+        engine.end(End::reader_stopped(place));
         rt::undisturbed(|| drop(before));
         engine
     }
@@ -301,7 +302,7 @@ impl<T> Drop for Results<T> {
     fn drop(&mut self) {
         if !matches!(self.state, State::Planned(_)) {
             // Whoever ended it may do that later: a function of the users' may come before.
-            self.end(self.made_at).discard();
+            self.stop_reading(self.made_at).discard();
         }
     }
 }

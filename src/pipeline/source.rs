@@ -7,17 +7,19 @@
 //!    once no more are to be made, and it asks, and all that it made has come, then
 //!    whatever it still makes was made later.
 
-use super::engine::{StageResult, Tally};
+use super::engine::StageResult;
 use super::report::StageEnd;
 use super::stages::{ends, poll_here, reader_gone};
+use super::tally::Tally;
 use crate::channel::Sender;
+use crate::context::Context;
 use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use futures_core::Stream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{self, Poll, ready};
 
 /// A task that puts in what an iterator gives, for which it never has to wait. (By way of [`feed`]
 /// an item would take a twentieth longer.)
@@ -26,11 +28,11 @@ pub(super) async fn iterate<T: Send + 'static>(
     mut items: impl Iterator<Item = T> + Send + 'static,
     sender: Sender<T>,
 ) -> StageResult {
-    let more = tally.more();
+    let until = tally.end_of_sources();
     let mut turn = Turn::begin();
     loop {
         rt::gets_on();
-        if more.as_ref().is_some_and(crate::context::Context::is_done) {
+        if until.as_ref().is_some_and(Context::is_done) {
             return ends(StageEnd::Stopped);
         }
         let Some(item) = items.next() else { return ends(StageEnd::Completed) };
@@ -57,7 +59,7 @@ pub(super) async fn stream<T: Send + 'static>(
     sender: Sender<T>,
 ) -> StageResult {
     let mut items = pin!(items);
-    let next = |cx: &mut Context<'_>, more| {
+    let next = |cx: &mut task::Context<'_>, more| {
         if more { items.as_mut().poll_next(cx) } else { Poll::Ready(None) }
     };
     feed(tally, next, sender).await
@@ -76,12 +78,12 @@ pub(super) async fn from_thread<T: Send + 'static>(
 ) -> StageResult {
     let (put, mut made) = crate::channel::bounded(1);
     // Where the pipeline cannot drain, nobody asks how far the thread is.
-    let progress = tally.more().map(|more| Arc::new(Progress::new(more)));
+    let progress = tally.end_of_sources().map(|until| Arc::new(Progress::new(until)));
     rt::block_aside(name, on_a_thread(items, put, progress.clone()));
 
     let place = tally.place();
     let mut came = 0;
-    let next = move |cx: &mut Context<'_>, more: bool| {
+    let next = move |cx: &mut task::Context<'_>, more: bool| {
         if !more && progress.as_ref().is_some_and(|progress| progress.is_all(came)) {
             return Poll::Ready(None);
         }
@@ -126,22 +128,22 @@ async fn on_a_thread<T: Send + 'static>(
 
 /// How far the thread of a blocking source is. Invariant 1.
 struct Progress {
-    /// Ends when no more items are to be made.
-    more: crate::context::Context,
+    /// It makes items until this ends.
+    until: Context,
     /// Whether it is being asked for an item, and how many it has made.
     thread: Mutex<(bool, usize)>,
 }
 
 impl Progress {
-    fn new(more: crate::context::Context) -> Self {
-        Progress { more, thread: Mutex::new((false, 0)) }
+    fn new(until: Context) -> Self {
+        Progress { until, thread: Mutex::new((false, 0)) }
     }
 
     /// The thread is about to ask for an item. False: it should not.
     fn asks(&self) -> bool {
-        let before = skip(Break::SourceLooksTooSoon) && !self.more.is_done();
+        let before = skip(Break::SourceLooksTooSoon) && !self.until.is_done();
         self.thread.lock().0 = true;
-        before || !self.more.is_done()
+        before || !self.until.is_done()
     }
 
     fn has_made_one(&self) {
@@ -161,11 +163,11 @@ impl Progress {
 /// drains it is not; what there is already is put in.
 async fn feed<T: Send + 'static>(
     mut tally: Tally,
-    mut next: impl FnMut(&mut Context<'_>, bool) -> Poll<Option<T>> + Send,
+    mut next: impl FnMut(&mut task::Context<'_>, bool) -> Poll<Option<T>> + Send,
     sender: Sender<T>,
 ) -> StageResult {
-    let more = tally.more();
-    let mut no_more = more.as_ref().map(crate::context::Context::done);
+    let until = tally.end_of_sources();
+    let mut told = until.as_ref().map(Context::done);
     let mut turn = Turn::begin();
     // Whether the last item had to be waited for, or the one before: then the next has to be as a
     // rule, and to leave this thread to those who were woken for the last is quicker than a nudge.
@@ -181,7 +183,7 @@ async fn feed<T: Send + 'static>(
         had_waited = std::mem::take(&mut waited);
         let item = poll_here(|cx| {
             loop {
-                let stopped = more.as_ref().is_some_and(crate::context::Context::is_done);
+                let stopped = until.as_ref().is_some_and(Context::is_done);
                 let end = if stopped { StageEnd::Stopped } else { StageEnd::Completed };
                 let item = next(cx, !stopped);
                 is_quick &= asked_at.take().is_none_or(Turn::is_short_since);
@@ -189,8 +191,8 @@ async fn feed<T: Send + 'static>(
                     return Poll::Ready(item.ok_or(end));
                 }
                 waited = true;
-                match &mut no_more {
-                    Some(no_more) if !stopped => ready!(Pin::new(no_more).poll(cx)),
+                match &mut told {
+                    Some(told) if !stopped => ready!(Pin::new(told).poll(cx)),
                     _ => return Poll::Pending,
                 };
             }

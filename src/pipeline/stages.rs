@@ -1,7 +1,8 @@
 //! The stages of one task.
 
-use super::engine::{StageResult, Tally};
+use super::engine::StageResult;
 use super::report::StageEnd;
+use super::tally::Tally;
 use crate::channel::{Receiver, SendError, Sender, discard};
 use crate::context::{BoxError, Context, comes_from};
 use crate::rt::{self, Turn};

@@ -10,9 +10,10 @@
 //!    made up too, until all of them since it was last in time come to one.
 //! 3. Nothing goes through before it is due.
 
-use super::engine::{StageResult, Tally};
+use super::engine::StageResult;
 use super::report::StageEnd;
 use super::stages::{noting, reader_gone};
+use super::tally::Tally;
 use crate::channel::{Receiver, Sender};
 use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
