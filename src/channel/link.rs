@@ -103,7 +103,7 @@ pub(crate) struct Counts {
 }
 
 /// What a pipeline keeps of each of its channels, whatever goes through it.
-pub(crate) trait Gauge: std::marker::Send + Sync {
+pub(crate) trait AnyLink: std::marker::Send + Sync {
     /// The task that receives is about to wait: the room of what it has used is
     /// offered to those who wait for some.
     fn offer_room(&self);
@@ -419,7 +419,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T: std::marker::Send> Gauge for Arc<Link<T>> {
+impl<T: std::marker::Send> AnyLink for Arc<Link<T>> {
     // Those of the link itself: by their bare names these here would call themselves.
     fn hold_open(&self) {
         Link::hold_open(self);

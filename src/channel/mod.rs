@@ -32,7 +32,7 @@ mod receiver;
 mod sender;
 mod takers;
 
-pub(crate) use link::{Bulk, Counts, Gauge, discard};
+pub(crate) use link::{AnyLink, Bulk, Counts, discard};
 #[cfg(not(loom))]
 pub(crate) use receiver::at_home;
 pub use receiver::{Receiver, Recv};
@@ -56,7 +56,7 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 /// The channel behind a stage: behind the last, or between two, where the receiving task offers
-/// room when it waits (see [`Gauge::offer_room`]), and after as many items as the channel holds. And
+/// room when it waits (see [`AnyLink::offer_room`]), and after as many items as the channel holds. And
 /// whether what makes its items is the user's code, by itself, and which pipeline it is of.
 pub(crate) fn of_stage<T>(
     capacity: usize,

@@ -5,7 +5,7 @@
 //! 1. A [`Send`] that waits has a ticket; it gives it back when it is dropped, and
 //!    with it any room that was promised to it.
 
-use super::link::{Calls, Gauge, Link, State, time_since};
+use super::link::{AnyLink, Calls, Link, State, time_since};
 use crate::rt;
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
@@ -71,7 +71,7 @@ impl<T> Sender<T> {
 
 impl<T: std::marker::Send + 'static> Sender<T> {
     /// What a pipeline keeps of this channel.
-    pub(crate) fn gauge(&self) -> std::sync::Arc<dyn Gauge> {
+    pub(crate) fn any_link(&self) -> std::sync::Arc<dyn AnyLink> {
         std::sync::Arc::new(Arc::clone(&self.link))
     }
 }

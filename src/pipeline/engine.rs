@@ -22,7 +22,7 @@ use super::end::End;
 use super::report::StageEnd;
 #[cfg(not(loom))]
 use crate::channel::at_home;
-use crate::channel::{Bulk, Gauge, Receiver, Sender};
+use crate::channel::{AnyLink, Bulk, Receiver, Sender};
 use crate::context::{BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Boxed, Ending, Owner, Tasks};
 use crate::rt::{self, Hand, Woken};
@@ -32,6 +32,13 @@ use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use std::borrow::Cow;
 use std::panic::Location;
 use std::time::Duration;
+
+/// How many items fit behind a stage, where [`buffer`](super::Pipeline::buffer) does not
+/// say otherwise.
+#[cfg(not(loom))]
+pub(super) const BUFFER: usize = 64;
+#[cfg(loom)]
+pub(super) const BUFFER: usize = 1;
 
 /// What the stages of a running pipeline share.
 pub(super) struct Engine {
@@ -66,9 +73,9 @@ pub(super) struct Stage {
     /// Why the first of its tasks that failed or panicked did so.
     pub(super) failure: Latch<Cause>,
     /// What its tasks take from, once the first of them is spawned.
-    pub(super) gauges: Latch<Gauges>,
+    input_links: Latch<Vec<std::sync::Arc<dyn AnyLink>>>,
     /// The channel behind it, while it runs and after.
-    pub(super) output: Mutex<Option<std::sync::Arc<dyn Gauge>>>,
+    pub(super) output_link: Mutex<Option<std::sync::Arc<dyn AnyLink>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,9 +88,6 @@ pub(super) struct StageCounts {
     pub(super) discarded: usize,
     pub(super) ended: Option<StageEnd>,
 }
-
-/// The channels that a stage takes from.
-pub(super) type Gauges = std::sync::Arc<[std::sync::Arc<dyn Gauge>]>;
 
 /// What a task of a stage returns.
 pub(super) type StageResult = Result<StageEnd, BoxError>;
@@ -170,8 +174,8 @@ impl Engine {
         rt::gets_on();
     }
 
-    fn outputs(&self) -> impl Iterator<Item = std::sync::Arc<dyn Gauge>> {
-        self.stages.iter().filter_map(|stage| stage.output.lock().clone())
+    fn outputs(&self) -> impl Iterator<Item = std::sync::Arc<dyn AnyLink>> {
+        self.stages.iter().filter_map(|stage| stage.output_link.lock().clone())
     }
 
     fn forget_drain_if_stopped(&self) {
@@ -272,15 +276,15 @@ impl Engine {
             bulk,
             (is_last, stage.custom, self.woken.id()),
         );
-        let gauge = sender.gauge();
+        let link = sender.any_link();
         // Invariant 5.
         if !skip(Break::EndBeforeEnding) {
-            gauge.hold_open();
+            link.hold_open();
         }
         // In this order: see `stop`.
-        *stage.output.lock() = Some(gauge.clone());
+        *stage.output_link.lock() = Some(link.clone());
         if self.is_stopped() {
-            gauge.close();
+            link.close();
         }
         (sender, receiver)
     }
@@ -292,9 +296,10 @@ impl Engine {
             || (skip(Break::WorkersNotStopped) && stage.name == "dispatch");
         let nobodys = forgets.then(Tasks::new);
         let tasks = nobodys.as_ref().unwrap_or(&this.tasks);
-        if stage.gauges.get().is_none() {
-            let links = stage.inputs.iter().filter_map(|&k| this.stages[k].output.lock().clone());
-            let _ = stage.gauges.set(links.collect());
+        if stage.input_links.get().is_none() {
+            let links =
+                stage.inputs.iter().filter_map(|&k| this.stages[k].output_link.lock().clone());
+            let _ = stage.input_links.set(links.collect());
         }
         stage.counts.lock().running += 1;
         let owner = StageTask { engine: Arc::clone(this), index, hand: this.woken.hand() };
@@ -342,8 +347,10 @@ impl Owner<StageResult> for StageTask {
     #[inline]
     fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
         self.hand.turn(|| {
-            let inputs =
-                self.engine.stages[self.index].gauges.get().expect("set before it was spawned");
+            let inputs = self.engine.stages[self.index]
+                .input_links
+                .get()
+                .expect("set before it was spawned");
             #[cfg(not(loom))]
             let polled = match inputs.first() {
                 None => poll(),
@@ -380,6 +387,22 @@ impl Owner<StageResult> for StageTask {
 }
 
 impl Stage {
+    /// One that has not begun.
+    #[track_caller]
+    pub(super) fn new(name: Cow<'static, str>, inputs: Vec<usize>) -> Self {
+        Stage {
+            name,
+            place: Location::caller(),
+            capacity: BUFFER,
+            inputs,
+            custom: false,
+            counts: BriefLock::new(StageCounts::default()),
+            failure: Latch::new(),
+            input_links: Latch::new(),
+            output_link: Mutex::new(None),
+        }
+    }
+
     /// One of its tasks has ended, and set off what it does. After the last of them the channel
     /// behind it may end: invariant 5.
     fn leave(&self, end: StageEnd) {
@@ -389,7 +412,7 @@ impl Stage {
         let is_last = counts.running == 0;
         drop(counts);
         if is_last && !skip(Break::EndBeforeEnding) {
-            let output = self.output.lock().clone();
+            let output = self.output_link.lock().clone();
             output.expect("it runs").let_end();
         }
     }

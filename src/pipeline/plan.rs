@@ -1,14 +1,14 @@
 //! What users describe.
 
 use super::end::End;
-use super::engine::{Engine, Stage, StageCounts, StageResult};
+use super::engine::{BUFFER, Engine, Stage, StageResult};
 use super::results::Results;
 use super::tally::Tally;
 use super::throttle::Rate;
 use super::{dispatch, source, stages};
 use crate::channel::{Bulk, Receiver, Sender};
 use crate::context::{BoxError, Context};
-use crate::sync::{Arc, BriefLock, Latch, Mutex};
+use crate::sync::Arc;
 use futures_core::Stream;
 use std::any::Any;
 use std::borrow::Cow;
@@ -16,13 +16,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::time::Duration;
-
-/// How many items fit behind a stage, where [`buffer`](Pipeline::buffer) does not
-/// say otherwise.
-#[cfg(not(loom))]
-const BUFFER: usize = 64;
-#[cfg(loom)]
-const BUFFER: usize = 1;
 
 /// What happens to work in flight when the context ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,20 +57,11 @@ pub enum OnCancel {
 pub struct Pipeline<T> {
     ctx: Context,
     on_cancel: OnCancel,
-    stages: Vec<Description>,
+    stages: Vec<Stage>,
     /// One for each stage. Not one inside another: of the thousands that may be merged no
     /// stack could hold all.
     steps: Vec<Step>,
     items: PhantomData<fn() -> T>,
-}
-
-/// One stage, as described.
-struct Description {
-    name: Cow<'static, str>,
-    place: &'static Location<'static>,
-    capacity: usize,
-    inputs: Vec<usize>,
-    custom: bool,
 }
 
 /// Starts the stage of this number: takes its inputs off the pile, and puts its output on.
@@ -86,9 +70,6 @@ type Step = Box<dyn FnOnce(&Arc<Engine>, usize, &mut Pile) + Send>;
 /// Receivers of stages that have been started, and that none has taken for its input.
 #[derive(Default)]
 struct Pile(Vec<Box<dyn Any>>);
-
-/// A described pipeline that waits for its first poll.
-pub(super) struct Plan<T>(Pipeline<T>);
 
 /// Sources.
 impl<T: Send + 'static> Pipeline<T> {
@@ -145,7 +126,7 @@ impl<T: Send + 'static> Pipeline<T> {
         name: &'static str,
         start: impl FnOnce(&Arc<Engine>, usize, Sender<T>) + Send + 'static,
     ) -> Pipeline<T> {
-        let first = Description::new(name.into(), Vec::new());
+        let first = Stage::new(name.into(), Vec::new());
         let step: Step = Box::new(move |engine, index, pile| {
             let (sender, receiver) = engine.link(index, None);
             start(engine, index, sender);
@@ -318,7 +299,7 @@ impl<T: Send + 'static> Pipeline<T> {
             stage
         }));
         let index = self.stages.len();
-        self.stages.push(Description::new("merge".into(), vec![base - 1, index - 1]));
+        self.stages.push(Stage::new("merge".into(), vec![base - 1, index - 1]));
         self.steps.extend(other.steps);
         self.steps.push(Box::new(|engine, index, pile| {
             let two = pile.take::<T>();
@@ -383,10 +364,10 @@ impl<T: Send + 'static> Pipeline<T> {
     /// The results, to be read once. Nothing runs before they are polled.
     #[track_caller]
     pub fn run(self) -> Results<T> {
-        Results::new(Plan(self), Location::caller())
+        Results::new(self, Location::caller())
     }
 
-    fn last(&mut self) -> &mut Description {
+    fn last(&mut self) -> &mut Stage {
         self.stages.last_mut().expect("there is a source")
     }
 
@@ -417,7 +398,7 @@ impl<T: Send + 'static> Pipeline<T> {
         start: impl FnOnce(&Arc<Engine>, usize, Receiver<T>, Sender<U>) + Send + 'static,
     ) -> Pipeline<U> {
         let index = self.stages.len();
-        self.stages.push(Description::new(name, vec![index - 1]));
+        self.stages.push(Stage::new(name, vec![index - 1]));
         self.steps.push(Box::new(move |engine, index, pile| {
             let input = pile.take();
             let (sender, receiver) = engine.link(index, bulk);
@@ -441,53 +422,31 @@ impl Pile {
     }
 }
 
-impl<T> Plan<T> {
+/// The beginning.
+impl<T> Pipeline<T> {
     /// Its engine, with nothing in it that runs.
     pub(super) fn engine(&mut self) -> Arc<Engine> {
-        let Pipeline { ctx, on_cancel, stages, .. } = &mut self.0;
-        let stages = std::mem::take(stages).into_iter().map(Description::start).collect();
-        let grace = match *on_cancel {
-            OnCancel::Drain { grace } if !ctx.is_done() => Some(grace),
+        let grace = match self.on_cancel {
+            OnCancel::Drain { grace } if !self.ctx.is_done() => Some(grace),
             OnCancel::Drain { .. } | OnCancel::Abort => None,
         };
-        Engine::start(ctx, grace, stages)
+        Engine::start(&self.ctx, grace, std::mem::take(&mut self.stages))
     }
-}
 
-impl<T: Send + 'static> Plan<T> {
     /// Starts everything, in its engine, unless the context has ended already.
-    pub(super) fn start(self, engine: &Arc<Engine>) -> Option<Receiver<T>> {
+    pub(super) fn start(self, engine: &Arc<Engine>) -> Option<Receiver<T>>
+    where
+        T: Send + 'static,
+    {
         if let Some(cause) = engine.ctx.cause() {
             engine.note(End::cancelled(cause));
             return None;
         }
         let mut pile = Pile::default();
-        for (index, step) in self.0.steps.into_iter().enumerate() {
+        for (index, step) in self.steps.into_iter().enumerate() {
             step(engine, index, &mut pile);
         }
         Some(pile.take())
-    }
-}
-
-impl Description {
-    #[track_caller]
-    fn new(name: Cow<'static, str>, inputs: Vec<usize>) -> Self {
-        let place = Location::caller();
-        Description { name, place, capacity: BUFFER, inputs, custom: false }
-    }
-
-    fn start(self) -> Stage {
-        Stage {
-            name: self.name,
-            place: self.place,
-            capacity: self.capacity,
-            inputs: self.inputs,
-            custom: self.custom,
-            counts: BriefLock::new(StageCounts::default()),
-            failure: Latch::new(),
-            gauges: Latch::new(),
-            output: Mutex::new(None),
-        }
     }
 }
 
@@ -505,8 +464,8 @@ mod tests {
     #[test]
     fn a_channel_that_is_made_when_all_has_been_stopped_lets_nothing_through() {
         let (ctx, canceller) = Context::background().with_cancel();
-        let mut plan = Plan(Pipeline::from_iter(&ctx, 0..3));
-        let engine = plan.engine();
+        let mut pipeline = Pipeline::from_iter(&ctx, 0..3);
+        let engine = pipeline.engine();
         canceller.cancel();
         let (sender, _receiver) = engine.link::<u8>(0, None);
         assert!(sender.is_closed());

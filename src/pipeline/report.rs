@@ -52,7 +52,7 @@ impl Report {
         // Each asked once: a stage of the user's may have given its ends to others, who may
         // be at work still.
         let outputs = engine.stages.iter().map(|stage| {
-            let output = stage.output.lock();
+            let output = stage.output_link.lock();
             output.as_ref().map_or_else(Counts::default, |output| output.counts())
         });
         let outputs: Vec<_> = outputs.collect();

@@ -8,7 +8,7 @@
 
 use super::end::End;
 use super::engine::Engine;
-use super::plan::Plan;
+use super::plan::Pipeline;
 use super::report::Report;
 use crate::channel::Receiver;
 use crate::context::{Cancelled, Cause};
@@ -35,7 +35,7 @@ pub struct Results<T> {
 }
 
 enum State<T> {
-    Planned(Plan<T>),
+    Planned(Pipeline<T>),
     Running {
         engine: Arc<Engine>,
         receiver: Receiver<T>,
@@ -50,8 +50,8 @@ enum State<T> {
 impl<T> Unpin for Results<T> {}
 
 impl<T: Send + 'static> Results<T> {
-    pub(super) fn new(plan: Plan<T>, made_at: &'static Location<'static>) -> Self {
-        Results { state: State::Planned(plan), read: 0, made_at }
+    pub(super) fn new(pipeline: Pipeline<T>, made_at: &'static Location<'static>) -> Self {
+        Results { state: State::Planned(pipeline), read: 0, made_at }
     }
 
     /// The next result; `None` when there will be no more, whether all have come or the pipeline
@@ -209,8 +209,8 @@ impl<T: Send + 'static> Results<T> {
             "quell: the pipeline made at {made_at} was polled where nobody runs tasks; poll it inside a tokio \
              runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a checker"
         );
-        if let (engine, State::Planned(plan)) = self.take_over() {
-            if let Some(receiver) = plan.start(&engine) {
+        if let (engine, State::Planned(pipeline)) = self.take_over() {
+            if let Some(receiver) = pipeline.start(&engine) {
                 self.state = State::Running { engine, receiver };
             }
         }
@@ -282,7 +282,7 @@ impl<T> Results<T> {
     /// that is for the caller to drop.
     fn take_over(&mut self) -> (Arc<Engine>, State<T>) {
         let engine = match &mut self.state {
-            State::Planned(plan) => plan.engine(),
+            State::Planned(pipeline) => pipeline.engine(),
             State::Running { engine, .. } | State::Over { engine } => Arc::clone(engine),
         };
         let over = State::Over { engine: Arc::clone(&engine) };

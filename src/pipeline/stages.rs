@@ -212,7 +212,7 @@ where
     Fut: Future + Send + 'static,
     Fut::Output: StageOutput,
 {
-    let output = sender.gauge();
+    let output = sender.any_link();
     match f(ctx, input, sender).await.into_result() {
         Ok(()) => Ok(StageEnd::Completed),
         Err(error) => {
