@@ -186,7 +186,7 @@ impl<'a> Entry<'a> {
             let mut elders = elder.level(level);
             // Before they part, they have the same siblings.
             while let Some(shared) = elders.filter(|_| parts.is_none_or(|parts| level < parts)) {
-                place = put(place, shared.sibs);
+                place = &mut put(place, Some(shared)).next;
                 elders = shared.next.as_deref();
                 level += 1;
             }
@@ -196,15 +196,15 @@ impl<'a> Entry<'a> {
                 break;
             };
             while level < parts {
-                place = put(place, Sibs::default());
+                place = &mut put(place, None).next;
                 level += 1;
             }
             // Where they part, the elder is one of this layer's siblings, and one of the
             // elder's is where this layer's way goes on.
-            let mut sibs = elders.map_or_else(Sibs::default, |elders| elders.sibs);
-            sibs[digit(elder.hash, level)] = Some(layer);
-            next = sibs[digit(hash, level)].take();
-            place = put(place, sibs);
+            let own = put(place, elders);
+            own.sibs[digit(elder.hash, level)] = Some(layer);
+            next = own.sibs[digit(hash, level)].take();
+            place = &mut own.next;
             level += 1;
         }
         if twin.is_some() {
@@ -228,9 +228,13 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Fills the place of a level; gives back that of the next.
-fn put<'l, 'a>(place: &'l mut Levels<'a>, sibs: Sibs<'a>) -> &'l mut Levels<'a> {
-    &mut place.insert(Box::new(Level { sibs, next: None, twin: None })).next
+/// Fills the place of a level, with the siblings that the elders' has. (To be changed there: on
+/// their way into the box it would take longer.)
+fn put<'l, 'a>(place: &'l mut Levels<'a>, elders: Option<&Level<'a>>) -> &'l mut Level<'a> {
+    place.insert(match elders {
+        Some(elders) => Box::new(Level { sibs: elders.sibs, next: None, twin: None }),
+        None => Box::default(),
+    })
 }
 
 #[inline]
