@@ -2,7 +2,7 @@
 #![cfg(all(not(loom), feature = "check", feature = "tokio"))]
 
 use quell::check::{self, Checker, Inject, Place, ReplayError, Report, Violation, ViolationKind};
-use quell::{Context, ContextError, Group, rt};
+use quell::{Context, ContextError, Group, OnCancel, Pipeline, rt};
 use std::cell::Cell;
 use std::future::pending;
 use std::panic::resume_unwind;
@@ -951,5 +951,27 @@ fn of_a_part_nobody_says_that_nothing_was_checked() {
     for part in [1, 2] {
         let checker = Checker::tokio().shard(part, 2);
         checker.run(|_| time::sleep(Duration::from_secs(1))).assert_clean();
+    }
+}
+
+#[test]
+fn a_drain_that_begins_at_an_injected_deadline_has_its_grace_though_the_clock_follows_later() {
+    let drains = |ctx: Context| async move {
+        let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+            .on_cancel(OnCancel::Drain { grace: Duration::from_secs(60) })
+            .buffer(1)
+            .dispatch(2, |_, n| async move {
+                rt::sleep(Duration::from_millis(100)).await;
+                n
+            })
+            .buffer(1)
+            .run();
+        while results.next().await.is_some() {}
+        let report = results.finish().await;
+        assert_eq!(report.discarded(), 0, "{report}");
+    };
+    for inject in [Inject::Cancel, Inject::Deadline] {
+        let checker = Checker::tokio().max_points(60).stop_within(Duration::from_secs(200));
+        checker.inject([inject]).run(drains).assert_clean();
     }
 }

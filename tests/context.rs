@@ -426,6 +426,22 @@ fn two_keys_of_one_name_are_two_keys() {
 }
 
 #[test]
+fn a_timeout_shows_what_was_asked_for_whatever_its_cause_is_and_whatever_its_parent_was_asked_for()
+{
+    let (ended, canceller) = Context::background().with_cancel();
+    canceller.cancel_with("of another line");
+    let cause = ended.cause().unwrap();
+    let (given, _given) = Context::background().with_timeout_cause(HOUR, cause);
+    assert!(given.to_string().contains("timeout(3600s, "), "{given}");
+    // One line makes both; the second has the deadline of the first, which had ended.
+    let within = |ctx: &Context, time| ctx.with_timeout(time);
+    let (first, canceller) = within(&Context::background(), HOUR);
+    canceller.cancel();
+    let (second, _second) = within(&first, 2 * HOUR);
+    assert_eq!(second.to_string().matches("3600s").count(), 1, "{second}");
+}
+
+#[test]
 fn values_are_seen_through_every_kind_of_context() {
     let root = Context::background().with_value(UserId(9)).with_entry(&RED, 8);
     let (cancel, _a) = root.with_cancel();

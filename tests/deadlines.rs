@@ -1085,14 +1085,37 @@ mod paused {
         assert!(seen[999] - seen[0] > 10, "the other had {} turns", seen[999] - seen[0]);
     }
 
-    #[tokio::test]
-    async fn a_deadline_at_the_end_of_the_clock_is_waited_for_and_stops_no_other() {
-        let mut latest = Instant::now();
-        let mut step = Duration::from_secs(1 << 62);
+    fn end_of_the_clock() -> Instant {
+        let (mut latest, mut step) = (Instant::now(), Duration::from_secs(1 << 62));
         while !step.is_zero() {
             latest = latest.checked_add(step).unwrap_or(latest);
             step /= 2;
         }
+        latest
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_clock_does_not_run_after_a_deadline_at_its_end() {
+        let (ctx, canceller) = Context::background().with_deadline(end_of_the_clock());
+        let began = quell::rt::now();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(ms(20));
+            canceller.cancel();
+        });
+        // Nobody on this runtime has anything else to do.
+        assert_eq!(ctx.done().await, ContextError::Cancelled);
+        assert_eq!(quell::rt::now(), began);
+        other.join().unwrap();
+        // A nearer one is kept all the same.
+        let (far, _far) = Context::background().with_deadline(end_of_the_clock());
+        let (near, _near) = far.with_timeout(ms(20));
+        assert_eq!(near.done().await, ContextError::DeadlineExceeded);
+        assert_eq!(quell::rt::now() - began, ms(20));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_at_the_end_of_the_clock_is_waited_for_and_stops_no_other() {
+        let latest = end_of_the_clock();
         let (ctx, canceller) = Context::background().with_deadline(latest);
         let wakes = Wakes::new();
         let mut done = ctx.done();

@@ -2,7 +2,8 @@
 //! runtimes that nobody drives, clocks that disagree. quell goes on.
 #![cfg(all(feature = "tokio", not(loom)))]
 
-use quell::{Cause, Context, ContextError};
+use futures::FutureExt;
+use quell::{Cause, Context, ContextError, OnCancel, Pipeline};
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
@@ -356,24 +357,55 @@ fn a_cause_that_panics_when_it_is_shown_keeps_nobody_from_being_told() {
 /// In a process where no thread can be started; with this in its environment it is that.
 const NO_THREADS: &str = "QUELL_TEST_WITHOUT_THREADS";
 
-#[test]
+/// Runs this test in such a process, unless this is it.
 #[cfg(target_os = "linux")]
-fn a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents() {
+fn is_without_threads(test: &str) -> bool {
     if std::env::var_os(NO_THREADS).is_none() {
         // No stack is so large: the test runs on the first thread, there being no other.
-        let name = "a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents";
         let alone = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
+            .args([test, "--exact", "--nocapture"])
             .env(NO_THREADS, "1")
             .env("RUST_MIN_STACK", (1_u64 << 47).to_string())
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&alone.stderr);
         assert!(alone.status.success(), "{said}");
-        return;
+        return false;
     }
     assert!(std::thread::Builder::new().spawn(|| ()).is_err());
     std::panic::set_hook(Box::new(|_| {}));
+    true
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_pipeline_that_no_timer_can_be_had_for_says_so_and_is_over() {
+    if !is_without_threads("a_pipeline_that_no_timer_can_be_had_for_says_so_and_is_over") {
+        return;
+    }
+    for how in [OnCancel::Abort, OnCancel::Drain { grace: LONG }] {
+        let (ctx, _canceller) = Context::background().with_timeout(LONG);
+        one_thread(false).block_on(async {
+            let mut results = Pipeline::from_iter(&ctx, 0..10).on_cancel(how).run();
+            let polled = std::panic::AssertUnwindSafe(|| results.next().now_or_never());
+            let message = std::panic::catch_unwind(polled).unwrap_err();
+            assert!(message.downcast_ref::<String>().unwrap().contains("timer thread"));
+            assert_eq!(results.next().await, None);
+            let error = results.try_next().await.unwrap_err();
+            assert_eq!(error.cause().to_string(), "the pipeline could not be started");
+            let report = results.finish().await;
+            assert_eq!((report.read(), report.conserved()), (0, true), "{report}");
+        });
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents() {
+    let name = "a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents";
+    if !is_without_threads(name) {
+        return;
+    }
     let resident = || {
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
         pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096

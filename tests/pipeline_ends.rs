@@ -1738,3 +1738,56 @@ async fn a_pipeline_that_was_to_drain_leaves_its_context_when_it_has_ended() {
         assert_eq!(Arc::strong_count(&held), 1, "completes: {completes}");
     }
 }
+
+#[tokio::test]
+async fn a_stage_that_cannot_send_to_another_channel_has_failed_though_the_next_stage_has_gone_too()
+{
+    let (side, gone) = quell::channel::bounded::<String>(1);
+    drop(gone);
+    let mut results = Pipeline::from_iter(&background(), 0_u64..)
+        .stage("two ways", move |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+            while let Some(n) = input.recv().await {
+                if output.send(n).await.is_err() {
+                    side.send("the reader has gone".to_string()).await?;
+                }
+            }
+            Ok::<(), quell::BoxError>(())
+        })
+        .stage("first", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+            let _ = output.send(input.recv().await.unwrap()).await;
+            drop(input);
+            rt::sleep(ms(50)).await;
+        })
+        .run();
+    while results.next().await.is_some() {}
+    let report = finish(results).await;
+    assert_eq!(report.stages()[1].ended(), Some(StageEnd::Failed), "{report}");
+}
+
+#[tokio::test]
+async fn a_stage_that_returns_the_cause_held_whole_by_another_error_was_aborted() {
+    let (ctx, canceller) = background().with_cancel();
+    let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+        .stage("echo", move |ctx: Context, _in: Receiver<u64>, _out: Sender<u64>| async move {
+            canceller.cancel_with("enough");
+            let ended = ctx.run(pending::<()>()).await;
+            ended.map_err(|why| std::io::Error::other(Whole(why.cause().to_string())))
+        })
+        .run();
+    assert_eq!(results.next().await, None);
+    let report = finish(results).await;
+    assert_eq!(outcome(&report), "cancelled: enough");
+    assert_eq!(report.stages()[1].ended(), Some(StageEnd::Aborted), "{report}");
+}
+
+/// Says what another says, and not that it holds it, as `anyhow` does.
+#[derive(Debug)]
+struct Whole(String);
+
+impl std::fmt::Display for Whole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Whole {}

@@ -9,9 +9,10 @@
 
 mod kit;
 
+use futures::FutureExt;
 use kit::{AGES, background, in_time, ms, read, threads};
 use quell::channel::{Receiver, Sender};
-use quell::{Pipeline, Results};
+use quell::{OnCancel, Pipeline, Results};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -375,4 +376,33 @@ fn stages_run_beside_one_another_on_two_threads() {
         }
     }
     panic!("they were hardly ever at work at once");
+}
+
+#[test]
+fn values_go_on_no_thread_of_quells_own_when_a_grace_is_over() {
+    struct Value(mpsc::Sender<Option<String>>);
+    impl Drop for Value {
+        fn drop(&mut self) {
+            let _ = self.0.send(std::thread::current().name().map(String::from));
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let runtime = threads(2);
+    for _ in 0..300 {
+        runtime.block_on(async {
+            let (ctx, canceller) =
+                background().with_value(Mutex::new(Value(tell.clone()))).with_cancel();
+            let mut results = Pipeline::from_iter(&ctx, 0_u64..)
+                .on_cancel(OnCancel::Drain { grace: ms(1) })
+                .dispatch(1, |_, _: u64| std::future::pending::<()>())
+                .run();
+            drop(ctx);
+            assert!(results.next().now_or_never().is_none());
+            let reader = tokio::spawn(async move { while results.next().await.is_some() {} });
+            canceller.cancel();
+            drop(canceller);
+            reader.await.unwrap();
+        });
+        assert_ne!(told.recv_timeout(AGES).unwrap().as_deref(), Some("quell-own"));
+    }
 }

@@ -3,7 +3,9 @@
 
 use quell::Context;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, mpsc};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Once, mpsc};
+use std::task::{self, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 use tracing::field::{Field, Visit};
@@ -118,14 +120,41 @@ impl std::error::Error for Slow {}
 
 #[test]
 fn a_deadlines_event_is_not_told_on_the_timer_thread_where_it_would_delay_the_others() {
-    // For every thread; those of the other tests have their own.
-    tracing::subscriber::set_global_default(Lines::default()).unwrap();
+    hear_every_thread();
     let (tell, told) = mpsc::channel();
     let (ctx, _canceller) =
         Context::background().with_timeout_cause(Duration::from_millis(1), Slow(tell));
     // A look from here would tell it from here.
     ctx.after_func(|| ());
     let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_ne!(told.as_deref(), Some("quell-timer"));
+}
+
+/// Once for all; the other tests have subscribers of their own.
+fn hear_every_thread() {
+    static HEARS: Once = Once::new();
+    HEARS.call_once(|| tracing::subscriber::set_global_default(Lines::default()).unwrap());
+}
+
+#[test]
+fn what_a_waker_ends_on_the_timer_thread_is_told_on_another() {
+    struct Ends(Mutex<Option<(quell::Canceller, mpsc::Sender<Option<String>>)>>);
+    impl Wake for Ends {
+        fn wake(self: Arc<Self>) {
+            let (canceller, tell) = self.0.lock().unwrap().take().expect("woken once");
+            canceller.cancel_with(Slow(tell));
+        }
+    }
+    hear_every_thread();
+    let (tell, told) = mpsc::channel();
+    // Nobody waits for this one: it is told by whoever ends it.
+    let (ended, canceller) = Context::background().with_cancel();
+    let waker = Waker::from(Arc::new(Ends(Mutex::new(Some((canceller, tell))))));
+    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(20));
+    let mut done = ctx.done();
+    assert!(Pin::new(&mut done).poll(&mut task::Context::from_waker(&waker)).is_pending());
+    let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(ended.is_done());
     assert_ne!(told.as_deref(), Some("quell-timer"));
 }
 

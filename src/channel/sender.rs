@@ -281,8 +281,14 @@ impl<T> fmt::Debug for Send<'_, T> {
 pub struct SendError<T>(T);
 
 impl<T> SendError<T> {
-    pub(crate) const TEXT: &str =
-        "nobody receives any more: the receiver or its pipeline has ended";
+    const DEBUG: &str = "SendError(..)";
+    const TEXT: &str = "nobody receives any more: the receiver or its pipeline has ended";
+
+    /// Whether this error reads as one of these does, and is none itself: those of channels of
+    /// other items all read the same.
+    pub(crate) fn is_held_whole(this: &(dyn std::error::Error + 'static)) -> bool {
+        this.to_string() == Self::TEXT && format!("{this:?}") != Self::DEBUG
+    }
 
     /// What was not sent.
     pub fn into_inner(self) -> T {
@@ -292,7 +298,7 @@ impl<T> SendError<T> {
 
 impl<T> fmt::Debug for SendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SendError(..)")
+        f.write_str(Self::DEBUG)
     }
 }
 

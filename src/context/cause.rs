@@ -110,8 +110,7 @@ impl Drop for TheUsers {
     fn drop(&mut self) {
         if rt::is_quells_own() {
             let error = self.0.take();
-            let job = Box::new(move || drop(error));
-            rt::leave_to_crew(rt::Clock::ambient(), rt::Work::new(None, Some(job)));
+            rt::for_users(move || drop(error));
         }
     }
 }
@@ -363,7 +362,8 @@ pub(crate) fn is_an_end(error: &(dyn Error + 'static), cause: Option<&Cause>) ->
     let is_end = |this: &(dyn Error + 'static)| {
         this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>()
     };
-    comes_from(error, is_end, |text| {
+    comes_from(error, is_end, |this| {
+        let text = this.to_string();
         [ContextError::Cancelled, ContextError::DeadlineExceeded].iter().any(|e| e.text() == text)
             || cause.is_some_and(|cause| cause.to_string() == text)
     })
@@ -371,17 +371,61 @@ pub(crate) fn is_an_end(error: &(dyn Error + 'static), cause: Option<&Cause>) ->
 
 /// Whether an error is such a one, or comes from one, or reads like one.
 ///
-/// Some that hold another, as `io::Error::other` does, neither are that nor come from it: they only
-/// say what it says. What it comes from, and says, is the user's code: one that panics when it is
-/// asked is no such one.
+/// Some that hold another whole neither are that nor come from it: they only say what it says.
+/// (`io::Error::other` is one, but can be asked.) What an error comes from, and says, is the user's
+/// code: one that panics when it is asked is no such one.
 pub(crate) fn comes_from(
     error: &(dyn Error + 'static),
     is_such: impl Fn(&(dyn Error + 'static)) -> bool,
-    reads_so: impl Fn(&str) -> bool,
+    reads_so: impl Fn(&(dyn Error + 'static)) -> bool,
 ) -> bool {
     let any = |is_it: &dyn Fn(&(dyn Error + 'static)) -> bool| {
-        let look = || std::iter::successors(Some(error), |&this| this.source()).any(is_it);
+        let look = || {
+            let mut next = Some(error);
+            while let Some(this) = next {
+                // Before it is asked for anything else.
+                if is_it(this) {
+                    return true;
+                }
+                next = held_by(this).or_else(|| this.source());
+            }
+            false
+        };
         undisturbed(look).unwrap_or(false)
     };
-    any(&is_such) || any(&|this| reads_so(&this.to_string()))
+    any(&is_such) || any(&reads_so)
+}
+
+/// What an `io::Error` holds, of which it says no more than what that comes from.
+fn held_by<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let held = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    Some(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Explodes;
+
+    impl fmt::Display for Explodes {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("when it is displayed")
+        }
+    }
+
+    impl Error for Explodes {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            panic!("when it is asked where it comes from")
+        }
+    }
+
+    #[test]
+    fn a_cause_is_known_for_what_it_is_before_its_error_is_asked_for_anything() {
+        let cause = Cause::given(ContextError::Cancelled, Box::new(Explodes), None);
+        assert!(is_an_end(&cause, None));
+        assert!(is_an_end(&std::io::Error::other(cause), None), "held by another");
+        assert!(!is_an_end(&Explodes, None));
+    }
 }

@@ -7,6 +7,7 @@ use super::done::Done;
 use super::layer::{Branch, Kind, Layer, Line, nearest_branch};
 use super::run::Run;
 use super::scope::Deadline;
+use super::ties::Ties;
 use super::values::{self, Entry, Key, Name};
 use super::wait;
 use crate::rt::Clock;
@@ -184,7 +185,10 @@ impl Context {
                 branch.watched_as(other.mark());
             });
             let ties = match ended {
-                Some(cause) => branch.end_at_once(cause),
+                Some(cause) => {
+                    branch.end_at_once(cause);
+                    Ties::to(Vec::new())
+                }
                 None => branch.tie(others.iter().map(|&other| other.clone()).collect()),
             };
             (branch, ties)
@@ -367,8 +371,10 @@ impl Context {
         let branch = self.branch()?;
         let deadline = branch.deadline()?;
         let cause = branch.answer()?.to_cause();
-        // A deadline by another clock may have been made by the same line.
-        let is_it = cause.is(&deadline.cause) && deadline.has_passed();
+        // A deadline by another clock may have been made by the same line. (A checker that lets one
+        // pass before its time may do so ahead of the clock, which follows.)
+        let is_it =
+            cause.is(&deadline.cause) && (deadline.has_passed() || branch.may_end_ahead_of_time());
         (is_it && deadline.clock.same(clock)).then_some(deadline.at)
     }
 

@@ -16,6 +16,7 @@
 use super::cause::{Cause, ContextError, Seen};
 use super::fate::{Became, Fate};
 use super::scope::{Deadline, End, Scope};
+use super::ties::Ties;
 use super::values::Entry;
 use super::{Context, trace};
 #[cfg(all(feature = "check", not(loom)))]
@@ -57,7 +58,7 @@ pub(super) struct Branch<'a> {
     fate: Fate,
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
-    bound: Bound<'a>,
+    pub(super) bound: Bound<'a>,
     /// Which checker watches it; zero: none. Its descendants inherit it.
     #[cfg(all(feature = "check", not(loom)))]
     mark: Mark,
@@ -65,7 +66,7 @@ pub(super) struct Branch<'a> {
 
 /// The deadline that ends a branch. Two small things that every branch has lie in here,
 /// where there is room beside the tag: eight bytes less for each context.
-enum Bound<'a> {
+pub(super) enum Bound<'a> {
     None {
         cancellers: AtomicU32,
         kind: Kind,
@@ -73,6 +74,8 @@ enum Bound<'a> {
     Own {
         cancellers: AtomicU32,
         kind: Kind,
+        /// Nobody asked for it here: it is that of a parent which had ended.
+        is_parents: bool,
         own: Arc<Deadline>,
     },
     /// That of a scope above.
@@ -107,33 +110,6 @@ pub(super) enum Kind {
     Deadline,
     Reserve,
     Linked,
-}
-
-/// The further parents of a linked context.
-pub(super) struct Ties {
-    /// Kept alive, as parents are.
-    others: Vec<Context>,
-    /// Their scopes, and the linked context's key in each.
-    seats: Vec<(Arc<Scope>, usize)>,
-    /// The scopes whose deadlines are by another clock than the linked context's:
-    /// watched for as long as that lives, because it cannot tell their time.
-    watched: Vec<Arc<Scope>>,
-}
-
-impl Ties {
-    /// None yet.
-    fn to(others: Vec<Context>) -> Self {
-        Ties { others, seats: Vec::new(), watched: Vec::new() }
-    }
-}
-
-impl Drop for Ties {
-    fn drop(&mut self) {
-        for (other, key) in &self.seats {
-            other.remove(*key);
-        }
-        self.watched.iter().for_each(|scope| scope.unwatch());
-    }
 }
 
 /// The bit in the number of cancellers that says that dropping them does not cancel.
@@ -203,12 +179,14 @@ impl<'a> Branch<'a> {
         };
         let cancellers = AtomicU32::new(1);
         let bound = match (own, parent) {
-            (Some(own), _) => Bound::Own { cancellers, kind, own },
+            (Some(own), _) => Bound::Own { cancellers, kind, is_parents: false, own },
             (None, None) => Bound::None { cancellers, kind },
             (None, Some(parent)) => match (parent.bounding(), parent.deadline()) {
                 (Some(scope), _) => Bound::Above { cancellers, kind, scope },
                 // It has ended, light: there is no scope to point at.
-                (None, Some(own)) => Bound::Own { cancellers, kind, own: Arc::clone(own) },
+                (None, Some(own)) => {
+                    Bound::Own { cancellers, kind, is_parents: true, own: Arc::clone(own) }
+                }
                 (None, None) => Bound::None { cancellers, kind },
             },
         };
@@ -255,6 +233,14 @@ impl<'a> Branch<'a> {
     #[inline]
     pub(super) fn mark(&self) -> u16 {
         self.mark.get()
+    }
+
+    /// Whether its deadline may end it before that is due.
+    pub(super) fn may_end_ahead_of_time(&self) -> bool {
+        #[cfg(all(feature = "check", not(loom)))]
+        return self.mark() != 0;
+        #[cfg(not(all(feature = "check", not(loom))))]
+        false
     }
 
     /// Has one that is as new watched anew.
@@ -311,48 +297,11 @@ impl<'a> Branch<'a> {
     }
 
     /// Ends a branch that nobody has seen yet.
-    pub(super) fn end_at_once(&mut self, cause: Cause) -> Ties {
+    pub(super) fn end_at_once(&mut self, cause: Cause) {
         self.fate = Fate::ended(cause);
-        Ties::to(Vec::new())
     }
 
-    /// Makes a new branch end with any of `others` too.
-    pub(super) fn tie(&self, others: Vec<Context>) -> Ties {
-        // From the first on: if an alarm cannot be armed, what is tied so far is untied.
-        let mut ties = Ties::to(others);
-        for other in ties.others.iter().filter_map(Context::branch) {
-            // Asked for each anew: it may have ended with the one before.
-            let Ok(scope) = self.open() else { break };
-            let seat = other.open().map(|up| {
-                // Before it can end with this context in its list.
-                if let Bound::Own { own, .. } = &self.bound {
-                    up.note_time_by(&own.clock);
-                }
-                (up, up.adopt(scope))
-            });
-            match seat {
-                Ok((up, Some(key))) => {
-                    ties.seats.push((up.to_arc(), key));
-                    if let (Some(scope), Some(own)) = (other.bounding(), self.deadline()) {
-                        let theirs = scope.deadline.as_ref();
-                        if theirs.is_some_and(|theirs| !theirs.clock.same(&own.clock)) {
-                            Scope::watch(scope);
-                            ties.watched.push(scope.to_arc());
-                        }
-                    }
-                }
-                // It has ended, now or before.
-                Ok((_, None)) | Err(_) => match (other.scope_end(), other.look()) {
-                    (Some(end), _) => drop(scope.inherit(end)),
-                    (None, Some(cause)) => drop(scope.inherit(&End::foreign(cause.to_cause()))),
-                    (None, None) => unreachable!("a scope refuses once it has ended"),
-                },
-            }
-        }
-        ties
-    }
-
-    fn scope_end(&self) -> Option<&End> {
+    pub(super) fn scope_end(&self) -> Option<&End> {
         self.fate.scope().ok().flatten()?.get().end()
     }
 
@@ -394,11 +343,10 @@ impl<'a> Branch<'a> {
         Some(if exceeded { Duration::ZERO } else { by_clock })
     }
 
-    /// How much time was asked for, of a branch with a deadline of its own, which is not that of a
-    /// parent that had ended.
+    /// How much time was asked for here.
     pub(super) fn asked(&self) -> Option<Duration> {
         match &self.bound {
-            Bound::Own { own, .. } if own.cause.origin() == Some(self.made_at) => own.asked,
+            Bound::Own { own, is_parents: false, .. } => own.asked,
             _ => None,
         }
     }

@@ -5,6 +5,7 @@
 // | `handle` | `Context`: what users hold; every `with_…` and every question |
 // | `canceller` | `Canceller`: who may end it |
 // | `layer` | what one derivation adds; how a question is answered |
+// | `ties` | ending with any of several parents |
 // | `fate` | what becomes of a branch, in one word |
 // | `scope` | what a parent knows of its children; how an end spreads |
 // | `members` | the list of those who are to be told of it |
@@ -36,6 +37,7 @@ mod run;
 mod scope;
 #[cfg(all(unix, not(loom)))]
 pub mod signal;
+mod ties;
 #[cfg(all(feature = "tokio-util", not(loom)))]
 mod token;
 mod trace;

@@ -15,19 +15,22 @@ pub(super) fn is_heard() -> bool {
 /// passed. Contexts that end with it are not reported: one event a cause.
 #[inline]
 pub(super) fn ended(cause: Seen<'_>) {
-    // Subscribers, and how a cause displays itself, are the user's.
     #[cfg(feature = "tracing")]
-    crate::rt::undisturbed(|| {
+    if is_heard() {
         let cause = cause.to_cause();
-        tracing::event!(
-            target: "quell",
-            tracing::Level::DEBUG,
-            error = %cause.end(),
-            cause = %cause,
-            origin = cause.origin().map(tracing::field::display),
-            "context ended"
-        );
-    });
+        let tell = move || {
+            tracing::event!(
+                target: "quell",
+                tracing::Level::DEBUG,
+                error = %cause.end(),
+                cause = %cause,
+                origin = cause.origin().map(tracing::field::display),
+                "context ended"
+            );
+        };
+        // Subscribers, and how a cause displays itself, are the user's.
+        crate::rt::for_users(tell);
+    }
     #[cfg(not(feature = "tracing"))]
     let _ = cause;
 }

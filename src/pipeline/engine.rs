@@ -30,6 +30,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
 use std::borrow::Cow;
+use std::error::Error;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -94,19 +95,15 @@ pub(super) type StageResult = Result<StageEnd, BoxError>;
 
 impl Engine {
     /// An engine that aborts when `parent` ends, at once or after a drain for which there is
-    /// this grace.
-    pub(super) fn start(
-        parent: &Context,
-        grace: Option<Duration>,
-        stages: Vec<Stage>,
-    ) -> Arc<Self> {
+    /// this grace. Before it has any tasks it must [watch](Self::watch) for that.
+    pub(super) fn new(parent: &Context, grace: Option<Duration>, stages: Vec<Stage>) -> Arc<Self> {
         let place = stages[0].place;
         let (ctx, canceller) = match grace {
             None => parent.of_pipeline(place),
             Some(_) => parent.without_cancel().of_pipeline(place),
         };
         let drain = grace.map(Drain::new);
-        let engine = Arc::new(Engine {
+        Arc::new(Engine {
             parent: parent.clone(),
             is_timed: ctx.deadline().is_some() || drain.is_some(),
             ctx,
@@ -117,17 +114,31 @@ impl Engine {
             end: Mutex::new(None),
             stopped: AtomicUsize::new(0),
             drain,
-        });
-        // Invariant 1.
-        let (stopping, discarding) = (Arc::clone(&engine), Arc::clone(&engine));
-        let _registered = engine.ctx.at_end(move || stopping.stop());
-        let _registered = engine.ctx.after_end(move || discarding.discard());
-        if let Some(drain) = &engine.drain {
-            let draining = Arc::clone(&engine);
-            drain.watch(parent.at_end(move || Engine::begin_to_drain(&draining)));
-            engine.forget_drain_if_stopped();
+        })
+    }
+
+    /// Invariant 1.
+    ///
+    /// # Panics
+    ///
+    /// Where no alarm can be armed for its deadline.
+    pub(super) fn watch(this: &Arc<Self>) {
+        let (stopping, discarding) = (Arc::clone(this), Arc::clone(this));
+        let _registered = this.ctx.at_end(move || stopping.stop());
+        let _registered = this.ctx.after_end(move || discarding.discard());
+        if let Some(drain) = &this.drain {
+            let draining = Arc::clone(this);
+            drain.watch(this.parent.at_end(move || {
+                Engine::begin_to_drain(&draining);
+                Engine::let_go(draining);
+            }));
+            this.forget_drain_if_stopped();
         }
-        engine
+    }
+
+    /// The last to let go of it drops what is the users'.
+    fn let_go(this: Arc<Self>) {
+        rt::for_users(move || drop(this));
     }
 
     fn begin_to_drain(this: &Arc<Self>) {
@@ -135,7 +146,10 @@ impl Engine {
         let cause = this.parent.cause().expect("it has ended");
         this.note(End::cancelled(cause.clone()));
         let engine = Arc::clone(this);
-        drain.begin(&this.parent, move || engine.canceller.cancel_as(cause));
+        drain.begin(&this.parent, move || {
+            engine.canceller.cancel_as(cause);
+            Engine::let_go(engine);
+        });
         this.forget_drain_if_stopped();
     }
 
@@ -307,6 +321,12 @@ impl Engine {
         rt::comes_next();
     }
 
+    /// Whether an error only says that the pipeline has ended. (What its own cause says, the next
+    /// of two workers that fail may say of itself.)
+    fn is_echo(&self, error: &(dyn Error + 'static)) -> bool {
+        is_an_end(error, self.parent.cause().as_ref())
+    }
+
     /// A task of a stage has ended: how that counts, and how the pipeline ends for it, and why.
     fn judge(&self, stage: &Stage, how: Ending<StageResult>) -> (StageEnd, Option<End>) {
         let place = stage.place;
@@ -321,7 +341,7 @@ impl Engine {
                 (StageEnd::Aborted, End::cancelled(cause))
             }
             // It noticed that the pipeline has ended before it was aborted for that.
-            Ending::Returned(Err(error)) if self.ctx.is_done() && is_an_end(&*error, None) => {
+            Ending::Returned(Err(error)) if self.ctx.is_done() && self.is_echo(&*error) => {
                 return (StageEnd::Aborted, None);
             }
             Ending::Returned(Err(error)) => {

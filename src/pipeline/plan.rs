@@ -424,13 +424,13 @@ impl Pile {
 
 /// The beginning.
 impl<T> Pipeline<T> {
-    /// Its engine, with nothing in it that runs.
+    /// Its engine, with nothing in it that runs or watches.
     pub(super) fn engine(&mut self) -> Arc<Engine> {
         let grace = match self.on_cancel {
             OnCancel::Drain { grace } if !self.ctx.is_done() => Some(grace),
             OnCancel::Drain { .. } | OnCancel::Abort => None,
         };
-        Engine::start(&self.ctx, grace, std::mem::take(&mut self.stages))
+        Engine::new(&self.ctx, grace, std::mem::take(&mut self.stages))
     }
 
     /// Starts everything, in its engine, unless the context has ended already.
@@ -438,6 +438,7 @@ impl<T> Pipeline<T> {
     where
         T: Send + 'static,
     {
+        Engine::watch(engine);
         if let Some(cause) = engine.ctx.cause() {
             engine.note(End::cancelled(cause));
             return None;
@@ -466,6 +467,7 @@ mod tests {
         let (ctx, canceller) = Context::background().with_cancel();
         let mut pipeline = Pipeline::from_iter(&ctx, 0..3);
         let engine = pipeline.engine();
+        Engine::watch(&engine);
         canceller.cancel();
         let (sender, _receiver) = engine.link::<u8>(0, None);
         assert!(sender.is_closed());

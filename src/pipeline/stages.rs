@@ -217,9 +217,8 @@ where
         Ok(()) => Ok(StageEnd::Completed),
         Err(error) => {
             let is_sends = |this: &(dyn Error + 'static)| this.is::<SendError<U>>();
-            let reads_so = |text: &str| text == SendError::<U>::TEXT;
             // That the next stage takes no more is no failure of this one.
-            if output.is_closed() && comes_from(&*error, is_sends, reads_so) {
+            if output.is_closed() && comes_from(&*error, is_sends, SendError::<U>::is_held_whole) {
                 return Ok(StageEnd::ReaderGone);
             }
             Err(error)

@@ -80,7 +80,7 @@ pub(crate) use by_thread::{
 #[cfg(all(unix, not(loom)))]
 pub(crate) use runner::becomes_quells_own;
 #[cfg(not(loom))]
-pub(crate) use runner::{is_quells_own, run as leave_to_crew};
+pub(crate) use runner::{for_users, is_quells_own, run as leave_to_crew};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;
@@ -103,6 +103,12 @@ pub(crate) use woken::{
 };
 
 use std::time::Instant;
+
+/// Models have no threads of quell's own.
+#[cfg(loom)]
+pub(crate) fn for_users(job: impl FnOnce()) {
+    undisturbed(job);
+}
 
 /// The time, by the clock that is ambient here: that of the tokio runtime this
 /// is called in (paused or not), else the system's. Under a checker, its own.

@@ -41,6 +41,9 @@ const GRACE: Duration = Duration::from_millis(10);
 /// So many bells ring before other tasks have their turn: users' functions may run with them.
 const TURN: usize = 8;
 
+/// What is nearer to the end of the clock than this is out of reach.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Runtimes that have turned out to have no timers.
 static WITHOUT_TIMERS: Mutex<WithoutTimers> = Mutex::new(WithoutTimers { latest: VecDeque::new() });
 /// Nonzero once there is one: few programs have any, and take no lock to know.
@@ -327,12 +330,22 @@ impl Future for Task {
                     }
                     continue;
                 }
-                Next::Sleep(at) => within_reach(at, now),
+                Next::Sleep(at) => at,
                 Next::End => {
                     *this.left = true;
                     return Poll::Ready(());
                 }
             };
+            // Tokio cannot reckon with the end of the clock, and it does not come: nothing to sleep for.
+            if at.checked_add(A_YEAR).is_none() {
+                this.sleep.set(None);
+                let waker = cx.waker().clone();
+                let slept = DESK.lock().sleep(id, at, waker);
+                if slept.is_ok() {
+                    return Poll::Pending;
+                }
+                continue;
+            }
             match this.sleep.as_mut().as_pin_mut() {
                 Some(sleep) if sleep.deadline().into_std() == at => {}
                 Some(sleep) => sleep.reset(at.into()),
@@ -356,12 +369,6 @@ impl Future for Task {
             }
         }
     }
-}
-
-/// When to look again at the latest: tokio cannot reckon with the end of the clock.
-fn within_reach(at: Instant, now: Instant) -> Instant {
-    const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    if at.checked_add(A_YEAR).is_some() { at } else { now + A_YEAR }
 }
 
 /// Rings, and runs what is the user's. Wakers and functions are guarded one by one; this is for

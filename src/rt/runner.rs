@@ -59,6 +59,15 @@ pub(crate) fn run(clock: Clock, work: Work) {
     first.take((clock, work));
 }
 
+/// Runs what is the users': here, or on another thread if this one is [quell's own](is_quells_own).
+pub(crate) fn for_users(job: impl FnOnce() + Send + 'static) {
+    if is_quells_own() {
+        run(Clock::ambient(), Work::new(None, Some(Box::new(job))));
+    } else {
+        undisturbed(job);
+    }
+}
+
 /// Whether this thread is for what quell does itself, and for nothing of the users'.
 pub(crate) fn is_quells_own() -> bool {
     IS_OWN.with(Cell::get)
