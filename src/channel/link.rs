@@ -142,7 +142,7 @@ impl Calls {
 
     #[inline(never)]
     fn make_some(self, pipeline: PipelineId) {
-        rt::wake_next(pipeline, self.wakers);
+        rt::wake_at(pipeline, self.wakers);
     }
 }
 
@@ -271,7 +271,7 @@ impl<T> Link<T> {
         if items.is_empty() || !std::mem::needs_drop::<T>() {
             return;
         }
-        rt::wraps_up();
+        rt::keep_no_more();
         match &self.bulk {
             Some(bulk) => items.into_iter().for_each(bulk.discard),
             None => discard(items),
@@ -369,7 +369,7 @@ impl<T> Link<T> {
         drop(state);
         probe::touches("closed", || std::ptr::from_ref(self) as *const () as usize);
         // No end is kept back.
-        rt::wake_next(PipelineId::NONE, self.call_all().chain(reader));
+        rt::wake_now(self.call_all().chain(reader));
     }
 
     /// Closes it. What is left is the caller's to discard, or another's.
@@ -385,7 +385,7 @@ impl<T> Link<T> {
         let reader = state.reader.take();
         drop(state);
         // At once, whoever ends it in whatever turn: no end is kept back.
-        rt::wake_next(PipelineId::NONE, self.call_all().chain(writers).chain(reader));
+        rt::wake_now(self.call_all().chain(writers).chain(reader));
     }
 }
 
@@ -522,8 +522,8 @@ mod tests {
         let (sender, receiver) = crate::channel::bounded(1);
         assert!(sender.put(Looks(Arc::clone(&count), Arc::clone(&seen))).is_ok());
         woken.hand().turn(|| {
-            rt::may_keep(true);
-            rt::wake_next(woken.id(), [Waker::from(Arc::clone(&count))]);
+            rt::keep_woken(true);
+            rt::wake_at(woken.id(), [Waker::from(Arc::clone(&count))]);
             drop(receiver);
         });
         assert_eq!(seen.load(Ordering::Relaxed), 1);

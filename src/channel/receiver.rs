@@ -164,7 +164,7 @@ impl<T> Receiver<T> {
         }
         let next = self.batch.pop_front();
         if next.is_none() && self.roams {
-            crate::rt::wraps_up();
+            crate::rt::keep_no_more();
         }
         Poll::Ready(next.map(|item| self.hand_out(item)))
     }
@@ -248,7 +248,7 @@ impl<T> Drop for Receiver<T> {
             self.link.close();
             // The user's code goes on to something else.
             if self.roams {
-                crate::rt::wraps_up();
+                crate::rt::keep_no_more();
             }
             self.link.discard();
             self.link.discard_all(std::mem::take(&mut self.batch));

@@ -245,7 +245,7 @@ impl<T> Link<T> {
         if let Some(reader) = reader {
             probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
             if !skip(Break::ReaderNotWoken) {
-                rt::wake_next(self.pipeline, [reader]);
+                rt::wake_at(self.pipeline, [reader]);
             }
         }
         if call {

@@ -136,7 +136,7 @@ impl<T> Link<T> {
     pub(super) fn call_one(&self) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
         let called = self.takes.front.lock().call();
-        rt::wake_next(self.pipeline, called);
+        rt::wake_at(self.pipeline, called);
     }
 
     /// Nobody goes alone any more: one of the others, if there is something for it, to be woken
@@ -168,7 +168,7 @@ impl<T> Link<T> {
                 front.pace.overdraw();
                 let called = this.looks_no_more(&mut front);
                 drop(front);
-                rt::wake_next(this.pipeline, called);
+                rt::wake_at(this.pipeline, called);
             }
         }
         let _ = this;
@@ -184,7 +184,7 @@ impl<T> Link<T> {
         }
         let called = self.looks_no_more(&mut front);
         drop(front);
-        rt::wake_next(self.pipeline, called);
+        rt::wake_at(self.pipeline, called);
         false
     }
 
@@ -303,7 +303,7 @@ impl<T: Send + 'static> Taker<T> {
         }
         let called = self.link.end_alone(&mut front);
         drop(front);
-        rt::wake_next(self.link.pipeline, called);
+        rt::wake_at(self.link.pipeline, called);
     }
 
     /// What it has done so far counts; now it lets other tasks go first. They may be run by any
@@ -418,7 +418,7 @@ impl<T: Send + 'static> Taker<T> {
                 drop(front);
                 drop(came);
                 calls.make(link.pipeline);
-                rt::wake_next(link.pipeline, called);
+                rt::wake_at(link.pipeline, called);
                 if watch {
                     Link::watch(link);
                 }
@@ -536,7 +536,7 @@ impl<T> Drop for Taker<T> {
         drop(front);
         drop(before);
         calls.make(self.link.pipeline);
-        rt::wake_next(self.link.pipeline, called);
+        rt::wake_at(self.link.pipeline, called);
     }
 }
 

@@ -123,7 +123,7 @@ impl Canceller {
     pub(crate) fn lays_aside(&self) -> bool {
         let as_new = self.is_alone() && self.branch().is_as_new();
         if as_new {
-            self.branch().unwatched();
+            self.branch().unmark();
         }
         as_new
     }
@@ -131,7 +131,7 @@ impl Canceller {
     /// The context that was laid aside, watched as a new one is.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn takes_up(&self, mark: u16) -> Context {
-        self.branch().watched_again_as(mark);
+        self.branch().mark_again_as(mark);
         Context { link: Some(self.link.clone()) }
     }
 

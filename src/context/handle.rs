@@ -182,7 +182,7 @@ impl Context {
             let mut branch = Branch::new(made_at, Kind::Linked, earliest, parent);
             #[cfg(all(feature = "check", not(loom)))]
             others.iter().filter_map(|other| other.branch()).for_each(|other| {
-                branch.watched_as(other.mark());
+                branch.mark_as(other.mark());
             });
             let ties = match ended {
                 Some(cause) => {
@@ -538,7 +538,7 @@ impl Context {
         let kind = if own.is_some() { Kind::Timeout } else { Kind::Cancel };
         Context::background().branch_off(|parent| {
             let mut branch = Branch::new(made_at, kind, own, parent);
-            branch.watched_as(mark);
+            branch.mark_as(mark);
             (branch, ())
         })
     }

@@ -18,7 +18,7 @@ use super::after::Func;
 use super::cause::Cause;
 use super::members::{Member, Members};
 use super::scope::End;
-use crate::rt::{self, PipelineId, Work, undisturbed};
+use crate::rt::{self, Work, undisturbed};
 use crate::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -159,13 +159,13 @@ impl Harvest {
         let (ours, users) = (std::mem::take(&mut self.ours), std::mem::take(&mut self.users));
         for member in std::mem::take(&mut self.first).into_all() {
             match member {
-                Member::Waiter(waker) => rt::wake_next(PipelineId::NONE, [waker]),
+                Member::Waiter(waker) => rt::wake_now([waker]),
                 func => self.add(func),
             }
         }
         self.ours.append(ours);
         self.users.append(users);
-        rt::wake_next(PipelineId::NONE, self.wakers.drain(..));
+        rt::wake_now(self.wakers.drain(..));
         (std::mem::take(&mut self.ours), std::mem::take(&mut self.users))
     }
 }
@@ -187,7 +187,7 @@ impl Users {
     fn run(self) {
         // Whoever has been woken on this thread is not to wait for them.
         if !self.is_empty() {
-            rt::gets_on();
+            rt::free_woken();
         }
         for cause in self.ended {
             undisturbed(move || super::trace::ended(cause.seen()));
@@ -245,7 +245,7 @@ impl Ours {
         #[cfg(all(feature = "tokio-util", not(loom)))]
         for token in self.tokens.drain(..) {
             undisturbed(|| token.cancel());
-            rt::comes_next();
+            rt::note_woken();
         }
         for alarm in self.alarms {
             undisturbed(move || drop(alarm));

@@ -221,7 +221,7 @@ impl<'a> Branch<'a> {
 
     /// Has a new branch watched, and with it all that will be derived from it.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn watched_as(&mut self, mark: u16) {
+    pub(super) fn mark_as(&mut self, mark: u16) {
         if self.mark() == 0 && mark != 0 {
             self.mark.set(mark);
             world::tell(|onlooker| onlooker.made(mark, self.made_at));
@@ -245,14 +245,14 @@ impl<'a> Branch<'a> {
 
     /// Has one that is as new watched anew.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn watched_again_as(&self, mark: u16) {
+    pub(super) fn mark_again_as(&self, mark: u16) {
         self.mark.set(mark);
         world::tell(|onlooker| onlooker.made(mark, self.made_at));
     }
 
     /// Has one that is as new watched no more.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn unwatched(&self) {
+    pub(super) fn unmark(&self) {
         world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
         self.mark.set(0);
     }

@@ -20,8 +20,8 @@
 //!    not see the parent's end.
 //! 3. A sweep holds the locks of the whole path from its root to where it is.
 //!    Locks are taken parent first. So whoever then gets the lock of a scope
-//!    that was `swept` knows that everything below it is marked.
-//! 4. `swept` says that waiters and functions have been taken; nothing is added
+//!    that was `swept`, in either mode, knows that everything below it is marked.
+//! 4. Once it was harvested, waiters and functions have been taken; nothing is added
 //!    after that. A sweep takes only what ended for its own reason (`by`)
 //!    or by a deadline: the rest belongs to the `cancel` that ended it, which has
 //!    promised to have told everybody when it returns. The rest it only marks.
@@ -58,15 +58,14 @@ pub(super) struct Scope {
     /// Key in the parent's list plus one; zero: not registered. Written under
     /// the parent's lock.
     seat: AtomicUsize,
-    /// One once it has been swept. Written under the lock, and read without it by the
-    /// many who have been woken and need not take anything back.
+    /// How far sweeps have come: zero, or the greatest [`Mode`]. Written under the lock, and read
+    /// without it by the many who have been woken and need not take anything back.
     swept: AtomicU8,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    marked: bool,
     /// How many wait for the deadline, here or below, and the alarm that is
     /// armed while anybody does.
     watchers: u32,
@@ -129,11 +128,12 @@ const SETTLED: &str = "a latch that refuses a value has one";
 
 /// What a sweep does with a scope it comes to.
 #[derive(Clone, Copy, PartialEq)]
+#[repr(u8)]
 enum Mode {
     /// Sets `end` below it, for a promise made to a cancel that lost.
-    Mark,
+    Mark = 1,
     /// The same, and takes everybody who is to be told.
-    Harvest,
+    Harvest = 2,
 }
 
 struct Frame {
@@ -425,7 +425,7 @@ impl Scope {
         let mut state = lock_arc(this.to_arc(), |scope| &scope.state);
         if !this.is_swept() {
             let mode = settle(&mut harvest);
-            if let Some(mode) = mode.filter(|&mode| !this.is_past(&state, mode)) {
+            if let Some(mode) = mode.filter(|&mode| !this.is_past(mode)) {
                 this.visit(&mut state, mode, &mut harvest);
                 sweep(state, mode, &mut harvest);
             }
@@ -437,21 +437,21 @@ impl Scope {
     fn is_swept(&self) -> bool {
         // Relaxed: nothing is read by this answer. Who has the lock knows it for certain;
         // a stale "no" only leads to the lock.
-        self.swept.load(Ordering::Relaxed) != 0
+        self.is_past(Mode::Harvest)
     }
 
     /// Whether a sweep has nothing to do here any more.
-    fn is_past(&self, state: &State, mode: Mode) -> bool {
-        self.is_swept() || (mode == Mode::Mark && state.marked)
+    fn is_past(&self, mode: Mode) -> bool {
+        // Relaxed: as in `is_swept`.
+        self.swept.load(Ordering::Relaxed) >= mode as u8
     }
 
     /// Marks, and takes everybody who is to be told.
     fn visit(&self, state: &mut State, mode: Mode, harvest: &mut Harvest) {
-        state.marked = true;
+        self.swept.store(mode as u8, Ordering::Relaxed);
         if mode == Mode::Mark {
             return;
         }
-        self.swept.store(1, Ordering::Relaxed);
         if let Some(alarm) = state.alarm.take() {
             harvest.disarm(*alarm);
         }
@@ -568,7 +568,7 @@ fn sweep(root: ArcGuard<Scope, State>, mode: Mode, harvest: &mut Harvest) {
         let theirs = childs.by != end.by && !childs.is_deadline();
         let mode = if theirs && !skip(Break::SweepTakesOthersWaiters) { Mode::Mark } else { *mode };
         let mut state = child.state.lock();
-        if child.is_past(&state, mode) {
+        if child.is_past(mode) {
             continue;
         }
         if !state.members.has_children() {
@@ -580,7 +580,7 @@ fn sweep(root: ArcGuard<Scope, State>, mode: Mode, harvest: &mut Harvest) {
         drop(state);
         let mut state = lock_arc(Arc::clone(child), |scope| &scope.state);
         let (child, locked) = state.parts();
-        if !child.is_past(locked, mode) {
+        if !child.is_past(mode) {
             child.visit(locked, mode, harvest);
             path.push(Frame { state, mode, next: 0 });
         }

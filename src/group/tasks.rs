@@ -9,7 +9,7 @@
 //! 3. Users' code runs without the lock: futures, their drops, wakers.
 
 use crate::rt::probe::{self, Wait};
-use crate::rt::{self, Abort, PipelineId, Waiting};
+use crate::rt::{self, Abort, Waiting};
 use crate::sync::{Arc, BriefLock};
 use slab::Slab;
 use std::any::Any;
@@ -145,7 +145,7 @@ impl Tasks {
         let aborts = std::mem::take(&mut state.aborts);
         drop(state);
         if !aborts.is_empty() {
-            rt::comes_next();
+            rt::note_woken();
         }
         aborts.into_iter().flatten().for_each(Abort::abort);
     }
@@ -189,7 +189,7 @@ impl Tasks {
         let waiting = state.waiting_for_this();
         drop(state);
         drop((entry, abort));
-        rt::wake_next(PipelineId::NONE, waiting);
+        rt::wake_now(waiting);
     }
 
     /// Until the guard is dropped, it is not over.
@@ -208,7 +208,7 @@ impl Drop for Busy<'_> {
         state.busy -= 1;
         let waiting = state.waiting_for_this();
         drop(state);
-        rt::wake_next(PipelineId::NONE, waiting);
+        rt::wake_now(waiting);
     }
 }
 

@@ -24,7 +24,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 /// Starts the first of `workers`.
-pub(super) fn start<T, U, O, F, Fut, R>(
+pub(super) fn start<T, U, F, Fut, R>(
     engine: &Arc<Engine>,
     index: usize,
     input: Receiver<T>,
@@ -35,14 +35,13 @@ pub(super) fn start<T, U, O, F, Fut, R>(
 ) where
     T: Send + 'static,
     U: Send + 'static,
-    O: 'static,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = O> + Send + 'static,
-    R: Fn(O) -> Result<U, BoxError> + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    R: Fn(Fut::Output) -> Result<U, BoxError> + Send + Sync + 'static,
 {
     let turns = ordered.then(|| Turns(Mutex::new(Order::default())));
     let engine = Arc::clone(engine);
-    let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, O, F, Fut, R> };
+    let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, F, Fut, R> };
     let on_threads = work.engine.woken.on_threads();
     hire(&Arc::new(work), Taker::first(input, workers, on_threads));
 }
@@ -60,27 +59,25 @@ struct Work<T, U, F, R> {
     hire: fn(&Arc<Self>, Taker<T>),
 }
 
-fn hire<T, U, O, F, Fut, R>(work: &Arc<Work<T, U, F, R>>, taker: Taker<T>)
+fn hire<T, U, F, Fut, R>(work: &Arc<Work<T, U, F, R>>, taker: Taker<T>)
 where
     T: Send + 'static,
     U: Send + 'static,
-    O: 'static,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = O> + Send + 'static,
-    R: Fn(O) -> Result<U, BoxError> + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    R: Fn(Fut::Output) -> Result<U, BoxError> + Send + Sync + 'static,
 {
     let task = worker(Arc::clone(work), taker);
     Engine::spawn(&work.engine, work.index, Box::pin(task));
 }
 
-async fn worker<T, U, O, F, Fut, R>(work: Arc<Work<T, U, F, R>>, mut taker: Taker<T>) -> StageResult
+async fn worker<T, U, F, Fut, R>(work: Arc<Work<T, U, F, R>>, mut taker: Taker<T>) -> StageResult
 where
     T: Send + 'static,
     U: Send + 'static,
-    O: 'static,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = O> + Send + 'static,
-    R: Fn(O) -> Result<U, BoxError> + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    R: Fn(Fut::Output) -> Result<U, BoxError> + Send + Sync + 'static,
 {
     let mut tally = Tally::new(&*work.engine, work.index);
     let place = work.engine.stages[work.index].place;
@@ -99,9 +96,9 @@ where
         // The timer thread looks after it then.
         if alone != taker.is_alone() {
             alone = !alone;
-            rt::may_keep(alone);
+            rt::keep_woken(alone);
         }
-        rt::gets_on();
+        rt::free_woken();
         tally.give_to_user();
         let ctx = contexts.give();
         let mut making = pin!(Some(contexts.within(|| (work.f)(ctx, item))));
@@ -129,7 +126,7 @@ where
             Ok(made) => made,
             Err(error) => {
                 tally.fail();
-                rt::wraps_up();
+                rt::keep_no_more();
                 return Err(error);
             }
         };
@@ -143,7 +140,7 @@ where
             taker.pauses();
             let sent = work.output.send(made).await;
             if sent.is_err() {
-                rt::wraps_up();
+                rt::keep_no_more();
                 if let Some(turns) = &work.turns {
                     turns.next(pipeline);
                 }
@@ -162,7 +159,7 @@ where
             turn = turn.rest().await;
             // Once more: that holds for a few turns.
             alone = taker.is_alone();
-            rt::may_keep(alone);
+            rt::keep_woken(alone);
         }
     }
 }
@@ -210,6 +207,6 @@ impl Turns {
         let next = order.next;
         let waker = order.waiting.take(next);
         drop(order);
-        rt::wake_next(pipeline, waker.filter(|_| !skip(Break::TurnNotPassedOn)));
+        rt::wake_at(pipeline, waker.filter(|_| !skip(Break::TurnNotPassedOn)));
     }
 }

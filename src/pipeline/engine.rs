@@ -172,7 +172,7 @@ impl Engine {
         self.forget_drain();
         drop(busy);
         // The users' functions at this end may be what comes next on this thread.
-        rt::gets_on();
+        rt::free_woken();
     }
 
     /// What is left in channels is dropped.
@@ -185,7 +185,7 @@ impl Engine {
             output.discard();
         });
         drop(busy);
-        rt::gets_on();
+        rt::free_woken();
     }
 
     fn outputs(&self) -> impl Iterator<Item = std::sync::Arc<dyn AnyLink>> {
@@ -318,7 +318,7 @@ impl Engine {
         stage.counts.lock().running += 1;
         let owner = StageTask { engine: Arc::clone(this), index, hand: this.woken.hand() };
         Tasks::spawn(tasks, stage.name.clone(), stage.place, future, owner);
-        rt::comes_next();
+        rt::note_woken();
     }
 
     /// Whether an error only says that the pipeline has ended. (What its own cause says, the next

@@ -263,7 +263,7 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 
     #[track_caller]
-    fn workers<U, O, F, Fut, R>(
+    fn workers<U, F, Fut, R>(
         self,
         name: &'static str,
         workers: usize,
@@ -273,10 +273,9 @@ impl<T: Send + 'static> Pipeline<T> {
     ) -> Pipeline<U>
     where
         U: Send + 'static,
-        O: 'static,
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = O> + Send + 'static,
-        R: Fn(O) -> Result<U, BoxError> + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        R: Fn(Fut::Output) -> Result<U, BoxError> + Send + Sync + 'static,
     {
         assert!(workers > 0, "quell: a stage of zero workers never works; pass 1 or more");
         self.add(name.into(), None, move |engine, index, input, sender| {

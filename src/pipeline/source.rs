@@ -31,7 +31,7 @@ pub(super) async fn iterate<T: Send + 'static>(
     let until = tally.end_of_sources();
     let mut turn = Turn::begin();
     loop {
-        rt::gets_on();
+        rt::free_woken();
         if until.as_ref().is_some_and(Context::is_done) {
             return ends(StageEnd::Stopped);
         }
@@ -176,7 +176,7 @@ async fn feed<T: Send + 'static>(
     loop {
         let mut asked_at = None;
         if !((waited || had_waited) && is_quick) {
-            rt::gets_on();
+            rt::free_woken();
         } else if rt::has_woken() {
             asked_at = rt::real_now();
         }

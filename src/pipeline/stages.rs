@@ -23,7 +23,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
     loop {
         let Some(item) = input.recv().await else { return ends(StageEnd::Completed) };
         tally.receive();
-        rt::gets_on();
+        rt::free_woken();
         tally.give_to_user();
         let made = f(item);
         tally.take_from_user();
@@ -71,7 +71,7 @@ impl<T, F: FnMut(&mut std::task::Context<'_>) -> Poll<T>> Future for PollHere<F>
 
 /// How a task ends that has a closure of the user's.
 pub(super) fn ends(end: StageEnd) -> StageResult {
-    rt::wraps_up();
+    rt::keep_no_more();
     Ok(end)
 }
 

@@ -205,22 +205,26 @@ impl Hand {
     }
 }
 
-pub(crate) fn wake_next(_pipeline: PipelineId, wakers: impl IntoIterator<Item = Waker>) {
+pub(crate) fn wake_now(wakers: impl IntoIterator<Item = Waker>) {
     super::wake(wakers);
 }
 
-pub(crate) fn comes_next() {}
+pub(crate) fn wake_at(_pipeline: PipelineId, wakers: impl IntoIterator<Item = Waker>) {
+    super::wake(wakers);
+}
+
+pub(crate) fn note_woken() {}
 
 pub(crate) fn has_woken() -> bool {
     false
 }
 
-pub(crate) fn gets_on() {}
+pub(crate) fn free_woken() {}
 
 pub(crate) fn step() {}
 
 pub(crate) fn was_brisk(_is_brisk: bool) {}
 
-pub(crate) fn may_keep(_may: bool) {}
+pub(crate) fn keep_woken(_may: bool) {}
 
-pub(crate) fn wraps_up() {}
+pub(crate) fn keep_no_more() {}

@@ -74,8 +74,8 @@ pub(crate) use task::{Stop, Unstarted};
 pub(crate) use aside::block_aside;
 #[cfg(loom)]
 pub(crate) use by_thread::{
-    Hand, PipelineId, Woken, comes_next, gets_on, has_woken, may_keep, step, wake_next, was_brisk,
-    wraps_up,
+    Hand, PipelineId, Woken, free_woken, has_woken, keep_no_more, keep_woken, note_woken, step,
+    wake_at, wake_now, was_brisk,
 };
 #[cfg(all(unix, not(loom)))]
 pub(crate) use runner::becomes_quells_own;
@@ -98,8 +98,8 @@ pub use turn::{YieldNow, choose, yield_now};
 pub(crate) use waiting::Waiting;
 #[cfg(not(loom))]
 pub(crate) use woken::{
-    Hand, PipelineId, Woken, comes_next, gets_on, has_woken, may_keep, step, wake_next, was_brisk,
-    wraps_up,
+    Hand, PipelineId, Woken, free_woken, has_woken, keep_no_more, keep_woken, note_woken, step,
+    wake_at, wake_now, was_brisk,
 };
 
 use std::time::Instant;

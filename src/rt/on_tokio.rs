@@ -91,13 +91,13 @@ struct Desk {
 struct Runtime {
     id: Id,
     bells: BTreeMap<Key, Bell>,
-    keeper: Keeper,
+    keeper: KeeperIs,
 }
 
 /// When; then, for bells of one instant, which came first.
 type Key = (Instant, u64);
 
-enum Keeper {
+enum KeeperIs {
     Nobody,
     Awake,
     Asleep { until: Instant, waker: Waker },
@@ -130,14 +130,14 @@ impl Desk {
         let here = self.find_or_add(id);
         here.bells.insert(key, bell);
         let concerns = match here.keeper {
-            Keeper::Nobody => {
-                here.keeper = Keeper::Awake;
+            KeeperIs::Nobody => {
+                here.keeper = KeeperIs::Awake;
                 Concerns::NewKeeper
             }
-            Keeper::Asleep { until, .. } if at < until => {
+            KeeperIs::Asleep { until, .. } if at < until => {
                 here.wake().map_or(Concerns::Nobody, Concerns::Sleeper)
             }
-            Keeper::Asleep { .. } | Keeper::Awake => Concerns::Nobody,
+            KeeperIs::Asleep { .. } | KeeperIs::Awake => Concerns::Nobody,
         };
         (key, concerns)
     }
@@ -148,7 +148,7 @@ impl Desk {
 
     fn find_or_add(&mut self, id: Id) -> &mut Runtime {
         let index = self.find(id).unwrap_or_else(|| {
-            self.runtimes.push(Runtime { id, bells: BTreeMap::new(), keeper: Keeper::Nobody });
+            self.runtimes.push(Runtime { id, bells: BTreeMap::new(), keeper: KeeperIs::Nobody });
             self.runtimes.len() - 1
         });
         &mut self.runtimes[index]
@@ -157,7 +157,7 @@ impl Desk {
     /// Forgets a runtime of which nothing is left here.
     fn tidy(&mut self, index: usize) {
         let runtime = &self.runtimes[index];
-        if runtime.bells.is_empty() && matches!(runtime.keeper, Keeper::Nobody) {
+        if runtime.bells.is_empty() && matches!(runtime.keeper, KeeperIs::Nobody) {
             self.runtimes.swap_remove(index);
         }
     }
@@ -192,7 +192,7 @@ impl Desk {
         let runtime = &mut self.runtimes[index];
         match runtime.bells.first_key_value() {
             Some((&(first, _), _)) if until <= first => {
-                runtime.keeper = Keeper::Asleep { until, waker };
+                runtime.keeper = KeeperIs::Asleep { until, waker };
                 Ok(())
             }
             _ => Err(waker),
@@ -208,7 +208,7 @@ impl Desk {
     /// The keeper is no more. Its waker is not the last to hold it: it is just being polled,
     /// or dropped.
     fn leave(&mut self, index: usize) {
-        self.runtimes[index].keeper = Keeper::Nobody;
+        self.runtimes[index].keeper = KeeperIs::Nobody;
         self.tidy(index);
     }
 }
@@ -216,12 +216,12 @@ impl Desk {
 impl Runtime {
     /// Whom to wake, if the keeper is asleep.
     fn wake(&mut self) -> Option<Waker> {
-        if !matches!(self.keeper, Keeper::Asleep { .. }) {
+        if !matches!(self.keeper, KeeperIs::Asleep { .. }) {
             return None;
         }
-        match std::mem::replace(&mut self.keeper, Keeper::Awake) {
-            Keeper::Asleep { waker, .. } => Some(waker),
-            Keeper::Nobody | Keeper::Awake => unreachable!("it is asleep"),
+        match std::mem::replace(&mut self.keeper, KeeperIs::Awake) {
+            KeeperIs::Asleep { waker, .. } => Some(waker),
+            KeeperIs::Nobody | KeeperIs::Awake => unreachable!("it is asleep"),
         }
     }
 }
@@ -251,7 +251,7 @@ impl Hook {
         let (key, concerns) = DESK.lock().hang(id, at, bell);
         let hook = Hook { runtime: id, key };
         match concerns {
-            Concerns::NewKeeper => drop(runtime.spawn(Task::new(id, clock))),
+            Concerns::NewKeeper => drop(runtime.spawn(Keeper::new(id, clock))),
             Concerns::Sleeper(waker) => super::wake([waker]),
             Concerns::Nobody => {}
         }
@@ -273,8 +273,8 @@ fn take(runtime: Id, key: Key) -> Option<Bell> {
 }
 
 pin_project! {
-    /// The keeper.
-    struct Task {
+    /// The task that rings.
+    struct Keeper {
         runtime: Id,
         // Made when it is first needed: a runtime may have no timers.
         #[pin]
@@ -286,7 +286,7 @@ pin_project! {
         since: (Instant, Instant),
     }
 
-    impl PinnedDrop for Task {
+    impl PinnedDrop for Keeper {
         fn drop(this: Pin<&mut Self>) {
             if this.left {
                 return;
@@ -302,15 +302,15 @@ pin_project! {
     }
 }
 
-impl Task {
+impl Keeper {
     fn new(runtime: Id, clock: &Clock) -> Self {
         let began = Clock::system_now();
         let since = (began, clock.now());
-        Task { runtime, sleep: None, left: false, clock: clock.clone(), since }
+        Keeper { runtime, sleep: None, left: false, clock: clock.clone(), since }
     }
 }
 
-impl Future for Task {
+impl Future for Keeper {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

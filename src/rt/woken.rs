@@ -291,15 +291,21 @@ impl Shared {
     }
 }
 
-/// Wakes those who wait at a channel, and come next: now, or when this turn is over.
+/// Wakes them, whose turn comes next on this thread.
 #[inline]
-pub(crate) fn wake_next(pipeline: PipelineId, wakers: impl IntoIterator<Item = Waker>) {
+pub(crate) fn wake_now(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        note_woken();
+        undisturbed(|| waker.wake());
+    }
+}
+
+/// The same, for those who wait at a channel of this pipeline: now, or when this turn is over.
+#[inline]
+pub(crate) fn wake_at(pipeline: PipelineId, wakers: impl IntoIterator<Item = Waker>) {
     let keeps = pipeline != PipelineId::NONE && KEEPS.get() == pipeline;
     for waker in wakers {
-        if let Some(waker) = if keeps { keep(waker) } else { Some(waker) } {
-            WOKE.set(true);
-            undisturbed(|| waker.wake());
-        }
+        wake_now(if keeps { keep(waker) } else { Some(waker) });
     }
 }
 
@@ -323,19 +329,19 @@ fn keep(waker: Waker) -> Option<Waker> {
     waker
 }
 
-/// Somebody comes next who has not been woken: spawned, or aborted.
-pub(crate) fn comes_next() {
+/// Somebody comes next: woken, spawned, or aborted.
+pub(crate) fn note_woken() {
     WOKE.set(true);
 }
 
-/// Whether somebody has been woken in this turn, or since whoever did so got on.
+/// Whether somebody has been woken in this turn who has not been [freed](free_woken) since.
 pub(crate) fn has_woken() -> bool {
     WOKE.get() && MATTERS.get()
 }
 
-/// What comes now may keep this thread: whoever has been woken should not have to wait for it.
+/// Whoever has been woken is free to come on another thread: what comes now may keep this one.
 #[inline]
-pub(crate) fn gets_on() {
+pub(crate) fn free_woken() {
     if WOKE.replace(false) && MATTERS.get() {
         nudge();
     }
@@ -357,7 +363,7 @@ fn nudge() {
     });
 }
 
-/// The user's code [gets on](gets_on), by an end of a channel in its hands.
+/// The user's code gets on, by an end of a channel in its hands.
 #[inline]
 pub(crate) fn step() {
     if !MATTERS.get() {
@@ -368,7 +374,7 @@ pub(crate) fn step() {
         steps();
     }
     // Those too who have just been kept for the last time.
-    gets_on();
+    free_woken();
 }
 
 #[inline(never)]
@@ -389,22 +395,22 @@ pub(crate) fn was_brisk(is_brisk: bool) {
         task.brisk = if is_brisk { (task.brisk + 1).min(BRISK) } else { 0 };
         task.brisk
     });
-    may_keep(brisk == Some(BRISK));
+    keep_woken(brisk == Some(BRISK));
 }
 
 /// No further item comes to this task, from where it asked. What it does now, and what goes with
 /// it, may take its time.
-pub(crate) fn wraps_up() {
+pub(crate) fn keep_no_more() {
     if !MATTERS.get() {
         return;
     }
     in_turn(|task| task.brisk = 0);
-    may_keep(false);
-    gets_on();
+    keep_woken(false);
+    free_woken();
 }
 
 /// Whether this task keeps those whom it wakes from now on.
-pub(crate) fn may_keep(may: bool) {
+pub(crate) fn keep_woken(may: bool) {
     if !MATTERS.get() {
         return;
     }

@@ -93,7 +93,7 @@ fn who_waits_calls_another_though_it_goes_alone() {
 #[test]
 fn who_calls_another_before_it_may_have_to_wait_knows_of_it_if_it_need_not() {
     let (mut first, _second, _sender, _calls) = one_goes_alone();
-    rt::gets_on();
+    rt::free_woken();
     first.pauses();
     assert!(rt::has_woken());
 }
@@ -122,10 +122,10 @@ fn who_calls_a_colleague_for_what_is_left_has_woken_somebody() {
     // One of them is called for the first of two, and leaves the second.
     sender.put(1).unwrap();
     sender.put(2).unwrap();
-    rt::gets_on();
+    rt::free_woken();
     assert_eq!(take(&mut first, nobody), Poll::Ready(Some(1)));
     assert!(rt::has_woken());
-    rt::gets_on();
+    rt::free_woken();
     assert_eq!(take(&mut second, nobody), Poll::Ready(Some(2)));
     assert!(!rt::has_woken(), "nothing is left");
 }
@@ -138,7 +138,7 @@ fn who_gives_room_to_a_sender_has_woken_somebody() {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(std::pin::Pin::new(&mut waits).poll(&mut cx).is_pending());
     for item in 0..4 {
-        rt::gets_on();
+        rt::free_woken();
         assert_eq!(take(&mut only, Waker::noop()), Poll::Ready(Some(item)));
         assert_eq!(rt::has_woken(), item == 3, "room is given when as many were taken as fit");
     }

@@ -66,7 +66,7 @@ impl Crew {
 
     /// Somebody who waits at a channel of the pipeline's.
     fn wake(&self) {
-        wake_next(self.woken.id(), [self.waker.clone()]);
+        wake_at(self.woken.id(), [self.waker.clone()]);
     }
 
     /// How many have been woken by now, and whether one of them is this turn's to free.
@@ -108,7 +108,7 @@ fn gets_brisk(crew: &Crew) {
 fn who_is_kept_is_woken_when_the_turn_ends() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        may_keep(true);
+        keep_woken(true);
         crew.wake();
         crew.wake();
         assert_eq!(crew.seen(), (0, false));
@@ -124,7 +124,7 @@ fn who_is_kept_is_woken_when_the_turn_ends_by_a_panic() {
     let crew = Crew::on(2);
     let panics = || {
         crew.hand.turn(|| {
-            may_keep(true);
+            keep_woken(true);
             crew.wake();
             std::panic::resume_unwind(Box::new(()))
         })
@@ -138,13 +138,13 @@ fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
     let crew = Crew::on(2);
     let (other, pipeline) = (crew.woken.hand(), crew.woken.id());
     crew.hand.turn(|| {
-        may_keep(true);
+        keep_woken(true);
         crew.wake();
         let (count, waker) = (Arc::clone(&crew.count), crew.waker.clone());
         let elsewhere = move || {
             other.turn(|| {
-                may_keep(true);
-                wake_next(pipeline, [waker]);
+                keep_woken(true);
+                wake_at(pipeline, [waker]);
                 assert_eq!(count.woken(), 0);
             });
         };
@@ -158,11 +158,11 @@ fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
 fn who_is_kept_is_woken_when_the_pipeline_ends_whatever_turn_is_had() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        may_keep(true);
+        keep_woken(true);
         crew.wake();
         crew.woken.send();
         assert_eq!(crew.seen(), (1, true));
-        gets_on();
+        free_woken();
         crew.woken.send();
         assert_eq!(crew.seen(), (1, false), "there is nobody");
     });
@@ -174,7 +174,7 @@ fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
     crew.hand.turn(|| {
         gets_brisk(&crew);
         let before = crew.count.woken();
-        wraps_up();
+        keep_no_more();
         let (woken, is_mine) = crew.seen();
         assert!(woken > before && !is_mine);
         // However brisk it goes on.
@@ -187,15 +187,15 @@ fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
 fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        may_keep(true);
+        keep_woken(true);
         crew.wake();
-        may_keep(false);
+        keep_woken(false);
         assert_eq!(crew.seen(), (1, true));
-        gets_on();
+        free_woken();
         crew.wake();
         assert_eq!(crew.seen(), (2, true));
     });
-    crew.hand.turn(|| may_keep(true));
+    crew.hand.turn(|| keep_woken(true));
     assert!(!crew.keeps());
 }
 
@@ -203,8 +203,8 @@ fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
 fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
     let (crew, other) = (Crew::on(2), Crew::on(2));
     crew.hand.turn(|| {
-        may_keep(true);
-        wake_next(PipelineId::NONE, [crew.waker.clone()]);
+        keep_woken(true);
+        wake_now([crew.waker.clone()]);
         assert_eq!(crew.seen(), (1, true));
         assert!(!other.keeps());
         // One that the user's code runs meanwhile, on this thread.
@@ -212,17 +212,17 @@ fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
             let inner = Crew::on(threads);
             inner.hand.turn(|| {
                 assert!(!crew.keeps() && !inner.keeps());
-                may_keep(true);
+                keep_woken(true);
                 assert!(!crew.keeps());
                 assert_eq!(inner.keeps(), threads > 1);
             });
             assert!(crew.keeps() && !inner.keeps());
         }
-        gets_on();
+        free_woken();
         for woken in [false, true] {
-            other.hand.turn(gets_on);
+            other.hand.turn(free_woken);
             assert_eq!(has_woken(), woken);
-            wake_next(PipelineId::NONE, [crew.waker.clone()]);
+            wake_now([crew.waker.clone()]);
         }
     });
 }
@@ -232,7 +232,7 @@ fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
     for threads in [0, 1] {
         let crew = Crew::on(threads);
         crew.hand.turn(|| {
-            may_keep(true);
+            keep_woken(true);
             crew.wake();
             assert_eq!(crew.seen(), (1, false));
         });
@@ -243,7 +243,7 @@ fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
 fn whoever_is_kept_by_a_turn_that_hangs_is_woken_all_the_same_and_the_next_at_once() {
     let crew = Crew::looked_after(2);
     crew.hand.turn(|| {
-        may_keep(true);
+        keep_woken(true);
         crew.wake();
         soon("it is not woken", || crew.count.woken() > 0);
         for _ in 0..UNKEPT {
@@ -259,7 +259,7 @@ fn nobody_looks_after_nobody() {
     let kept = &crew.woken.shared.as_ref().expect("there are two threads").kept;
     for before in 0..2 {
         crew.hand.turn(|| {
-            may_keep(true);
+            keep_woken(true);
             crew.wake();
             // Unless this turn has been one that hangs.
             assert!(kept.lock().looked_after || crew.count.woken() > before);
@@ -319,12 +319,12 @@ fn a_nudge_is_a_task_of_nothing_and_comes_once_for_all_who_have_been_woken() {
     }
     soon("they do not begin", || begun.woken() == 2);
     crew.hand.turn(|| {
-        gets_on();
+        free_woken();
         assert_eq!(alive(), 2, "nobody has been woken");
         crew.wake();
         crew.wake();
-        gets_on();
-        gets_on();
+        free_woken();
+        free_woken();
         assert_eq!(alive(), 3);
     });
     may_end.wake();
