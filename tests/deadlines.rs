@@ -507,7 +507,10 @@ mod paused {
         assert_eq!(there, expected);
         assert!(cancel.tree().to_string().contains("timeout(2s, 1.3s left), made at "));
         advance(ms(1300)).await;
-        assert!(!ctx.to_string().contains("left"), "{ctx}");
+        assert_eq!(ctx.to_string(), "background → cancel → timeout(2s, passed) → value(UserId)");
+        let (timed, canceller) = Context::background().with_timeout(Duration::from_secs(2));
+        canceller.cancel();
+        assert_eq!(timed.to_string(), "background → timeout(2s, cancelled)");
     }
 
     // ------------------------------------------------------------ random trees

@@ -4,6 +4,7 @@ use super::Context;
 use super::layer::{Branch, Kind, Layer, Line};
 use crate::sync::{Link, Ref};
 use std::fmt;
+use std::time::Duration;
 
 /// More layers than this are counted, not shown.
 const MOST_SHOWN: usize = 64;
@@ -74,11 +75,17 @@ struct Limits<'a>(&'a Branch<'a>);
 impl fmt::Display for Limits<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Limits(branch) = self;
+        let is_done = branch.is_done();
         let Some(left) = branch.remaining() else { return f.write_str("no limit") };
         if let Some(asked) = branch.asked() {
             write!(f, "{asked:?}, ")?;
         }
-        if left.is_zero() { f.write_str("passed") } else { write!(f, "{left:.1?} left") }
+        match left {
+            Duration::ZERO => f.write_str("passed"),
+            // Not by its deadline, which has not passed.
+            _ if is_done => f.write_str("cancelled"),
+            _ => write!(f, "{left:.1?} left"),
+        }
     }
 }
 
