@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("group", &["context", "rt", "sync"]),
     ("pipeline", &["group", "channel", "context", "rt", "sync"]),
     ("check", &["rt", "sync", "context"]),
-    ("http", &["context", "rt"]),
+    ("http", &["context", "rt", "sync"]),
     ("hit", &["pipeline", "http", "context", "rt"]),
     ("guide", &[]),
 ];

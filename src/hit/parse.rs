@@ -60,8 +60,11 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
                 }
             }
             17 if is("transfer-encoding") => {
-                coded = true;
-                let last = tokens(header.value).last();
+                // Old servers say that there is none.
+                let is_coding =
+                    |token: &&[u8]| !token.is_empty() && !token.eq_ignore_ascii_case(b"identity");
+                let last = tokens(header.value).filter(is_coding).last();
+                coded |= last.is_some();
                 chunked = last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
             }
             _ => {}

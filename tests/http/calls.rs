@@ -308,3 +308,58 @@ async fn any_service_may_carry_the_calls_and_an_answer_may_be_passed_on() {
     assert_eq!(text(answer.into_body()).await, "hello\n");
     rig.end().await;
 }
+
+// ---------------------------------------------------------------- HTTP/2: one connects for all
+
+#[tokio::test]
+async fn a_call_over_http2_that_is_given_up_takes_no_other_with_it() {
+    let rig = Rig::new(Router::new().route("/", post(|body: String| async move { body }))).await;
+    let client = Client::http2();
+    let (first, give_up) = Context::background().with_cancel();
+    let post =
+        |text: &'static str| Request::post(rig.url("/")).body(Body::from(text)).expect("a request");
+    let forever = Context::background();
+    let mut given_up = Box::pin(client.send(&first, post("given up")));
+    assert!(futures::poll!(&mut given_up).is_pending());
+    let mut others: Vec<_> =
+        (0..3).map(|_| Box::pin(client.send(&forever, post("hello")))).collect();
+    for other in &mut others {
+        assert!(futures::poll!(other).is_pending());
+    }
+    give_up.cancel_with("its own client hung up");
+    assert!(given_up.await.unwrap_err().cancelled().is_some());
+    for other in others {
+        let answer = soon("an answer", other).await.expect("a call that nobody gave up");
+        assert_eq!(answer.into_body().text(100).await.unwrap(), "hello");
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn all_that_wait_for_a_connection_of_http2_are_told_why_there_is_none() {
+    let at = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (client, ctx) = (Client::http2(), Context::background());
+    let calls = (0..5).map(|_| client.get(&ctx, format!("http://{at}/")));
+    for answer in soon("answers", futures::future::join_all(calls)).await {
+        let error = answer.unwrap_err().to_string();
+        assert!(error.contains("refused"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_came_over_http2_may_be_passed_on_over_another() {
+    let back = Rig::new(Router::new().route("/", get(|| async { "hello" }))).await;
+    let url = back.url("/");
+    let proxy = move |mut request: Request<Body>| async move {
+        *request.uri_mut() = url.parse().expect("an address");
+        let answer = Client::new().send(&Context::background(), request).await;
+        answer.expect("an answer").map(Body::new)
+    };
+    let front = Rig::new(Router::new().route("/", get(proxy))).await;
+    for client in [Client::new(), Client::http2()] {
+        let answer = soon("an answer", client.get(&Context::background(), front.url("/"))).await;
+        assert_eq!(answer.unwrap().into_body().text(100).await.unwrap(), "hello");
+    }
+    front.end().await;
+    back.end().await;
+}

@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use proptest::prelude::*;
 use quell::Context;
 use quell::http::parse::{format_grpc_timeout, format_millis, grpc_timeout, millis, tracking_id};
-use quell::http::{Client, Ctx, InvalidHeader, PropagationLayer, TrackingId, propagate};
+use quell::http::{
+    Client, Ctx, InvalidHeader, PropagationLayer, RequestExt, TrackingId, propagate,
+};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -288,4 +290,29 @@ mod warnings {
             assert!(!line.contains("secret") && !line.contains("-7"), "{line}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_id_that_is_there_already_stays_where_the_caller_has_none() {
+    use axum::middleware::{Next, from_fn};
+    let inside = |Ctx(ctx): Ctx| async move { ctx.value::<TrackingId>().unwrap().to_string() };
+    let outside = |request: axum::extract::Request, next: Next| async move {
+        let ctx = request.context().with_value("of-the-outer".parse::<TrackingId>().unwrap());
+        next.run(request.with_context(&ctx)).await
+    };
+    let app = Router::new()
+        .route("/", get(inside))
+        .layer(PropagationLayer::new())
+        .layer(from_fn(outside));
+    let rig = Rig::new(app).await;
+    for (ids, seen) in [(&[][..], "of-the-outer"), (&[("x-guid", "the-callers")], "the-callers")] {
+        let mut request = Request::get(rig.url("/"));
+        for (name, id) in ids {
+            request = request.header(*name, *id);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        let answer = Client::new().send(&Context::background(), request).await.unwrap();
+        assert_eq!(answer.into_body().text(100).await.unwrap(), seen);
+    }
+    rig.end().await;
 }

@@ -6,9 +6,10 @@ use axum::body::{Body, Bytes};
 use axum::routing::get;
 use futures::stream;
 use quell::Context;
-use quell::http::{Client, Ctx, serve};
+use quell::http::{Client, Ctx, LimitLayer, serve};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -291,4 +292,88 @@ async fn a_server_that_stops_under_load_answers_whole_or_not_at_all() {
         soon("a client to notice", client).await.unwrap();
     }
     until("nothing to be left", || tasks() == before).await;
+}
+
+/// As a service with a limit is: not ready until then.
+#[derive(Clone)]
+struct Busy(tokio::time::Instant);
+
+impl tower_service::Service<http::Request<Body>> for Busy {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, task: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        if self.0 <= tokio::time::Instant::now() {
+            return Poll::Ready(Ok(()));
+        }
+        let (until, waker) = (self.0, task.waker().clone());
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            waker.wake();
+        });
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        std::future::ready(Ok(http::Response::new(Body::from("hello"))))
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_has_come_in_time_may_wait_for_its_service() {
+    for client in [Client::new(), Client::http2()] {
+        let (ctx, _stop) = Context::background().with_cancel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let busy = Busy(tokio::time::Instant::now() + Duration::from_millis(600));
+        let limited = serve(&ctx, listener, busy).header_timeout(Duration::from_millis(200));
+        tokio::spawn(limited.into_future());
+        let answer = soon("an answer", client.get(&Context::background(), url)).await;
+        assert_eq!(answer.unwrap().into_body().text(100).await.unwrap(), "hello");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_send_its_body_keeps_no_place() {
+    let limit = LimitLayer::new(1, 0);
+    let (tell, mut told) = reports();
+    let post = axum::routing::post(|Ctx(ctx): Ctx, body: Body| async move {
+        tell.end_of(&ctx);
+        let body = axum::body::to_bytes(body, 100).await;
+        body.map_or_else(|error| error.to_string(), |_| "all of it".into())
+    });
+    let app = Router::new().route("/", post).layer(limit.clone());
+    let rig = Rig::with(app, |serve| serve.body_timeout(Duration::from_millis(100))).await;
+    let mut raw = rig.connect().await;
+    raw.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nabc").await;
+    assert_eq!(told.next().await, "client gone");
+    until("the place to be free", || limit.running() == 0).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_client_whose_body_is_no_http_has_not_gone() {
+    let post = axum::routing::post(|Ctx(ctx): Ctx, body: Body| async move {
+        let error = axum::body::to_bytes(body, 100).await.is_err();
+        format!("an error: {error}, an end: {}", ctx.is_done())
+    });
+    let rig = Rig::new(Router::new().route("/", post)).await;
+    let mut raw = rig.connect().await;
+    raw.say("POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n").await;
+    raw.hear("an error: true, an end: false").await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn limits_longer_than_any_connection_are_none() {
+    let limit = Duration::from_secs(u64::MAX);
+    let app = Router::new().route("/", get(|| async { "hello" }));
+    let rig = Rig::with(app, |serve| {
+        serve.header_timeout(limit).body_timeout(limit).write_timeout(limit).grace(limit)
+    });
+    let rig = rig.await;
+    let answer = soon("an answer", Client::new().get(&Context::background(), rig.url("/"))).await;
+    assert_eq!(answer.unwrap().into_body().text(100).await.unwrap(), "hello");
+    rig.end().await;
 }

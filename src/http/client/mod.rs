@@ -4,12 +4,14 @@
 // |---|---|
 // | `call` | the client, and how a call is made |
 // | `transport` | the connections of a client that was not given any |
+// | `shared` | calls that wait for a connection of another's |
 // | `body` | the body of an answer, which ends with the context as well |
 // | `error` | why a call failed, or was given up |
 
 mod body;
 mod call;
 mod error;
+mod shared;
 mod transport;
 
 pub use body::CallBody;

@@ -1,8 +1,9 @@
 //! The connections of a client that was not given any.
 
 use super::call::Body;
+use super::shared;
 use crate::context::BoxError;
-use ::http::{Request, Response, Uri};
+use ::http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -27,6 +28,8 @@ pub struct Transport {
     pool: Pool<Connector, Body>,
     /// Whether that is all it can.
     plain_tcp: bool,
+    /// Over HTTP/2 one call connects for all.
+    is_shared: bool,
 }
 
 impl Transport {
@@ -55,7 +58,7 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .http2_only(only_http2)
             .build(connector);
-        Transport { pool, plain_tcp }
+        Transport { pool, plain_tcp, is_shared: only_http2 }
     }
 }
 
@@ -68,9 +71,15 @@ impl Service<Request<Body>> for Transport {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        // One that has come over HTTP/2 may be passed on: which of the two is spoken is the pool's.
+        *request.version_mut() = Version::HTTP_11;
         if let Err(why) = can_be_reached(request.uri(), self.plain_tcp) {
             return Box::pin(std::future::ready(Err(why.into())));
+        }
+        if self.is_shared {
+            let pool = self.pool.clone();
+            return Box::pin(shared::send(request, move |request| pool.request(request)));
         }
         let answer = self.pool.request(request);
         Box::pin(async move { Ok(answer.await?) })

@@ -9,7 +9,7 @@ use tower_layer::Layer;
 /// The request's context ends when the caller stops waiting, with
 /// [`RequestEnd::PeersDeadline`](crate::http::RequestEnd::PeersDeadline) as its cause,
 /// unless its own deadline is earlier. It carries a
-/// [`TrackingId`](crate::http::TrackingId): the caller's, or a new one.
+/// [`TrackingId`](crate::http::TrackingId): the caller's, that which is there, or a new one.
 ///
 /// What cannot be read is ignored, with a warning (feature `tracing`, target
 /// `quell`), and never an error. A caller can only shorten a limit.

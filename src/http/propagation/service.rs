@@ -37,8 +37,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let id = headers::peers_id(request.headers(), &self.id).unwrap_or_else(TrackingId::new);
-        let mut ctx = request.context().with_value(id);
+        let ctx = request.context();
+        let id = headers::peers_id(request.headers(), &self.id)
+            .or_else(|| ctx.value().cloned())
+            .unwrap_or_else(TrackingId::new);
+        let mut ctx = ctx.with_value(id);
         let mut hold = Hold::Nothing;
         if let Some(limit) = headers::peers_limit(request.headers()) {
             let (limited, canceller) =

@@ -2,7 +2,7 @@
 
 use super::request::Arriving;
 use super::stream::Stream;
-use crate::context::{BoxError, Context, ContextError, Done};
+use crate::context::{BoxError, Canceller, Context, ContextError, Done};
 use crate::http::ContextLayer;
 use ::http::{Request, Response};
 use bytes::Bytes;
@@ -50,6 +50,7 @@ pub(super) struct House {
     /// One is held by everything that was spawned.
     pub(super) alive: mpsc::Sender<Infallible>,
     pub(super) header_limit: Option<Duration>,
+    pub(super) body_limit: Option<Duration>,
     pub(super) write_limit: Option<Duration>,
 }
 
@@ -75,8 +76,8 @@ where
         Some(limit) => house.over.with_timeout(limit),
         None => house.over.with_cancel(),
     };
-    let service = ContextLayer::below(requests).layer(Arriving::new(service, greeted));
-    let service = TowerToHyperService::new(service);
+    let service = ContextLayer::below(requests).layer(Arriving::new(service, house.body_limit));
+    let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
     let stream = Stream::new(stream, house.write_limit, house.over.clone());
     let mut builder = auto::Builder::new(Within { house: house.clone() });
@@ -104,6 +105,24 @@ where
         connection.as_mut().poll(task).map(drop)
     });
     house.over.run(served).await.is_ok()
+}
+
+/// Knows of a request as soon as it has come, however long the service is not ready for it: nobody
+/// waits for the first any more.
+struct Greeted<S> {
+    service: S,
+    greeted: Canceller,
+}
+
+impl<R, S: hyper::service::Service<R>> hyper::service::Service<R> for Greeted<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: R) -> S::Future {
+        self.greeted.cancel();
+        self.service.call(request)
+    }
 }
 
 /// An end that is noticed once.

@@ -3,27 +3,29 @@
 //! A server that has lost its client in the middle of a request's body stops reading;
 //! it goes on with the handler, and would not tell it. So the body does.
 
-use crate::context::{BoxError, Canceller};
+use crate::context::{BoxError, Canceller, Context, Done};
 use crate::http::{RequestEnd, RequestExt};
 use ::http::Request;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 use tower_service::Service;
 
 /// Passes requests on, with their bodies watched.
 #[derive(Clone)]
 pub(super) struct Arriving<S> {
     inner: S,
-    /// Cancelled by each request: nobody waits for the first one any more.
-    greeted: Canceller,
+    body_limit: Option<Duration>,
 }
 
 impl<S> Arriving<S> {
-    pub(super) fn new(inner: S, greeted: Canceller) -> Self {
-        Arriving { inner, greeted }
+    pub(super) fn new(inner: S, body_limit: Option<Duration>) -> Self {
+        Arriving { inner, body_limit }
     }
 }
 
@@ -40,23 +42,52 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> S::Future {
-        self.greeted.cancel();
         if request.body().is_end_stream() {
             return self.inner.call(request.map(|_| axum_core::body::Body::empty()));
         }
         let (ctx, client_gone) = request.context().with_cancel();
         // It ends with the request; dropping the body, once read, is no end.
         client_gone.clone().detach();
-        let request = request.with_context(ctx);
-        self.inner
-            .call(request.map(|body| axum_core::body::Body::new(Watched { body, client_gone })))
+        let request = request.with_context(&ctx);
+        let (limit, waits) = (self.body_limit, None);
+        self.inner.call(request.map(|body| {
+            axum_core::body::Body::new(Watched { body, ctx, client_gone, limit, waits })
+        }))
     }
 }
 
 /// The body of a request, which tells its context when it breaks off.
 struct Watched {
     body: Incoming,
+    /// The request's.
+    ctx: Context,
     client_gone: Canceller,
+    /// How long the client may let the handler wait.
+    limit: Option<Duration>,
+    /// There since it does.
+    waits: Option<(Done, Canceller)>,
+}
+
+impl Watched {
+    /// Whether the handler has waited for too long.
+    fn is_over(&mut self, task: &mut Task<'_>) -> bool {
+        let Some(limit) = self.limit else { return false };
+        let (done, _) = self.waits.get_or_insert_with(|| {
+            // Not the request's own deadline, which is for the handler to see.
+            let (waiting, canceller) = self.ctx.without_cancel().with_timeout(limit);
+            (waiting.done(), canceller)
+        });
+        Pin::new(done).poll(task).is_ready()
+    }
+}
+
+/// Whether a body that broke off did so because its client said what is no HTTP.
+fn is_malformed(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.any(|error| {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
+    })
 }
 
 impl Body for Watched {
@@ -67,10 +98,21 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(task).map_err(|error| {
+        let error: BoxError = match Pin::new(&mut self.body).poll_frame(task) {
+            Poll::Ready(Some(Err(error))) => error.into(),
+            Poll::Pending if self.is_over(task) => {
+                io::Error::new(io::ErrorKind::TimedOut, "the client does not send the body").into()
+            }
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(frame) => {
+                self.waits = None;
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            }
+        };
+        if !is_malformed(&*error) {
             self.client_gone.cancel_with(RequestEnd::ClientGone);
-            error.into()
-        })
+        }
+        Poll::Ready(Some(Err(error)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -63,6 +63,7 @@ pub fn serve<S>(ctx: &Context, listener: TcpListener, service: S) -> Serve<S> {
         grace: Duration::from_secs(10),
         last_words: Duration::from_secs(1),
         header_limit: Some(Duration::from_secs(30)),
+        body_limit: Some(Duration::from_secs(30)),
         write_limit: Some(Duration::from_secs(30)),
     }
 }
@@ -77,7 +78,14 @@ pub struct Serve<S> {
     grace: Duration,
     last_words: Duration,
     header_limit: Option<Duration>,
+    body_limit: Option<Duration>,
     write_limit: Option<Duration>,
+}
+
+/// None, if it is longer than any connection lasts.
+fn limited(limit: Duration) -> Option<Duration> {
+    const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    (limit < A_CENTURY).then_some(limit)
 }
 
 impl<S> Serve<S> {
@@ -98,17 +106,24 @@ impl<S> Serve<S> {
     /// that has said nothing for so long is asked whether it is there, and has as long to
     /// answer. `Duration::MAX` is for as long as it likes.
     pub fn header_timeout(self, limit: Duration) -> Self {
-        let header_limit = (limit != Duration::MAX).then_some(limit);
-        Serve { header_limit, ..self }
+        Serve { header_limit: limited(limit), ..self }
+    }
+
+    /// How long a client may let a handler wait for more of a request's body: thirty seconds
+    /// unless set here. Then the body ends with an error, and the request as if the client had
+    /// gone. `Duration::MAX` is for as long as it likes. A handler that does not read waits for
+    /// nothing.
+    pub fn body_timeout(self, limit: Duration) -> Self {
+        Serve { body_limit: limited(limit), ..self }
     }
 
     /// How long a client may leave unread what is sent to it: thirty seconds unless set
     /// here. Then the connection is closed, and its requests end as if the client had
     /// gone. `Duration::MAX` is for as long as it likes. Over HTTP/2 that is for the
-    /// connection: a stream of it whose window the client leaves shut is not noticed.
+    /// connection: a stream of it whose window the client leaves shut is not noticed. A
+    /// connection that was upgraded keeps this limit.
     pub fn write_timeout(self, limit: Duration) -> Self {
-        let write_limit = (limit != Duration::MAX).then_some(limit);
-        Serve { write_limit, ..self }
+        Serve { write_limit: limited(limit), ..self }
     }
 }
 
@@ -177,12 +192,14 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
-    let Serve { ctx, listener, service, grace, last_words, header_limit, write_limit } = serve;
+    let Serve { ctx, listener, service, grace, last_words, .. } = serve;
+    let Serve { header_limit, body_limit, write_limit, .. } = serve;
     // Neither has a deadline of the server's: the grace comes after that.
     let (over, end_all) = ctx.without_cancel().with_cancel();
     let (requests, end_requests) = over.with_cancel();
     let (alive, gone) = mpsc::channel(1);
-    let house = House { stopping: ctx.clone(), requests, over, alive, header_limit, write_limit };
+    let stopping = ctx.clone();
+    let house = House { stopping, requests, over, alive, header_limit, body_limit, write_limit };
 
     let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
     // Dropped in the middle, this future ends the requests before their connections.
