@@ -364,7 +364,7 @@ fn headline(finding: &Finding, task: Option<&str>) -> String {
     match finding.kind {
         ViolationKind::LeakedTask if finding.busy => {
             let time = if finding.stands_still { ", while time stands still" } else { "" };
-            format!("{who} is busy and comes to no end{time}")
+            format!("{who} is busy and comes to no end{time}, in the steps it has (`max_steps`)")
         }
         ViolationKind::LeakedTask => format!("{who} goes on after it was told to stop"),
         ViolationKind::BlockedStage => format!("{who} waits for what will never come"),

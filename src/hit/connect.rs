@@ -7,13 +7,16 @@
 
 use super::ErrorKind;
 use super::options::{Error, Options};
+use crate::rt;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(feature = "tls")]
 use std::task::Waker;
-use std::task::{Context as Task, Poll};
+use std::task::{Context as Task, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -70,15 +73,61 @@ impl Way {
             let found: Vec<_> = found.map_err(|_| ErrorKind::Resolve)?.collect();
             if found.is_empty() { Err(ErrorKind::Resolve) } else { Ok(found) }
         };
-        let mut failed = ErrorKind::Resolve;
-        for address in self.addresses.get(look_up).await? {
-            match TcpStream::connect(address).await {
-                Ok(tcp) => return Ok(tcp),
-                Err(error) => failed = ErrorKind::of_connecting(&error),
+        let tcp = match self.addresses.get(look_up).await? {
+            [one] => TcpStream::connect(one).await,
+            several => first_to_connect(several, TcpStream::connect).await,
+        };
+        tcp.map_err(|error| ErrorKind::of_connecting(&error))
+    }
+}
+
+/// So long the next address is left out of it, if the one before says nothing.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Tries them in their order, the next when one has failed or kept silent for a while; whichever
+/// connects first is it.
+async fn first_to_connect<T, F: Future<Output = io::Result<T>>>(
+    addresses: &[SocketAddr],
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    let mut rest = addresses.iter();
+    let mut trying: Vec<Pin<Box<F>>> = Vec::new();
+    let mut head_start: Option<Pin<Box<rt::Sleep>>> = None;
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    poll_fn(|task| {
+        loop {
+            let mut at = 0;
+            while let Some(attempt) = trying.get_mut(at) {
+                match attempt.as_mut().poll(task) {
+                    Poll::Ready(Ok(tcp)) => return Poll::Ready(Ok(tcp)),
+                    Poll::Ready(Err(error)) => {
+                        failed = error;
+                        drop(trying.swap_remove(at));
+                        head_start = None;
+                    }
+                    Poll::Pending => at += 1,
+                }
+            }
+            if let Some(head_start) = &mut head_start {
+                ready!(head_start.as_mut().poll(task));
+            }
+            match rest.next() {
+                Some(address) => {
+                    trying.push(Box::pin(connect(*address)));
+                    head_start = Some(Box::pin(rt::sleep(HEAD_START)));
+                }
+                None if trying.is_empty() => {
+                    let none = io::Error::from(io::ErrorKind::NotFound);
+                    return Poll::Ready(Err(std::mem::replace(&mut failed, none)));
+                }
+                None => {
+                    head_start = None;
+                    return Poll::Pending;
+                }
             }
         }
-        Err(failed)
-    }
+    })
+    .await
 }
 
 /// What a name stands for: asked for once, and again after a failure.
@@ -181,9 +230,40 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rt;
     use std::sync::Arc;
-    use std::time::Duration;
+
+    /// Each is an attempt: after so many milliseconds it connects, or fails.
+    async fn tries(attempts: &[(u64, bool)]) -> (io::Result<usize>, u128) {
+        let addresses: Vec<_> = (0..attempts.len())
+            .map(|number| SocketAddr::from(([127, 0, 0, 1], number as u16)))
+            .collect();
+        let began = rt::now();
+        let connected = first_to_connect(&addresses, |address| async move {
+            let number = usize::from(address.port());
+            let (millis, connects) = attempts[number];
+            rt::sleep(Duration::from_millis(millis)).await;
+            if connects { Ok(number) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+        });
+        (connected.await, (rt::now() - began).as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_says_nothing_does_not_hide_those_behind_it() {
+        const NEVER: u64 = 1_000_000;
+        for (attempts, who, after) in [
+            (&[(10, true), (10, true)][..], 0, 10),
+            (&[(NEVER, true), (10, true)], 1, 260),
+            (&[(10, false), (10, true)], 1, 20),
+            (&[(NEVER, true), (10, false), (10, true)], 2, 270),
+            (&[(300, true), (100, true)], 0, 300),
+        ] {
+            let (connected, took) = tries(attempts).await;
+            assert_eq!((connected.unwrap(), took), (who, after), "{attempts:?}");
+        }
+        let (refused, took) = tries(&[(10, false), (400, false), (10, false)]).await;
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(took, 410);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waited_for_a_look_up_that_failed_does_not_look_again() {

@@ -186,6 +186,8 @@ mod tests {
         assert_eq!(length("Transfer-Encoding: gzip, Chunked"), Length::Chunked);
         assert_eq!(length("transfer-encoding: chunked\r\ncontent-length: 3"), Length::Chunked);
         assert_eq!(length("transfer-encoding: gzip\r\ncontent-length: 3"), Length::UntilClose);
+        assert_eq!(length("transfer-encoding: identity\r\ncontent-length: 3"), Length::Exact(3));
+        assert_eq!(length("transfer-encoding: \r\ncontent-length: 3"), Length::Exact(3));
         assert_eq!(length("a: b"), Length::UntilClose);
         assert_eq!(parsed("HTTP/1.1 204 No\r\ncontent-length: 3\r\n\r\n").length, Length::Exact(0));
         let to_head = head(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", true);

@@ -126,6 +126,12 @@ impl Cli {
             Some((_, rest)) => format!("not a URL: \"…@{rest}\" ({error})"),
             None => format!("not a URL: {:?} ({error})", self.url),
         };
+        // A URL ends there, and what comes behind it is not shown.
+        let host = self.url.split_once("://").map_or("", |(_, rest)| rest);
+        let host = host.split('/').next().unwrap_or_default();
+        if host.split_once('#').is_some_and(|(_, behind)| behind.contains('@')) {
+            return Err("not a URL: in a user or a password write %23 for a `#`".to_string());
+        }
         *request.uri_mut() = self.url.parse::<Uri>().map_err(no_url)?;
         for text in &self.headers {
             let (name, value) = header(text)?;

@@ -38,10 +38,7 @@ pub(crate) struct Live {
 
 pub(crate) fn run(args: &Args) -> Result<Done, String> {
     let (ctx, _canceller) = signal::interrupt(&Context::background());
-    let (timed, _timer) = match args.duration {
-        Some(duration) => ctx.with_timeout(duration),
-        None => ctx.with_cancel(),
-    };
+    let (timed, timer) = ctx.with_cancel();
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = if args.rps.is_some() { 1 } else { cores.min(args.concurrency) };
     let quota = Quota::new(args.n.unwrap_or(usize::MAX));
@@ -59,6 +56,12 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
         .collect::<Result<_, String>>()?;
 
     let began = Instant::now();
+    // Not before: to set up for TLS takes its time.
+    let (limit, _limit) = match args.duration {
+        Some(duration) => ctx.with_timeout(duration),
+        None => ctx.with_cancel(),
+    };
+    limit.after_func(move || timer.cancel());
     let (sender, summaries) = mpsc::channel();
     let mut live = Vec::new();
     for (number, (runtime, results)) in shares.into_iter().enumerate() {

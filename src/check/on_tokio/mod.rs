@@ -384,7 +384,8 @@ fn judge(
         let (kind, headline, what) = match left.body {
             Body::Busy => (
                 ViolationKind::LeakedTask,
-                "the body is busy and comes to no end".to_string(),
+                "the body is busy and comes to no end, in the steps it has (`max_steps`)"
+                    .to_string(),
                 "it is polled again and again".to_string(),
             ),
             waits => (
