@@ -395,6 +395,7 @@ fn a_pipeline_that_no_timer_can_be_had_for_says_so_and_is_over() {
             assert_eq!(error.cause().to_string(), "the pipeline could not be started");
             let report = results.finish().await;
             assert_eq!((report.read(), report.conserved()), (0, true), "{report}");
+            report.into_result().expect_err("it has failed");
         });
     }
 }

@@ -8,7 +8,7 @@ use futures::executor::block_on;
 use futures::{FutureExt, StreamExt, stream};
 use kit::{AGES, Item, Running, Stock, background, bad_waker, every_stage, finish, in_time, ms};
 use kit::{one_thread, outcome, paused, quiet, read, relay, settle, tasks, threads};
-use quell::channel::{Receiver, Sender};
+use quell::channel::{Receiver, SendError, Sender};
 use quell::group::TaskPanicked;
 use quell::pipeline::StageEnd;
 use quell::{Context, ContextError, OnCancel, Outcome, Pipeline, Rate, Results, rt};
@@ -1742,26 +1742,30 @@ async fn a_pipeline_that_was_to_drain_leaves_its_context_when_it_has_ended() {
 #[tokio::test]
 async fn a_stage_that_cannot_send_to_another_channel_has_failed_though_the_next_stage_has_gone_too()
 {
-    let (side, gone) = quell::channel::bounded::<String>(1);
-    drop(gone);
-    let mut results = Pipeline::from_iter(&background(), 0_u64..)
-        .stage("two ways", move |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
-            while let Some(n) = input.recv().await {
-                if output.send(n).await.is_err() {
-                    side.send("the reader has gone".to_string()).await?;
+    let wraps: [fn(SendError<String>) -> quell::BoxError; 2] =
+        [Into::into, |error| std::io::Error::other(error).into()];
+    for wrap in wraps {
+        let (side, gone) = quell::channel::bounded::<String>(1);
+        drop(gone);
+        let mut results = Pipeline::from_iter(&background(), 0_u64..)
+            .stage("two ways", move |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                while let Some(n) = input.recv().await {
+                    if output.send(n).await.is_err() {
+                        side.send("the reader has gone".to_string()).await.map_err(wrap)?;
+                    }
                 }
-            }
-            Ok::<(), quell::BoxError>(())
-        })
-        .stage("first", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
-            let _ = output.send(input.recv().await.unwrap()).await;
-            drop(input);
-            rt::sleep(ms(50)).await;
-        })
-        .run();
-    while results.next().await.is_some() {}
-    let report = finish(results).await;
-    assert_eq!(report.stages()[1].ended(), Some(StageEnd::Failed), "{report}");
+                Ok::<(), quell::BoxError>(())
+            })
+            .stage("first", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                let _ = output.send(input.recv().await.unwrap()).await;
+                drop(input);
+                rt::sleep(ms(50)).await;
+            })
+            .run();
+        while results.next().await.is_some() {}
+        let report = finish(results).await;
+        assert_eq!(report.stages()[1].ended(), Some(StageEnd::Failed), "{report}");
+    }
 }
 
 #[tokio::test]

@@ -158,6 +158,39 @@ fn what_a_waker_ends_on_the_timer_thread_is_told_on_another() {
     assert_ne!(told.as_deref(), Some("quell-timer"));
 }
 
+#[test]
+fn many_ends_on_the_timer_thread_are_told_in_their_order() {
+    struct EndsAll(Mutex<Vec<(quell::Canceller, Numbered)>>);
+    impl Wake for EndsAll {
+        fn wake(self: Arc<Self>) {
+            for (canceller, cause) in self.0.lock().unwrap().drain(..) {
+                canceller.cancel_with(cause);
+            }
+        }
+    }
+    #[derive(Debug)]
+    struct Numbered(usize, mpsc::Sender<usize>);
+    impl std::fmt::Display for Numbered {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let _ = self.1.send(self.0);
+            thread::sleep(Duration::from_millis(1));
+            write!(f, "{}", self.0)
+        }
+    }
+    impl std::error::Error for Numbered {}
+    hear_every_thread();
+    let (tell, told) = mpsc::channel();
+    let ends: Vec<_> = (0..50).map(|_| Context::background().with_cancel()).collect();
+    let all = ends.iter().enumerate().map(|(n, end)| (end.1.clone(), Numbered(n, tell.clone())));
+    let waker = Waker::from(Arc::new(EndsAll(Mutex::new(all.collect()))));
+    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(20));
+    let mut done = ctx.done();
+    assert!(Pin::new(&mut done).poll(&mut task::Context::from_waker(&waker)).is_pending());
+    for number in 0..50 {
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)).unwrap(), number);
+    }
+}
+
 /// Notes, when it is displayed, whether nobody receives any more.
 #[cfg(feature = "tokio")]
 #[derive(Debug)]

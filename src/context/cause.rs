@@ -393,7 +393,8 @@ pub(crate) fn comes_from(
         };
         undisturbed(look).unwrap_or(false)
     };
-    any(&is_such) || any(&reads_so)
+    // What can be asked is not judged by its words.
+    any(&is_such) || any(&|this| held_by(this).is_none() && reads_so(this))
 }
 
 /// What an `io::Error` holds, of which it says no more than what that comes from.

@@ -1,4 +1,9 @@
 //! The `tracing` feature: an event when a context ends for a reason of its own.
+//!
+//! # Invariants
+//!
+//! 1. `is_told` is true from when a cause is put where nobody is at it until whoever is then finds
+//!    none: so none is left, and two are never told at once.
 
 use super::cause::Seen;
 
@@ -17,20 +22,66 @@ pub(super) fn is_heard() -> bool {
 pub(super) fn ended(cause: Seen<'_>) {
     #[cfg(feature = "tracing")]
     if is_heard() {
-        let cause = cause.to_cause();
-        let tell = move || {
-            tracing::event!(
-                target: "quell",
-                tracing::Level::DEBUG,
-                error = %cause.end(),
-                cause = %cause,
-                origin = cause.origin().map(tracing::field::display),
-                "context ended"
-            );
-        };
-        // Subscribers, and how a cause displays itself, are the user's.
-        crate::rt::for_users(tell);
+        #[cfg(not(loom))]
+        if crate::rt::is_quells_own() {
+            return later::tell(cause.to_cause());
+        }
+        tell(&cause.to_cause());
     }
     #[cfg(not(feature = "tracing"))]
     let _ = cause;
+}
+
+/// Subscribers, and how a cause displays itself, are the user's.
+#[cfg(feature = "tracing")]
+fn tell(cause: &super::cause::Cause) {
+    crate::rt::undisturbed(|| {
+        tracing::event!(
+            target: "quell",
+            tracing::Level::DEBUG,
+            error = %cause.end(),
+            cause = %cause,
+            origin = cause.origin().map(tracing::field::display),
+            "context ended"
+        );
+    });
+}
+
+/// What ends on a thread of quell's own is told on another: one for all, in their order.
+#[cfg(all(feature = "tracing", not(loom)))]
+mod later {
+    use crate::context::Cause;
+    use crate::rt::{self, Clock, Work};
+    use crate::sync::Mutex;
+    use std::collections::VecDeque;
+
+    struct Untold {
+        causes: VecDeque<Cause>,
+        /// Whether somebody is at it, and comes to the last of them.
+        is_told: bool,
+    }
+
+    static UNTOLD: Mutex<Untold> = Mutex::new(Untold { causes: VecDeque::new(), is_told: false });
+
+    pub(super) fn tell(cause: Cause) {
+        let mut untold = UNTOLD.lock();
+        untold.causes.push_back(cause);
+        if !std::mem::replace(&mut untold.is_told, true) {
+            drop(untold);
+            rt::leave_to_crew(Clock::ambient(), Work::new(None, Some(Box::new(tell_all))));
+        }
+    }
+
+    fn tell_all() {
+        loop {
+            let mut untold = UNTOLD.lock();
+            let Some(cause) = untold.causes.pop_front() else {
+                untold.is_told = false;
+                return;
+            };
+            drop(untold);
+            super::tell(&cause);
+            rt::undisturbed(|| drop(cause));
+        }
+    }
 }

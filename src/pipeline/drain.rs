@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `over_at` is set once, when the drain begins, whatever arms the alarm or fails to.
+//! 1. `over_at` is set once, when the drain begins, unless its grace is longer than the clock goes;
+//!    before the alarm is armed, so that it holds though that fails.
 //! 2. What is kept in `armed` keeps the pipeline alive, and is forgotten when that has stopped:
 //!    by whoever stops it, or by whoever put it there and finds it stopped.
 

@@ -11,7 +11,7 @@
 //! 2. `end` is noted once, by the first thing that ends the pipeline, before the
 //!    context ends for it. Where the context ends with its parent, whoever sees that
 //!    first sets it.
-//! 3. When all tasks have ended, every count has been told: a [`Tally`] tells when
+//! 3. When all tasks have ended, every count has been told: a [`Tally`](super::tally::Tally) tells when
 //!    it is dropped, which is when its task's future is.
 //! 4. While it drains, only the user's context has ended: sources make no further item.
 //! 5. A stage's channel is held open until the ending of its last task has been told, with all
@@ -160,7 +160,7 @@ impl Engine {
         let cause = self.ctx.cause().expect("it has ended");
         self.note(End::cancelled(cause));
         // Before anything is stopped: a channel that comes now is either found below, or its maker
-        // finds this, by the lock of `output` (see `link`). Release: partner of the Acquire in
+        // finds this, by the lock of `output_link` (see `link`). Release: partner of the Acquire in
         // `is_stopped`.
         self.stopped.store(1, Ordering::Release);
         if !skip(Break::StagesNotStopped) {
@@ -321,8 +321,8 @@ impl Engine {
         rt::note_woken();
     }
 
-    /// Whether an error only says that the pipeline has ended. (What its own cause says, the next
-    /// of two workers that fail may say of itself.)
+    /// Whether an error only says that the context has ended. (The cause of the pipeline's own end
+    /// is not asked: of two workers that fail with the same words the second has failed as well.)
     fn is_echo(&self, error: &(dyn Error + 'static)) -> bool {
         is_an_end(error, self.parent.cause().as_ref())
     }

@@ -16,7 +16,7 @@ use crate::rt::{self, probe};
 use crate::sync::Arc;
 use futures_core::Stream;
 use std::fmt;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -210,8 +210,14 @@ impl<T: Send + 'static> Results<T> {
              runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a checker"
         );
         if let (engine, State::Planned(pipeline)) = self.take_over() {
-            if let Some(receiver) = pipeline.start(&engine) {
-                self.state = State::Running { engine, receiver };
+            match catch_unwind(AssertUnwindSafe(|| pipeline.start(&engine))) {
+                Ok(Some(receiver)) => self.state = State::Running { engine, receiver },
+                Ok(None) => {}
+                Err(payload) => {
+                    let error = "the pipeline could not be started".into();
+                    engine.end(End::cancelled(Cause::failure(error, made_at)));
+                    resume_unwind(payload);
+                }
             }
         }
     }
@@ -266,14 +272,7 @@ impl<T> Results<T> {
     /// Whether all have come, when no more do.
     fn end_of_all(&self) -> Result<(), Cancelled> {
         match &self.state {
-            State::Over { engine } => match engine.known_end() {
-                Some(end) => end.as_result(),
-                // A panic came out of its start.
-                None => {
-                    let error = "the pipeline could not be started".into();
-                    Err(Cancelled::new(Cause::failure(error, self.made_at)))
-                }
-            },
+            State::Over { engine } => engine.known_end().expect("it has ended").as_result(),
             State::Planned(_) | State::Running { .. } => unreachable!("more may come"),
         }
     }

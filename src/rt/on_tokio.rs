@@ -41,8 +41,8 @@ const GRACE: Duration = Duration::from_millis(10);
 /// So many bells ring before other tasks have their turn: users' functions may run with them.
 const TURN: usize = 8;
 
-/// What is nearer to the end of the clock than this is out of reach.
-const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// What is farther away than this is out of reach.
+const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Runtimes that have turned out to have no timers.
 static WITHOUT_TIMERS: Mutex<WithoutTimers> = Mutex::new(WithoutTimers { latest: VecDeque::new() });
@@ -336,8 +336,8 @@ impl Future for Keeper {
                     return Poll::Ready(());
                 }
             };
-            // Tokio cannot reckon with the end of the clock, and it does not come: nothing to sleep for.
-            if at.checked_add(A_YEAR).is_none() {
+            // Tokio cannot reckon with the end of the clock, and that does not come: nothing to sleep for.
+            if at.saturating_duration_since(now) > A_CENTURY {
                 this.sleep.set(None);
                 let waker = cx.waker().clone();
                 let slept = DESK.lock().sleep(id, at, waker);

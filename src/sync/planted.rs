@@ -64,7 +64,7 @@ pub enum Break {
     EchoTakenForFailure,
     /// A task that ends gives its place to nobody.
     PlaceNotOffered,
-    /// A spawn that goes away keeps the place that was promised to it.
+    /// A spawn that goes away calls nobody for the place that was promised to it.
     PlaceNotPassedOn,
     /// A task is started as if nobody could shut the group down meanwhile.
     StartNotAnnounced,

@@ -4,7 +4,7 @@ use super::rig::{Raw, Rig, reports, soon, tasks, until, why};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
-use futures::stream;
+use futures::{StreamExt, stream};
 use quell::Context;
 use quell::http::{Client, Ctx, LimitLayer, serve};
 use std::convert::Infallible;
@@ -349,6 +349,27 @@ async fn a_client_that_does_not_send_its_body_keeps_no_place() {
     raw.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nabc").await;
     assert_eq!(told.next().await, "client gone");
     until("the place to be free", || limit.running() == 0).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_was_busy_has_not_waited_for_the_body() {
+    let post = axum::routing::post(|body: Body| async move {
+        let mut body = body.into_data_stream();
+        let first = body.next().await.unwrap().unwrap();
+        // It looks, works for long, and looks again.
+        assert!(futures::poll!(body.next()).is_pending());
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let rest = body.next().await.unwrap().expect("it was not waited for");
+        format!("{}+{}", first.len(), rest.len())
+    });
+    let app = Router::new().route("/", post);
+    let rig = Rig::with(app, |serve| serve.body_timeout(Duration::from_millis(200))).await;
+    let mut raw = rig.connect().await;
+    raw.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\nabc").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    raw.say("de").await;
+    raw.hear("3+2").await;
     rig.end().await;
 }
 

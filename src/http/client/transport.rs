@@ -73,7 +73,9 @@ impl Service<Request<Body>> for Transport {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // One that has come over HTTP/2 may be passed on: which of the two is spoken is the pool's.
-        *request.version_mut() = Version::HTTP_11;
+        if request.version() == Version::HTTP_2 {
+            *request.version_mut() = Version::HTTP_11;
+        }
         if let Err(why) = can_be_reached(request.uri(), self.plain_tcp) {
             return Box::pin(std::future::ready(Err(why.into())));
         }

@@ -5,6 +5,7 @@
 
 use crate::context::{BoxError, Canceller, Context, Done};
 use crate::http::{RequestEnd, RequestExt};
+use crate::rt;
 use ::http::Request;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -13,7 +14,7 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tower_service::Service;
 
 /// Passes requests on, with their bodies watched.
@@ -64,20 +65,29 @@ struct Watched {
     client_gone: Canceller,
     /// How long the client may let the handler wait.
     limit: Option<Duration>,
-    /// There since it does.
-    waits: Option<(Done, Canceller)>,
+    /// There since it does, and until when it may.
+    waits: Option<(Done, Canceller, Instant)>,
 }
 
 impl Watched {
     /// Whether the handler has waited for too long.
     fn is_over(&mut self, task: &mut Task<'_>) -> bool {
         let Some(limit) = self.limit else { return false };
-        let (done, _) = self.waits.get_or_insert_with(|| {
-            // Not the request's own deadline, which is for the handler to see.
-            let (waiting, canceller) = self.ctx.without_cancel().with_timeout(limit);
-            (waiting.done(), canceller)
-        });
-        Pin::new(done).poll(task).is_ready()
+        loop {
+            let (done, _, until) = self.waits.get_or_insert_with(|| {
+                // Not the request's own deadline, which is for the handler to see.
+                let (waiting, canceller) = self.ctx.without_cancel().with_timeout(limit);
+                (waiting.done(), canceller, rt::now() + limit)
+            });
+            if Pin::new(done).poll(task).is_pending() {
+                return false;
+            }
+            // One who comes so late has not waited, but done something else.
+            if rt::now() < *until + limit / 2 {
+                return true;
+            }
+            self.waits = None;
+        }
     }
 }
 
