@@ -151,7 +151,7 @@ impl At {
     fn after(self, byte: u8) -> Result<At, Malformed> {
         let begin = |size| if size == 0 { At::Trailer(0) } else { At::Data(size) };
         Ok(match (self, byte) {
-            (At::Size(_, 0), b'\r' | b'\n' | b';' | b' ') => return Err(Malformed),
+            (At::Size(_, 0), b'\r' | b'\n' | b';' | b' ' | b'\t') => return Err(Malformed),
             (At::Size(size, _) | At::Extension(size), b'\n') => begin(size),
             (At::Size(size, _), b'\r' | b';' | b' ' | b'\t') => At::Extension(size),
             (At::Size(size, digits @ 0..16), _) => {
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_chunk_that_is_none_is_an_error() {
-        for wrong in ["\r\n", "x\r\n", "2\r\nabc", "11111111111111111\r\n", ";a\r\n"] {
+        for wrong in ["\r\n", "\t\r\n", "x\r\n", "2\r\nabc", "11111111111111111\r\n", ";a\r\n"] {
             let mut chunks = Chunks::new();
             assert_eq!(chunks.take(wrong.as_bytes()), Err(Malformed), "{wrong:?}");
         }
