@@ -150,7 +150,7 @@ fn what_a_waker_ends_on_the_timer_thread_is_told_on_another() {
     // Nobody waits for this one: it is told by whoever ends it.
     let (ended, canceller) = Context::background().with_cancel();
     let waker = Waker::from(Arc::new(Ends(Mutex::new(Some((canceller, tell))))));
-    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(20));
+    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(500));
     let mut done = ctx.done();
     assert!(Pin::new(&mut done).poll(&mut task::Context::from_waker(&waker)).is_pending());
     let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -183,7 +183,7 @@ fn many_ends_on_the_timer_thread_are_told_in_their_order() {
     let ends: Vec<_> = (0..50).map(|_| Context::background().with_cancel()).collect();
     let all = ends.iter().enumerate().map(|(n, end)| (end.1.clone(), Numbered(n, tell.clone())));
     let waker = Waker::from(Arc::new(EndsAll(Mutex::new(all.collect()))));
-    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(20));
+    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(500));
     let mut done = ctx.done();
     assert!(Pin::new(&mut done).poll(&mut task::Context::from_waker(&waker)).is_pending());
     for number in 0..50 {

@@ -47,7 +47,8 @@ fn tell(cause: &super::cause::Cause) {
     });
 }
 
-/// What ends on a thread of quell's own is told on another: one for all, in their order.
+/// What ends on a thread of quell's own, and has nobody to be told with, is told on another: one for
+/// all such, in their order.
 #[cfg(all(feature = "tracing", not(loom)))]
 mod later {
     use crate::context::Cause;
@@ -68,7 +69,7 @@ mod later {
         untold.causes.push_back(cause);
         if !std::mem::replace(&mut untold.is_told, true) {
             drop(untold);
-            rt::leave_to_crew(Clock::ambient(), Work::new(None, Some(Box::new(tell_all))));
+            rt::leave_to_crew(Clock::system(), Work::new(None, Some(Box::new(tell_all))));
         }
     }
 

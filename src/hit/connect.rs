@@ -75,7 +75,17 @@ impl Way {
         };
         let tcp = match self.addresses.get(look_up).await? {
             [one] => TcpStream::connect(one).await,
-            several => first_to_connect(several, TcpStream::connect).await,
+            several => {
+                // Relaxed, here and below: whichever it is, all are tried.
+                let best = self.addresses.best.load(Ordering::Relaxed) % several.len();
+                let order = [&several[best..], &several[..best]].concat();
+                let connect = async |address| Ok((address, TcpStream::connect(address).await?));
+                first_to_connect(&order, connect).await.map(|(address, tcp)| {
+                    let best = several.iter().position(|other| *other == address);
+                    self.addresses.best.store(best.unwrap_or_default(), Ordering::Relaxed);
+                    tcp
+                })
+            }
         };
         tcp.map_err(|error| ErrorKind::of_connecting(&error))
     }
@@ -134,11 +144,14 @@ async fn first_to_connect<T, F: Future<Output = io::Result<T>>>(
 struct Addresses {
     found: OnceCell<Vec<SocketAddr>>,
     failures: AtomicUsize,
+    /// Which of them has connected last, and is tried first.
+    best: AtomicUsize,
 }
 
 impl Addresses {
     fn new(known: Option<Vec<SocketAddr>>) -> Addresses {
-        Addresses { found: OnceCell::new_with(known), failures: AtomicUsize::new(0) }
+        let (failures, best) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Addresses { found: OnceCell::new_with(known), failures, best }
     }
 
     async fn get<F>(&self, look_up: impl FnOnce() -> F) -> Result<&[SocketAddr], ErrorKind>

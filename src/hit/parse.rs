@@ -64,8 +64,10 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
                 let is_coding =
                     |token: &&[u8]| !token.is_empty() && !token.eq_ignore_ascii_case(b"identity");
                 let last = tokens(header.value).filter(is_coding).last();
-                coded |= last.is_some();
-                chunked = last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+                if let Some(last) = last {
+                    coded = true;
+                    chunked = last.eq_ignore_ascii_case(b"chunked");
+                }
             }
             _ => {}
         }
@@ -188,6 +190,8 @@ mod tests {
         assert_eq!(length("transfer-encoding: gzip\r\ncontent-length: 3"), Length::UntilClose);
         assert_eq!(length("transfer-encoding: identity\r\ncontent-length: 3"), Length::Exact(3));
         assert_eq!(length("transfer-encoding: \r\ncontent-length: 3"), Length::Exact(3));
+        let both = "transfer-encoding: chunked\r\ntransfer-encoding: identity";
+        assert_eq!(length(both), Length::Chunked);
         assert_eq!(length("a: b"), Length::UntilClose);
         assert_eq!(parsed("HTTP/1.1 204 No\r\ncontent-length: 3\r\n\r\n").length, Length::Exact(0));
         let to_head = head(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", true);

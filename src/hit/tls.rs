@@ -66,7 +66,7 @@ fn trusted() -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// Takes every server for what it says it is, if it can sign for it.
+/// Takes every server for what it says it is.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -322,16 +322,17 @@ impl tower_service::Service<http::Request<Body>> for Busy {
 
 #[tokio::test]
 async fn a_request_that_has_come_in_time_may_wait_for_its_service() {
-    for client in [Client::new(), Client::http2()] {
+    let asks = [Client::new(), Client::http2()].map(|client| async move {
         let (ctx, _stop) = Context::background().with_cancel();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let busy = Busy(tokio::time::Instant::now() + Duration::from_millis(600));
-        let limited = serve(&ctx, listener, busy).header_timeout(Duration::from_millis(200));
+        let busy = Busy(tokio::time::Instant::now() + Duration::from_millis(2500));
+        let limited = serve(&ctx, listener, busy).header_timeout(Duration::from_secs(1));
         tokio::spawn(limited.into_future());
         let answer = soon("an answer", client.get(&Context::background(), url)).await;
         assert_eq!(answer.unwrap().into_body().text(100).await.unwrap(), "hello");
-    }
+    });
+    futures::future::join_all(asks).await;
 }
 
 #[tokio::test]
@@ -359,15 +360,15 @@ async fn a_handler_that_was_busy_has_not_waited_for_the_body() {
         let first = body.next().await.unwrap().unwrap();
         // It looks, works for long, and looks again.
         assert!(futures::poll!(body.next()).is_pending());
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let rest = body.next().await.unwrap().expect("it was not waited for");
         format!("{}+{}", first.len(), rest.len())
     });
     let app = Router::new().route("/", post);
-    let rig = Rig::with(app, |serve| serve.body_timeout(Duration::from_millis(200))).await;
+    let rig = Rig::with(app, |serve| serve.body_timeout(Duration::from_secs(1))).await;
     let mut raw = rig.connect().await;
     raw.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\nabc").await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(2200)).await;
     raw.say("de").await;
     raw.hear("3+2").await;
     rig.end().await;

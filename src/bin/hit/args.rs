@@ -128,8 +128,9 @@ impl Cli {
         };
         // A URL ends there, and what comes behind it is not shown.
         let host = self.url.split_once("://").map_or("", |(_, rest)| rest);
-        let host = host.split('/').next().unwrap_or_default();
-        if host.split_once('#').is_some_and(|(_, behind)| behind.contains('@')) {
+        let host = host.split(['/', '?']).next().unwrap_or_default();
+        let is_user = |(user, rest): (&str, &str)| user.contains(':') && rest.contains('@');
+        if host.split_once('#').is_some_and(is_user) {
             return Err("not a URL: in a user or a password write %23 for a `#`".to_string());
         }
         *request.uri_mut() = self.url.parse::<Uri>().map_err(no_url)?;

@@ -1,40 +1,50 @@
 //! Calls that wait for a connection which another call makes, as those of HTTP/2 do.
 //!
-//! Where that one is given up, or fails, the pool gives up all who wait as well, though they had no
-//! part in it. Nothing of theirs was sent, so they try again.
+//! Where that one is given up, or fails, the pool gives up all who wait as well, and does not say
+//! which. Nothing of theirs was sent. If it was given up they try again, for they had no part in
+//! that; if it failed, they have as well.
 //!
 //! # Invariants
 //!
-//! 1. A body that is left has been asked for nothing, not even whether it has begun. Whoever asks
-//!    takes it, and then the call is not tried again.
+//! 1. Of a body that is left nothing has been read. Whoever reads takes it, and then the call is
+//!    not tried again.
 //! 2. Nobody's code runs under the lock but how long a body says it is.
 
 use super::call::Body;
 use crate::context::BoxError;
 use crate::sync::{Arc, Mutex};
+use ::http::uri::Authority;
 use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Error;
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 
-/// Sends a request by `send`, as often as that waits for another in vain.
+/// Sends a request by `send`, as often as that waits in vain for another which was given up.
 pub(super) async fn send<F>(
     request: Request<Body>,
+    failures: &Failures,
     send: impl Fn(Request<Body>) -> F,
 ) -> Result<Response<Incoming>, BoxError>
 where
     F: Future<Output = Result<Response<Incoming>, Error>>,
 {
     let (parts, body) = request.into_parts();
+    let before = failures.count();
     let left = Left(Arc::new(Mutex::new(Some(body))));
     loop {
         let body = Body::new(Lent { left: left.clone(), taken: None });
         match send(Request::from_parts(parts.clone(), body)).await {
-            Err(error) if left.is_there() && waited_in_vain(&error) => {}
+            Err(error) if left.is_there() && waited_in_vain(&error) => {
+                // In an outage all are told at once, and not one after the other.
+                if let Some(why) = failures.since(before, parts.uri.authority()) {
+                    return Err(why.into());
+                }
+            }
             answer => return Ok(answer?),
         }
     }
@@ -44,6 +54,58 @@ where
 fn waited_in_vain(error: &Error) -> bool {
     error.is_connect()
         && error.source().is_some_and(|why| why.to_string() == "request was canceled")
+}
+
+/// To whom no connection could be made, and why not the last time.
+#[derive(Clone)]
+pub(super) struct Failures(Arc<Mutex<Noted>>);
+
+#[derive(Default)]
+struct Noted {
+    /// How many there have been.
+    count: u64,
+    /// Which was the last, of those who have not been reached since.
+    last: HashMap<Authority, (u64, String)>,
+}
+
+impl Failures {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Failures(Arc::new(Mutex::new(Noted::default())))
+    }
+
+    fn count(&self) -> u64 {
+        self.0.lock().count
+    }
+
+    fn since(&self, before: u64, server: Option<&Authority>) -> Option<String> {
+        let noted = self.0.lock();
+        let (_, why) = noted.last.get(server?).filter(|(number, _)| *number > before)?;
+        Some(why.clone())
+    }
+
+    /// What came of connecting.
+    pub(super) fn note<T>(&self, server: Option<Authority>, outcome: &Result<T, BoxError>) {
+        let Some(server) = server else { return };
+        let why = outcome.as_ref().err().map(|error| {
+            let mut why = error.to_string();
+            let mut next = error.source();
+            while let Some(error) = next {
+                why += &format!(": {error}");
+                next = error.source();
+            }
+            why
+        });
+        let mut noted = self.0.lock();
+        match why {
+            None => drop(noted.last.remove(&server)),
+            Some(why) => {
+                noted.count += 1;
+                let number = noted.count;
+                noted.last.insert(server, (number, why));
+            }
+        }
+    }
 }
 
 /// A body, until somebody asks for some of it.

@@ -1,7 +1,7 @@
 //! The connections of a client that was not given any.
 
 use super::call::Body;
-use super::shared;
+use super::shared::{self, Failures};
 use crate::context::BoxError;
 use ::http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -29,14 +29,15 @@ pub struct Transport {
     /// Whether that is all it can.
     plain_tcp: bool,
     /// Over HTTP/2 one call connects for all.
-    is_shared: bool,
+    shared: Option<Failures>,
 }
 
 impl Transport {
     pub(super) fn new(only_http2: bool) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Transport::through(Connector::Tcp(connector), only_http2)
+        let failures = Failures::new();
+        Transport::through(Connector::Tcp(connector, failures.clone()), failures, only_http2)
     }
 
     pub(super) fn connecting<C, F, S>(connect: C) -> Self
@@ -49,16 +50,16 @@ impl Transport {
             let connecting = connect(uri);
             Box::pin(async { Ok(TokioIo::new(Wire::Given(Box::new(connecting.await?)))) })
         };
-        Transport::through(Connector::Given(Arc::new(connect)), false)
+        Transport::through(Connector::Given(Arc::new(connect)), Failures::new(), false)
     }
 
-    fn through(connector: Connector, only_http2: bool) -> Self {
-        let plain_tcp = matches!(connector, Connector::Tcp(_));
+    fn through(connector: Connector, failures: Failures, only_http2: bool) -> Self {
+        let plain_tcp = matches!(connector, Connector::Tcp(..));
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .http2_only(only_http2)
             .build(connector);
-        Transport { pool, plain_tcp, is_shared: only_http2 }
+        Transport { pool, plain_tcp, shared: only_http2.then_some(failures) }
     }
 }
 
@@ -79,9 +80,11 @@ impl Service<Request<Body>> for Transport {
         if let Err(why) = can_be_reached(request.uri(), self.plain_tcp) {
             return Box::pin(std::future::ready(Err(why.into())));
         }
-        if self.is_shared {
+        if let Some(failures) = self.shared.clone() {
             let pool = self.pool.clone();
-            return Box::pin(shared::send(request, move |request| pool.request(request)));
+            return Box::pin(async move {
+                shared::send(request, &failures, |request| pool.request(request)).await
+            });
         }
         let answer = self.pool.request(request);
         Box::pin(async move { Ok(answer.await?) })
@@ -91,7 +94,7 @@ impl Service<Request<Body>> for Transport {
 /// Where connections come from.
 #[derive(Clone)]
 enum Connector {
-    Tcp(HttpConnector),
+    Tcp(HttpConnector, Failures),
     Given(Arc<dyn Fn(Uri) -> Coming<Stream> + Send + Sync>),
 }
 
@@ -102,16 +105,21 @@ impl Service<Uri> for Connector {
 
     fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
         match self {
-            Connector::Tcp(tcp) => tcp.poll_ready(task).map_err(Into::into),
+            Connector::Tcp(tcp, _) => tcp.poll_ready(task).map_err(Into::into),
             Connector::Given(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn call(&mut self, uri: Uri) -> Coming<Stream> {
         match self {
-            Connector::Tcp(tcp) => {
+            Connector::Tcp(tcp, failures) => {
+                let (failures, server) = (failures.clone(), uri.authority().cloned());
                 let connecting = tcp.call(uri);
-                Box::pin(async { Ok(TokioIo::new(Wire::Tcp(connecting.await?.into_inner()))) })
+                Box::pin(async move {
+                    let connected = connecting.await.map_err(BoxError::from);
+                    failures.note(server, &connected);
+                    Ok(TokioIo::new(Wire::Tcp(connected?.into_inner())))
+                })
             }
             Connector::Given(connect) => connect(uri),
         }

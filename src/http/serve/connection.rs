@@ -79,7 +79,8 @@ where
     let service = ContextLayer::below(requests).layer(Arriving::new(service, house.body_limit));
     let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
-    let stream = Stream::new(stream, house.write_limit, house.over.clone());
+    // What was upgraded outlives the server, and so does the limit.
+    let stream = Stream::new(stream, house.write_limit, house.over.without_cancel());
     let mut builder = auto::Builder::new(Within { house: house.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(house.header_limit);
     // A client of HTTP/2 may be silent for as long as it likes, but not gone without a word.

@@ -3,9 +3,9 @@
 //! A server that has lost its client in the middle of a request's body stops reading;
 //! it goes on with the handler, and would not tell it. So the body does.
 
-use crate::context::{BoxError, Canceller, Context, Done};
+use crate::context::{BoxError, Canceller};
 use crate::http::{RequestEnd, RequestExt};
-use crate::rt;
+use crate::rt::{self, Sleep};
 use ::http::Request;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -14,7 +14,7 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tower_service::Service;
 
 /// Passes requests on, with their bodies watched.
@@ -49,47 +49,48 @@ where
         let (ctx, client_gone) = request.context().with_cancel();
         // It ends with the request; dropping the body, once read, is no end.
         client_gone.clone().detach();
-        let request = request.with_context(&ctx);
+        let request = request.with_context(ctx);
         let (limit, waits) = (self.body_limit, None);
-        self.inner.call(request.map(|body| {
-            axum_core::body::Body::new(Watched { body, ctx, client_gone, limit, waits })
-        }))
+        self.inner.call(
+            request.map(|body| {
+                axum_core::body::Body::new(Watched { body, client_gone, limit, waits })
+            }),
+        )
     }
 }
 
 /// The body of a request, which tells its context when it breaks off.
 struct Watched {
     body: Incoming,
-    /// The request's.
-    ctx: Context,
     client_gone: Canceller,
     /// How long the client may let the handler wait.
     limit: Option<Duration>,
-    /// There since it does, and until when it may.
-    waits: Option<(Done, Canceller, Instant)>,
+    /// There since it does.
+    waits: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
     /// Whether the handler has waited for too long.
     fn is_over(&mut self, task: &mut Task<'_>) -> bool {
         let Some(limit) = self.limit else { return false };
-        loop {
-            let (done, _, until) = self.waits.get_or_insert_with(|| {
-                // Not the request's own deadline, which is for the handler to see.
-                let (waiting, canceller) = self.ctx.without_cancel().with_timeout(limit);
-                (waiting.done(), canceller, rt::now() + limit)
-            });
-            if Pin::new(done).poll(task).is_pending() {
+        for _ in 0..2 {
+            let waits = self.waits.get_or_insert_with(|| Box::pin(rt::sleep(limit)));
+            if waits.as_mut().poll(task).is_pending() {
                 return false;
             }
-            // One who comes so late has not waited, but done something else.
-            if rt::now() < *until + limit / 2 {
+            // One who comes so late has not waited, but done something else: once more.
+            let late = waits.until().map(|until| rt::now().saturating_duration_since(until));
+            if late.is_none_or(|late| late < (limit / 8).clamp(LATE, 10 * LATE)) {
                 return true;
             }
             self.waits = None;
         }
+        true
     }
 }
+
+/// So late comes nobody who waits, on a machine that has nothing else to do.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Whether a body that broke off did so because its client said what is no HTTP.
 fn is_malformed(error: &(dyn Error + 'static)) -> bool {

@@ -111,8 +111,8 @@ impl<S> Serve<S> {
 
     /// How long a client may let a handler wait for more of a request's body: thirty seconds
     /// unless set here. Then the body ends with an error, and the request as if the client had
-    /// gone. `Duration::MAX` is for as long as it likes. A handler that does not read waits for
-    /// nothing.
+    /// gone. `Duration::MAX` is for as long as it likes, as the streams of a client that has
+    /// nothing to say now and then. A handler that does not read waits for nothing.
     pub fn body_timeout(self, limit: Duration) -> Self {
         Serve { body_limit: limited(limit), ..self }
     }

@@ -13,15 +13,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(super) struct Stream<S> {
     io: TokioIo<S>,
     limit: Option<Duration>,
-    /// What the limit's context is derived from.
-    over: Context,
+    /// What the limit's context is derived from; it does not end.
+    ctx: Context,
     /// There since the last write found no room.
     stalled: Option<(Done, Canceller)>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    pub(super) fn new(stream: S, limit: Option<Duration>, over: Context) -> Self {
-        Stream { io: TokioIo::new(stream), limit, over, stalled: None }
+    pub(super) fn new(stream: S, limit: Option<Duration>, ctx: Context) -> Self {
+        Stream { io: TokioIo::new(stream), limit, ctx, stalled: None }
     }
 
     fn io(&mut self) -> Pin<&mut TokioIo<S>> {
@@ -40,7 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
         let Some(limit) = self.limit else { return Poll::Pending };
         let (done, _) = self.stalled.get_or_insert_with(|| {
-            let (ctx, canceller) = self.over.with_timeout(limit);
+            let (ctx, canceller) = self.ctx.with_timeout(limit);
             (ctx.done(), canceller)
         });
         match Pin::new(done).poll(task) {
