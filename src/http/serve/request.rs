@@ -89,7 +89,7 @@ impl Watched {
     }
 }
 
-/// So late comes nobody who waits, on a machine that has nothing else to do.
+/// Whoever waits comes sooner than this, unless the machine has much else to do.
 const LATE: Duration = Duration::from_millis(100);
 
 /// Whether a body that broke off did so because its client said what is no HTTP.
