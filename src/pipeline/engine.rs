@@ -58,7 +58,7 @@ pub(super) struct Engine {
     /// Whether it may end by the clock.
     is_timed: bool,
     /// If it drains when the user's context ends.
-    drain: Option<Drain>,
+    drain: Option<Box<Drain>>,
 }
 
 /// One stage, as its tasks and the report see it.
@@ -102,7 +102,7 @@ impl Engine {
             None => parent.of_pipeline(place),
             Some(_) => parent.without_cancel().of_pipeline(place),
         };
-        let drain = grace.map(Drain::new);
+        let drain = grace.map(|grace| Box::new(Drain::new(grace)));
         Arc::new(Engine {
             parent: parent.clone(),
             is_timed: ctx.deadline().is_some() || drain.is_some(),
