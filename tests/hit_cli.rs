@@ -226,8 +226,12 @@ fn a_user_in_the_url_is_sent_to_the_server_and_shown_to_nobody() {
     assert!(text(&output.stdout).starts_with(&format!("GET {url}\n")), "{output:?}");
     assert_eq!(json(&["-n", "1", &secret], 0)["url"], url);
     let wrong = ["http://ann:s3cret@", "ann:s3cret@host/", "ftp://ann:s3cret@host/"];
-    for wrong in wrong.into_iter().chain(["http://ann:s3cret#x@host/", "http://ann:1#s3cret@host/"])
-    {
+    for wrong in wrong.into_iter().chain([
+        "http://ann:s3cret#x@host/",
+        "http://ann:1#s3cret@host/",
+        "http://us#er:s3cret@host/",
+        "http://ann:1?s3cret#x@host/",
+    ]) {
         let output = run(&[wrong]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(!text(&output.stderr).contains("s3cret"), "{output:?}");

@@ -69,6 +69,7 @@ const FROM_STD: &[(&str, &str)] = &[
     ("src/hit/timetable.rs", "no model has sockets"),
     ("src/hit/tls.rs", "rustls takes std's Arc"),
     ("src/http/client/transport.rs", "no model has sockets"),
+    ("src/http/client/shared.rs", "loom's Arc holds nothing without a size"),
     ("src/http/context/layer.rs", "no model has sockets"),
     ("src/http/limit/places.rs", "tokio's owned permits are made of std's Arc"),
 ];

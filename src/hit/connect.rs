@@ -278,6 +278,27 @@ mod tests {
         assert_eq!(took, 410);
     }
 
+    #[tokio::test]
+    async fn the_address_that_has_connected_is_tried_first_from_then_on() {
+        let [one, two, three] =
+            [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let all = [&one, &two, &three].map(|listener| listener.local_addr().unwrap());
+        let mut way = Way::new("three".into(), 1, false, &Options::new()).unwrap();
+        way.addresses = Addresses::new(Some(all.to_vec()));
+        let connect = async |way: &Way| match way.connect().await.unwrap() {
+            Stream::Plain(tcp) => tcp.peer_addr().unwrap(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => unreachable!("it is plain"),
+        };
+        assert_eq!(connect(&way).await, all[0]);
+        drop(one);
+        assert_eq!(connect(&way).await, all[1]);
+        let again = std::net::TcpListener::bind(all[0]);
+        assert_eq!(connect(&way).await, all[1], "though the first is there again");
+        drop((again, two));
+        assert_eq!(connect(&way).await, all[2]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn whoever_waited_for_a_look_up_that_failed_does_not_look_again() {
         let addresses = Arc::new(Addresses::new(None));

@@ -126,12 +126,11 @@ impl Cli {
             Some((_, rest)) => format!("not a URL: \"…@{rest}\" ({error})"),
             None => format!("not a URL: {:?} ({error})", self.url),
         };
-        // A URL ends there, and what comes behind it is not shown.
+        // A URL ends at a `#`. An `@` behind it, in front of any path, is one of a user or a password.
         let host = self.url.split_once("://").map_or("", |(_, rest)| rest);
-        let host = host.split(['/', '?']).next().unwrap_or_default();
-        let is_user = |(user, rest): (&str, &str)| user.contains(':') && rest.contains('@');
-        if host.split_once('#').is_some_and(is_user) {
-            return Err("not a URL: in a user or a password write %23 for a `#`".to_string());
+        let host = host.split('/').next().unwrap_or_default();
+        if host.split_once('#').is_some_and(|(_, behind)| behind.contains('@')) {
+            return Err("not a URL: write %23 for a `#` in front of an `@`".to_string());
         }
         *request.uri_mut() = self.url.parse::<Uri>().map_err(no_url)?;
         for text in &self.headers {
@@ -152,7 +151,7 @@ impl Cli {
             options = options.timeout(timeout);
         }
         Ok(Args {
-            url: without_user(self.url, request.uri()),
+            url: without_user(self.url.split('#').next().unwrap_or_default(), request.uri()),
             request,
             n,
             concurrency,
@@ -172,12 +171,12 @@ fn positive(name: &str, number: i64) -> Result<usize, String> {
     }
 }
 
-fn without_user(url: String, uri: &Uri) -> String {
+fn without_user(url: &str, uri: &Uri) -> String {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     match authority.rsplit_once('@') {
         // The first `@` there is comes no earlier than in the user.
         Some((user, _)) => url.replacen(&format!("{user}@"), "", 1),
-        None => url,
+        None => url.to_string(),
     }
 }
 

@@ -18,9 +18,10 @@ use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Error;
+use hyper_util::client::legacy;
 use std::collections::HashMap;
-use std::error::Error as _;
+use std::error::Error;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 
@@ -31,7 +32,7 @@ pub(super) async fn send<F>(
     send: impl Fn(Request<Body>) -> F,
 ) -> Result<Response<Incoming>, BoxError>
 where
-    F: Future<Output = Result<Response<Incoming>, Error>>,
+    F: Future<Output = Result<Response<Incoming>, legacy::Error>>,
 {
     let (parts, body) = request.into_parts();
     let before = failures.count();
@@ -40,7 +41,7 @@ where
         let body = Body::new(Lent { left: left.clone(), taken: None });
         match send(Request::from_parts(parts.clone(), body)).await {
             Err(error) if left.is_there() && waited_in_vain(&error) => {
-                // In an outage all are told at once, and not one after the other.
+                // Where nobody listens all are told at once, and not one after the other.
                 if let Some(why) = failures.since(before, parts.uri.authority()) {
                     return Err(why.into());
                 }
@@ -51,7 +52,7 @@ where
 }
 
 /// The pool has no name for it; a test knows when it says so otherwise.
-fn waited_in_vain(error: &Error) -> bool {
+fn waited_in_vain(error: &legacy::Error) -> bool {
     error.is_connect()
         && error.source().is_some_and(|why| why.to_string() == "request was canceled")
 }
@@ -65,8 +66,11 @@ struct Noted {
     /// How many there have been.
     count: u64,
     /// Which was the last, of those who have not been reached since.
-    last: HashMap<Authority, (u64, String)>,
+    last: HashMap<Authority, (u64, NotConnected)>,
 }
+
+/// So many are kept. Whoever waits for one that is forgotten tries once more.
+const MOST: usize = 64;
 
 impl Failures {
     /// None yet.
@@ -78,33 +82,52 @@ impl Failures {
         self.0.lock().count
     }
 
-    fn since(&self, before: u64, server: Option<&Authority>) -> Option<String> {
+    fn since(&self, before: u64, server: Option<&Authority>) -> Option<NotConnected> {
         let noted = self.0.lock();
         let (_, why) = noted.last.get(server?).filter(|(number, _)| *number > before)?;
         Some(why.clone())
     }
 
     /// What came of connecting.
-    pub(super) fn note<T>(&self, server: Option<Authority>, outcome: &Result<T, BoxError>) {
-        let Some(server) = server else { return };
-        let why = outcome.as_ref().err().map(|error| {
-            let mut why = error.to_string();
-            let mut next = error.source();
-            while let Some(error) = next {
-                why += &format!(": {error}");
-                next = error.source();
-            }
-            why
-        });
-        let mut noted = self.0.lock();
-        match why {
-            None => drop(noted.last.remove(&server)),
-            Some(why) => {
-                noted.count += 1;
-                let number = noted.count;
-                noted.last.insert(server, (number, why));
-            }
+    pub(super) fn note<T>(
+        &self,
+        server: Option<Authority>,
+        outcome: Result<T, BoxError>,
+    ) -> Result<T, BoxError> {
+        let why = outcome.map_err(|error| NotConnected(error.into()));
+        if let Some(server) = server {
+            let mut noted = self.0.lock();
+            let gone = match &why {
+                Ok(_) => noted.last.remove(&server),
+                Err(why) => {
+                    if noted.last.len() >= MOST {
+                        noted.last.clear();
+                    }
+                    noted.count += 1;
+                    let number = noted.count;
+                    noted.last.insert(server, (number, why.clone()))
+                }
+            };
+            drop(noted);
+            drop(gone);
         }
+        Ok(why?)
+    }
+}
+
+/// Why a call could not connect, for all who waited.
+#[derive(Clone, Debug)]
+struct NotConnected(std::sync::Arc<dyn Error + Send + Sync>);
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for NotConnected {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
     }
 }
 
@@ -158,5 +181,37 @@ impl http_body::Body for Lent {
                 self.left.look(|left| left.as_ref().map_or_else(SizeHint::default, Body::size_hint))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    fn told(failures: &Failures, before: u64, server: &str) -> Option<io::ErrorKind> {
+        let server = server.parse().expect("a server");
+        let why = failures.since(before, Some(&server))?;
+        why.0.downcast_ref::<io::Error>().map(io::Error::kind)
+    }
+
+    #[test]
+    fn who_waits_is_told_of_what_failed_meanwhile_at_the_same_server_and_of_nothing_else() {
+        let failures = Failures::new();
+        let note = |server: &str, outcome: Result<(), io::ErrorKind>| {
+            let outcome = outcome.map_err(|kind| io::Error::from(kind).into());
+            drop(failures.note(server.parse().ok(), outcome));
+        };
+        note("one:80", Err(io::ErrorKind::ConnectionReset));
+        let before = failures.count();
+        assert_eq!(told(&failures, before, "one:80"), None, "that was before");
+        note("one:80", Err(io::ErrorKind::ConnectionRefused));
+        assert_eq!(told(&failures, before, "one:80"), Some(io::ErrorKind::ConnectionRefused));
+        assert_eq!(told(&failures, before, "two:80"), None);
+        note("one:80", Ok(()));
+        assert_eq!(told(&failures, before, "one:80"), None, "it has been reached since");
+        (0..1_000).for_each(|n| note(&format!("{n}:80"), Err(io::ErrorKind::TimedOut)));
+        assert!(failures.0.lock().last.len() <= MOST);
+        assert_eq!(told(&failures, before, "999:80"), Some(io::ErrorKind::TimedOut));
     }
 }

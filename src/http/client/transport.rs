@@ -36,8 +36,8 @@ impl Transport {
     pub(super) fn new(only_http2: bool) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let failures = Failures::new();
-        Transport::through(Connector::Tcp(connector, failures.clone()), failures, only_http2)
+        let shared = only_http2.then(Failures::new);
+        Transport::through(Connector::Tcp(connector, shared.clone()), shared)
     }
 
     pub(super) fn connecting<C, F, S>(connect: C) -> Self
@@ -50,16 +50,16 @@ impl Transport {
             let connecting = connect(uri);
             Box::pin(async { Ok(TokioIo::new(Wire::Given(Box::new(connecting.await?)))) })
         };
-        Transport::through(Connector::Given(Arc::new(connect)), Failures::new(), false)
+        Transport::through(Connector::Given(Arc::new(connect)), None)
     }
 
-    fn through(connector: Connector, failures: Failures, only_http2: bool) -> Self {
+    fn through(connector: Connector, shared: Option<Failures>) -> Self {
         let plain_tcp = matches!(connector, Connector::Tcp(..));
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .http2_only(only_http2)
+            .http2_only(shared.is_some())
             .build(connector);
-        Transport { pool, plain_tcp, shared: only_http2.then_some(failures) }
+        Transport { pool, plain_tcp, shared }
     }
 }
 
@@ -94,7 +94,8 @@ impl Service<Request<Body>> for Transport {
 /// Where connections come from.
 #[derive(Clone)]
 enum Connector {
-    Tcp(HttpConnector, Failures),
+    /// Over HTTP/2 its failures are those of all who wait.
+    Tcp(HttpConnector, Option<Failures>),
     Given(Arc<dyn Fn(Uri) -> Coming<Stream> + Send + Sync>),
 }
 
@@ -116,8 +117,10 @@ impl Service<Uri> for Connector {
                 let (failures, server) = (failures.clone(), uri.authority().cloned());
                 let connecting = tcp.call(uri);
                 Box::pin(async move {
-                    let connected = connecting.await.map_err(BoxError::from);
-                    failures.note(server, &connected);
+                    let mut connected = connecting.await.map_err(BoxError::from);
+                    if let Some(failures) = failures {
+                        connected = failures.note(server, connected);
+                    }
                     Ok(TokioIo::new(Wire::Tcp(connected?.into_inner())))
                 })
             }
