@@ -1,5 +1,5 @@
-//! The guides, one a page: they are the files in `docs/`, and every example in them is compiled
-//! and run as a test.
+//! The guides, one a page: they are the files in `docs/`, and every example in them is compiled as
+//! a test, and run where it ends by itself.
 //!
 //! | you want to | read |
 //! |---|---|

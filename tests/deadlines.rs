@@ -1105,6 +1105,7 @@ mod paused {
         let (ctx, canceller) = Context::background().with_deadline(end_of_the_clock());
         let began = quell::rt::now();
         let other = std::thread::spawn(move || {
+            // Real time, in which a clock that ran would go far.
             std::thread::sleep(ms(20));
             canceller.cancel();
         });

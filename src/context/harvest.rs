@@ -173,15 +173,9 @@ impl Harvest {
 impl Users {
     /// On this thread, unless that is one of quell's own.
     fn tell(self) {
-        #[cfg(not(loom))]
-        if rt::is_quells_own() {
-            if !self.is_empty() {
-                let users = Box::new(move || self.run());
-                rt::leave_to_crew(rt::Clock::ambient(), Work::new(None, Some(users)));
-            }
-            return;
+        if !self.is_empty() {
+            rt::for_users(move || self.run());
         }
-        self.run();
     }
 
     fn run(self) {

@@ -91,7 +91,7 @@ impl Way {
     }
 }
 
-/// So long the next address is left out of it, if the one before says nothing.
+/// How long an address is tried alone that says nothing; then the next is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Tries them in their order, the next when one has failed or kept silent for a while; whichever
@@ -103,7 +103,7 @@ async fn first_to_connect<T, F: Future<Output = io::Result<T>>>(
     let mut rest = addresses.iter();
     let mut trying: Vec<Pin<Box<F>>> = Vec::new();
     let mut head_start: Option<Pin<Box<rt::Sleep>>> = None;
-    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    let mut failed = None;
     poll_fn(|task| {
         loop {
             let mut at = 0;
@@ -111,7 +111,7 @@ async fn first_to_connect<T, F: Future<Output = io::Result<T>>>(
                 match attempt.as_mut().poll(task) {
                     Poll::Ready(Ok(tcp)) => return Poll::Ready(Ok(tcp)),
                     Poll::Ready(Err(error)) => {
-                        failed = error;
+                        failed = Some(error);
                         drop(trying.swap_remove(at));
                         head_start = None;
                     }
@@ -127,8 +127,8 @@ async fn first_to_connect<T, F: Future<Output = io::Result<T>>>(
                     head_start = Some(Box::pin(rt::sleep(HEAD_START)));
                 }
                 None if trying.is_empty() => {
-                    let none = io::Error::from(io::ErrorKind::NotFound);
-                    return Poll::Ready(Err(std::mem::replace(&mut failed, none)));
+                    let none = || io::ErrorKind::NotFound.into();
+                    return Poll::Ready(Err(failed.take().unwrap_or_else(none)));
                 }
                 None => {
                     head_start = None;
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(connect(&way).await, all[0]);
         drop(one);
         assert_eq!(connect(&way).await, all[1]);
-        let again = std::net::TcpListener::bind(all[0]);
+        let again = std::net::TcpListener::bind(all[0]).unwrap();
         assert_eq!(connect(&way).await, all[1], "though the first is there again");
         drop((again, two));
         assert_eq!(connect(&way).await, all[2]);

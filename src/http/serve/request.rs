@@ -49,13 +49,9 @@ where
         let (ctx, client_gone) = request.context().with_cancel();
         // It ends with the request; dropping the body, once read, is no end.
         client_gone.clone().detach();
+        let watch = |body| Watched { body, client_gone, limit: self.body_limit, waits: None };
         let request = request.with_context(ctx);
-        let (limit, waits) = (self.body_limit, None);
-        self.inner.call(
-            request.map(|body| {
-                axum_core::body::Body::new(Watched { body, client_gone, limit, waits })
-            }),
-        )
+        self.inner.call(request.map(|body| axum_core::body::Body::new(watch(body))))
     }
 }
 
