@@ -289,6 +289,42 @@ fn a_newcomer_does_not_take_the_room_that_one_who_waits_was_promised() {
 }
 
 #[test]
+fn what_there_is_no_room_for_now_comes_back_at_once() {
+    let (sender, mut receiver) = bounded(2);
+    assert_eq!(sender.try_send(0), Ok(None));
+    assert_eq!(sender.try_send(1), Ok(None));
+    assert_eq!(sender.try_send(2), Ok(Some(2)), "it is full");
+    assert_eq!(block_on(receiver.recv()), Some(0));
+    assert_eq!(sender.try_send(2), Ok(None), "what was handed out takes up no room");
+    assert_eq!(block_on(receiver.recv()), Some(1));
+    assert_eq!(block_on(receiver.recv()), Some(2));
+    drop(receiver);
+    assert_eq!(sender.try_send(3).unwrap_err().into_inner(), 3, "nobody receives any more");
+}
+
+#[test]
+fn who_only_tries_wakes_the_reader_and_never_takes_what_another_was_promised() {
+    let (sender, mut receiver) = bounded(1);
+    let reader = Wakes::new();
+    {
+        let mut recv = receiver.recv();
+        assert!(poll(&mut recv, &reader).is_pending());
+        assert_eq!(sender.try_send(0), Ok(None));
+        assert_eq!(reader.count(), 1);
+        assert_eq!(poll(&mut recv, &reader), Poll::Ready(Some(0)));
+    }
+    fill(&sender, 1);
+    let wakes = Wakes::new();
+    let mut waiting = sender.send(2);
+    assert!(poll(&mut waiting, &wakes).is_pending());
+    assert_eq!(block_on(receiver.recv()), Some(1));
+    assert_eq!(sender.try_send(99), Ok(Some(99)), "the room is promised");
+    assert_eq!(poll(&mut waiting, &wakes), Poll::Ready(Ok(())));
+    assert_eq!(block_on(receiver.recv()), Some(2));
+    assert_eq!(sender.try_send(3), Ok(None), "nobody waits any more");
+}
+
+#[test]
 fn a_sender_that_goes_away_passes_on_what_it_was_promised() {
     for gone in 0..3_usize {
         let (sender, mut receiver) = bounded(1);
@@ -630,6 +666,7 @@ fn a_thread_that_receives_with_a_timeout_loses_nothing() {
 #[derive(Clone, Debug)]
 enum Op {
     Send,
+    TrySend,
     /// Polls a send that waits, whether or not it was woken.
     Nudge(u8),
     DropSend(u8),
@@ -643,6 +680,7 @@ enum Op {
 fn operation() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => Just(Op::Send),
+        3 => Just(Op::TrySend),
         2 => any::<u8>().prop_map(Op::Nudge),
         2 => any::<u8>().prop_map(Op::DropSend),
         6 => Just(Op::Recv),
@@ -713,6 +751,17 @@ proptest! {
                     let all_woken = waiting.iter().all(|send| send.wakes.count() > 0);
                     prop_assert!(!sent || all_woken, "{n} went before those who wait");
                     if sent { inside.push_back(n) } else { waiting.push_back(send) }
+                }
+                Op::TrySend => {
+                    let n = next;
+                    next += 1;
+                    let promised = waiting.iter().filter(|send| send.wakes.count() > 0).count();
+                    let is_full = inside.len() + promised == capacity;
+                    let back = anchor.try_send(stock.item(n)).expect("the receiver is there");
+                    prop_assert_eq!(back.map(|item| item.n), is_full.then_some(n));
+                    if !is_full {
+                        inside.push_back(n);
+                    }
                 }
                 Op::Nudge(k) if !waiting.is_empty() => {
                     let k = k as usize % waiting.len();

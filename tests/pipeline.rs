@@ -395,6 +395,38 @@ async fn a_stage_of_ones_own_may_make_items_keep_them_and_change_their_type() {
     assert_eq!(stage.ended(), Some(StageEnd::Completed));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_only_tries_to_send_keeps_pace_with_its_source_and_sheds_the_rest() {
+    let (began, stock) = (rt::now(), Stock::new());
+    let shed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&shed);
+    let mut results = Pipeline::from_iter(&background(), stock.items(100))
+        .throttle(Rate::per_second(100))
+        .stage("shed", move |_, mut input: Receiver<Item>, output| async move {
+            while let Some(item) = input.recv().await {
+                let back = output.try_send(item)?;
+                count.fetch_add(usize::from(back.is_some()), SeqCst);
+            }
+            Ok::<_, SendError<Item>>(())
+        })
+        .buffer(2)
+        .dispatch(1, |_, item| async move {
+            rt::sleep(Duration::from_millis(45)).await;
+            item
+        })
+        .run();
+    let items = read(&mut results).await;
+    let took = rt::now() - began;
+    assert!(took < Duration::from_millis(1_200), "a hundred a second, and not {took:?}");
+    assert!((20..30).contains(&items.len()), "{} were worked on in a second", items.len());
+    assert_eq!(items.len() + shed.load(SeqCst), 100);
+    let report = finish(results).await;
+    let counts = (report.stages()[2].received(), report.stages()[2].delivered());
+    assert_eq!(counts, (100, items.len()), "{report}");
+    drop(items);
+    assert_eq!(stock.left(), 0);
+}
+
 #[tokio::test]
 async fn a_stage_that_ends_early_completes_the_pipeline_and_stops_what_is_before_it() {
     let mut results = Pipeline::from_iter(&background(), 0_u64..)

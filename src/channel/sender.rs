@@ -50,6 +50,40 @@ impl<T> Sender<T> {
         }
     }
 
+    /// Puts `value` in if there is room now, and gives it back if there is none.
+    ///
+    /// Room that has been promised to a [`send`](Self::send) that waits does not count.
+    ///
+    /// ```
+    /// let (sender, _receiver) = quell::channel::bounded(1);
+    /// assert_eq!(sender.try_send("first"), Ok(None));
+    /// assert_eq!(sender.try_send("second"), Ok(Some("second"))); // to shed it, or wait after all
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with the value, when nobody will ever receive it.
+    pub fn try_send(&self, value: T) -> Result<Option<T>, SendError<T>> {
+        let mut state = self.link.state.lock();
+        let mut calls = Calls::default();
+        if state.room == 0 {
+            self.link.give_back(&mut state, &mut calls);
+        }
+        if state.room > 0 {
+            self.link.put(state, value);
+            calls.make(self.link.pipeline);
+            return Ok(None);
+        }
+        let closed = state.closed;
+        drop(state);
+        calls.make(self.link.pipeline);
+        // As one that has been put in would: user code gets on.
+        if self.link.is_users {
+            rt::step();
+        }
+        if closed { Err(SendError(value)) } else { Ok(Some(value)) }
+    }
+
     /// What [`send`](Sender::send) does where it need not wait, without the future. Gives the
     /// value back where it would have to, or nobody receives.
     #[inline(always)]
