@@ -1,18 +1,18 @@
-//! Keeps a check apart from a runtime of tokio's inside of which it is run.
+//! Isolates a check from a tokio runtime in which it is run.
 //!
-//! What a body spawns there no checker sees, and no runtime would run before the check is
-//! over: the body would be called clean while its tasks pile up. So another runtime takes its
-//! place for the time of the check, which nobody drives and which has no timers; as nobody
-//! else knows that one, whatever is on it is the body's.
+//! No checker sees what a body spawns on that runtime, and the runtime runs none of it before the
+//! check is over: the body would be called clean while its tasks pile up. So another runtime takes
+//! its place during the check, one that is never driven and has no timers. Nothing else knows of
+//! it, so every task on it is the body's.
 
 use super::report::Report;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Does `f` apart from the runtime around it, if there is one.
+/// Runs `f` isolated from the runtime around it, if there is one.
 ///
 /// # Panics
 ///
-/// When there is one, and there is no room for another.
+/// When there is one and another cannot be built.
 pub(super) fn from_tokio<R>(f: impl FnOnce() -> R) -> R {
     if Handle::try_current().is_err() {
         return f();
@@ -23,7 +23,7 @@ pub(super) fn from_tokio<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Inside of another runtime one may not be dropped as usual, which waits for its threads.
+/// Inside another runtime, one must not be dropped as usual, which waits for its threads.
 struct Ours(Option<Runtime>);
 
 impl Drop for Ours {
@@ -40,7 +40,7 @@ pub(super) fn has_tasks() -> bool {
     Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_alive_tasks() > 0)
 }
 
-/// Sees that no body of a check has spawned a task there.
+/// Checks that no body has spawned a task there.
 ///
 /// # Panics
 ///

@@ -11,13 +11,13 @@ use crate::context::Context;
 use std::panic::Location;
 use std::time::Duration;
 
-/// What is usual.
+/// The default limits.
 pub(super) const USUAL: Limits =
     Limits { steps: 10_000, points: 1_000, stop_within: 1_000_000_000, after_turns: false };
 
 /// # Panics
 ///
-/// When there is none of it.
+/// When `number` is zero.
 #[track_caller]
 fn require_some(number: impl Into<u64>, what: &str) {
     assert!(number.into() > 0, "quell: no {what} at all checks nothing; pass 1 or more");
@@ -26,8 +26,8 @@ fn require_some(number: impl Into<u64>, what: &str) {
 const SEED: u64 = 0x5EED;
 const SCHEDULES: u64 = 100_000;
 
-/// Runs a body again and again, each time under another schedule, with an injection
-/// at another point.
+/// Runs a body again and again, each time under another schedule, with the injection at another
+/// point.
 ///
 /// ```
 /// use quell::check::Checker;
@@ -79,20 +79,20 @@ impl Default for Checker {
     }
 }
 
-/// Which schedules.
+/// Which schedules to run.
 impl Checker {
-    /// Every schedule within two delays, then some at random.
+    /// Creates a checker that tries every schedule within two delays, then some at random.
     pub fn new() -> Checker {
         Checker::of(How::Usual)
     }
 
-    /// Every schedule within two delays, or as many as
+    /// Creates a checker that tries every schedule within two delays, or as many as
     /// [`max_delays`](Checker::max_delays) says.
     pub fn exhaustive() -> Checker {
         Checker::of(How::Exhaustive)
     }
 
-    /// So many schedules at random. The same seed gives the same schedules.
+    /// Creates a checker that tries `schedules` random schedules: the same for the same seed.
     ///
     /// # Panics
     ///
@@ -103,9 +103,9 @@ impl Checker {
         Checker::of(How::Random { seed, schedules })
     }
 
-    /// So many schedules by random priorities that change `depth - 1` times: good at
-    /// bugs that need a few things in one order, among many tasks. A depth is 1 at the least
-    /// and 1,000 at the most.
+    /// Creates a checker that tries `schedules` schedules by random priorities that change
+    /// `depth - 1` times: good at bugs that need a few things in one order, among many tasks.
+    /// `depth` is clamped to between 1 and 1,000.
     ///
     /// # Panics
     ///
@@ -116,24 +116,24 @@ impl Checker {
         Checker::of(How::Pct { seed, depth, schedules })
     }
 
-    /// The one schedule that these bytes make: for a fuzzer.
+    /// Creates a checker for the one schedule that `bytes` describe, as a fuzzer needs it.
     pub fn bytes(bytes: &[u8]) -> Checker {
         Checker::of(How::Bytes(bytes.to_vec()))
     }
 
-    /// The one schedule of a token that a violation has shown. A token that does not fit
-    /// panics when it is run: [`try_replay`](Checker::try_replay) does not.
+    /// Creates a checker for the one schedule of a violation's token. Running it panics if the
+    /// token does not fit; [`try_replay`](Checker::try_replay) returns an error instead.
     pub fn replay(token: &str) -> Checker {
         Checker::of(How::Replay(Token::parse(token)))
     }
 
-    /// The one schedule of a real tokio runtime, of one thread and with a paused clock; the
-    /// body may use all of tokio. The injection comes at each look at the context and at
-    /// each poll of the body's own future. What is left is what the runtime counts. A
-    /// violation says at which look the injection came and, of the body, in which line it
-    /// waits; its token has the injection come there again.
+    /// Creates a checker that runs the body on a real tokio runtime, with one thread and a paused
+    /// clock. The body may use all of tokio. There is one schedule; the injection comes at each
+    /// look at the context and at each poll of the body's own future. A leak is what the runtime
+    /// still counts as alive. A violation names the point at which the injection came and the line
+    /// where the body waits; its token injects there again.
     ///
-    /// To run it inside of a runtime (`#[tokio::test]`) panics: tokio does not allow that.
+    /// Running it inside a runtime (`#[tokio::test]`) panics: tokio does not allow that.
     #[cfg(feature = "tokio")]
     pub fn tokio() -> Checker {
         Checker::of(How::Tokio)
@@ -154,10 +154,10 @@ impl Checker {
     }
 }
 
-/// How much.
+/// How much to check.
 impl Checker {
-    /// What befalls the body: [`Inject::Cancel`], unless this is called. Of several, each
-    /// has its own schedules.
+    /// Sets what befalls the body: [`Inject::Cancel`] unless this is called. Each of several
+    /// injections has its own schedules.
     ///
     /// # Panics
     ///
@@ -172,13 +172,13 @@ impl Checker {
         self
     }
 
-    /// How many delays an exhaustive search may spend: two, unless this is called.
+    /// Sets how many delays a schedule of an exhaustive search may have: two unless this is called.
     pub fn max_delays(mut self, delays: u32) -> Checker {
         self.delays = delays;
         self
     }
 
-    /// The most schedules, over all injections: 100,000, unless this is called.
+    /// Sets the maximum number of schedules, over all injections: 100,000 unless this is called.
     ///
     /// # Panics
     ///
@@ -190,7 +190,8 @@ impl Checker {
         self
     }
 
-    /// The most polls in a schedule, before the injection and again after it: 10,000.
+    /// Sets the maximum number of polls in a schedule, counted anew after the injection: 10,000
+    /// unless this is called.
     ///
     /// # Panics
     ///
@@ -202,7 +203,7 @@ impl Checker {
         self
     }
 
-    /// The most points at which the injection is tried: 1,000.
+    /// Sets at how many points the injection is tried at most: 1,000 unless this is called.
     ///
     /// # Panics
     ///
@@ -214,28 +215,27 @@ impl Checker {
         self
     }
 
-    /// How much virtual time everything has to stop: one second. It counts from the
-    /// injection; where none comes, and for a panic, from the end of the body.
+    /// Sets how much virtual time everything has to stop: one second unless this is called. It
+    /// counts from the injection; for a panic, and where none comes, from the end of the body.
     pub fn stop_within(mut self, time: Duration) -> Checker {
         self.limits.stop_within = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self
     }
 
-    /// Ends with the first violation.
+    /// Stops at the first violation.
     pub fn stop_at_first(mut self) -> Checker {
         self.stop_at_first = true;
         self
     }
 
-    /// A report that was cut short by a maximum is not clean.
+    /// Makes a report that a maximum has cut short not clean.
     pub fn require_complete(mut self) -> Checker {
         self.must_be_complete = true;
         self
     }
 
-    /// Only this part of all the schedules there are: `part` from 1 to `of`. The parts are
-    /// disjoint, and together they are the whole. Whether a check was vacuous is said of a
-    /// whole only.
+    /// Runs only one part of all the schedules: `part`, from 1 to `of`. The parts are disjoint and
+    /// together are the whole. A part is never reported as vacuous.
     ///
     /// # Panics
     ///
@@ -250,14 +250,14 @@ impl Checker {
         self
     }
 
-    /// Where the injection comes in the middle of a turn, at a look at the context, the
-    /// functions at its end ([`after_func`](Context::after_func)) are called after that turn,
-    /// and not there and then: for a body that looks while it holds a lock of std's which such a
-    /// function takes. In production the thread that cancels waits for that lock; a checker has
-    /// one thread, and would wait for ever.
+    /// Calls the functions at the end of a context ([`after_func`](Context::after_func)) after the
+    /// current turn, rather than within it, if the injection comes at a look in the middle of a
+    /// turn. This is for a body that looks at its context while it holds a lock of `std` that such
+    /// a function takes. In production the thread that cancels waits for that lock; a checker has
+    /// one thread and would wait for ever.
     ///
-    /// Leave it away otherwise: a notification that such a function gives too soon, between a
-    /// look and the wait behind it, is not seen with this.
+    /// Do not use it otherwise: it hides a notification that such a function gives too soon,
+    /// between a look and the wait after it.
     ///
     /// ```
     /// # use quell::{Context, check::Checker};
@@ -277,12 +277,13 @@ impl Checker {
         self
     }
 
-    /// How long, by the system's clock, one poll of a task may take before the process is
-    /// ended with a message that names the task: ten seconds. `Duration::MAX`: any time.
+    /// Sets how long one poll of a task may take, by the system's clock, before the process is
+    /// ended with a message that names the task: ten seconds unless this is called. `Duration::MAX`
+    /// sets no limit.
     ///
     /// # Panics
     ///
-    /// When it is zero.
+    /// When `patience` is zero.
     #[track_caller]
     pub fn patience(mut self, patience: Duration) -> Checker {
         assert!(
@@ -295,17 +296,17 @@ impl Checker {
     }
 }
 
-/// To the work.
+/// Running the check.
 impl Checker {
-    /// Checks `body`: calls it once for each schedule, with a context of its own, and runs
-    /// what it returns.
+    /// Checks `body`: calls it for each schedule, with a context of its own, and runs the future
+    /// that it returns.
     ///
-    /// The body must make the same choices whenever it sees the same things. Its own
-    /// future need not be `Send`.
+    /// The body must make the same choices whenever it sees the same things. Its own future need
+    /// not be `Send`.
     ///
     /// # Panics
     ///
-    /// When a token that is to be replayed does not fit: see [`ReplayError`].
+    /// When a token to be replayed does not fit: see [`ReplayError`].
     #[track_caller]
     pub fn run<F, Fut>(&self, body: F) -> Report
     where
@@ -322,7 +323,7 @@ impl Checker {
     ///
     /// # Errors
     ///
-    /// When it is no token, or not one of this body or version.
+    /// When `token` is malformed, is of another version, or does not fit this body.
     #[track_caller]
     pub fn try_replay<F, Fut>(token: &str, body: F) -> Result<Report, ReplayError>
     where
@@ -339,7 +340,7 @@ impl Checker {
         body: &dyn Subject,
         asked_at: &'static Location<'static>,
     ) -> Result<Report, ReplayError> {
-        // What panics does so here and in no closure, for it is to name the caller's line.
+        // Panics are raised here and not in a closure, so that they name the caller's line.
         #[cfg(feature = "tokio")]
         if self.is_on_tokio() {
             super::on_tokio::require_a_free_thread();
@@ -401,7 +402,7 @@ impl Checker {
             How::Bytes(bytes) => {
                 plan.single = true;
                 let kinds = &self.injections;
-                // One schedule: the first byte says of which injection, where there are several.
+                // There is one schedule: with several injections, the first byte says which.
                 let (kind, bytes) = match (kinds.len(), bytes.split_first()) {
                     (1, _) | (_, None) => (kinds[0], &bytes[..]),
                     (n, Some((first, rest))) => (kinds[usize::from(*first) % n], rest),
@@ -416,13 +417,13 @@ impl Checker {
         }
     }
 
-    /// How many of all schedules are the `nth` injection's.
+    /// The `nth` injection's share of all schedules.
     fn share_of(&self, all: u64, nth: u64) -> u64 {
         let several = self.injections.len() as u64;
         all / several + u64::from(nth < all % several)
     }
 
-    /// For the `nth` injection's share of the schedules.
+    /// The strategy for the `nth` injection's share of the schedules.
     fn strategy(&self, how: &How, kind: Inject, nth: u64) -> Box<dyn Strategy> {
         let (part, of) = (self.shard.0 - 1, self.shard.1);
         let share = |limit: u64| Share { part, of, limit: self.share_of(limit, nth) };

@@ -1,22 +1,22 @@
-//! Virtual time: it stands still until somebody moves it.
+//! Virtual time: it stands still until it is moved.
 //!
 //! # Invariants
 //!
-//! 1. A bell is in the queue from its arming until it is rung or disarmed. Those of
-//!    one moment ring in the order in which they were armed.
+//! 1. A bell is in the queue from its arming until it is rung or disarmed. Bells of one moment ring
+//!    in the order in which they were armed.
 
 use crate::rt::Bell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// When, in nanoseconds since the schedule began; then, which was armed first.
+/// When a bell is due, in nanoseconds since the beginning; then its place in the order of arming.
 pub(super) type Key = (u64, u64);
 
-/// A bell, and the task that waits for it: whoever armed it, or was the last to take it over.
+/// A bell, and the task that waits for it: the one that armed it, or the last to take it over.
 pub(super) struct Armed {
     pub(super) bell: Bell,
     owner: u32,
-    /// Those who wait for it too.
+    /// Tasks that wait for it too.
     others: BTreeSet<u32>,
 }
 
@@ -35,7 +35,7 @@ impl Clock {
         key
     }
 
-    /// The bell is the caller's to drop, with no engine borrowed.
+    /// Takes a bell out. The caller drops it, with no engine borrowed.
     pub(super) fn disarm(&mut self, key: Key) -> Option<Armed> {
         self.due.remove(&key)
     }
@@ -46,7 +46,7 @@ impl Clock {
         Some(self.due.first_key_value()?.0.0)
     }
 
-    /// Takes out the next bell that is due at `until` or before, and moves to it.
+    /// Takes out the next bell that is due at `until` or before, and moves the time to it.
     pub(super) fn ring(&mut self, until: u64) -> Option<Armed> {
         let first = self.due.first_entry()?;
         let at = first.key().0;
@@ -58,7 +58,7 @@ impl Clock {
         Some(armed)
     }
 
-    /// This task waits for it, instead of those who did, or beside them.
+    /// Has `task` wait for the bell, in place of the tasks that did (`alone`) or beside them.
     pub(super) fn awaited(&mut self, key: Key, task: u32, alone: bool) {
         let Some(armed) = self.due.get_mut(&key) else { return };
         if alone {
@@ -69,7 +69,7 @@ impl Clock {
         }
     }
 
-    /// Of whom a bell has still to ring.
+    /// The tasks for which a bell has still to ring.
     pub(super) fn owners(&self) -> BTreeSet<u32> {
         self.due
             .values()
@@ -81,7 +81,7 @@ impl Clock {
         self.due.is_empty()
     }
 
-    /// Back to the beginning. What was armed, if anything, is the caller's to drop.
+    /// Returns to the beginning. The caller drops the bells that were still armed.
     pub(super) fn reset(&mut self) -> Option<BTreeMap<Key, Armed>> {
         (self.now, self.armed) = (0, 0);
         (!self.due.is_empty()).then(|| std::mem::take(&mut self.due))

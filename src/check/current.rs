@@ -1,10 +1,10 @@
-//! The engine of this thread, which wakers, timers and watched contexts find here.
+//! The engine of this thread, where wakers, timers and watched contexts find it.
 //!
-//! Whoever finds none is on another thread, which no checker can control.
+//! A thread without one is a thread that no checker can control.
 //!
 //! # Invariants
 //!
-//! 1. No code of the user's runs while the engine is borrowed.
+//! 1. No user code runs while the engine is borrowed.
 
 use super::engine::Engine;
 use crate::rt::world;
@@ -14,8 +14,8 @@ thread_local! {
     static ENGINE: RefCell<Option<Box<Engine>>> = const { RefCell::new(None) };
 }
 
-/// Puts an engine in its place. One that is there already, of a checker in whose body
-/// this is, is around it until it goes.
+/// Installs an engine. One that is there already, of a checker in whose body this one runs, is
+/// around it until it leaves.
 pub(super) fn enter(mut engine: Box<Engine>) {
     with(|around| {
         around.settle_looks();
@@ -28,7 +28,7 @@ pub(super) fn enter(mut engine: Box<Engine>) {
     });
 }
 
-/// Takes the engine out of its place, and puts the one around it there.
+/// Removes the engine, and puts back the one around it.
 pub(super) fn leave() -> Option<Box<Engine>> {
     let around = with(|engine| {
         engine.settle_looks();
@@ -38,13 +38,13 @@ pub(super) fn leave() -> Option<Box<Engine>> {
     ENGINE.with(|current| current.replace(around.flatten()))
 }
 
-/// The engine of this thread, if there is one. `f` runs no code of the user's.
+/// Runs `f` with the engine of this thread, if there is one. `f` runs no user code.
 #[inline]
 pub(super) fn with<R>(f: impl FnOnce(&mut Engine) -> R) -> Option<R> {
     ENGINE.try_with(|engine| engine.borrow_mut().as_deref_mut().map(f)).ok().flatten()
 }
 
-/// [`with`], for what may be dropped while the engine is borrowed.
+/// [`with`], for drops that may happen while the engine is borrowed: it then does nothing.
 pub(super) fn try_with(f: impl FnOnce(&mut Engine)) {
     let _ = ENGINE.try_with(|engine| {
         if let Ok(mut engine) = engine.try_borrow_mut() {

@@ -4,15 +4,14 @@
 //!
 //! # Invariants
 //!
-//! 1. No code of the user's runs while the engine is borrowed: futures, wakers,
-//!    bells, contexts and names that go are moved out first and dropped after.
+//! 1. No user code runs while the engine is borrowed: futures, wakers, bells, contexts and names
+//!    that go are moved out first and dropped afterwards.
 //! 2. A task is in `ready` once if it is `Queued`, else not at all.
-//! 3. What is decided depends on what was decided before and on nothing else: no
-//!    address, no time of the system's, no order of a hash table. So the same
-//!    deviations give the same schedule.
-//! 4. Decisions are numbered by `at` whatever the strategy says of them.
-//! 5. Who comes into line between two decisions lines up by number: some libraries wake by
-//!    chance. (A `watch` of tokio's draws one of eight lists for each that waits.)
+//! 3. A decision depends on the decisions before it and on nothing else: no address, no system
+//!    time, no order of a hash table. So the same deviations give the same schedule.
+//! 4. Decisions are numbered by `at`, whatever the strategy answers.
+//! 5. Tasks that come into line between two decisions line up by number, because some libraries
+//!    wake in random order. (tokio's `watch` draws one of eight lists for each waiter.)
 
 mod looks;
 
@@ -34,37 +33,37 @@ use crate::rt::world::{self, Look};
 use crate::sync::Arc;
 use std::collections::VecDeque;
 
-/// How a wait for a task to end is called.
+/// What a wait for the end of a task is called.
 pub(super) const JOIN: &str = "the end of a task";
 /// The body is a task like the others, the first.
 pub(super) const BODY: u32 = 0;
-/// Nobody is being polled.
+/// No task is being polled.
 pub(super) const NOBODY: u32 = u32::MAX;
 
 pub(super) struct Engine {
-    /// That of the checker in whose body this one's checker runs.
+    /// The engine of the checker in whose body this one's checker runs.
     pub(super) around: Option<Box<Engine>>,
     pub(super) run: usize,
-    /// What a watched context carries.
+    /// The mark of its watched contexts.
     pub(super) mark: u16,
     pub(super) kind: Inject,
     pub(super) limits: Limits,
     pub(super) strategy: Box<dyn Strategy>,
     pub(super) tasks: Vec<Task>,
     pub(super) labels: Labels,
-    /// Not ended, the body included.
+    /// How many tasks have not ended, the body included.
     pub(super) alive: u32,
-    /// The most that there were at once.
+    /// The most that were alive at once.
     most_alive: u32,
     ready: VecDeque<u32>,
-    /// So many of those were in line at the last decision.
+    /// How many were in line at the last decision.
     in_line: usize,
     pub(super) current: u32,
     pub(super) clock: Clock,
-    /// Time does not move beyond this.
+    /// The time beyond which the clock does not move.
     pub(super) until: Option<u64>,
     pub(super) canceller: Option<Canceller>,
-    /// That of a root that nobody has kept, laid aside for the next schedule.
+    /// The canceller of a root that nothing kept, laid aside for the next schedule.
     pub(super) root: Option<Canceller>,
     at: u32,
     pub(super) hash: u64,
@@ -72,34 +71,34 @@ pub(super) struct Engine {
     turns: u32,
     pub(super) steps: u32,
     steps_left: u32,
-    /// Of a turn, the awaits among them that had not to wait.
+    /// How many looks this turn has left; an await that did not have to wait counts as one.
     looks_left: u32,
     /// Looks of this turn that are not in the hash yet.
     looks: u32,
     pub(super) looked: bool,
-    /// Something has been done since the last point that would have gone otherwise
-    /// had the context ended before.
+    /// Whether anything since the last point would have gone otherwise had the context already
+    /// ended.
     pub(super) stirred: bool,
-    /// Functions that run when the context ends may do anything.
+    /// Whether functions run when a context ends: they may do anything.
     funcs: bool,
-    /// Somebody has waited for the end of a context, and may be woken by it.
+    /// Whether a task has waited for the end of a context, and may be woken by it.
     waited: bool,
     pub(super) body_ended: bool,
     pub(super) landed: Option<Landed>,
-    /// The injection came at a maximum.
+    /// Whether the injection came because a maximum was reached.
     pub(super) cut: bool,
     pub(super) taken: Vec<Deviation>,
     pub(super) contexts: i64,
-    /// The lines that made those, in short.
+    /// A hash of the lines that made those.
     pub(super) made_at: u64,
     pub(super) trouble: Option<Trouble>,
-    /// The first item that was lost; the schedule goes on.
+    /// The first item that was lost. The schedule goes on.
     pub(super) lost: Option<Trouble>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) sometimes: Vec<(&'static str, bool)>,
-    /// What is to be called once this turn is over.
+    /// What to call once this turn is over.
     pub(super) later: Vec<Work>,
-    /// The schedule is over, and what is left is being dropped.
+    /// Whether the schedule is over and what is left of it is being dropped.
     pub(super) closing: bool,
     pub(super) log: Option<Box<Log>>,
 }
@@ -158,7 +157,7 @@ impl Engine {
         }
     }
 
-    /// For a new schedule. What the last one left has been taken out.
+    /// Prepares for a new schedule. What the last one left has been taken out.
     pub(super) fn reset(&mut self, run: usize) {
         self.run = run;
         self.mark = (run % usize::from(u16::MAX)) as u16 + 1;
@@ -177,13 +176,13 @@ impl Engine {
         (self.trouble, self.lost) = (None, None);
     }
 
-    /// The engine of that schedule: this one, or one around it.
+    /// The engine of that schedule: this one or one around it.
     #[inline]
     pub(super) fn of_run(&mut self, run: usize) -> Option<&mut Engine> {
         if run == self.run { Some(self) } else { self.around.as_mut()?.of_run(run) }
     }
 
-    /// The engine of the schedule whose contexts carry this.
+    /// The engine of the schedule whose contexts carry `mark`.
     #[inline]
     pub(super) fn of_mark(&mut self, mark: u16) -> Option<&mut Engine> {
         if mark == self.mark { Some(self) } else { self.around.as_mut()?.of_mark(mark) }
@@ -206,8 +205,8 @@ impl Engine {
         }
     }
 
-    /// Whether other threads are given the time to wake somebody: where nothing but their
-    /// silence is wrong, and that is to be told in full.
+    /// Whether to give other threads time to wake a task: if nothing else is wrong, and the
+    /// schedule is to be told in full.
     pub(super) fn waits_for_threads(&self) -> bool {
         self.trouble.is_none() && self.log.as_ref().is_some_and(|log| !log.brief)
     }
@@ -219,8 +218,8 @@ impl Engine {
         let task = self.tasks.len() as u32;
         self.tasks.push(Task::new(future, label, address));
         self.alive += 1;
-        // A crowd is not busy because it is large; one that never stops growing is. So are
-        // tasks each of which, after they were told to stop, begins another in its place.
+        // A large crowd is not busy; one that never stops growing is. So are tasks that, after they
+        // were told to stop, each begin another in their place.
         let grows = self.alive > self.most_alive;
         self.most_alive = self.most_alive.max(self.alive);
         if (500..100_000).contains(&task) && (grows || self.landed.is_none()) {
@@ -233,14 +232,14 @@ impl Engine {
         task
     }
 
-    /// From a waker.
+    /// Wakes a task: called by its waker.
     pub(super) fn wake(&mut self, task: u32) {
         if self.closing {
             return;
         }
         let by = self.current;
         let Some(woken) = self.tasks.get_mut(task as usize) else { return };
-        // Two comparisons: a `match` is a jump that the processor would mostly foresee wrongly.
+        // Two comparisons: a `match` would be a jump that the processor mostly mispredicts.
         if woken.state == State::Idle {
             woken.state = State::Queued;
             self.ready.push_back(task);
@@ -254,7 +253,7 @@ impl Engine {
         self.note(task, || What::Woken { by });
     }
 
-    /// Has a task dropped when its turn comes: aborting is not done at once anywhere.
+    /// Has a task dropped when its turn comes: no runtime aborts at once.
     pub(super) fn abort(&mut self, task: u32) {
         if let Some(aborted) = self.tasks.get_mut(task as usize) {
             if aborted.state != State::Ended {
@@ -266,7 +265,7 @@ impl Engine {
         }
     }
 
-    /// A task was polled and goes on.
+    /// Ends the turn of a task that was polled and goes on.
     #[inline]
     fn pending(&mut self, task: u32, future: Option<Future>) {
         self.current = NOBODY;
@@ -283,13 +282,13 @@ impl Engine {
         }
     }
 
-    /// A task has ended.
+    /// Ends a task.
     pub(super) fn ended(&mut self, task: u32) {
         self.current = NOBODY;
         self.settle_looks();
         let before = std::mem::replace(&mut self.tasks[task as usize].state, State::Ended);
         if before == State::Queued {
-            // The body was dropped: nobody else ends but in its own turn, out of line.
+            // The body was dropped. Any other task ends in its own turn, when it is not in line.
             self.line_up();
             self.ready.retain(|&queued| queued != task);
             self.in_line = self.ready.len();
@@ -301,7 +300,7 @@ impl Engine {
 
     // -------------------------------------------------------------- decisions
 
-    /// What to do next, after this.
+    /// Ends the last step and decides on the next.
     pub(super) fn step(&mut self, turned: Turned, hand: &mut Hand) -> Step {
         if self.ready.len() > self.in_line + 1 {
             self.line_up();
@@ -319,14 +318,14 @@ impl Engine {
         step
     }
 
-    /// Invariant 5.
+    /// Upholds invariant 5.
     fn line_up(&mut self) {
         if !self.ready.range(self.in_line..).is_sorted() {
             self.ready.make_contiguous()[self.in_line..].sort_unstable();
         }
     }
 
-    /// Whether another thread has woken a task, which then is what went wrong.
+    /// Notes a wake from another thread, if there was one. True: it is the first thing to go wrong.
     #[cold]
     pub(super) fn note_threads(&mut self) -> bool {
         let Some(task) = signal::from_other_threads(self.run) else { return false };
@@ -337,8 +336,8 @@ impl Engine {
         first
     }
 
-    // This and what it asks at each step have one caller each; as calls they take two in a
-    // hundred of a schedule's instructions.
+    // `next` and what it calls at each step have one caller each. As calls they take 2% of a
+    // schedule's instructions.
     #[inline(always)]
     fn next(&mut self, hand: &mut Hand) -> Step {
         if self.trouble.is_some() {
@@ -347,7 +346,7 @@ impl Engine {
         if !self.later.is_empty() {
             return Step::Call;
         }
-        // A bell that was armed for a time gone by, or that a jump has passed.
+        // A bell that was armed for a time already past, or that a jump has passed.
         if self.clock.next().is_some_and(|due| due <= self.clock.now) {
             return Step::Tick;
         }
@@ -405,15 +404,15 @@ impl Engine {
         Step::Poll(task)
     }
 
-    /// Tells the watchdog who has the thread now: to be polled, or to be dropped.
+    /// Tells the watchdog which task has the thread now, to be polled or dropped.
     pub(super) fn beats(&self, task: u32) {
         self.pulse.beats(self.tasks[task as usize].label);
     }
 
-    /// Whose turn it is, if so many are passed over: they go to the end of the line.
+    /// The task whose turn it is after this many are passed over. Those go to the end of the line.
     #[inline(always)]
     fn take_after(&mut self, mut passed_over: usize) -> u32 {
-        // One by one is quicker, for a few.
+        // For a few, one by one is faster.
         if passed_over > 8 {
             self.ready.rotate_left(passed_over);
             passed_over = 0;
@@ -428,7 +427,7 @@ impl Engine {
         }
     }
 
-    /// Nobody is ready.
+    /// Decides when no task is ready.
     fn idle(&mut self) -> Step {
         let Some(due) = self.clock.next() else {
             return if self.may_come_by_itself() { Step::Strike } else { Step::Stuck };
@@ -442,8 +441,8 @@ impl Engine {
         Step::Tick
     }
 
-    /// Time is about to move though tasks are ready: for that they are not to blame, so it is
-    /// none of the time that they have to stop.
+    /// Time is about to move although tasks are ready. They are not to blame for that, so it does
+    /// not count as time that they have to stop.
     fn gives_back_what_passes(&mut self) {
         let passes = self.clock.next().map_or(0, |due| due - self.clock.now);
         self.until = self.until.map(|until| until.saturating_add(passes));
@@ -457,7 +456,7 @@ impl Engine {
         self.kind.comes_by_itself() && self.landed.is_none() && !self.body_ended
     }
 
-    /// Whether time, moving on, comes to the deadline of the root.
+    /// Whether the next move of time comes to the deadline of the root.
     fn jumps_next(&self) -> bool {
         self.kind == Inject::Deadline
             && self.landed.is_none()
@@ -465,7 +464,7 @@ impl Engine {
             && self.clock.next().is_some_and(|due| due >= super::DEADLINE)
     }
 
-    /// Which of the ready tasks: how many are passed over, all of them for the time.
+    /// How many of the ready tasks are passed over; all of them if time moves instead.
     #[inline(always)]
     fn turn(&mut self, time: bool) -> usize {
         let at = self.at;
@@ -517,8 +516,8 @@ impl Engine {
         value as usize
     }
 
-    /// Whether an injection has still to come, if there is one at all. What the body has left
-    /// behind may come to a fault of its own.
+    /// Whether an injection is still to come. What the body has left behind may yet reach a fault
+    /// point.
     #[inline]
     fn may_come(&self) -> bool {
         let is_late = self.body_ended && self.kind != Inject::Panic;
@@ -530,22 +529,22 @@ impl Engine {
         self.kind.comes_at_a_look() && self.may_come()
     }
 
-    /// A point: whether the injection comes here. `counts`: whether it may.
+    /// Passes a point: whether the injection comes here. `counts`: whether it may.
     #[inline]
     pub(super) fn point(&mut self, counts: bool) -> bool {
         counts && self.may_come() && self.comes()
     }
 
-    /// A point at which it may.
+    /// Passes a point at which the injection may come.
     fn comes(&mut self) -> bool {
         self.stirred |= world::take_stirred();
         let at = self.at;
         self.at += 1;
         let number = self.points;
         self.points += 1;
-        // See docs/checker.md: a cancel that comes before something commutes with it unless
-        // that stirs a context, or the cancel itself sets something going: a function that
-        // runs at the end, a task that waits for it.
+        // See docs/checker.md: a cancel commutes with what comes after it unless that stirs a
+        // context, or the cancel itself sets something going: a function that runs at the end, a
+        // task that waits for it.
         let distinct = self.kind != Inject::Cancel || self.stirred || self.funcs || self.waited;
         self.stirred = false;
         let point = Point { at, hash: self.short_hash(), number, distinct };
@@ -562,7 +561,7 @@ impl Engine {
         false
     }
 
-    /// The injection comes now: writes down that it does.
+    /// Records that the injection comes now.
     pub(super) fn lands(&mut self) {
         let by_itself = Landed { point: None, at_maximum: self.cut, time: self.clock.now };
         let mut landed = self.landed.unwrap_or(by_itself);
@@ -570,7 +569,7 @@ impl Engine {
             landed.time = landed.time.max(super::DEADLINE);
         }
         self.landed = Some(landed);
-        // A panic is no order to stop: whoever is left goes on.
+        // A panic is no order to stop: the remaining tasks go on.
         if self.kind != Inject::Panic {
             self.until = Some(landed.time.saturating_add(self.limits.stop_within));
         }
@@ -583,19 +582,19 @@ impl Engine {
         self.mix(5);
         let (task, kind, point) = (self.current, self.kind, landed.point);
         if let Some(struck) = self.tasks.get_mut(task as usize) {
-            // In the middle of its turn: after so many looks.
+            // In the middle of its turn, after this many looks.
             struck.sees(u64::from(self.looks) << 8 | 5);
         }
         self.note(task, || What::Injected { kind, point });
     }
 
-    /// Whether the end of the root would tell nobody: no task is left, no context but the root,
+    /// Whether the end of the root would reach nothing: no task is left, no context but the root,
     /// and no function was ever to run at an end.
     pub(super) fn nobody_is_left(&self) -> bool {
         self.alive == 0 && self.contexts == 1 && !self.funcs
     }
 
-    /// Whether the injection that has come is for the body's future; that is its turn, then.
+    /// Whether the injection that has come drops the body's future. If so, that is the body's turn.
     pub(super) fn drops_body(&mut self) -> bool {
         let drops = self.kind == Inject::Drop;
         if drops {
@@ -609,8 +608,8 @@ impl Engine {
         self.stirred = true;
     }
 
-    /// Time moves to the next bell. Those of that moment are rung one by one, with the
-    /// engine let go in between; `None`: no more.
+    /// Moves time to the next bell and returns when it is due; `None` if there is none. The caller
+    /// rings the bells of that moment one by one, with the engine released in between.
     pub(super) fn tick(&mut self) -> Option<u64> {
         let due = self.clock.next()?;
         self.stirred = true;
@@ -641,7 +640,7 @@ impl Engine {
         }
     }
 
-    /// What all tasks could go by, in short, in whatever order they had their turns.
+    /// A hash of all that the tasks could act on, whatever the order of their turns.
     pub(super) fn seen_by_all(&self) -> u64 {
         let seen = |(task, saw): (u64, u64)| mixed(saw, task);
         (0..).zip(self.tasks.iter().map(|task| task.saw)).map(seen).fold(0, u64::wrapping_add)

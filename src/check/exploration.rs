@@ -1,15 +1,15 @@
-//! Going through the schedules of a body, and telling what is found.
+//! Goes through the schedules of a body, and tells what is found.
 //!
-//! A violation is told once for each kind, task and line. Telling means: the schedule
-//! is run again with a log and stack traces, which say what it shows; made as simple as
-//! it will get while it shows that; and run some times more to see that it is the same each
-//! time. All that costs nothing while nothing is found.
+//! A violation is told once for each kind, task and line. To tell it, its schedule is run again
+//! with a log and stack traces, which say what it shows; made as simple as possible while it shows
+//! that; and run a few times more to see that it is the same each time. None of this costs anything
+//! until something is found.
 //!
 //! # Invariants
 //!
-//! 1. The engine lies in this thread's place from `Session::begin` to the drop of the
-//!    session, between schedules too; the one that was there before, of a checker in
-//!    whose body this one runs, is around it until then, and hears what is for it.
+//! 1. The engine is in its place on this thread from `Session::begin` to the drop of the session,
+//!    between schedules too. An engine that was there before, of a checker in whose body this one
+//!    runs, is around it until then, and still gets what is meant for it.
 
 use super::checker::USUAL;
 use super::engine::{self, Engine, Limits, here};
@@ -35,7 +35,7 @@ use std::collections::HashMap;
 use std::panic::Location;
 use std::time::Duration;
 
-/// What is to be done.
+/// What to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) limits: Limits,
@@ -44,29 +44,30 @@ pub(super) struct Plan {
     pub(super) shard: (u64, u64),
     pub(super) patience: Duration,
     pub(super) asked_at: &'static Location<'static>,
-    /// There is but one schedule: it proves nothing about what never happens.
+    /// Whether there is only one schedule, which proves nothing about what never happens.
     pub(super) single: bool,
 }
 
-/// A schedule that is told has been the same so many times more.
+/// How many more times a schedule that is told has come out the same.
 const AGAIN: u32 = 8;
 
-/// So many of the simpler schedules are traced, to see what they show.
+/// How many of the simpler schedules are traced, to see what they show.
 const TRACED: u32 = 40;
 
-/// Findings whose line takes a trace are all traced, up to so many; then some.
+/// Each new key whose line takes a trace is traced until this many were aliases; then only some.
 const MOST_ALIASES: u32 = 2_000;
 
-/// … as long as those have not come to so many steps together: each takes a look at the stack.
+/// Only what is new in kind, task or line is traced once the traced schedules have this many steps
+/// together: each step may capture the stack.
 const MOST_TRACED_STEPS: u64 = 200_000;
 
-/// Which of many is worth a second look: each at first, where most differ, and then fewer
-/// and fewer.
+/// Whether the `nth` of many is worth a second look: all are at first, where most differ, then
+/// fewer and fewer.
 fn is_looked_at_twice(nth: u64) -> bool {
     nth <= 64 || nth.is_power_of_two() || nth % 512 == 0
 }
 
-/// Prepares the next schedule, if there is one; whether that counts.
+/// Prepares the next schedule and returns whether it counts; `None` if there is none.
 fn next(engine: &mut Engine) -> Option<bool> {
     match engine.strategy.next() {
         Next::Run { counts } => Some(counts),
@@ -85,7 +86,7 @@ struct Session<'a> {
     _inside: (world::Inside, world::Looking, quiet::Quiet),
 }
 
-/// What one schedule came to.
+/// The outcome of one schedule.
 struct Outcome {
     finding: Option<Box<Finding>>,
     taken: Vec<Deviation>,
@@ -95,7 +96,7 @@ struct Outcome {
     cut: bool,
     steps: u32,
     length: Length,
-    /// The strategy had expected something else.
+    /// Whether the strategy had expected something else.
     diverged: bool,
 }
 
@@ -119,8 +120,7 @@ impl Outcome {
         })
     }
 
-    /// The memory of what it has taken is for the next schedule; whether there is one, and
-    /// whether that counts.
+    /// Prepares the next schedule, reusing the memory of `taken`. Returns what `next` does.
     fn then_next(self) -> Option<bool> {
         here(|engine| {
             engine.taken = self.taken;
@@ -136,7 +136,7 @@ impl Outcome {
         self.key().map(|key| key.rough)
     }
 
-    /// How many decisions were not as usual, but for the injection.
+    /// How many deviations there were, apart from the injection.
     fn delays(&self) -> usize {
         self.taken.iter().filter(|one| one.value != STRIKE).count()
     }
@@ -150,14 +150,14 @@ impl Outcome {
     }
 }
 
-/// These deviations have not led to the same each time.
+/// These deviations did not lead to the same outcome each time.
 struct Diverged(Vec<Deviation>);
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         let root = here(|engine| engine.root.take());
         drop(engine::leave());
-        // It is let go without an end: there is nobody who would hear of it.
+        // It is released without an end: nothing is left that an end would reach.
         if let Some(root) = root {
             root.detach();
         }
@@ -192,12 +192,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The schedule that the strategy is ready for.
+    /// Runs the schedule that the strategy has prepared.
     fn schedule(&self) -> Outcome {
         Outcome::of(explorer::schedule(self.body, self.label, self.plan.asked_at))
     }
 
-    /// Whether a schedule has spawned tasks where nobody here sees them: from then on nothing
+    /// Whether a schedule has spawned tasks that this checker does not see: from then on nothing
     /// that is found means anything.
     fn has_strays(&self) -> bool {
         #[cfg(feature = "tokio")]
@@ -206,7 +206,7 @@ impl<'a> Session<'a> {
         false
     }
 
-    /// The schedule of these deviations; whether all of them came up.
+    /// Runs the schedule of these deviations; also returns whether all of them came up.
     fn replay(&self, deviations: &[Deviation]) -> (Outcome, bool) {
         let replay = Box::new(Replay::new(deviations.to_vec()));
         let before = here(|engine| std::mem::replace(&mut engine.strategy, replay));
@@ -215,7 +215,7 @@ impl<'a> Session<'a> {
         (outcome, replay.diverged().is_none())
     }
 
-    /// `brief`: no more of the story than the task to blame.
+    /// `brief`: of the story, only the task to blame.
     fn replay_with_log(&self, deviations: &[Deviation], brief: bool) -> (Outcome, Log) {
         self.replay_into(if brief { Log::brief(None) } else { Log::default() }, deviations)
     }
@@ -228,7 +228,8 @@ impl<'a> Session<'a> {
         (outcome, *log.expect("put there above"))
     }
 
-    /// Sees what the body is like: runs it without any deviation, twice.
+    /// Runs the body twice without any deviation, for its fingerprint. The two runs must be the
+    /// same.
     fn take_fingerprint(&mut self) -> Result<Outcome, Box<Violation>> {
         let (first, _) = self.replay(&[]);
         let (second, _) = self.replay(&[]);
@@ -242,7 +243,7 @@ impl<'a> Session<'a> {
         Token::new(self.kind, self.fingerprint, limits, USUAL, deviations.to_vec()).to_string()
     }
 
-    /// What these deviations show, without the story.
+    /// Runs these deviations for what they show, without the story.
     fn shows(
         &self,
         deviations: &[Deviation],
@@ -262,7 +263,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The whole of a violation that this schedule has shown, by the simplest that shows it.
+    /// The full violation that this schedule has shown, by the simplest schedule that shows it.
     fn tell(&self, outcome: &Outcome, violation: &Violation) -> Result<Violation, Diverged> {
         let rough = outcome.rough();
         let mut traced = 0;
@@ -281,7 +282,7 @@ impl<'a> Session<'a> {
         );
         let (told, log) = self.replay_with_log(&best, false);
         match &told.finding {
-            // Another thread has had the time to wake somebody: that says more.
+            // Other threads have had time to wake a task: that says more.
             Some(finding) if finding.kind == ViolationKind::Nondeterministic => {
                 Ok(self.violation(finding, &told, log))
             }
@@ -292,14 +293,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether these deviations lead there again, and again.
+    /// Whether these deviations lead to the same outcome again and again.
     fn is_the_same_again(&self, deviations: &[Deviation], outcome: &Outcome) -> bool {
         (0..AGAIN).all(|_| self.replay(deviations).0.same_as(outcome))
     }
 
     fn violation(&self, finding: &Finding, outcome: &Outcome, log: Log) -> Violation {
         let root = finding.task.and_then(|task| log.lanes.get(task as usize)).cloned();
-        // The last that was made keeps those above it alive.
+        // The last one that was made keeps those above it alive.
         let context = log.contexts.last().map(|&at| Place::from(at));
         let leaked = finding.kind == ViolationKind::LeakedContext;
         let place = match finding.kind {
@@ -409,8 +410,7 @@ fn first_difference(one: &Log, other: &Log) -> Option<String> {
     ))
 }
 
-/// How a task that both runs have spawned there differs in its name or its line, which no note
-/// holds.
+/// How a task that both runs spawned there differs in its name or its line, which no note holds.
 fn spawned_otherwise(one: &Log, other: &Log, at: usize) -> Option<String> {
     let What::Spawned { task } = one.notes.get(at)?.what else { return None };
     let lane = |log: &Log| log.lanes.get(task as usize).cloned();
@@ -435,16 +435,16 @@ fn spawned_otherwise(one: &Log, other: &Log, at: usize) -> Option<String> {
 #[derive(Default)]
 struct Findings {
     violations: Vec<Violation>,
-    /// Findings of this session whose violation is known. Labels, which are in their keys,
-    /// are numbered anew in the next. Both are only asked, never gone through.
+    /// Findings of this session whose violation is known. Their keys hold labels, which the next
+    /// session numbers anew. This map and `latest` are only looked up in, never iterated.
     known: HashMap<Key, usize>,
     /// The latest of each kind, task and line.
     latest: HashMap<Rough, usize>,
-    /// Findings that turned out to be a known violation.
+    /// How many findings turned out to be a known violation.
     aliases: u32,
-    /// Findings whose line takes a stack trace.
+    /// How many findings had a line that takes a stack trace.
     unsure: u64,
-    /// How long the schedules are that were traced for it.
+    /// How many steps the schedules had that were traced for that.
     traced: u64,
 }
 
@@ -476,13 +476,13 @@ impl Findings {
         Ok(())
     }
 
-    /// The violation that a finding is, if that can be told without another run.
+    /// The violation that a finding is, if that is known without another run.
     fn place_of(&self, key: &Key) -> Option<usize> {
         let known = self.known.get(key).copied();
         if key.is_sure() {
             return known;
         }
-        // There is an end to looking.
+        // There is a limit to tracing.
         let latest = || self.latest.get(&key.rough).copied();
         if self.traced > MOST_TRACED_STEPS {
             return known.or_else(latest);
@@ -493,7 +493,7 @@ impl Findings {
         known.or_else(|| latest().filter(|_| self.aliases > MOST_ALIASES))
     }
 
-    /// Adds a violation, or counts one that is equal; where it is.
+    /// Adds a violation, or counts it with an equal one. Returns where that is.
     fn add_told(&mut self, violation: Violation, pulse: &Pulse) -> usize {
         if let Some(place) = self.violations.iter().position(|known| known.is_same_as(&violation)) {
             self.violations[place].count += violation.count;
@@ -519,7 +519,7 @@ pub(super) fn explore(
     let mut findings = Findings::default();
     let mut report = Report::new(plan);
     let mut looked = false;
-    // What one part of many has not come to another may.
+    // What one part of several has not reached, another may.
     let whole = plan.shard.1 == 1 && !plan.single;
     for (nth, &kind) in kinds.iter().enumerate() {
         let strategy = strategy(kind, nth as u64);
@@ -549,7 +549,7 @@ pub(super) fn explore(
             seen |= outcome.looked;
             covered.points = covered.points.max(outcome.length.points);
             covered.cut |= outcome.cut;
-            // As few as were taken can be no more delays.
+            // With no more deviations than that there cannot be more delays.
             let delays = if outcome.taken.len() > deepest { outcome.delays() } else { 0 };
             let deeper = delays > deepest;
             deepest = deepest.max(delays);
@@ -592,7 +592,7 @@ pub(super) fn explore(
             report.merge(&engine.sometimes);
         });
         drop(session);
-        // A look in the schedules of an injection that ends no context says nothing.
+        // A look under an injection that ends no context says nothing.
         looked |= seen && kind.comes_at_a_look();
         if kind.strikes() && !landed && whole && covered.early.is_none() && !report.strays {
             findings.add_told(nowhere(&covered), &pulse);
@@ -604,7 +604,7 @@ pub(super) fn explore(
     }
     let whole = whole && !report.strays && !report.ended_early();
     if whole {
-        // Where something was found, something was checked.
+        // If something was found, something was checked.
         let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
         let looked = looked || !asks || !findings.violations.is_empty();
         for violation in of_the_whole(&report, looked) {

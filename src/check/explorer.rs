@@ -2,11 +2,10 @@
 //!
 //! # Invariants
 //!
-//! 1. The engine is borrowed for a decision and let go before anybody's code runs:
-//!    see `engine`.
-//! 2. When a schedule is over, all that it made has been dropped: tasks, bells, the
-//!    body's future, the canceller. What is left then is what the user's code keeps; but for
-//!    a root that is as new, which is laid aside for the next schedule.
+//! 1. The engine is borrowed for a decision and released before any user code runs: see `engine`.
+//! 2. When a schedule is over, everything that it made has been dropped: tasks, bells, the body's
+//!    future, the canceller. What is left is what user code keeps, and a root that is as good as
+//!    new, which is laid aside for the next schedule.
 
 use super::clock::Key;
 use super::engine::{self, BODY, Engine, Hand, NOBODY, Step, Trouble, Turned, here};
@@ -28,11 +27,11 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// What to do where there is no runtime.
+/// The advice where there is no runtime.
 const ON_TOKIO: &str = "; check it with `Checker::tokio()`, or use `quell::rt` (`spawn`, `sleep`, `timeout`), \
                         which needs no runtime";
 
-/// The world of a body that is being checked. What changes is in the engine.
+/// The world of a body under check. What changes is in the engine.
 #[derive(Debug)]
 pub(super) struct Explorer {
     /// The time at which every schedule begins.
@@ -49,7 +48,7 @@ impl Explorer {
 impl World for Explorer {
     fn spawn(&self, task: Unstarted) -> Stop {
         let Unstarted { name, place, address, future } = task;
-        // Left where it is, if there is no room: invariant 1 of `engine`.
+        // Left where it is if there is no room: invariant 1 of `engine`.
         let mut future = Some(future);
         let spawned = here(|engine| {
             if engine.tasks.len() == signal::MOST_TASKS {
@@ -157,7 +156,7 @@ impl Onlooker for Explorer {
 
     fn lost(&self, what: &str, made_at: &'static Location<'static>) {
         engine::with(|engine| {
-            // What goes with an injected panic is excused, as that is.
+            // What is lost with an injected panic is excused, as the panic is.
             if !engine.closing && !quiet::injected_unwinds() {
                 let task = engine.current;
                 engine.note(task, || What::Lost { what: what.to_string() });
@@ -180,11 +179,11 @@ impl Onlooker for Explorer {
         note_panic(payload);
     }
 
-    /// Whoever catches it will say so, or is the program.
+    /// Does nothing: the code that catches it reports it, or is the program's.
     fn panics(&self, _payload: &(dyn Any + Send)) {}
 }
 
-/// A bell that is armed in a schedule.
+/// A bell armed in a schedule.
 #[derive(Debug)]
 struct Alarm {
     run: usize,
@@ -210,7 +209,7 @@ impl Drop for Alarm {
     }
 }
 
-/// Somebody has panicked, and it was caught: a violation, unless it was asked for.
+/// Records a panic that was caught: a violation, unless it was injected.
 fn note_panic(payload: &(dyn Any + Send)) {
     let panic = Panic::of(payload);
     if panic.was_injected() {
@@ -221,7 +220,7 @@ fn note_panic(payload: &(dyn Any + Send)) {
         if !engine.closing {
             let task = engine.current;
             engine.note(task, || What::Panicked { message: message.clone() });
-            // As all begin that say that a runtime, or a part of one, is missing.
+            // All messages about a missing runtime, or a missing part of one, contain this.
             if message.contains("Tokio 1.x ") {
                 message.push_str(ON_TOKIO);
             }
@@ -230,8 +229,8 @@ fn note_panic(payload: &(dyn Any + Send)) {
     });
 }
 
-/// The injection comes, here and now. `later`: somebody is in the middle of something, and what
-/// is called at an end is left until that is over.
+/// Has the injection come here and now. `later`: a turn is in progress, so the functions at an end
+/// are left until it is over.
 fn strike(later: bool) {
     let (kind, canceller, asked_at) = here(|engine| {
         engine.lands();
@@ -268,7 +267,7 @@ fn ring(bell: Bell) {
     });
 }
 
-/// Runs code of the user's. If it panics, that is noted, and there is no answer.
+/// Runs user code. A panic is recorded, and gives no answer.
 fn guard<R>(f: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(answer) => Some(answer),
@@ -280,7 +279,7 @@ fn guard<R>(f: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
-/// Runs one schedule of `body`, and judges it.
+/// Runs one schedule of `body` and judges it.
 pub(super) fn schedule(
     body: &dyn Subject,
     label: u32,
@@ -294,7 +293,7 @@ pub(super) fn schedule(
     finding
 }
 
-/// Begins a schedule; its root.
+/// Begins a schedule and returns its root.
 fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
     quiet::forget();
     let run = signal::new_run();
@@ -316,12 +315,12 @@ fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
     ctx
 }
 
-/// Goes from step to step, to the end.
+/// Goes from step to step to the end.
 fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
     let mut hand = Hand::empty();
     let mut turn = Turned::Nobody;
     let end = loop {
-        // One look at the engine for each step: the end of the last, and what is next.
+        // One access to the engine for each step: it ends the last and decides on the next.
         turn = match here(|engine| engine.step(turn, &mut hand)) {
             Step::Poll(BODY) => {
                 let mut cx = std::task::Context::from_waker(&hand.waker);
@@ -389,8 +388,8 @@ fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
     finding
 }
 
-/// A task catches what it panics with. Its result, which it drops when nobody has asked for
-/// that, may panic as well, and so may the waker of whoever waits for it.
+/// Polls a task. It catches its own panics; but its result, which it drops if nothing has asked for
+/// it, may panic as well, and so may the waker of a task that waits for it.
 #[inline]
 fn poll_task(task: u32, hand: &mut Hand) -> Turned {
     let Hand { future, waker } = hand;
@@ -407,14 +406,13 @@ fn poll_task(task: u32, hand: &mut Hand) -> Turned {
         return Turned::Waits(task);
     }
     if future.is_some() {
-        // It has panicked before it was dropped.
+        // It panicked before it was dropped.
         guard(|| *future = None);
     }
     Turned::Ended(task)
 }
 
-/// The body has ended: its canceller goes, and what it has left behind has
-/// `stop_within` to stop.
+/// Ends the body: its canceller goes, and what it has left behind has `stop_within` to stop.
 fn end_body() {
     let (canceller, nobody_is_left) = here(|engine| {
         engine.ended(BODY);
@@ -427,7 +425,7 @@ fn end_body() {
         Some(canceller) if nobody_is_left && canceller.lays_aside() => {
             here(|engine| engine.root = Some(canceller));
         }
-        // Another thread may still wait.
+        // If it is not alone, another thread may still wait.
         Some(canceller) if nobody_is_left && canceller.is_alone() => canceller.detach(),
         canceller => {
             guard(|| drop(canceller));
@@ -444,11 +442,11 @@ fn close(body: &mut dyn Running) {
     if canceller.is_some() {
         guard(|| drop(canceller));
     }
-    // Of a turn that went wrong.
+    // Left by a turn that went wrong.
     if !later.is_empty() {
         guard(|| drop(later));
     }
-    // What is dropped may spawn: until nothing is left.
+    // Drops may spawn: repeat until nothing is left.
     let mut next = 0;
     let left = |next: &mut usize| {
         here(|engine| {
@@ -466,7 +464,7 @@ fn close(body: &mut dyn Running) {
         guard(|| drop(task));
     }
     let bells = here(|engine| {
-        // Marks and signals of this schedule mean nothing from here on.
+        // From here on, marks and signals of this schedule mean nothing.
         engine.run = 0;
         engine.tasks.clear();
         engine.clock.reset()

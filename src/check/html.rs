@@ -1,7 +1,7 @@
-//! A report as one page: each violation as a timeline, a lane for each task.
+//! A report as one page: each violation as a timeline, with a lane for each task.
 //!
-//! A page has no scripts and fetches nothing: it can be kept as an artefact of CI and
-//! opened years later.
+//! The page has no scripts and fetches nothing: it can be kept as an artefact of CI and opened
+//! years later.
 
 use super::engine::NOBODY;
 use super::log::{Note, What};
@@ -10,9 +10,9 @@ use super::story::{self, Story, time};
 use super::violation::Violation;
 use std::fmt::Write as _;
 
-/// More columns than these are not drawn.
+/// The most columns that are drawn.
 const COLUMNS: usize = 400;
-/// … nor more rows.
+/// The most rows that are drawn.
 const LANES: usize = 60;
 const STEP: usize = 26;
 const LANE: usize = 34;
@@ -165,7 +165,7 @@ fn timeline(page: &mut String, story: &Story) {
     let mut lanes: Vec<usize> = (0..story.lanes.len()).filter(is_drawn).collect();
     let left_out = lanes.len().saturating_sub(LANES);
     if left_out > 0 {
-        // Whoever is to blame is in it, whatever came before.
+        // The task to blame is always drawn.
         let root = story.root.map(|root| root as usize).filter(|root| lanes.contains(root));
         lanes.truncate(LANES);
         if let Some(root) = root.filter(|root| !lanes.contains(root)) {
@@ -262,7 +262,7 @@ fn timeline(page: &mut String, story: &Story) {
     }
 }
 
-/// The line behind a task's turns: from its first to its end, or to the edge.
+/// Draws the line behind a task's turns: from its first to its end, or to the edge.
 fn bar(
     page: &mut String,
     story: &Story,

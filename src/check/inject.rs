@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-/// What befalls a body, once in each schedule, at every point in turn.
+/// An injection: what befalls a body, once in each schedule, at every point in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Inject {
-    /// Its context is cancelled.
+    /// The body's context is cancelled.
     Cancel,
-    /// Its future is dropped, and then the canceller of its context.
+    /// The body's future is dropped, and then the canceller of its context.
     Drop,
-    /// Its context has a deadline, one virtual hour away, and time jumps there.
+    /// The body's context has a deadline, one virtual hour away, and time jumps there.
     Deadline,
-    /// It panics, at one of its [`fault`](crate::check::fault) points.
+    /// A [`fault`](crate::check::fault) point panics.
     Panic,
     /// Nothing: only the order of tasks varies.
     None,
@@ -35,18 +35,18 @@ impl Inject {
         all.into_iter().find(|kind| letter.chars().eq([kind.letter()]))
     }
 
-    /// Whether it comes by itself, once a body can go on no further without it.
+    /// Whether it comes by itself once a body can go no further without it.
     pub(super) fn comes_by_itself(self) -> bool {
         matches!(self, Inject::Cancel | Inject::Drop | Inject::Deadline)
     }
 
-    /// Whether it comes at a look at a context, within a turn: a future cannot be dropped while
-    /// it is being polled, and a panic has points of its own.
+    /// Whether it comes at a look at a context, within a turn. A future cannot be dropped while it
+    /// is being polled, and a panic has points of its own.
     pub(super) fn comes_at_a_look(self) -> bool {
         matches!(self, Inject::Cancel | Inject::Deadline)
     }
 
-    /// Whether it comes at one point at all.
+    /// Whether it comes at any point at all.
     pub(super) fn strikes(self) -> bool {
         self != Inject::None
     }
@@ -64,8 +64,7 @@ impl fmt::Display for Inject {
     }
 }
 
-/// One injection or several: what [`Checker::inject`](crate::check::Checker::inject)
-/// takes.
+/// One injection or several, as [`Checker::inject`](crate::check::Checker::inject) takes them.
 #[derive(Clone, Debug)]
 pub struct Injections(pub(super) Vec<Inject>);
 

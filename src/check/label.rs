@@ -1,4 +1,4 @@
-//! Names of tasks, each kept once however many schedules it is in.
+//! Names of tasks, each kept once, however many schedules it is in.
 
 use super::task::mixed;
 use std::borrow::Cow;
@@ -15,14 +15,14 @@ pub(super) struct Label {
 #[derive(Debug, Default)]
 pub(super) struct Labels {
     all: Vec<(Label, u32)>,
-    /// Only asked, never gone through: its order means nothing.
+    /// Only looked up in, never iterated: its order means nothing.
     known: HashMap<Label, u32>,
-    /// The label that the task of this number had in the last schedule.
+    /// By task number: the label that task had in the last schedule.
     last: Vec<u32>,
 }
 
 impl Labels {
-    /// The number of a label; the same for the same name and place.
+    /// The number of a label. The same name and place have the same number.
     pub(super) fn of(
         &mut self,
         task: usize,
@@ -61,7 +61,7 @@ impl Labels {
         self.all.len()
     }
 
-    /// Of the name alone: the same in every process, and after lines have moved.
+    /// A hash of the name alone: the same in every process, and after lines have moved.
     pub(super) fn hash(&self, number: u32) -> u32 {
         self.all[number as usize].1
     }
@@ -72,7 +72,7 @@ pub(super) fn hash(text: &str) -> u32 {
     text.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// Of a line that is one of few: quick, and good enough to tell those apart.
+/// A hash of a line: quick, and good enough to tell a few lines apart.
 #[inline]
 pub(super) fn hash_of_line(place: &Location<'_>) -> u64 {
     let line = u64::from(place.line()) << 32 | u64::from(place.column());

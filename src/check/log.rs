@@ -1,5 +1,4 @@
-//! What happens in a schedule, step by step: kept only while a schedule that is to be
-//! told is run again.
+//! What happens in a schedule, step by step: kept only while a schedule is run again to be told.
 
 use super::engine::{self, Engine};
 use super::inject::Inject;
@@ -12,7 +11,7 @@ use std::backtrace::Backtrace;
 use std::panic::Location;
 use std::task::Waker;
 
-/// More is not told.
+/// The most notes that are kept.
 const MOST: usize = 4_000;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +19,7 @@ pub(super) enum What {
     Spawned {
         task: u32,
     },
-    /// Its turn.
+    /// It has its turn.
     Polled,
     /// It waits for this.
     WaitsFor {
@@ -37,7 +36,7 @@ pub(super) enum What {
         by: u32,
     },
     PassedOver,
-    /// Time was let go first.
+    /// Time went first.
     TimeFirst,
     Chose {
         value: u32,
@@ -63,7 +62,7 @@ pub(super) enum What {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Note {
     pub(super) time: u64,
-    /// `NOBODY`: nobody's.
+    /// `NOBODY` if it is no task's.
     pub(super) task: u32,
     pub(super) what: What,
 }
@@ -75,36 +74,36 @@ pub(super) struct Log {
     /// By task: the waits of its last poll.
     hangs: Vec<Vec<Hang>>,
     clones: u64,
-    /// Which things were touched, by whom, how; the last is the latest.
+    /// Which thing was touched, by which task and how. The last is the latest.
     touches: Vec<(usize, u32, &'static str)>,
-    /// Contexts that are alive, in the order of their making.
+    /// Contexts that are alive, in the order in which they were made.
     pub(super) contexts: Vec<&'static Location<'static>>,
-    /// What became of the tasks, once it is over.
+    /// What became of the tasks, once the schedule is over.
     pub(super) lanes: Vec<super::story::Lane>,
     pub(super) landed: Option<engine::Landed>,
-    /// Nobody will be told of any task but the one to blame. What takes long is left out: the
-    /// lines of the others, and giving other threads time.
+    /// Whether only the task to blame will be told. What takes long is left out: the lines of the
+    /// others, and giving other threads time.
     pub(super) brief: bool,
-    /// Where the turn is known in which that task came to hang, by its step: no look at the
-    /// stack, which takes longest of all, but in there.
+    /// The step of the turn in which that task came to hang, if known: the stack, which takes
+    /// longest of all, is captured there only.
     pub(super) only_in: Option<u32>,
 }
 
 /// One wait of a poll.
 #[derive(Debug)]
 struct Hang {
-    /// Which clone of the waker; zero: none is known.
+    /// Which clone of the waker; zero if none is known.
     clone: u64,
     wait: Option<Wait>,
     trace: Option<Backtrace>,
 }
 
-/// Where and for what a task hangs.
+/// Where a task hangs, and for what.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hung {
     pub(super) place: Option<super::Place>,
     pub(super) what: Option<String>,
-    /// Who touched it last, and how.
+    /// The task that touched it last, and how.
     pub(super) touched: Option<(u32, &'static str)>,
     pub(super) no_lines: bool,
 }
@@ -118,7 +117,7 @@ impl Log {
         if self.notes.len() < MOST {
             let mut at = self.notes.len();
             if matches!(what, What::Woken { .. }) {
-                // As they line up, for the order in which a library wakes may be chance.
+                // In the order in which they line up, since a library may wake in random order.
                 let later = |note: &&Note| note.what == what && note.task > task;
                 at -= self.notes.iter().rev().take_while(later).count();
             }
@@ -128,8 +127,7 @@ impl Log {
         }
     }
 
-    /// A waker for a poll of this task: a new one each time, so that whoever waits
-    /// clones it anew.
+    /// A waker for a poll of this task: a new one each time, so that futures clone it anew.
     pub(super) fn waker(&mut self, run: usize, task: u32) -> Waker {
         self.hangs(task).clear();
         traced::waker(Arc::new(Tracer { run, task, clone: 0 }))
@@ -152,7 +150,7 @@ impl Log {
         }
     }
 
-    /// The end of a turn after which it waits.
+    /// Ends a turn after which the task waits.
     pub(super) fn turn_is_over(&mut self, time: u64, task: u32) {
         if self.hangs(task).iter().all(|hang| hang.wait.is_none()) {
             self.add(time, task, What::Waits);
@@ -164,8 +162,8 @@ impl Log {
         self.touches.push((of, task, what));
     }
 
-    /// What a task that has not ended hangs in. Where it is a library's future from the
-    /// beginning, that is the line that spawned it.
+    /// Where a task that has not ended hangs. For a library's future from the beginning, that is
+    /// the line that spawned it.
     pub(super) fn hung(
         &self,
         task: u32,
@@ -177,7 +175,7 @@ impl Log {
         let known = |how: u8| {
             hangs.iter().rev().find(|hang| hang.wait.is_some_and(|wait| rank(&wait) == how))
         };
-        // The last: what came before it may be of a branch that has lost.
+        // The last one: those before it may be of a branch that has lost.
         let tells_most = |hang: &&Hang| hang.wait.is_none_or(|wait| rank(&wait) == 2);
         let most = hangs.iter().rev().find(tells_most);
         let hang = most.or_else(|| known(1)).or_else(|| known(0));
@@ -209,13 +207,13 @@ impl Log {
         clone
     }
 
-    /// That clone is no more: nobody waits with it.
+    /// Forgets a clone that is gone: nothing waits with it any more.
     fn dropped(&mut self, task: u32, clone: u64) {
         self.hangs(task).retain(|hang| hang.clone != clone);
     }
 }
 
-/// Stands behind a waker of a schedule that is told.
+/// Stands behind the wakers of a schedule that is told.
 struct Tracer {
     run: usize,
     task: u32,
@@ -257,8 +255,8 @@ impl Drop for Tracer {
     }
 }
 
-/// How much a wait says about why a task hangs: in a `select!`, the end of the context
-/// is what everybody waits for.
+/// How much a wait says about why a task hangs. In a `select!`, the end of the context is what
+/// every task waits for.
 pub(super) fn rank(wait: &Wait) -> u8 {
     match wait.what {
         place::END_OF_CONTEXT => 0,

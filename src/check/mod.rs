@@ -1,20 +1,19 @@
-//! A checker: it shows, or refutes, that a body of async code stops when it is told
-//! to, with no task leaked and no stage blocked, under any schedule, whenever the end
-//! comes.
+//! A checker for async code: shows, or refutes, that a body stops when it is told to, with no task
+//! leaked and no stage blocked, under any schedule, whenever the end comes.
 
 // | file | what it is |
 // |---|---|
 // | `checker` | how to check: which schedules, which injections, how much of it |
-// | `engine`, `current`, `task`, `step`, `clock` | the state of the schedule that runs (with looks apart), where to find it, its tasks, what is next, and its time |
+// | `engine`, `current`, `task`, `step`, `clock` | the state of the running schedule (looks in a file apart), where to find it, its tasks, what is next, and its time |
 // | `explorer` | the run of one schedule |
 // | `exploration` | going through all of them |
 // | `strategy`, `strategies` | which schedules; random pipelines for proptest |
 // | `subject` | the body under test, whatever its type |
 // | `inject` | what befalls a body while it runs |
-// | `on_tokio`, `apart` | a tokio program as it is; a check inside of one |
-// | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics kept and not printed |
+// | `on_tokio`, `apart` | an unmodified tokio program; a check inside a tokio runtime |
+// | `signal`, `pulse`, `quiet` | wakers, the watchdog, panics that are kept instead of printed |
 // | `label`, `place`, `log` | names of tasks, lines of code, what happened step by step |
-// | `verdict`, `violation`, `vacuous`, `tracked` | what is wrong with a schedule, or a check; items that must not be lost |
+// | `verdict`, `violation`, `vacuous`, `tracked` | what is wrong with a schedule or a check; items that must not be lost |
 // | `shrink`, `token` | a simpler schedule that shows the same, and a schedule as a word |
 // | `report`, `story`, `html` | how it is told |
 
@@ -59,21 +58,20 @@ pub use token::ReplayError;
 pub use tracked::Tracked;
 pub use violation::{Violation, ViolationKind};
 
-/// Where the deadline of a root is, in nanoseconds: one virtual hour away.
+/// The deadline of a root, in nanoseconds: one virtual hour away.
 const DEADLINE: u64 = 3_600_000_000_000;
 
-/// A point at which a body may be made to panic, by [`Inject::Panic`]. Nothing at
-/// all, anywhere else.
+/// Marks a point at which [`Inject::Panic`] may make a body panic. Does nothing otherwise.
 pub fn fault(name: &'static str) {
     if let Some(onlooker) = crate::rt::world::onlooker() {
         onlooker.fault(name);
     }
 }
 
-/// Says that `condition` must hold here in some schedule: a check in which it never
-/// did has not tried what it should, and is a violation.
+/// Says that `condition` must hold here in some schedule. If it never does, the check has not tried
+/// what it should, which is a violation.
 ///
-/// Nothing at all outside of a checker.
+/// Does nothing outside a checker.
 pub fn sometimes(name: &'static str, condition: bool) {
     crate::rt::world::tell(|onlooker| onlooker.sometimes(name, condition));
 }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::panic::Location;
 use std::path::Path;
 
-/// How a wait for the end of a context is called.
+/// What a wait for the end of a context is called.
 pub(super) const END_OF_CONTEXT: &str = "the end of a context";
 
-/// A line of code. Reads `src/main.rs:12:32`.
+/// A line of code. Its `Display` reads `src/main.rs:12:32`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     file: String,
@@ -17,7 +17,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// The file, as the compiler was given it; below the current directory, if that was in full.
+    /// The file, as the compiler was given it; if that was a full path below the current directory,
+    /// relative to that.
     pub fn file(&self) -> &str {
         &self.file
     }
@@ -55,7 +56,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Below the current directory, where it is.
+/// The path relative to the current directory, if it is below that.
 fn shortened(file: &str) -> String {
     let here = std::env::current_dir().ok();
     let below = here.as_deref().and_then(|here| Path::new(file).strip_prefix(here).ok());
@@ -65,9 +66,9 @@ fn shortened(file: &str) -> String {
     }
 }
 
-/// A file of the user's as the program names it: below where the compiler was run. A trace
-/// names it in full, or below the current directory; where the compiler was run is seen by
-/// what the trace calls the file from which the check is run.
+/// A user's file as the program names it: relative to where the compiler was run. A trace
+/// has its full path, or one relative to the current directory; where the compiler was run is known
+/// from the trace's path of the file that runs the check.
 fn as_given(file: &str, frames: &[Frame], asked_at: &Location<'_>) -> String {
     let root = frames.iter().rev().find_map(|frame| {
         let asks = absolute(&Place::parse(frame.file.as_deref()?)?.file);
@@ -78,26 +79,26 @@ fn as_given(file: &str, frames: &[Frame], asked_at: &Location<'_>) -> String {
     below.unwrap_or_else(|| file.to_string())
 }
 
-/// From the top of all folders.
+/// The full path.
 fn absolute(file: &str) -> String {
     std::env::current_dir()
         .map(|here| here.join(file.strip_prefix("./").unwrap_or(file)))
         .map_or_else(|_| file.to_string(), |path| path.display().to_string())
 }
 
-/// Where a task waits, by the stack of the moment at which its waker was cloned.
+/// Where a task waits, by the stack at the moment its waker was cloned.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) place: Option<Place>,
-    /// The library function that it called there.
+    /// The library function that is called there.
     pub(super) called: Option<String>,
-    /// The trace has no lines at all.
+    /// Whether the trace has no lines at all.
     pub(super) no_lines: bool,
 }
 
-/// The innermost line of the user's between what has taken the trace and the checker that
-/// polls the task: outside of that is whoever runs the check. Where there is none, the task
-/// is a library's future from the beginning.
+/// The innermost line of user code between the code that took the trace and the checker that polls
+/// the task. What is outside of that runs the check. If there is none, the task is a library's
+/// future from the beginning.
 pub(super) fn users_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
     let mut seen = Seen { place: None, called: None, no_lines: true };
     let (mut called, mut began, mut for_an_end) = (None, false, false);
@@ -125,8 +126,8 @@ pub(super) fn users_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
     seen
 }
 
-/// Whether the panic of this trace, taken in the hook, ends a task of tokio's: nobody
-/// between the two catches it.
+/// Whether the panic of this trace, taken in the hook, ends a tokio task: no code between the two
+/// catches it.
 #[cfg(feature = "tokio")]
 pub(super) fn tokio_catches(trace: &Backtrace) -> bool {
     is_caught_by_tokio(&frames(&trace.to_string()))
@@ -137,7 +138,7 @@ fn is_caught_by_tokio(frames: &[Frame]) -> bool {
     let panicking = |frame: &&Frame| !frame.symbol.contains("panic_with_hook");
     let inside = |frame: &&Frame| frame.whose() != Whose::Checkers;
     let mut outwards = frames.iter().skip_while(panicking).take_while(inside);
-    // `catch_unwind`, by what it calls, or by itself where that has been merged away.
+    // `catch_unwind`, by what it calls, or by its own name if that has been merged away.
     let catches = |frame: &Frame| {
         let stds = frame.whose() == Whose::Stds && frame.symbol.contains("catch_unwind");
         stds || frame.symbol.contains("do_call") || frame.symbol.contains("__rust_try")
@@ -185,8 +186,8 @@ impl Frame {
     fn whose(&self) -> Whose {
         let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
         let symbol = self.symbol.trim_start_matches('<');
-        // A macro of a library's puts its code at the user's line, which is right; the start
-        // of a thread or a program is nobody's.
+        // A library's macro has its code at the user's line, which is right. The start of a thread
+        // or a program is not user code.
         let std = ["std::", "core::", "__rust"].iter().any(|std| symbol.starts_with(std));
         let Some(file) = &self.file else {
             return match symbol {
@@ -207,20 +208,20 @@ impl Frame {
         }
     }
 
-    /// Whether it is `Context::done`, or what that was inlined into.
+    /// Whether it is `Context::done`, or a function into which that was inlined.
     fn waits_for_an_end(&self) -> bool {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/context/done.rs:");
         self.symbol.trim_start_matches('<').starts_with("quell::context::done::")
             || self.file.as_deref().is_some_and(|at| absolute(at).starts_with(file))
     }
 
-    /// What it is called, if that says what is waited for.
+    /// Its name, if that says what is waited for.
     fn named(&self) -> Option<String> {
         if says_something(&self.symbol) {
             return Some(self.symbol.clone());
         }
-        // What was inlined has lost its path, and an async function its name too; the file
-        // tells the module.
+        // An inlined function has lost its path, and an async function its name too; the file tells
+        // the module.
         let (name, _) = self.symbol.split_once('<').unwrap_or((&self.symbol, ""));
         let module = module(self.file.as_deref()?).filter(|_| !name.contains("::"))?;
         // It polls its branches, one of which says more.
@@ -235,9 +236,9 @@ impl Frame {
     }
 }
 
-/// A file of a library's: its package, and where it is in there. Cargo keeps libraries in
-/// folders whose names have a hash, and `cargo vendor` leaves a file of checksums with each.
-/// Any other folder, `library` or `vendor`, may be the user's.
+/// The package of a library's file, and the path within it. Cargo keeps libraries in folders whose
+/// names have a hash, and `cargo vendor` leaves a file of checksums with each. Any other folder,
+/// even `library` or `vendor`, may be the user's.
 fn package(file: &str) -> Option<(&str, &str)> {
     let below = |folder: &str| {
         let (folder, rest) = file.split_once(folder)?.1.split_once('/')?;
@@ -250,7 +251,7 @@ fn package(file: &str) -> Option<(&str, &str)> {
     }
     if let Some((repository, path)) = below("/git/checkouts/") {
         let (_commit, path) = path.split_once('/')?;
-        // It is a package, or has some.
+        // The repository is a package, or has several.
         return Some(match path.split_once("/src/") {
             Some((folder, path)) => (folder.rsplit('/').next().unwrap_or(folder), path),
             None => (repository, path),
@@ -262,14 +263,14 @@ fn package(file: &str) -> Option<(&str, &str)> {
     Some((folder.file_name()?.to_str()?, path.strip_prefix('/')?))
 }
 
-/// A file of the standard library's, or of what that is made of.
+/// Whether a file belongs to the standard library, or to its dependencies.
 fn is_stds(file: &str) -> bool {
     let toolchain = ["/rustc/", "/rustc-", "/rustlib/src/rust/"];
     file.starts_with("/rust/deps/")
         || (file.contains("/library/") && toolchain.iter().any(|folder| file.contains(folder)))
 }
 
-/// `…/registry/src/…/tokio-1.0.0/src/sync/mpsc/mod.rs:7:9`: `tokio::sync::mpsc`.
+/// The module of `…/registry/src/…/tokio-1.0.0/src/sync/mpsc/mod.rs:7:9`: `tokio::sync::mpsc`.
 fn module(file: &str) -> Option<String> {
     let (package, path) = package(file)?;
     let version = |at: &usize| package[at + 1..].starts_with(|c: char| c.is_ascii_digit());
@@ -285,8 +286,7 @@ fn module(file: &str) -> Option<String> {
     Some(module)
 }
 
-/// Whether a frame says what is waited for: the nearest to the user's that is neither
-/// the standard library's nor ours.
+/// Whether a symbol says what is waited for: those of the standard library and of quell do not.
 fn says_something(symbol: &str) -> bool {
     const SILENT: &[&str] =
         &["quell::", "core::", "std::", "alloc::", "<core::", "<alloc::", "<std::"];
@@ -305,7 +305,7 @@ fn function(symbol: &str) -> Option<String> {
         Some((name, hash)) if hash.len() == 16 => name.to_string(),
         _ => name,
     };
-    // `<A as B>::poll` is A's.
+    // `<A as B>::poll` belongs to `A`.
     let name = match name.strip_prefix('<').and_then(|inner| inner.split_once(" as ")) {
         Some((inner, _)) => inner.to_string(),
         None => name,

@@ -1,19 +1,19 @@
 //! The watchdog: a thread that notices when a body keeps the checker's own thread.
 //!
-//! A task that blocks the thread, or loops without an await, cannot be stopped from
-//! outside; but it can be named, and the process ended, instead of hanging for ever.
-//! What was found before is told first.
+//! A task that blocks the thread, or loops without an await, cannot be stopped from outside. But it
+//! can be named and the process ended, instead of hanging for ever. What was found before is told
+//! first.
 //!
 //! # Invariants
 //!
-//! 1. `beat` changes with each poll, and each drop of a future. If it has not changed for the
-//!    whole of the patience while its exploration is in the list, somebody keeps the thread;
-//!    unless that is the checker itself ([`Pulse::own_time`]), or another in the body of this one.
-//! 2. The list's lock is never held while an exploration runs: only to enter the list
-//!    and to leave it. Nobody is woken under it.
-//! 3. Who is woken because nothing has moved for half of the patience finds `nudged` set.
-//! 4. What is said before the process ends goes around `eprintln`, of which a test keeps what it
-//!    says, and loses it then.
+//! 1. `beat` changes with each poll and each drop of a future. If it has not changed for the whole
+//!    of the patience while its exploration is in the list, something keeps the thread: user code,
+//!    unless it is the checker itself ([`Pulse::own_time`]) or another checker in this one's body.
+//! 2. No exploration runs under the list's lock, which it takes only to enter the list and to leave
+//!    it. No waker is woken under it.
+//! 3. A waker that is woken because nothing has moved for half of the patience finds `nudged` set.
+//! 4. What is said before the process ends bypasses `eprintln`: a test captures what that prints,
+//!    and would lose it.
 
 use super::label::{Label, Labels};
 use crate::rt::Clock;
@@ -26,7 +26,7 @@ use std::marker::PhantomData;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// In place of a label: the checker has the thread itself.
+/// In place of a label: the checker itself has the thread.
 const CHECKER: u32 = u32::MAX - 1;
 
 /// What the watchdog sees of an exploration.
@@ -35,9 +35,9 @@ pub(super) struct Pulse {
     beat: AtomicU64,
     label: AtomicU32,
     known: AtomicU32,
-    /// Whether an end has come in the middle of a turn, and its functions are being called.
+    /// Whether an end has come in the middle of a turn and its functions are being called.
     strikes: AtomicBool,
-    /// Whoever may be able to go on by itself, where nothing else moves.
+    /// The waker of a future that may be able to go on by itself when nothing else moves.
     waits: Mutex<Option<Waker>>,
     nudged: AtomicBool,
     told: Mutex<Told>,
@@ -48,7 +48,7 @@ struct Told {
     labels: Vec<Label>,
     /// The violations that were found so far.
     stories: Vec<String>,
-    /// One that is being told: a simpler schedule for it may be the one that ends the process.
+    /// The violation that is being told: trying a simpler schedule for it may end the process.
     at_hand: Option<String>,
 }
 
@@ -65,15 +65,15 @@ impl Pulse {
         }
     }
 
-    /// A task with this label is about to be polled, or dropped.
+    /// Notes that a task with this label is about to be polled or dropped.
     #[inline]
     pub(super) fn beats(&self, label: u32) {
-        // Relaxed: the watchdog looks on from afar. One thread writes, so no swap.
+        // Relaxed: the watchdog only samples it. One thread writes, so no swap.
         self.beat.store(self.beat.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.label.store(label, Ordering::Relaxed);
     }
 
-    /// What is done with stack traces takes time, which is not that of whoever has the thread.
+    /// Runs `f`, which handles stack traces and takes long, in the checker's time, not in a task's.
     pub(super) fn own_time<R>(&self, f: impl FnOnce() -> R) -> R {
         let label = self.takes_over(CHECKER);
         let done = f();
@@ -81,7 +81,7 @@ impl Pulse {
         done
     }
 
-    /// Who has the thread from now on; who had it.
+    /// Sets which label has the thread, and returns the one that had it.
     fn takes_over(&self, label: u32) -> u32 {
         // Relaxed: see `beats`.
         let before = self.label.load(Ordering::Relaxed);
@@ -89,36 +89,36 @@ impl Pulse {
         before
     }
 
-    /// Whether an end has come in the middle of a turn, and its functions are being called.
+    /// Sets whether an end has come in the middle of a turn and its functions are being called.
     pub(super) fn strikes(&self, strikes: bool) {
         // Relaxed: see `beats`.
         self.strikes.store(strikes, Ordering::Relaxed);
     }
 
-    /// Has this woken, once, when nothing has moved for half of the patience.
+    /// Has `waker` woken, once, when nothing has moved for half of the patience.
     #[cfg(feature = "tokio")]
     pub(super) fn nudges(&self, waker: Option<Waker>) {
         let before = std::mem::replace(&mut *self.waits.lock(), waker);
         drop(before);
     }
 
-    /// Whether it was woken for that.
+    /// Whether it was woken for that, since this was last asked.
     #[cfg(feature = "tokio")]
     pub(super) fn was_nudged(&self) -> bool {
-        // Relaxed: it is set before the wake that leads to this.
+        // Relaxed: it is set before the wake that leads here.
         self.nudged.swap(false, Ordering::Relaxed)
     }
 
     /// Takes over the names that are new.
     #[inline]
     pub(super) fn learn(&self, labels: &Labels) {
-        // Relaxed: the same thread has stored it.
+        // Relaxed: the same thread stored it.
         if labels.len() as u32 != self.known.load(Ordering::Relaxed) {
             self.learn_new(labels);
         }
     }
 
-    /// Names are numbered anew.
+    /// Forgets the labels, which are numbered anew.
     pub(super) fn forgets(&self) {
         self.told.lock().labels.clear();
         // Relaxed: see `learn`.
@@ -134,7 +134,7 @@ impl Pulse {
         self.known.store(labels.len() as u32, Ordering::Relaxed);
     }
 
-    /// What is found, before it is told as well as it will be.
+    /// Sets what has been found, before it is told in full.
     pub(super) fn finds(&self, story: Option<String>) {
         self.told.lock().at_hand = story;
     }
@@ -143,7 +143,7 @@ impl Pulse {
         self.told.lock().stories.push(story);
     }
 
-    /// What was found so far.
+    /// Says what has been found so far.
     fn tell(&self) {
         let told = self.told.lock();
         for story in told.stories.iter().chain(&told.at_hand) {
@@ -160,7 +160,7 @@ impl Pulse {
                 format!("the task spawned at {}", label.place)
             }
             Some(label) => format!("the task `{}`, spawned at {}", label.name, label.place),
-            // Of the tasks of a runtime nobody knows more.
+            // Nothing more is known of a runtime's tasks.
             None => "a task or a thread of tokio's (it does not name them; `Checker::new` would \
                      name a task)"
                 .to_string(),
@@ -185,12 +185,12 @@ impl Pulse {
     }
 }
 
-/// The process is about to end (invariant 4).
+/// Says something as the process is about to end (invariant 4).
 pub(super) fn say(last_words: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{last_words}");
 }
 
-/// What all explorations of the process have found so far.
+/// Says what all explorations of the process have found so far.
 pub(super) fn tell_what_was_found() {
     DOG.watched.lock().all.iter().for_each(|one| one.pulse.tell());
 }
@@ -215,12 +215,12 @@ struct One {
     pulse: Arc<Pulse>,
     patience: Duration,
     beat: u64,
-    /// Since when it has been this beat.
+    /// When it was first seen at this beat.
     since: Instant,
 }
 
 thread_local! {
-    /// That of the exploration whose body this thread is in, the innermost.
+    /// The pulse of the innermost exploration in whose body this thread is.
     static HERE: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
 }
 
@@ -228,20 +228,20 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Watch {
     pulse: Arc<Pulse>,
-    /// That of the exploration in whose body this one is, and who had the thread there: until
-    /// this is over nobody has.
+    /// The pulse of the exploration in whose body this one is, and the label that had the thread
+    /// there. Until this one is over, the checker has it.
     around: Option<(Arc<Pulse>, u32)>,
     _here: PhantomData<*const ()>,
 }
 
-/// Watches over an exploration until the answer is dropped.
+/// Watches over an exploration until the returned guard is dropped.
 pub(super) fn watch(pulse: &Arc<Pulse>, patience: Duration) -> Watch {
     let since = Clock::system_now();
     let one = One { pulse: Arc::clone(pulse), patience, beat: 0, since };
     let mut watched = DOG.watched.lock();
     watched.all.push(one);
     if !watched.started {
-        // Without a thread there is no watchdog; the checks are as good.
+        // Without its thread there is no watchdog; the checks are as good.
         let thread = std::thread::Builder::new().name("quell-watchdog".into());
         watched.started = thread.spawn(|| DOG.watch()).is_ok();
     }

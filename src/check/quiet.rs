@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //!
-//! 1. The hook is set once for the process and passes on what is not for it: panics
-//!    on threads that run no schedule are printed as ever.
-//! 2. A panic that nobody catches while schedules run is the checker's own, or a wrong use
-//!    of it: it is printed after all.
-//! 3. A panic that may not unwind, for another is unwinding, ends the process: the hook prints
+//! 1. The hook is set once for the process and passes on what is not for it: panics on threads that
+//!    run no schedule are printed as ever.
+//! 2. A panic that is not caught while schedules run is the checker's own, or a wrong use of it,
+//!    and is printed after all.
+//! 3. A panic that must not unwind because another is unwinding ends the process. The hook prints
 //!    both, and what was found before.
 
 use super::place::Place;
@@ -16,10 +16,10 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic;
 
-/// How the panic of a fault point begins.
+/// How the panic message of a fault point begins.
 pub(super) const INJECTED: &str = "a fault injected by the checker at `";
 
-/// With what a task that spins is thrown out of its loop.
+/// The payload that throws a spinning task out of its loop.
 pub(super) struct Unwinding;
 
 type Hook = Box<dyn Fn(&panic::PanicHookInfo<'_>) + Sync + Send>;
@@ -27,11 +27,11 @@ type Hook = Box<dyn Fn(&panic::PanicHookInfo<'_>) + Sync + Send>;
 thread_local! {
     static QUIET: Cell<u32> = const { Cell::new(0) };
     static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
-    /// The one before that.
+    /// The panic before that.
     static BEFORE: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// With what the standard library panics where a panic may not unwind, after that panic's own
+/// What the standard library panics with where a panic must not unwind, after that panic's own
 /// words: in a drop while another unwinds, and in a function of another language.
 const ENDS: [&str; 2] =
     ["panic in a destructor during cleanup", "panic in a function that cannot unwind"];
@@ -44,8 +44,8 @@ pub(super) struct Panic {
 }
 
 impl Panic {
-    /// Of a payload that was caught. The hook knows the line, if the panic was the last that
-    /// came by it: `resume_unwind` goes around the hook.
+    /// The panic of a caught payload. The hook knows the line if this was the last panic to pass
+    /// it: `resume_unwind` bypasses the hook.
     pub(super) fn of(payload: &(dyn Any + Send)) -> Panic {
         let message = message(payload);
         let last = LAST.with_borrow(|last| {
@@ -55,22 +55,22 @@ impl Panic {
         Panic { message, place: last }
     }
 
-    /// Whether the checker has made somebody panic.
+    /// Whether the checker injected it.
     pub(super) fn was_injected(&self) -> bool {
         self.message.contains(INJECTED)
     }
 }
 
-/// Whether this thread is unwinding from what the checker has injected.
+/// Whether this thread is unwinding from an injected panic.
 pub(super) fn injected_unwinds() -> bool {
     let injected = |last: &Option<Panic>| last.as_ref().is_some_and(Panic::was_injected);
     std::thread::panicking() && LAST.with_borrow(injected)
 }
 
-/// Until it is dropped, panics on this thread are kept and not printed.
+/// Keeps panics on this thread from being printed until it is dropped.
 #[derive(Debug)]
 pub(super) struct Quiet {
-    /// The thread was unwinding already when this was made.
+    /// Whether the thread was unwinding already when this was made.
     unwinding: bool,
 }
 
@@ -103,7 +103,7 @@ fn hook(before: Hook) -> Hook {
     })
 }
 
-/// Invariant 3.
+/// Upholds invariant 3.
 fn tell_the_end() {
     pulse::tell_what_was_found();
     let take = |panic: &RefCell<Option<Panic>>| panic.take();
@@ -120,13 +120,13 @@ fn tell_the_end() {
 
 fn message(payload: &(dyn Any + Send)) -> String {
     if payload.is::<Unwinding>() {
-        // Not the user's.
+        // Not a panic of user code.
         return INJECTED.to_string();
     }
     panic_message(payload).to_string()
 }
 
-/// What has panicked before is not asked for any more.
+/// Forgets the panics so far.
 pub(super) fn forget() {
     LAST.with(|last| last.take());
     BEFORE.with(|before| before.take());

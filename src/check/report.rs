@@ -15,13 +15,13 @@ pub struct Report {
     pub(super) points: u32,
     pub(super) complete: bool,
     pub(super) must_be_complete: bool,
-    /// What each injection's schedules were, in words.
+    /// What each injection's schedules have covered.
     pub(super) covered: Vec<Covered>,
     pub(super) shard: (u64, u64),
     pub(super) took: Duration,
-    /// All that should be reached, and what was.
+    /// Every condition that should hold in some schedule, and whether it did.
     pub(super) sometimes: Vec<(&'static str, bool)>,
-    /// A body has spawned tasks where this checker does not see them; that has ended it.
+    /// Whether a body has spawned tasks that this checker does not see, which has ended the check.
     pub(super) strays: bool,
 }
 
@@ -32,26 +32,26 @@ pub(super) struct Covered {
     pub(super) schedules: u64,
     pub(super) how: String,
     pub(super) cut: bool,
-    /// Why it has ended early, if no maximum has done that.
+    /// Why it ended early, if not by a maximum.
     pub(super) early: Option<Early>,
-    /// The injection has come at each point, and not only at some.
+    /// Whether the injection has come at each point, and not only at some.
     pub(super) everywhere: bool,
 }
 
 /// Why not all schedules of an injection were run.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Early {
-    /// The first violation, as it was to.
+    /// At the first violation, as asked.
     AtFirst,
     /// The body is not deterministic.
     Unsteady,
-    /// A run has come to other points than another.
+    /// One run has come to other points than another.
     #[cfg(feature = "tokio")]
     Missed,
 }
 
 impl Covered {
-    /// So far.
+    /// Nothing covered so far.
     pub(super) fn nothing(kind: Inject) -> Covered {
         let how = String::new();
         Covered { kind, points: 0, schedules: 0, how, cut: false, early: None, everywhere: true }
@@ -92,20 +92,20 @@ impl Report {
         }
     }
 
-    /// Whether it has ended early or missed what is there: it proves nothing of what was not
+    /// Whether the check ended early or missed points. It then proves nothing about what was not
     /// reached.
     pub(super) fn ended_early(&self) -> bool {
         self.covered.iter().any(|covered| covered.early.is_some())
     }
 
-    /// Whether some end has come at each point there was.
+    /// Whether an end was injected, and every injection came at each point there was.
     pub(super) fn is_everywhere(&self) -> bool {
         let everywhere = |one: &Covered| one.everywhere && one.schedules > 0;
         self.covered.iter().any(|one| one.kind.comes_by_itself() && everywhere(one))
             && self.covered.iter().all(|one| !one.kind.strikes() || everywhere(one))
     }
 
-    /// Whether there was no schedule to run, of one part of several.
+    /// Whether there was no schedule to run, as in one part of several.
     pub(super) fn has_run_nothing(&self) -> bool {
         self.schedules == 0 && self.violations.is_empty()
     }
@@ -119,13 +119,13 @@ impl Report {
 }
 
 impl Report {
-    /// Whether nothing was found; and, where that was required, nothing was cut. So is a part of
-    /// several for which no schedule was left: see [`schedules`](Report::schedules).
+    /// Whether nothing was found and, if completeness was required, nothing was cut. One part of
+    /// several for which no schedule was left is clean too: see [`schedules`](Report::schedules).
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty() && (self.complete || !self.must_be_complete)
     }
 
-    /// What was found: one for each kind, task and line.
+    /// The violations: one for each kind, task and line.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
@@ -135,33 +135,32 @@ impl Report {
         self.schedules
     }
 
-    /// At how many points the injection could come: those of the schedule that had the
-    /// most, of each injection. Where some schedules were gone through one by one and others left
-    /// to chance, it is the longest of the former.
+    /// At how many points the injection could come: the most of any schedule, over all injections.
+    /// If some schedules were enumerated and others left to chance, only the former count.
     pub fn points(&self) -> u64 {
         u64::from(self.points)
     }
 
-    /// Whether every schedule that was asked for was run: no maximum has cut anything, and
-    /// nothing that was found has ended it early; and, on tokio, each run has come to the same
-    /// points as the others, as far as it went.
+    /// Whether every schedule that was asked for was run: no maximum has cut anything, nothing that
+    /// was found has ended the check early and, on tokio, each run has come to the same points as
+    /// the others, as far as it went.
     pub fn complete(&self) -> bool {
         self.complete
     }
 
-    /// A report that is not clean where something was cut.
+    /// Makes this report not clean if anything was cut.
     pub fn require_complete(mut self) -> Report {
         self.must_be_complete = true;
         self
     }
 
-    /// What [`sometimes`](crate::check::sometimes) was told of in any schedule, and
-    /// whether it was ever reached.
+    /// The names given to [`sometimes`](crate::check::sometimes) in any schedule, each with whether
+    /// its condition ever held.
     pub fn sometimes(&self) -> &[(&'static str, bool)] {
         &self.sometimes
     }
 
-    /// How long it took, by the system's clock.
+    /// How long the check took, by the system's clock.
     pub fn took(&self) -> Duration {
         self.took
     }
@@ -172,16 +171,18 @@ impl Report {
         lines.join("; ")
     }
 
+    /// Asserts that the report is [clean](Report::is_clean).
+    ///
     /// # Panics
     ///
-    /// When it is not clean, with the whole story.
+    /// When it is not, with the whole story.
     #[track_caller]
     pub fn assert_clean(&self) {
         assert!(self.is_clean(), "\n{self}");
     }
 
-    /// One page that shows each violation as a timeline, a lane for each task. It needs
-    /// no network and no other file.
+    /// One page that shows each violation as a timeline, with a lane for each task. It needs no
+    /// network and no other file.
     pub fn to_html(&self) -> String {
         super::html::page(self)
     }

@@ -1,15 +1,15 @@
-//! From a schedule that shows a violation to a simpler one that shows the same.
+//! Turns a schedule that shows a violation into a simpler one that shows the same.
 
 use super::strategy::{Deviation, STRIKE};
 
-/// So many schedules are tried for one violation.
+/// How many schedules are tried for one violation.
 const TRIES: u32 = 400;
 
-/// The injection is tried at each of the first so many decisions, and first without anything else
-/// where there are more deviations than that.
+/// The injection is tried at each of this many first decisions. If there are more deviations than
+/// this, it is first tried there without any other.
 const EARLY: u32 = 64;
 
-/// A schedule that shows the violation: what it deviates in, and how long it is.
+/// A schedule that shows the violation: its deviations, and its length.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shown {
     pub(super) deviations: Vec<Deviation>,
@@ -24,10 +24,10 @@ impl Shown {
     }
 }
 
-/// Takes deviations away, makes those that stay smaller, and has the injection come
-/// earlier, if it `strikes` at all, for as long as `shows` says that the violation is still there. Of what would be
-/// simpler than the best so far, `is_same` has the last word. It gives back what was really
-/// deviated: some decisions may not have come up.
+/// Takes deviations away, makes the remaining ones smaller and, if the injection `strikes` at all,
+/// moves that forward, as long as `shows` says that the violation is still there. `is_same` has the
+/// last word on what would be simpler than the best so far. Returns what really deviated: some
+/// decisions may not have come up.
 pub(super) fn shrink(
     mut best: Shown,
     strikes: bool,
@@ -48,7 +48,7 @@ pub(super) fn shrink(
             _ => false,
         }
     };
-    // Where it is mere chance that led there, none of it matters.
+    // If mere chance led there, none of it matters.
     let by_chance = strikes && best.deviations.len() > EARLY as usize;
     for at in 0..if by_chance { EARLY } else { 0 } {
         if attempt(&[Deviation { at, value: STRIKE }], &mut best) {
@@ -115,7 +115,7 @@ mod tests {
     fn where_only_the_injection_matters_all_that_chance_has_done_goes_at_once() {
         let mut all: Vec<_> = (0..2_000).map(|at| Deviation { at, value: 1 }).collect();
         all.push(Deviation { at: 2_500, value: STRIKE });
-        // To leave out some of it leads elsewhere.
+        // Leaving out only some of it leads elsewhere.
         let shows = |candidate: &[Deviation]| match candidate {
             [one] if one.value == STRIKE && one.at >= 7 => {
                 Some(Shown { deviations: candidate.to_vec(), steps: one.at })

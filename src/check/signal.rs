@@ -2,10 +2,10 @@
 //!
 //! # Invariants
 //!
-//! 1. The number of a waker says which schedule and which task it is of. One that
-//!    outlives its schedule wakes nobody.
-//! 2. `ELSEWHERE` counts the wakes in `ABROAD`: looking at the count is enough to know
-//!    that there are none.
+//! 1. The number of a waker says which schedule and which task it is of. A waker that outlives its
+//!    schedule wakes no task.
+//! 2. `ELSEWHERE` is the number of wakes in `ABROAD`: reading it is enough to know that there are
+//!    none.
 
 use super::engine::{self, Engine};
 use crate::rt::Stop;
@@ -15,11 +15,11 @@ use crate::sync::{Condvar, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
-/// How much of a number is the task's; the rest is the schedule's.
+/// How many bits of a number are the task's. The rest are the schedule's.
 const TASK_BITS: u32 = usize::BITS * 3 / 8;
 /// The most tasks of a schedule.
 pub(super) const MOST_TASKS: usize = 1 << TASK_BITS;
-/// After so many schedules of this process their numbers begin anew.
+/// After this many schedules of the process, their numbers begin anew.
 const MOST_RUNS: usize = usize::MAX >> TASK_BITS;
 
 /// How many schedules this process has begun.
@@ -30,9 +30,9 @@ static ABROAD: Mutex<Vec<(usize, u32)>> = Mutex::new(Vec::new());
 static ELSEWHERE: AtomicUsize = AtomicUsize::new(0);
 static ARRIVED: Condvar = Condvar::new();
 
-/// The number of a new schedule. None has zero.
+/// The number of a new schedule, never zero.
 pub(super) fn new_run() -> usize {
-    // Relaxed: a number, and each is given once.
+    // Relaxed: only a number, and each is given once.
     RUNS.fetch_add(1, Ordering::Relaxed) % MOST_RUNS + 1
 }
 
@@ -60,7 +60,7 @@ pub(super) fn waker(run: usize, task: u32) -> Waker {
     numbered::waker::<Signal>(number(run, task))
 }
 
-/// The way to abort it.
+/// A handle that aborts this task.
 pub(super) fn stop(run: usize, task: u32) -> Stop {
     let stop = |number| {
         let (run, task) = parts(number);
@@ -77,19 +77,19 @@ pub(super) fn wake(run: usize, task: u32) {
     let wake = |engine: &mut Engine| engine.of_run(run).map(|engine| engine.wake(task));
     if engine::with(wake).is_none() {
         let mut abroad = ABROAD.lock();
-        // Those of schedules that are over wait for nobody to come for them.
+        // Wakes for schedules that are over are never collected.
         if abroad.len() > 10_000 {
             abroad.clear();
         }
         abroad.push((run, task));
-        // Relaxed: whoever sees the count takes the lock.
+        // Relaxed: a thread that sees the count takes the lock.
         ELSEWHERE.store(abroad.len(), Ordering::Relaxed);
         ARRIVED.notify_all();
     }
 }
 
-/// Gives other threads this long to wake a task of a schedule that hangs: a body that
-/// counts on them hangs only because a checker is faster.
+/// Gives other threads this long to wake a task of a schedule that hangs. A body that counts on
+/// them hangs only because a checker is faster.
 pub(super) fn wait_for_other_threads(run: usize, patience: Duration) {
     let abroad = ABROAD.lock();
     let none = |abroad: &mut Vec<(usize, u32)>| !abroad.iter().any(|(of, _)| *of == run);
@@ -97,15 +97,14 @@ pub(super) fn wait_for_other_threads(run: usize, patience: Duration) {
     drop(waited);
 }
 
-/// Whether another thread has woken anybody of any schedule.
+/// Whether another thread has woken a task of any schedule.
 #[inline]
 pub(super) fn is_any_elsewhere() -> bool {
-    // Relaxed: what is missed now is seen at the next step.
+    // Relaxed: a wake that is missed now is seen at the next step.
     ELSEWHERE.load(Ordering::Relaxed) > 0
 }
 
-/// The first task of this schedule that was woken on another thread, since this was last
-/// asked.
+/// The first task of this schedule that was woken on another thread since this was last called.
 pub(super) fn from_other_threads(run: usize) -> Option<u32> {
     let mut abroad = ABROAD.lock();
     let woken = abroad.iter().find(|(of, _)| *of == run).map(|(_, task)| *task);

@@ -1,15 +1,15 @@
-//! What the engine and the loop that drives it tell each other: what is to be done next,
-//! how it has come out, and what went wrong.
+//! What the engine and the loop that drives it tell each other: what to do next, how it came out,
+//! and what went wrong.
 
 use super::engine::Future;
 use std::panic::Location;
 use std::task::Waker;
 
-/// How far an injection has come.
+/// Where and when the injection came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Landed {
-    /// Which point it was; `None`: it came by itself, because nothing else could or a maximum
-    /// was reached.
+    /// The number of the point. `None`: it came by itself, because nothing else could happen or a
+    /// maximum was reached.
     pub(super) point: Option<u32>,
     pub(super) at_maximum: bool,
     pub(super) time: u64,
@@ -28,22 +28,22 @@ pub(super) enum Trouble {
         what: String,
         made_at: &'static Location<'static>,
     },
-    /// Somebody looks at a context again and again and lets nobody else run; or goes on and on
-    /// past an await that never waits, which has a line.
+    /// A task looks at a context again and again and lets no other run; or it keeps passing an
+    /// await that never waits, which has a line.
     Spins {
         task: u32,
         at: Option<&'static Location<'static>>,
     },
-    /// A thread that is not the checker's has woken a task.
+    /// A thread other than the checker's has woken a task.
     Threads {
         task: u32,
     },
 }
 
-/// What the loop has in its hands while the engine is let go. It stays where it is: what
-/// the two tell each other goes by registers.
+/// What the loop holds while the engine is released. It stays in place, so that `Step` and `Turned`
+/// travel in registers.
 pub(super) struct Hand {
-    /// Of the task whose turn it is, unless that is the body.
+    /// The future of the task whose turn it is, unless that is the body.
     pub(super) future: Option<Future>,
     pub(super) waker: Waker,
 }
@@ -54,42 +54,42 @@ impl Hand {
     }
 }
 
-/// How the last step has come out.
+/// How the last step came out.
 #[derive(Clone, Copy)]
 pub(super) enum Turned {
-    /// It was nobody's, or has been written down.
+    /// It was no task's, or has been recorded.
     Nobody,
     /// This task goes on.
     Waits(u32),
     Ended(u32),
 }
 
-/// What there is to do next.
+/// What to do next.
 #[derive(Clone, Copy)]
 pub(super) enum Step {
-    /// The task in the hand.
+    /// Polls the task whose future is in the hand.
     Poll(u32),
-    /// The same: it was aborted.
+    /// Drops it instead: the task was aborted.
     Drop(u32),
     Strike,
     Tick,
-    /// The functions at an end that came in the middle of a turn.
+    /// Calls the functions at an end that came in the middle of a turn.
     Call,
     /// Everything has ended.
     Quiet,
     /// Nothing can go on.
     Stuck,
-    /// It goes on and on.
+    /// There is no end to it.
     Busy,
 }
 
-/// What does not change from schedule to schedule.
+/// The limits, which are the same in all schedules.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) steps: u32,
     pub(super) points: u32,
     /// In nanoseconds.
     pub(super) stop_within: u64,
-    /// Functions at an end that comes in the middle of a turn are called after it.
+    /// Whether functions at an end that comes in the middle of a turn are called after it.
     pub(super) after_turns: bool,
 }

@@ -1,5 +1,5 @@
-//! A violation as a story: who was spawned where, what happened in which order, and
-//! where everybody stands at the end.
+//! A violation as a story: which task was spawned where, what happened in which order, and where
+//! each task stands at the end.
 
 use super::engine::{BODY, Engine, JOIN, Landed, NOBODY, State};
 use super::inject::Inject;
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-/// What to say where a stack trace has no lines.
+/// The note for a stack trace without lines.
 pub(super) const NO_LINES: &str =
     "no line is known: build with `debug = \"line-tables-only\"` in the profile";
 
@@ -19,11 +19,11 @@ pub(super) const NO_LINES: &str =
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) name: String,
-    /// Its name in the story: with a number, where several have the same.
+    /// Its name in the story: with a number if several tasks have the same name.
     pub(super) told_as: String,
     pub(super) spawned_at: Place,
     pub(super) ended: bool,
-    /// Where it hangs, if it has not ended.
+    /// Where it hangs if it has not ended.
     pub(super) place: Option<Place>,
     pub(super) what: Option<String>,
     pub(super) touched: Option<(u32, &'static str)>,
@@ -50,7 +50,7 @@ pub(super) struct Story {
     pub(super) headline: String,
     pub(super) kind: Inject,
     pub(super) landed: Option<Landed>,
-    /// How the injection came, where that is known in words only.
+    /// How the injection came, if that is known in words only.
     pub(super) injected: Option<String>,
     pub(super) root: Option<u32>,
     pub(super) lanes: Vec<Lane>,
@@ -58,7 +58,7 @@ pub(super) struct Story {
     pub(super) left_out: usize,
 }
 
-/// Notes what became of everybody, before it is all dropped.
+/// Records what became of every task, before everything is dropped.
 pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
     let Some(mut log) = engine.log.take() else { return };
     log.landed = engine.landed;
@@ -75,7 +75,7 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
                 hung = log.hung(number, label.place, asked_at);
             }
             if task.state == State::Queued {
-                // Awake, whatever it waited for.
+                // It is awake, whatever it waited for.
                 hung.what = Some("its turn".to_string());
             }
             Lane {
@@ -132,7 +132,7 @@ impl Story {
         }
     }
 
-    /// Of something that no single schedule shows.
+    /// A story of something that no single schedule shows.
     pub(super) fn without_a_schedule(headline: String, kind: Inject) -> Self {
         Story {
             headline,
@@ -153,7 +153,7 @@ impl Story {
         }
     }
 
-    /// When and how the injection came; `None`, where there is no schedule.
+    /// When and how the injection came; `None` if there is no schedule.
     pub(super) fn injection(&self) -> Option<String> {
         if self.lanes.is_empty() {
             return self.injected.clone();
@@ -174,7 +174,7 @@ impl Story {
         })
     }
 
-    /// One line for each thing that happened.
+    /// The line that tells a note.
     pub(super) fn line(&self, note: &Note) -> Option<String> {
         let by = |by: u32| {
             if by == NOBODY { String::new() } else { format!(" by `{}`", self.name(by)) }
@@ -251,7 +251,7 @@ impl Story {
         self.tell_all(f)
     }
 
-    /// The others that are left, the first of them marked.
+    /// The other tasks that are left, the first of them marked.
     pub(super) fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
         let root = self.root;
         let left = self.lanes.iter().enumerate();
@@ -260,11 +260,11 @@ impl Story {
     }
 
     fn tell_all(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// So many lines are read; the rest is in the HTML page.
+        /// The most lines that are shown; the rest are in the HTML page.
         const MOST: usize = 60;
         writeln!(f, "  what happened")?;
         let width = self.lanes.iter().map(|lane| lane.told_as.len()).max().unwrap_or(4).min(24);
-        // What a task does again and again is one line.
+        // Something that a task does again and again is one line.
         let mut lines: Vec<(&Note, _, usize)> = Vec::new();
         for (note, line) in self.notes.iter().filter_map(|note| Some((note, self.line(note)?))) {
             match lines.last_mut() {
@@ -310,7 +310,7 @@ pub(super) fn about(kind: ViolationKind) -> &'static str {
     }
 }
 
-/// `1.5s` after the beginning.
+/// A time since the beginning, as `1.5s`.
 pub(super) fn time(nanos: u64) -> String {
     format!("{:?}", Duration::from_nanos(nanos))
 }

@@ -1,5 +1,5 @@
-//! Random pipelines under random schedules, for proptest: shapes and schedules shrink
-//! both, each by itself.
+//! Random pipelines under random schedules, for proptest. Shapes and schedules shrink
+//! independently.
 //!
 //! ```
 //! use proptest::prelude::*;
@@ -28,13 +28,13 @@ use proptest::prelude::*;
 use std::fmt;
 use std::time::Duration;
 
-/// A pipeline: how many items, and through which stages they go.
+/// The shape of a pipeline: how many items, and through which stages they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shape {
     /// How many items the source has.
     pub items: u32,
-    /// In the order from source to reader.
+    /// The stages, in the order from source to reader.
     pub stages: Vec<Stage>,
 }
 
@@ -46,30 +46,30 @@ pub enum Stage {
     Map,
     /// Lets every other item through.
     Filter,
-    /// So many workers, each of whom sleeps for some milliseconds.
+    /// Handles items on several workers, each of which sleeps for some milliseconds.
     Dispatch {
-        /// How many.
+        /// The number of workers.
         workers: usize,
-        /// How long one takes.
+        /// How many milliseconds one item takes.
         millis: u8,
     },
-    /// The same, with the results in order.
+    /// The same as `Dispatch`, with the results in order.
     Ordered {
-        /// How many.
+        /// The number of workers.
         workers: usize,
-        /// How long one takes.
+        /// How many milliseconds one item takes.
         millis: u8,
     },
-    /// So many items a second.
+    /// Lets this many items through a second.
     Throttle(u32),
-    /// Merged with a source of so many items.
+    /// Merges with a source of this many items.
     Merge(u32),
-    /// Room for so many items behind the stage before.
+    /// Adds room for this many items behind the stage before.
     Buffer(usize),
 }
 
 impl Shape {
-    /// The pipeline of this shape, below `ctx`.
+    /// Builds the pipeline of this shape, below `ctx`.
     #[track_caller]
     pub fn pipeline(&self, ctx: &Context) -> Pipeline<u64> {
         let source = Pipeline::from_iter(ctx, (0..self.items).map(u64::from));
@@ -99,7 +99,7 @@ async fn work(n: u64, millis: u8) -> u64 {
     n
 }
 
-/// Pipelines of up to eight items and five stages.
+/// Generates pipelines of up to seven items and four stages.
 pub fn shapes() -> impl Strategy<Value = Shape> {
     let workers = || (1..4_usize, 0..20_u8);
     let stage = prop_oneof![
@@ -123,7 +123,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The checker that runs this one.
+    /// Creates the checker that runs this schedule.
     pub fn checker(&self) -> Checker {
         let mut bytes = self.point.to_be_bytes().to_vec();
         bytes.extend(&self.choices);
@@ -137,7 +137,7 @@ impl fmt::Debug for Schedule {
     }
 }
 
-/// Schedules with an injection of any kind among the first hundred points. They shrink
+/// Generates schedules with an injection of any kind among the first hundred points. They shrink
 /// towards what a plain executor would do, and an early cancel.
 pub fn schedules() -> impl Strategy<Value = Schedule> {
     let inject = prop_oneof![

@@ -1,38 +1,38 @@
-//! The body under test, for those who need not know its type: so there is one checker in a
-//! program, and not one more for each body, each of which would have to be compiled.
+//! The body under test behind a trait object, so that a program compiles one checker, and not one
+//! more for each body.
 //!
 //! # Invariants
 //!
-//! 1. What is the user's runs, and is dropped, in the three methods of [`Running`] only. Whoever
-//!    calls them catches what they panic with.
+//! 1. User code runs, and is dropped, in the three methods of [`Running`] only. The caller catches
+//!    its panics.
 
 use crate::context::Context;
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-/// What is asked to run, again and again.
+/// A body that can be run again and again.
 pub(super) trait Subject {
-    /// Has a new run of it used.
+    /// Calls `with` with a new run of the body.
     fn run_once(&self, with: &mut dyn FnMut(&mut dyn Running));
 
-    /// That of its type: by this it is known again.
+    /// The name of its type, by which it is recognised.
     fn name(&self) -> &'static str;
 }
 
 /// One run of a body.
 pub(super) trait Running {
-    /// Its first poll will begin it, with this.
+    /// Sets the context with which the first poll begins the body.
     fn takes(&mut self, ctx: Context);
 
-    /// What it returns is dropped here, in its own turn.
+    /// Polls the body. Its result is dropped here, in its own turn.
     fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()>;
 
-    /// Drops it where it is.
+    /// Drops the body in place.
     fn end(&mut self);
 }
 
-/// The body, and what it returns.
+/// A body: a function and the future that it returns.
 pub(super) struct Code<'a, F, Fut> {
     make: &'a F,
     future: PhantomData<Fut>,
@@ -60,7 +60,7 @@ where
 
 struct Run<'a, F, Fut> {
     make: &'a F,
-    /// Until it begins.
+    /// `None` once the body has begun.
     ctx: Option<Context>,
     future: Pin<&'a mut Option<Fut>>,
 }

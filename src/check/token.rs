@@ -1,32 +1,31 @@
 //! A schedule as a word.
 //!
 //! `q1c-1f2e3d4c-s500.i17.20x2`: the version of the format and the injection (see
-//! `Inject::letter`), the body's fingerprint, then what is not as usual: the limits
-//! (`s` steps, `p` points, `w` microseconds to stop within, `n` nanoseconds if those do not
-//! come out even; `f`: functions are called after turns), where the injection comes
-//! (`i`, by the number of the decision) and every other deviation (number `x` value).
-//! On a real tokio there is one schedule, and `k7` says that the injection comes at its
-//! point 7; `k`, that it comes when nothing else can happen.
+//! `Inject::letter`), the body's fingerprint, then everything that is not as usual: the limits (`s`
+//! steps, `p` points, `w` microseconds to stop within, or `n` nanoseconds if those do not come out
+//! even; `f`: functions are called after turns), where the injection comes (`i`, by the number of
+//! the decision) and every other deviation (number `x` value). On a real tokio there is one
+//! schedule: `k7` says that the injection comes at its point 7; `k`, that it comes by itself.
 
 use super::engine::Limits;
 use super::inject::Inject;
 use super::strategy::{Deviation, STRIKE};
 use std::fmt;
 
-/// Of the format, and of the order in which decisions are numbered.
+/// The version of the format, and of the order in which decisions are numbered.
 const VERSION: &str = "q1";
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Token {
     pub(super) kind: Inject,
     pub(super) fingerprint: u32,
-    /// Only those that are not as usual.
+    /// This and the other limits: only if they are not as usual.
     pub(super) steps: Option<u32>,
     pub(super) points: Option<u32>,
     pub(super) nanos: Option<u64>,
     pub(super) after_turns: bool,
     pub(super) deviations: Vec<Deviation>,
-    /// It is of a real tokio: the injection comes at this point, or by itself.
+    /// The token is of a real tokio: the injection comes at this point, or by itself.
     pub(super) tokio: Option<Option<u32>>,
 }
 
@@ -34,17 +33,17 @@ pub(super) struct Token {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// It is not a token.
+    /// The text is not a token.
     Malformed {
         /// What is wrong with it.
         why: String,
     },
-    /// Another version of quell has made it.
+    /// The token was made by another version of quell.
     Version {
-        /// How the token begins.
+        /// The version with which the token begins.
         found: String,
     },
-    /// It is of another body, or of this one before it was changed.
+    /// The token is of another body, or of this one before it was changed.
     Body,
     /// The body no longer makes the decisions that the token is about.
     Diverged,
@@ -98,7 +97,7 @@ impl Token {
         }
     }
 
-    /// Of a run on a real tokio, with the injection at this point or by itself.
+    /// The token of a run on a real tokio, with the injection at this point or by itself.
     #[cfg(feature = "tokio")]
     pub(super) fn on_tokio(self, target: Option<u32>) -> Self {
         Token { tokio: Some(target), ..self }
@@ -158,7 +157,7 @@ impl Token {
         if !in_order {
             return Err(malformed("its decisions are not in order"));
         }
-        // One schedule is one word: no sign, no number twice, each in its place.
+        // A schedule has one spelling: no sign, no number twice, each in its place.
         if token.to_string() != text {
             return Err(malformed("nothing but quell's own way to write it will do"));
         }
@@ -253,7 +252,7 @@ mod tests {
         assert!(why("q1c-00000001-i7.5x1").contains("order"));
         assert!(why("q1c-00000001-i7-").contains("after its end"));
         assert!(why("q1c-00000001-k7.i7").contains("no other decisions"));
-        // One schedule is one word: there is no other way to write it.
+        // A schedule has one spelling.
         for other in [
             "q1c-+0000001-i7",
             "q1c-0000000A-i7",

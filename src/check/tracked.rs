@@ -5,9 +5,9 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 
-/// An item that somebody must settle. Under a checker one that is dropped unsettled
-/// while its schedule runs is a [`LostItem`](crate::check::ViolationKind::LostItem),
-/// which names the line that made it. Elsewhere it is just its value.
+/// An item that must be settled. Under a checker, dropping one unsettled while its schedule runs is
+/// a [`LostItem`](crate::check::ViolationKind::LostItem), which names the line that made it.
+/// Elsewhere it is just its value.
 ///
 /// ```
 /// use quell::check::Tracked;
@@ -24,13 +24,13 @@ pub struct Tracked<T> {
 }
 
 impl<T> Tracked<T> {
-    /// An item that is not settled.
+    /// Creates an item that is not settled.
     #[track_caller]
     pub fn new(value: T) -> Self {
         Tracked { value: Some(value), made_at: Location::caller() }
     }
 
-    /// It has come to where it should.
+    /// Settles the item, which has come to where it should, and returns its value.
     pub fn settle(mut self) -> T {
         self.value.take().expect(SETTLED)
     }

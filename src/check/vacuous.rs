@@ -1,18 +1,18 @@
-//! What is said of a check that has checked nothing, and what to do about it.
+//! What to say of a check that has checked nothing, and what to do about it.
 
 use super::inject::Inject;
 use super::report::{Covered, Report};
 use super::story::Story;
 use super::violation::{Violation, ViolationKind};
 
-/// What to do where it may be for want of schedules that something has not come up.
+/// What to do if there may have been too few schedules for something to come up.
 pub(super) fn advice(covered: &[Covered]) -> &'static str {
     if covered.iter().any(|covered| covered.cut) {
         return "; a maximum has cut this check short: raise it";
     }
     match covered.iter().map(|covered| covered.schedules).sum() {
         0 => "; there are fewer schedules than injections: let there be more",
-        // Where all there are have been run, there is no other.
+        // If all schedules have been run, there is no other.
         1 if covered.iter().any(|covered| !covered.everywhere) => {
             "; one schedule shows little: let there be more"
         }
@@ -20,8 +20,8 @@ pub(super) fn advice(covered: &[Covered]) -> &'static str {
     }
 }
 
-/// Of a whole check. `looked`: whether any schedule has looked at its context, where that was
-/// asked, and nothing was found.
+/// The violations of a whole check. `looked`: a schedule looked at its context, or none needed to,
+/// or something was found.
 pub(super) fn of_the_whole(report: &Report, looked: bool) -> Vec<Violation> {
     let advice = advice(&report.covered);
     let mut all = Vec::new();
@@ -30,7 +30,7 @@ pub(super) fn of_the_whole(report: &Report, looked: bool) -> Vec<Violation> {
                    cannot have made a difference";
         all.push(vacuous(Inject::Cancel, format!("{why}{advice}")));
     }
-    // What was ended early has not come to all there is.
+    // A check that ended early has not come to all there is.
     let never = report.sometimes.iter().filter(|(_, reached)| !reached && !report.ended_early());
     all.extend(never.map(|(name, _)| {
         vacuous(Inject::None, format!("in no schedule was it ever so: `{name}`{advice}"))
@@ -38,7 +38,7 @@ pub(super) fn of_the_whole(report: &Report, looked: bool) -> Vec<Violation> {
     all
 }
 
-/// Of an injection that has landed in none of these schedules.
+/// The violation of an injection that has landed in none of its schedules.
 pub(super) fn nowhere(covered: &Covered) -> Violation {
     let why = match covered.kind {
         Inject::Panic => "no injection landed: the body has come to no `check::fault` point",

@@ -1,14 +1,14 @@
-//! What is wrong with a schedule that is over.
+//! Judges a schedule that is over.
 //!
-//! Everything that was alive when the injection came has had its time to stop. A
-//! task that has not ended then is *leaked* if it could still run (it is busy, or
-//! a timer that it waits for is pending) and *blocked* if nothing will ever wake it. Busy are
-//! those who have themselves woken; or, where nobody does, whoever is ready.
+//! Everything that was alive when the injection came has had its time to stop. A task that has not
+//! ended by then is *leaked* if it could still run (it is busy, or a timer that it waits for is
+//! pending) and *blocked* if nothing will ever wake it. A task is busy if it keeps waking itself;
+//! or, if none does, if it is ready.
 //!
-//! One violation a schedule: that of its root. Whoever waits for the end of a task
-//! that is still alive is not to blame; of the others a busy one comes first, then a leaked one,
-//! then a blocked one; a task before the body, and the first spawned before the rest. Where all
-//! wait so, it is the first of a ring.
+//! A schedule shows one violation, that of its root. A task that waits for the end of another that
+//! is still alive is not to blame. Of the others a busy one comes first, then a leaked one, then a
+//! blocked one; a task before the body; and the first spawned before the rest. If all wait for one
+//! another, it is the first of a ring.
 
 use super::engine::{BODY, Engine, JOIN, State, Trouble};
 use super::label;
@@ -35,24 +35,24 @@ pub(super) struct Finding {
     /// The number of the task in its schedule.
     pub(super) task: Option<u32>,
     pub(super) label: Option<u32>,
-    /// Where it waits, as far as is known without a stack trace.
+    /// Where it waits, as far as that is known without a stack trace.
     pub(super) at: Option<&'static Location<'static>>,
-    /// Or where it went wrong.
+    /// Where it went wrong, instead.
     pub(super) place: Option<Place>,
     pub(super) message: Option<String>,
-    /// Where the line may be another: what tells it from others of its kind and task. Zero,
-    /// where the line is sure.
+    /// If the line is not sure: what tells the finding from others of its kind and task. Zero if
+    /// the line is sure.
     pub(super) saw: u64,
-    /// The step at which that task had its last turn.
+    /// The step at which the task had its last turn.
     pub(super) last_turn: u32,
-    /// All that have not ended.
+    /// All tasks that have not ended.
     pub(super) alive: Vec<u32>,
     pub(super) busy: bool,
-    /// Time has not moved since the injection.
+    /// Whether time has not moved since the injection.
     pub(super) stands_still: bool,
 }
 
-/// What makes two findings the same, as far as is known before they are told.
+/// What makes two findings the same, as far as that is known before they are told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) rough: Rough,
@@ -63,7 +63,7 @@ pub(super) struct Key {
 pub(super) type Rough = (ViolationKind, Option<u32>, Option<(u32, u32, u32)>, Option<String>);
 
 impl Key {
-    /// Whether two that have it are the same for certain, wherever a stack trace leads.
+    /// Whether two findings with this key are the same for certain, wherever a stack trace leads.
     pub(super) fn is_sure(&self) -> bool {
         self.saw == 0
     }
@@ -184,8 +184,8 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     };
     let again = |task: u32| engine.tasks[task as usize].again;
     let most = alive.iter().map(|&task| again(task)).max().unwrap_or(0);
-    // One who keeps itself awake keeps others so, who are in line as well. Those who do it half
-    // as often are no less to blame: chance had one of them take more turns.
+    // A task that keeps itself awake keeps others awake, which are then in line too. One that does
+    // so half as often is no less to blame: chance gave another more turns.
     let keeps_awake = most > engine.limits.steps / 100;
     let busy = |task: u32| {
         let queued = engine.tasks[task as usize].state == State::Queued;
@@ -204,9 +204,9 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     let task = &engine.tasks[root as usize];
     let wait = task.wait.filter(|wait| wait.what != JOIN);
     finding.at = wait.map(|wait| wait.at);
-    // Beside a time and the end of a context it may wait for somebody else's future, which
-    // says more, and whose line takes a stack trace. Which one that is may be a matter of what
-    // others have told it, and so of what they saw.
+    // Beside a time and the end of a context, it may wait for a future that is not quell's, which
+    // says more and whose line takes a stack trace. Which one that is may depend on what other
+    // tasks told it, and so on what they saw.
     let sure = wait.is_some_and(|wait| rank(&wait) == 2) && !task.waits_twice;
     finding.saw = if sure { 0 } else { engine.seen_by_all() | 1 };
     finding.busy = end == End::Busy;
@@ -215,10 +215,10 @@ fn of_the_living(engine: &Engine, end: End) -> Finding {
     finding
 }
 
-/// The first of a ring, where each of these waits for the end of another.
+/// The first of a ring in which each task waits for the end of another.
 fn first_of_a_ring(alive: &[u32], joined: impl Fn(u32) -> Option<u32>) -> u32 {
     let next = |task| joined(task).unwrap_or(task);
-    // As many steps as there are tasks lead into it, wherever they begin.
+    // As many steps as there are tasks lead into the ring from wherever they begin.
     let inside = alive.iter().fold(alive[0], |task, _| next(task));
     let ring = alive.iter().scan(inside, |task, _| {
         *task = next(*task);

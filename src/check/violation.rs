@@ -5,24 +5,24 @@ use super::place::{END_OF_CONTEXT, Place};
 use super::story::Story;
 use std::fmt;
 
-/// In which way a body does not stop as it should.
+/// The way in which a body does not stop as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ViolationKind {
     /// A task goes on: it still gets polled, or waits for a timer.
     LeakedTask,
-    /// A task waits for what will never come.
+    /// A task waits for something that will never come.
     BlockedStage,
-    /// A task or the body has panicked, and nobody had injected that.
+    /// A task or the body panicked, and that was not injected.
     Panicked,
-    /// An item was dropped that nobody had settled.
+    /// An item was dropped unsettled.
     LostItem,
-    /// A context, or a timer, is still there when everything has ended.
+    /// A context or a timer is still there after everything has ended.
     LeakedContext,
     /// The same choices led to another schedule.
     Nondeterministic,
-    /// Nothing was checked: no injection landed, nobody ever looked at the context, or
-    /// something that should be reached in some schedule was not.
+    /// Nothing was checked: no injection landed, no schedule looked at the context, or something
+    /// that should be reached in some schedule was not.
     Vacuous,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for ViolationKind {
     }
 }
 
-/// One violation, with its shortest witness. `Display` tells the whole story.
+/// One violation, with its shortest witness. Its `Display` tells the whole story.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub(super) kind: ViolationKind,
@@ -70,13 +70,13 @@ pub struct Violation {
 }
 
 impl Violation {
-    /// What kind it is.
+    /// The kind of the violation.
     pub fn kind(&self) -> ViolationKind {
         self.kind
     }
 
-    /// The task that is to blame, by its name. A task without one is called by its
-    /// number in the order of spawning: `task 3`. The body's own is `body`.
+    /// The name of the task to blame. A task without a name is called by its number in the order of
+    /// spawning: `task 3`. The body is called `body`.
     pub fn task(&self) -> Option<&str> {
         self.task.as_deref()
     }
@@ -86,19 +86,18 @@ impl Violation {
         self.spawned_at.as_ref()
     }
 
-    /// The line of user code that awaits, or, of quell's own futures, that has made what it
-    /// awaits; of a panic, where it panicked; of a lost item or a leaked context, where it was
-    /// made.
+    /// The line of user code that awaits; for a future of quell's own, the line that made it. For a
+    /// panic, the line that panicked; for a lost item or a leaked context, the line that made it.
     pub fn waiting_at(&self) -> Option<&Place> {
         self.waiting_at.as_ref()
     }
 
-    /// What it waits for, or what went wrong, in words.
+    /// What the task waits for, or what went wrong, in words.
     pub fn waiting_for(&self) -> Option<&str> {
         self.waiting_for.as_deref()
     }
 
-    /// In how many schedules it was seen: in none, where it is said of all of them together
+    /// In how many schedules it was seen; zero if it is a violation of all of them together
     /// ([`Vacuous`](ViolationKind::Vacuous)).
     pub fn count(&self) -> u64 {
         self.count
@@ -110,9 +109,8 @@ impl Violation {
         &self.replay
     }
 
-    /// Whether both tell of one thing: kind, task and line. Of an item that is lost the task is
-    /// whoever happened to hold it; of a body that is not deterministic it is chance at which
-    /// event that shows.
+    /// Whether both are the same: in kind, task and line. Which task held an item that is lost does
+    /// not matter; nor does the event that shows that a body is not deterministic, which is chance.
     pub(super) fn is_same_as(&self, other: &Violation) -> bool {
         self.kind == other.kind
             && (self.task == other.task || self.kind == ViolationKind::LostItem)
@@ -122,7 +120,7 @@ impl Violation {
                 || self.waiting_for == other.waiting_for)
     }
 
-    /// Of what waits for the end of a context where none is injected, the headline says so.
+    /// If a task waits for the end of a context and no end is injected, the headline says so.
     pub(super) fn says_that_nobody_cancels(&mut self, kind: Inject) {
         let waits = self.waiting_for.as_deref() == Some(END_OF_CONTEXT);
         if waits && self.kind == ViolationKind::BlockedStage && !kind.comes_by_itself() {

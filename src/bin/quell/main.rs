@@ -1,10 +1,9 @@
-//! `quell check` runs the built-in scenarios under the checker; `quell list` names
-//! them.
+//! `quell check` runs the built-in scenarios under the checker; `quell list` names them.
 //!
 //! | exit status | means |
 //! |---|---|
-//! | 0 | clean; of all the scenarios together, each is as it should be: bugs that are known were found |
-//! | 1 | there is a violation in a scenario that was named, or one that should not be |
+//! | 0 | clean; for all scenarios together: each is as expected, so known bugs were found |
+//! | 1 | a scenario that was named has a violation, or one of them all is not as expected |
 //! | 2 | the command could not be understood or carried out |
 
 mod print;
@@ -18,7 +17,7 @@ use std::io::{self, ErrorKind, IsTerminal as _};
 use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 
-/// The part that is the whole.
+/// The one part that is the whole.
 const WHOLE: (u64, u64) = (1, 1);
 
 fn main() -> ExitCode {
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Some(("check", matches)) => check(matches),
-        // With nothing more, everything.
+        // Without a subcommand, everything is checked.
         _ => check(
             &command().get_matches_from(["quell", "check"]).subcommand().expect("given").1.clone(),
         ),
@@ -115,7 +114,7 @@ fn shard(text: &str) -> Result<(u64, u64), String> {
     }
 }
 
-/// `Ok(false)`: something is not as it should be.
+/// Returns `Ok(false)` if something is not as it should be.
 fn check(matches: &ArgMatches) -> Result<bool, String> {
     let chosen = chosen(matches)?;
     let html = matches.get_one::<String>("html");
@@ -149,7 +148,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
         if progress {
             print::clear();
         }
-        // A part of the schedules need not be the one with the bug.
+        // One part of the schedules need not contain the bug.
         let well = scenario.is_as_expected(&report) || (part && report.is_clean());
         all_well &= if named { report.is_clean() } else { well };
         if json {
@@ -174,7 +173,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
             all_well,
         );
     }
-    // Told before anything can still go wrong with the file.
+    // The results are printed before anything can still go wrong with the file.
     if let Some(file) = html {
         write(file, &print::one_page(&pages))?;
     }
@@ -246,9 +245,8 @@ fn write(file: &str, page: &str) -> Result<(), String> {
     std::fs::write(file, page).map_err(|error| could_not_write(file, &error))
 }
 
-/// A run may take long: that its page has nowhere to go is said before it. Nothing is written
-/// yet, and no file is left where there was none; a pipe is kept open, so that whoever reads it
-/// does not leave.
+/// Fails before a run, which may take long, if its page cannot be written. Writes nothing yet, and
+/// leaves no file where there was none. A pipe is kept open, so that its reader does not leave.
 fn must_be_writable(file: &str) -> Result<Option<File>, String> {
     match File::create_new(file) {
         Ok(_) => std::fs::remove_file(file).map(|()| None),

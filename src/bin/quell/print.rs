@@ -1,4 +1,4 @@
-//! What a person, or a program, reads.
+//! Output for people and programs.
 
 use super::scenarios::{Expectation, Scenario};
 use quell::check::{Report, Violation, ViolationKind};
@@ -10,8 +10,7 @@ macro_rules! say {
     };
 }
 
-/// Ends the program where its words are lost; unless nobody reads them any more, which is
-/// no error of ours.
+/// Ends the program if its output is lost, unless the reader has gone, which is no error of ours.
 pub(crate) fn must(written: io::Result<()>) {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -55,7 +54,7 @@ pub(crate) fn row(scenario: &Scenario, strategy: &str, report: &Report, well: bo
 }
 
 fn verdict(scenario: &Scenario, report: &Report, well: bool) -> String {
-    // What is for want of schedules is in no bug's expectation.
+    // No expected bug is a violation that is for want of schedules.
     let is_told = |found: &&Violation| !well || found.kind() != ViolationKind::Vacuous;
     let found: Vec<_> = report
         .violations()
@@ -79,7 +78,7 @@ fn verdict(scenario: &Scenario, report: &Report, well: bool) -> String {
     }
 }
 
-/// The story of one violation: of the one that should not be, else of one that should.
+/// Prints the story of one violation: one that should not be, else one that should.
 pub(crate) fn foot(shown: Option<(&Scenario, &Report, bool)>, all_well: bool) {
     let Some((scenario, report, well)) = shown else { return };
     if well {
@@ -91,7 +90,7 @@ pub(crate) fn foot(shown: Option<(&Scenario, &Report, bool)>, all_well: bool) {
     } else {
         say!("\n`{}`:\n", scenario.name);
     }
-    // That which is met most often is the one to know.
+    // The one met most often is the one to know.
     match report.violations().iter().max_by_key(|violation| violation.count()) {
         Some(violation) => {
             say!("{violation}");
@@ -113,8 +112,8 @@ pub(crate) fn replayed(scenario: &Scenario, report: &Report) {
     say!("{}: {report}", scenario.name);
 }
 
-/// The pages of several reports as one: what is between the first one's beginning and
-/// end, scenario by scenario.
+/// Joins the pages of several reports: the head of the first, then the body of each, scenario by
+/// scenario.
 pub(crate) fn one_page(pages: &[(&str, String)]) -> String {
     const BODY: (&str, &str) = ("<body>\n", "</body>");
     let mut whole = String::new();
@@ -184,7 +183,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// On a terminal only.
+/// Only called on a terminal.
 pub(crate) fn progress(done: usize, of: usize, name: &str) {
     const WIDTH: usize = 24;
     let full = done * WIDTH / of;

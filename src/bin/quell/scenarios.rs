@@ -1,9 +1,9 @@
-//! What `quell check` checks: programs with a bug that is known from the books, their
-//! repaired twins, and quell's own pipelines and groups.
+//! What `quell check` checks: programs with a bug that is known from books, their repaired twins,
+//! and quell's own pipelines and groups.
 //!
 //! # Invariants
 //!
-//! 1. A `Channel` is closed by `close`, and by nothing else, as in Go.
+//! 1. Only `close` closes a `Channel`, as in Go.
 
 use quell::check::{Checker, Inject, ReplayError, Report, ViolationKind};
 use quell::{Context, ContextError, Group, OnCancel, Pipeline, Rate, rt};
@@ -25,7 +25,7 @@ pub(crate) struct Scenario {
 #[derive(Clone, Copy)]
 pub(crate) enum Expectation {
     Clean,
-    /// It has a bug, and that must be found.
+    /// It has a bug that must be found.
     Finds(ViolationKind),
 }
 
@@ -96,7 +96,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 // --------------------------------------------------- the listing, as it is printed
 
-/// A channel as in Go: whoever leaves does not close it, only `close` does.
+/// A channel as in Go: dropping a handle does not close it, only `close` does.
 struct Channel<T> {
     send: mpsc::Sender<Option<T>>,
     read: Arc<Mutex<mpsc::Receiver<Option<T>>>>,
@@ -119,7 +119,7 @@ impl<T> Channel<T> {
     }
 }
 
-/// `$item` for each that is read, until the channel is closed.
+/// Runs `$body` with each `$item` that is read, until the channel is closed.
 macro_rules! range {
     ($item:ident in $channel:expr, $body:block) => {
         loop {
@@ -347,7 +347,7 @@ async fn slow_store(ctx: Context) {
     while let Ok(Some(request)) = ctx.run(incoming.recv()).await {
         let spawned = group
             .spawn("handler", move |ctx| async move {
-                // What is kept back is for an answer that says that it took too long.
+                // The reserve is for an answer that says that it took too long.
                 let (bounded, _canceller) = ctx.with_timeout(SECOND);
                 let (lookup, _canceller) = bounded.with_reserve(SECOND / 10);
                 let _ = lookup.run(rt::sleep(SECOND / 2 * request as u32)).await;

@@ -1,29 +1,28 @@
-//! Looks at contexts, and what counts as one: where the injection may come within a turn,
-//! and how long a turn may go on that lets nobody else run.
+//! Looks at contexts, and what counts as one: where the injection may come within a turn, and how
+//! long a turn may go on without letting others run.
 //!
 //! # Invariants
 //!
-//! 1. Looks that cannot be the point of an injection are counted by the thread
-//!    (`world::only_count`) while a task is polled, and then only: `settle_looks`, before
-//!    anybody else's code runs, takes them over. A schedule that is told does without, and
-//!    comes to the same hash.
+//! 1. While a task is polled, and only then, looks that cannot be the point of an injection are
+//!    counted by the thread (`world::only_count`). `settle_looks` takes them over before any other
+//!    code runs. A schedule that is told does without, and comes to the same hash.
 
 use super::{Engine, Inject, Look, NOBODY, Trouble, What, world};
 use crate::rt::probe::Wait;
 use std::panic::Location;
 
 impl Engine {
-    /// A watched context is looked at. True: the injection comes here.
+    /// Notes a look at a watched context. True: something befalls it here (see `strikes`).
     pub(in super::super) fn look(&mut self, look: Look) -> bool {
         self.stirred = true;
         self.funcs |= look == Look::AfterFunc;
-        // Before there is a body the looks are our own.
+        // Before there is a body, the looks are the checker's own.
         if self.closing || self.trouble.is_some() || self.tasks.is_empty() {
             return false;
         }
         let by = self.current;
         if by == NOBODY {
-            // A function that time, or an end, calls. Nobody's turn is counted.
+            // In a function called by time or by an end: it is in no turn, so nothing is counted.
             self.looked = true;
             return self.point(self.may_come_at_a_look());
         }
@@ -39,7 +38,7 @@ impl Engine {
         self.point(self.may_come_at_a_look())
     }
 
-    /// An await of this turn had not to wait, which counts as a look and is no point. True: the
+    /// Notes an await that did not have to wait: it counts as a look, but is no point. True: the
     /// turn has been long enough.
     pub(in super::super) fn passes(&mut self, wait: &Wait) -> bool {
         if self.closing || self.current == NOBODY || self.trouble.is_some() {
@@ -55,8 +54,8 @@ impl Engine {
         false
     }
 
-    /// The task that is being polled lets nobody else run: the injection comes by itself, or it
-    /// is thrown out of its loop (see `strikes`).
+    /// The current task lets no other run: the injection comes by itself, or the task is thrown out
+    /// of its loop (see `strikes`).
     fn spins(&mut self, at: Option<&'static Location<'static>>) {
         if self.may_come_by_itself() && self.kind != Inject::Drop {
             self.cut = true;
@@ -65,8 +64,8 @@ impl Engine {
         }
     }
 
-    /// Has the thread count the looks of the task that is being polled, as many as it has
-    /// left, where a count is all there is to them (invariant 1).
+    /// Has the thread count the looks that the current task has left, where a count is all that is
+    /// needed (invariant 1).
     #[inline(always)]
     pub(super) fn only_count(&self) {
         if self.current != NOBODY && self.log.is_none() && !self.may_come_at_a_look() {
@@ -74,8 +73,8 @@ impl Engine {
         }
     }
 
-    /// Something went wrong in this turn: what looks at a context from here on, while it
-    /// is thrown away, is not counted.
+    /// Something went wrong in this turn. Looks from here on, while it is thrown away, are not
+    /// counted.
     pub(in super::super) fn goes_wrong(&mut self, trouble: Trouble) {
         world::only_count(0);
         self.take_looks();
@@ -90,7 +89,7 @@ impl Engine {
         self.looks += asked;
     }
 
-    /// The end of a turn: nobody looks any more.
+    /// Takes the looks of a turn that is over into the hash.
     #[inline]
     pub(in super::super) fn settle_looks(&mut self) {
         world::only_count(0);

@@ -1,19 +1,19 @@
-//! One run of a body on its runtime, from its first poll until nothing is left of it, or
-//! what is left has had its time.
+//! One run of a body on its runtime, from its first poll until nothing is left of it, or what is
+//! left has had its time.
 //!
 //! # Invariants
 //!
-//! 1. The runtime rests when nobody is ready, and moves its paused clock to the next timer then.
-//!    After so many rests a body is one that comes to no end ([`Rest`]). Once the body has ended, a
+//! 1. The runtime rests when no task is ready, and then moves its paused clock to the next timer. A
+//!    body that has taken too many rests comes to no end ([`Rest`]). Once the body has ended, a
 //!    future that is always ready keeps the runtime from resting, and moves the clock itself.
-//! 2. What is the user's runs, and is dropped, behind [`guard`].
+//! 2. User code runs, and is dropped, behind [`guard`].
 //! 3. A thread of `spawn_blocking` keeps the clock where it is, and so does a task that is always
-//!    ready. If it does so for long, the watchdog wakes the body, which is given its injection
-//!    then: out of a rest at once, and where there is no rest the second time, for the first
-//!    somebody may just have been slow. Where the injection has come already the poll is no beat:
-//!    who keeps the clock for ever is told in the end. What the watchdog asks for is no point.
-//! 4. A deadline that comes at a look ends the root there, and the clock cannot move within a
-//!    poll. It follows before the body has its next turn, or once the body has ended.
+//!    ready. If that lasts, the watchdog wakes the body, which is then given its injection: at once
+//!    if it was woken out of a rest; without a rest the second time, for the first time a task may
+//!    just have been slow. If the injection has come already, the poll is no beat: a task that
+//!    keeps the clock for ever is told in the end. A poll that the watchdog asks for is no point.
+//! 4. A deadline that comes at a look ends the root there, but the clock cannot move within a poll.
+//!    It follows before the body has its next turn, or once the body has ended.
 
 use super::super::inject::Inject;
 use super::super::pulse::Pulse;
@@ -34,10 +34,10 @@ use tokio::time::{Instant, Sleep};
 /// A body that waits for longer than this, two years, waits for the injection.
 const LONG: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 
-/// Into so many moments is the time divided that tasks have to stop, if it is long enough.
+/// The time that tasks have to stop is divided into this many moments, if it is long enough.
 const MOMENTS: u32 = 1_000;
 
-/// What the body's polls and those of others count as, for the watchdog.
+/// As what the body's polls, and those of other tasks, count for the watchdog.
 pub(super) const BODY: u32 = 0;
 const OTHERS: u32 = u32::MAX;
 
@@ -52,13 +52,13 @@ pub(super) struct Run<'a> {
     pub(super) pulse: &'a Pulse,
 }
 
-/// How a body has come out.
+/// How a body came out.
 #[derive(Debug, PartialEq)]
 pub(super) enum Body {
     Ended,
-    /// It waits for what will never come, and its time is over.
+    /// It waits for something that will never come, and its time is over.
     Waits,
-    /// It waits, its time is over, and it would go on later.
+    /// It waits and its time is over, but it would go on later.
     GoesOn,
     /// It is polled again and again.
     Busy,
@@ -68,7 +68,7 @@ pub(super) enum Body {
 pub(super) struct Left {
     pub(super) body: Body,
     pub(super) tasks: usize,
-    /// Where the body waits, in a run that is traced.
+    /// Where the body waits, in a traced run.
     pub(super) waits: Waits,
 }
 
@@ -86,11 +86,11 @@ enum Nudge {
 #[derive(Debug)]
 pub(super) struct Rest {
     times: AtomicU32,
-    /// The last was ended by the watchdog.
+    /// Whether the watchdog ended the last one.
     nudged: AtomicBool,
-    /// The last poll of the body was [`Nudge::Once`], and there has been no rest since.
+    /// Whether the last poll of the body was [`Nudge::Once`], with no rest since.
     once: AtomicBool,
-    /// Whoever is to be woken when there have been so many.
+    /// The waker to wake once there have been this many.
     waker: Mutex<Option<(u32, Waker)>>,
     pulse: Arc<Pulse>,
 }
@@ -106,11 +106,11 @@ impl Rest {
         }
     }
 
-    // Relaxed, in all of them: they are for the runtime's one thread.
+    // Relaxed throughout: these are for the runtime's one thread.
 
     pub(super) fn begins(&self) {
         self.times.store(self.times().saturating_add(1), Ordering::Relaxed);
-        // A nudge before it was for somebody who was slow.
+        // A nudge before this rest was for a task that was slow.
         self.pulse.was_nudged();
         self.once.store(false, Ordering::Relaxed);
     }
@@ -131,13 +131,13 @@ impl Rest {
         drop(before);
     }
 
-    /// Nobody is to be woken any more.
+    /// Wakes nothing any more.
     pub(super) fn forgets(&self) {
         let before = self.waker.lock().take();
         drop(before);
     }
 
-    /// What the poll that has just begun is.
+    /// Whether, and how, the watchdog brought about the poll that has just begun.
     fn nudge(&self, may_come: bool) -> Nudge {
         let again = may_come && self.pulse.was_nudged();
         let before = self.once.swap(again, Ordering::Relaxed);
@@ -155,7 +155,7 @@ impl Rest {
 }
 
 impl Run<'_> {
-    /// Runs code of the user's. If it panics, that is noted, and there is no answer.
+    /// Runs user code. A panic is recorded, and gives no answer.
     fn guard<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
         match catch_unwind(AssertUnwindSafe(f)) {
             Ok(answer) => Some(answer),
@@ -167,7 +167,7 @@ impl Run<'_> {
         }
     }
 
-    /// What was left until a turn is over.
+    /// Calls what was left until the turn is over.
     fn calls_later(&self) {
         for work in self.watcher.takes_later() {
             self.guard(|| work.run());
@@ -200,14 +200,14 @@ impl Run<'_> {
         Left { body, tasks: self.settle(until).await, waits }
     }
 
-    /// Whether the root has ended by its deadline, which is `due` then, and the clock is still
-    /// behind (invariant 4).
+    /// Whether the root has ended by its deadline, at `due`, and the clock is still behind
+    /// (invariant 4).
     fn time_follows(&self, due: Instant) -> bool {
         let has_come = || self.watcher.state.lock().landed.is_some();
         self.kind == Inject::Deadline && has_come() && tokio_now() < due
     }
 
-    /// How the body has come out, and when it was told to stop.
+    /// Polls the body to its end. Returns how it came out, and when it was told to stop.
     async fn poll_to_the_end(
         &self,
         running: &mut dyn Running,
@@ -216,13 +216,13 @@ impl Run<'_> {
         let Run { kind, watcher, pulse, .. } = *self;
         let mut limit = pin!(tokio_sleep(LONG));
         let mut told = None;
-        // Since the beginning, or since it was told.
+        // Counted from the beginning, and anew from when it was told.
         let (mut polls, mut rests) = (0, 0);
         let mut jump: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
         std::future::poll_fn(|cx| {
             let may_come = kind.comes_by_itself() && told.is_none();
             let nudge = self.rest.nudge(may_come);
-            // Invariant 3. The first of two is none either, or the second would not come.
+            // Invariant 3. The first of two nudges is no beat either, or the second would not come.
             let beats = nudge == Nudge::None || (nudge == Nudge::Due && may_come);
             if beats {
                 pulse.beats(BODY);
@@ -308,8 +308,8 @@ impl Run<'_> {
     }
 
     /// Whether the body, whose time is over, would be woken later: by a timer of its own, or by a
-    /// task that goes on. It is not polled any more. Where others have timers again and again,
-    /// they go on, whomever they wake.
+    /// task that goes on. It is not polled any more. If others have timers again and again, they go
+    /// on, whatever they wake.
     async fn would_be_woken(&self) -> bool {
         const MANY: u32 = 1_000;
         self.watcher.state.lock().over = true;
@@ -319,7 +319,7 @@ impl Run<'_> {
         let mut begun = false;
         std::future::poll_fn(|cx| {
             self.pulse.beats(OTHERS);
-            // What wakes the body wakes whoever has polled it: this thread's one future.
+            // A wake of the body wakes the future that has polled it: this thread's only one.
             self.rest.wakes(cx.waker(), until);
             match for_ever.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(false),
@@ -330,8 +330,8 @@ impl Run<'_> {
         .await
     }
 
-    /// Gives the tasks that are left until then, and to each of them as many turns as a
-    /// schedule has steps: half of them at once. How many are alive after that.
+    /// Gives the tasks that are left until `until`, and each of them as many turns as a schedule
+    /// has steps: half of them at once. Returns how many are alive after that.
     async fn settle(&self, until: Instant) -> usize {
         self.pulse.nudges(None);
         let alive = || Handle::current().metrics().num_alive_tasks();

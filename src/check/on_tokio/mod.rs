@@ -1,10 +1,9 @@
-//! A tokio program, unmodified, on a current-thread runtime of tokio's own whose clock
-//! is paused.
+//! An unmodified tokio program, on a current-thread tokio runtime whose clock is paused.
 //!
-//! There is one schedule, tokio's; what varies is the point of the injection: each
-//! look at the context, each poll of the body's own future. What is left is what the
-//! runtime counts as alive. A run that goes wrong is run once more with stack traces: of
-//! the look at which the injection comes, and of where the body waits.
+//! There is one schedule, tokio's; what varies is the point of the injection: each look at the
+//! context, each poll of the body's own future. What is left is what the runtime counts as alive. A
+//! run that goes wrong is run once more with stack traces: of the look at which the injection
+//! comes, and of where the body waits.
 
 // | file | what it is |
 // |---|---|
@@ -38,8 +37,8 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// Does something that no budget of tokio's ends. In a task of tokio's, where a checker
-/// may well run, channels give a poll only so many answers; a whole check is one poll.
+/// Runs `f` outside any tokio budget. In a tokio task, where a checker may well run, channels give
+/// a poll only so many answers, and a whole check is one poll.
 pub(super) fn without_a_budget<R>(f: impl FnOnce() -> R) -> R {
     let once = pin!(tokio::task::unconstrained(async { f() }));
     match once.poll(&mut std::task::Context::from_waker(Waker::noop())) {
@@ -48,11 +47,11 @@ pub(super) fn without_a_budget<R>(f: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Sees that tokio will run a body here.
+/// Checks that tokio will run a body here.
 ///
 /// # Panics
 ///
-/// In a task, or in whatever else a runtime waits for.
+/// In a task, or in anything else that a runtime waits for.
 #[track_caller]
 pub(super) fn require_a_free_thread() {
     let quiet = quiet::keep_quiet();
@@ -69,21 +68,21 @@ pub(super) fn require_a_free_thread() {
 
 /// How a run went.
 struct Outcome {
-    /// The points that it came to.
+    /// The points it came to.
     way: Vec<Point>,
     landed: Option<u32>,
     cut: bool,
     looked: bool,
     sometimes: Vec<(&'static str, bool)>,
     violation: Option<Violation>,
-    /// It is known at which line the injection came.
+    /// Whether the line at which the injection came is known.
     at_a_line: bool,
 }
 
-/// Each may take as long as the watchdog has patience.
+/// How many missed points are put up with: each may take as long as the watchdog has patience.
 const MOST_MISSES: u32 = 8;
 
-/// Runs the body once for each point, of each injection as often as `most` says at the most.
+/// Runs the body once for each point of each injection, at most `most` times for each.
 pub(super) fn explore(
     plan: &Plan,
     kinds: &[Inject],
@@ -98,7 +97,7 @@ pub(super) fn explore(
     let mut report = Report::new(plan);
     let mut findings = Findings::default();
     let mut looked = false;
-    // The first is the one without an injection.
+    // The first run is the one without an injection.
     let number = |target: Option<u32>| target.map_or(0, |target| u64::from(target) + 1);
     let in_part = |target: Option<u32>| number(target) % plan.shard.1 == plan.shard.0 - 1;
     for (nth, &kind) in kinds.iter().enumerate() {
@@ -107,9 +106,9 @@ pub(super) fn explore(
         let how = "tokio's schedule".to_string();
         let mut covered = Covered { how, ..Covered::nothing(kind) };
         let (mut target, mut misses) = (None, 0);
-        // How many points a run has, at the least, in which the injection comes at none.
+        // The fewest points of any run in which the injection came at none.
         let mut least = u32::MAX;
-        // What the points of the longest run were. As many of another may still be others.
+        // The points of the longest run. Another run may have as many, and other ones.
         let mut longest: Vec<Point> = Vec::new();
         loop {
             if number(target) >= most {
@@ -129,7 +128,7 @@ pub(super) fn explore(
             if (missed || target.is_none()) && !outcome.cut {
                 least = least.min(points);
             }
-            // A point that any run has come to is one. Whoever keeps missing them is given up.
+            // A point that any run has come to exists. After too many misses the check gives up.
             let is_one = target.is_some_and(|target| target < covered.points);
             misses += u32::from(missed && is_one);
             let strays = longest.iter().zip(&outcome.way).any(|(one, other)| one != other);
@@ -154,7 +153,7 @@ pub(super) fn explore(
             if over || kind == Inject::None || enough {
                 break;
             }
-            // A part looks at its own points, and at the schedule without an injection.
+            // A part takes its own points, and the schedule without an injection.
             let from = target.map_or(0, |target| target + 1);
             target = (from..).find(|&next| in_part(Some(next)));
         }
@@ -168,7 +167,7 @@ pub(super) fn explore(
         }
     }
     if plan.shard.1 == 1 {
-        // Where something was found, something was checked.
+        // If something was found, something was checked.
         let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
         let looked = looked || !asks || !findings.violations.is_empty();
         findings.violations.extend(of_the_whole(&report, looked));
@@ -205,8 +204,8 @@ pub(super) fn replay(
     Ok(report)
 }
 
-/// What is learned of tokio's tasks once in a process is known before the first run, as in all
-/// that follow.
+/// What is learned of tokio's tasks once in a process is learned here, so that the first run goes
+/// as all that follow.
 fn learn_of_tasks() {
     let runtime = Builder::new_current_thread().build().expect("a current-thread runtime");
     let _learned = runtime.block_on(runtime.spawn(crate::rt::learn_of_tasks()));
@@ -222,16 +221,16 @@ fn pulse(plan: &Plan) -> Pulse {
     pulse
 }
 
-/// There is one schedule, and it is tokio's: a body is known by its type alone.
+/// A body is known by its type alone: there is one schedule, and it is tokio's.
 fn fingerprint(body: &dyn Subject) -> u32 {
     label::hash(body.name())
 }
 
-/// What has been found so far: what is equal, once, with a count.
+/// What has been found so far. Equal violations are one, with a count.
 #[derive(Default)]
 struct Findings {
     violations: Vec<Violation>,
-    /// Of each, whether its witness says at which line the injection came.
+    /// For each, whether its witness says at which line the injection came.
     at_a_line: Vec<bool>,
     traced: u32,
 }
@@ -239,7 +238,7 @@ struct Findings {
 impl Findings {
     /// `again`: the same run with stack traces.
     fn add(&mut self, violation: Violation, again: impl FnOnce() -> Outcome, pulse: &Pulse) {
-        /// Traces take long; after so many the last lines that were seen have to do.
+        /// How many are traced, which takes long. After that, one of a known kind is only counted.
         const ENOUGH: u32 = 50;
         let alike = |known: &Violation, other: &Violation| {
             known.kind == other.kind
@@ -313,7 +312,7 @@ fn run(
     body.run_once(&mut |body| left = Some(runtime.block_on(run.go(body))));
     let left = left.expect("it has been run");
     drop(runtime);
-    // A waker of the runtime's keeps all of that, and the runtime keeps who keeps the waker.
+    // These hold wakers that keep the runtime, and the runtime holds these: a cycle.
     rest.forgets();
     pulse.nudges(None);
     let driver = watcher.state.lock().driver.take();
@@ -336,7 +335,7 @@ fn run(
         violation.says_that_nobody_cancels(kind);
         violation.story.injected = Some(injected);
         let token = Token::new(kind, fingerprint(body), plan.limits, USUAL, Vec::new());
-        // Where the injection came by itself, or not at all, no point brings it back.
+        // If the injection came by itself, or not at all, no point brings it back.
         let target = point.filter(|&point| point != u32::MAX);
         violation.replay = token.on_tokio(target).to_string();
     }
@@ -358,7 +357,7 @@ fn runtime(watcher: &Arc<Watcher>, rest: &Arc<Rest>) -> Runtime {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
-        // Those of `spawn_blocking`, which end with the runtime.
+        // For the threads of `spawn_blocking`, which end with the runtime.
         .on_thread_start(move || {
             std::mem::forget((world::look_on(Arc::clone(&abroad)), quiet::keep_quiet()));
         })

@@ -1,12 +1,11 @@
-//! Who looks on while a run goes on: counts the points, and notes what becomes of contexts
-//! and items.
+//! The onlooker of a run: counts the points, and notes what becomes of contexts and items.
 //!
 //! # Invariants
 //!
-//! 1. The lock is let go before anybody's code runs: contexts are cancelled, and wakers
-//!    woken, without it.
-//! 2. Points are those of the runtime's own thread alone, for their order is always the same.
-//!    Other threads have an onlooker of their own, [`Abroad`], that strikes nobody.
+//! 1. The lock is released before any user code runs: contexts are cancelled, and wakers woken,
+//!    without it.
+//! 2. Points are those of the runtime's own thread alone, because their order is always the same.
+//!    Other threads have an onlooker of their own, [`Abroad`], that never strikes.
 
 use super::super::exploration::Plan;
 use super::super::inject::Inject;
@@ -24,18 +23,18 @@ use std::fmt;
 use std::panic::Location;
 use std::task::Waker;
 
-/// Contexts of such checks carry this.
+/// The mark of the contexts in such checks.
 pub(super) const MARK: u16 = u16::MAX;
 
 pub(super) struct Watcher {
     plan: Plan,
     pulse: Arc<Pulse>,
     pub(super) state: Mutex<State>,
-    /// In a run that is to be told.
+    /// Present in a run that is to be told.
     pub(super) trail: Option<Arc<Trail>>,
 }
 
-/// What a point is: by this one run's points are told from another's.
+/// What a point is; this tells one run's points from another's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Point {
     /// A poll of the body.
@@ -46,25 +45,25 @@ pub(super) enum Point {
 
 pub(super) struct State {
     kind: Inject,
-    /// Where the injection comes.
+    /// The point at which the injection is to come.
     target: Option<u32>,
     most: u32,
-    /// The points that it has come to.
+    /// The points that were reached.
     pub(super) way: Vec<Point>,
-    /// At which point it came; `u32::MAX`: at none, when nothing else could happen or a maximum
+    /// The point at which it came. `u32::MAX`: at none, when nothing else could happen or a maximum
     /// was reached.
     pub(super) landed: Option<u32>,
     pub(super) cut: bool,
     pub(super) looked: bool,
     pub(super) body_ended: bool,
-    /// The poll of the body that is going on is the watchdog's.
+    /// Whether the current poll of the body is the watchdog's.
     pub(super) asked_for: bool,
-    /// What is done from here on is done too late to count.
+    /// Whether anything done from here on is too late to count.
     pub(super) over: bool,
     pub(super) canceller: Option<Canceller>,
-    /// What is to be called once this turn is over.
+    /// What to call once this turn is over.
     pub(super) later: Vec<Work>,
-    /// Whoever polls the body, and is to know at once when the injection has come.
+    /// The waker of the future that polls the body, woken at once when the injection has come.
     pub(super) driver: Option<Waker>,
     pub(super) contexts: Vec<&'static Location<'static>>,
     pub(super) lost: Option<(String, Place)>,
@@ -73,9 +72,9 @@ pub(super) struct State {
 }
 
 impl State {
-    /// A point: whether the injection comes here.
+    /// Passes a point: whether the injection comes here.
     pub(super) fn point(&mut self, point: Point) -> bool {
-        // What the body has left behind may come to a fault of its own.
+        // What the body has left behind may yet reach a fault point.
         let is_late = self.body_ended && self.kind != Inject::Panic;
         if self.landed.is_some() || is_late || self.over {
             return false;
@@ -131,8 +130,8 @@ impl Watcher {
         Watcher { plan, pulse, state: Mutex::new(state), trail }
     }
 
-    /// Ends the root, as a cancel or as its deadline would. `later`: it is somebody's turn, and
-    /// what is called at the end is left until that is over.
+    /// Ends the root, as a cancel or as its deadline would. `later`: a turn is in progress, so the
+    /// functions at the end are left until it is over.
     pub(super) fn ends_root(&self, later: bool) {
         let (canceller, kind) = {
             let state = self.state.lock();
@@ -145,12 +144,12 @@ impl Watcher {
         }
     }
 
-    /// What was left until a turn is over, which it is now.
+    /// Takes what was left until the turn is over.
     pub(super) fn takes_later(&self) -> Vec<Work> {
         std::mem::take(&mut self.state.lock().later)
     }
 
-    /// Somebody has panicked, and it was caught.
+    /// Records a panic that was caught.
     pub(super) fn note_panic(&self, payload: &(dyn Any + Send)) {
         let panic = Panic::of(payload);
         if !panic.was_injected() {
@@ -165,7 +164,7 @@ impl Onlooker for Watcher {
         if state.over {
             return false;
         }
-        // Until the body is polled for the first time the looks are our own.
+        // Until the body is polled for the first time, the looks are the checker's own.
         if state.way.is_empty() && state.kind != Inject::Panic && state.kind != Inject::None {
             return false;
         }
@@ -238,7 +237,7 @@ impl Onlooker for Watcher {
         }
     }
 
-    /// What ends a task of tokio's is caught by tokio, which tells nobody but whoever joins it.
+    /// A panic that ends a tokio task is caught by tokio, which tells only a task that joins it.
     fn panics(&self, payload: &(dyn Any + Send)) {
         if !Panic::of(payload).was_injected() && tokio_catches(&Backtrace::force_capture()) {
             self.panicked(payload);
@@ -298,11 +297,11 @@ pub(super) struct Seen {
     /// The clones of the body's waker that are alive, each with its number.
     clones: Vec<(u64, Backtrace)>,
     cloned: u64,
-    /// Of a body that does not wait but has itself woken, what it did with its waker stays.
+    /// Whether traces of dropped clones stay, for a body that wakes itself instead of waiting.
     stays: bool,
 }
 
-/// A line that waits, and the library's function that is called there.
+/// A line that waits, and the library function that is called there.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     pub(super) place: Option<Place>,
@@ -310,12 +309,12 @@ pub(super) struct Waits {
 }
 
 impl Trail {
-    /// Whether this is the last poll of a body that is polled for ever.
+    /// Sets whether this is the last poll of a body that comes to no end.
     pub(super) fn stays(&self, stays: bool) {
         self.seen.lock().stays = stays;
     }
 
-    /// Where the body waits; if it is a library's future from the beginning, where it is run.
+    /// Where the body waits; for a library's future from the beginning, where the check is run.
     pub(super) fn waits(&self) -> Waits {
         let seen = self.seen.lock();
         let line = |(_, trace): &(u64, Backtrace)| users_line(trace, self.asked_at);
@@ -339,7 +338,7 @@ pub(super) struct Tracer {
 }
 
 impl Tracer {
-    /// Notes what is done with the waker, in which line; its number.
+    /// Notes the line that does something with the waker. Returns its number.
     fn note(&self) -> u64 {
         let trace = Backtrace::force_capture();
         let mut seen = self.trail.seen.lock();
@@ -352,7 +351,7 @@ impl Tracer {
 
 impl Traced for Tracer {
     fn wake(&self) {
-        // Whoever polls the body holds the first: it is woken in the midst of that poll.
+        // The code that polls the body holds the first waker, so this wake comes within that poll.
         if self.clone == 0 && self.trail.seen.lock().stays {
             self.note();
         }

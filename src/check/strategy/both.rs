@@ -1,19 +1,19 @@
-//! Every schedule within a few delays, and then some at random: what a checker
-//! does unless it is told otherwise.
+//! Every schedule within a few delays, then some at random: what a checker does unless told
+//! otherwise.
 //!
-//! With two delays the number of schedules grows with the square of their length, and each
-//! takes as long as it is. So there is an end to steps as well, and the rest is left to chance.
+//! With two delays, the number of schedules grows with the square of their length, and each takes
+//! as long as it is. So steps are limited as well, and the rest is left to chance.
 
 use super::{Exhaustive, Length, Next, Point, Random, Share, Strategy, Turn};
 use crate::check::report::grouped;
 
-/// At random, after all others.
+/// How many schedules are run at random, after all others.
 const AFTERWARDS: u64 = 1_000;
 
 /// As many steps as 100,000 schedules of 1,000 steps each have.
 const ENOUGH: u64 = 100_000_000;
 
-/// As many are enough once something was found: whoever has that to mend will come again.
+/// This many are enough once something was found: with that to mend, the check will be run again.
 const ENOUGH_TO_MEND: u64 = 10_000_000;
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Both {
     second: Option<Random>,
     seed: u64,
     share: Share,
-    /// Those of the first, so far.
+    /// Steps of the first strategy so far.
     steps: u64,
     enough: u64,
     /// Chance has the injection come at no point beyond this one.
@@ -31,7 +31,7 @@ pub(crate) struct Both {
 
 impl Both {
     pub(crate) fn new(most: u32, strikes: bool, seed: u64, share: Share, farthest: u32) -> Self {
-        // What is left when the first is cut short is for the second.
+        // The second strategy gets what the first leaves when it is cut short.
         let rest = AFTERWARDS.min(share.limit / 4);
         let first = Share { limit: share.limit - rest, ..share };
         let first = Exhaustive::new(most, strikes, first);
@@ -127,7 +127,7 @@ impl Strategy for Both {
 mod tests {
     use super::*;
 
-    /// As many schedules of a hundred thousand steps as it takes; how many that is.
+    /// Runs schedules of a hundred thousand steps until chance takes over. Returns how many.
     fn run_to_chance(both: &mut Both) -> u32 {
         let mut runs = 0;
         while both.second.is_none() {

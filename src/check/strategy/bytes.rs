@@ -1,5 +1,5 @@
-//! What the bytes say: for fuzzing. The first two say where the injection comes,
-//! each one after that is a decision. Where they end, every decision is zero.
+//! A schedule made from bytes, for fuzzing. The first two say where the injection comes; each one
+//! after that is a decision. After the last, every decision is zero.
 
 use super::{Next, Point, Strategy, Turn};
 

@@ -1,27 +1,25 @@
 //! Every schedule within a number of delays.
 //!
-//! Passing over a ready task costs one delay, and so do time that moves although
-//! tasks are ready and a choice other than the first. The injection is free, but
-//! comes once.
+//! Passing over a ready task costs one delay; so does time that moves although tasks are ready, and
+//! so does a choice other than the first. The injection is free, but comes once.
 //!
-//! A schedule is a list of deviations in the order of time, so its parent is the
-//! one without the last. Running a schedule shows which decisions come after its
-//! last deviation; each value of each of them is a child. So every schedule is
-//! reached once, from its parent, with nothing kept but the way down. First those
-//! without a delay, then with one, and so on: the first witness of a bug is among
-//! the simplest. Schedules with fewer delays are run again on the way to those
-//! with more; they are a small part, and are not counted again.
+//! A schedule is a list of deviations in the order of time, so its parent is the one without the
+//! last. Running a schedule shows which decisions come after its last deviation; each value of each
+//! of them is a child. So every schedule is reached once, from its parent, and only the way down is
+//! kept. Schedules without a delay come first, then those with one, and so on: the first witness of
+//! a bug is among the simplest. Schedules with fewer delays are run again on the way to those with
+//! more; they are a small part, and are not counted again.
 //!
 //! # Invariants
 //!
-//! 1. `frames[..depth]` are the schedules on the way down; the last is the one that
-//!    was run last, and `deviations` is its list.
+//! 1. `frames[..depth]` are the schedules on the way down; the last is the one that was run last,
+//!    and `deviations` is its list.
 //! 2. A frame's `open` decisions come after its last deviation, in order.
-//! 3. A child that can have no children of its own in this level need not be run to
-//!    be counted: one of another share is counted only.
-//! 4. A level without a schedule is the last: one of another level leads to one of the level
-//!    below. Leave out what costs nothing at its end. Of what is last then, which costs one or
-//!    passes over several tasks, leave it out, or pass over one less.
+//! 3. A child that can have no children of its own in this level need not be run to be counted: if
+//!    it is of another share, it is only counted.
+//! 4. A level without a schedule is the last, because every schedule of a level leads to one of the
+//!    level below: leave out what costs nothing at its end; what is last then either costs one and
+//!    is left out, or passes over several tasks and passes over one less.
 
 use super::{Deviation, Length, Next, Point, STRIKE, Share, Strategy, Turn};
 
@@ -34,12 +32,12 @@ pub(crate) struct Exhaustive {
     deviations: Vec<Deviation>,
     frames: Vec<Frame>,
     depth: usize,
-    /// The next deviation to be done in the schedule that is running.
+    /// The next deviation to be made in the schedule that is running.
     due: usize,
-    /// The hash that the parent had where the last deviation is.
+    /// The hash that the parent had at the last deviation.
     expected: u32,
     number: u64,
-    /// How many there were before this level.
+    /// How many schedules there were before this level.
     before: u64,
     begun: bool,
     cut: bool,
@@ -54,12 +52,12 @@ struct Frame {
     spent: u32,
     struck: bool,
     open: Vec<Open>,
-    /// Where the next child is.
+    /// The open decision of the next child.
     next: usize,
     value: u32,
 }
 
-/// A decision that may be made otherwise.
+/// A decision that can be made otherwise.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     at: u32,
@@ -116,7 +114,7 @@ impl Exhaustive {
         }
     }
 
-    /// How many schedules there are, as far as they have been counted.
+    /// How many schedules have been counted so far.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -139,8 +137,8 @@ impl Exhaustive {
         self.due = 0;
     }
 
-    /// Counts a schedule that has just as many delays as this level; says whether it
-    /// is to be counted and run here. `None`: the limit is reached.
+    /// Counts a schedule that has exactly as many delays as this level. Returns whether it is this
+    /// share's to run; `None` if the limit is reached.
     fn count(&mut self) -> Option<bool> {
         if self.number >= self.share.limit {
             self.cut_short();
@@ -193,7 +191,7 @@ impl Exhaustive {
         Next::Over
     }
 
-    /// The value of the deviation that is due here; zero where none is.
+    /// The value of the deviation that is due here, zero if none is due yet; `None` after the last.
     #[inline]
     fn follow(&mut self, at: u32, hash: u32) -> Option<u32> {
         let deviation = *self.deviations.get(self.due)?;
@@ -201,7 +199,7 @@ impl Exhaustive {
             return Some(0);
         }
         if deviation.at < at {
-            // It was passed by: that decision did not come up this time.
+            // That decision did not come up this time.
             self.diverged.get_or_insert(at);
         }
         self.due += 1;

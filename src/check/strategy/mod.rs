@@ -1,10 +1,9 @@
-//! Who makes the choices.
+//! The strategies, which make the choices.
 //!
-//! A schedule is a run of decisions, each with a number: which ready task goes
-//! next, what `rt::choose` says, and at each point whether the injection comes.
-//! Zero is always what a plain executor would do: the task that has waited
-//! longest, the first alternative, no injection. So a schedule is told by its
-//! *deviations*, those decisions that were not zero; a token holds nothing else.
+//! A schedule is a sequence of numbered decisions: which ready task goes next, what `rt::choose`
+//! says, and at each point whether the injection comes. Zero is always what a plain executor would
+//! do: the task that has waited longest, the first alternative, no injection. So a schedule is told
+//! by its *deviations*, the decisions that were not zero; of decisions, a token holds only those.
 
 // | file | what it tries |
 // |---|---|
@@ -43,18 +42,18 @@ pub(super) struct Deviation {
 /// The value of a deviation that is the injection.
 pub(super) const STRIKE: u32 = u32::MAX;
 
-/// Which task goes next: of `ready`, in the order in which they have waited; or,
-/// where `time` is set, the time.
+/// The choice of what goes next: one of `ready`, in the order in which they have waited; or, if
+/// `time` is set, time.
 pub(super) struct Turn<'a> {
     pub(super) at: u32,
-    /// What happened up to here, in short.
+    /// A hash of what has happened up to here.
     pub(super) hash: u32,
     pub(super) ready: &'a VecDeque<u32>,
     pub(super) time: bool,
 }
 
 impl Turn<'_> {
-    /// How many answers there are.
+    /// The number of possible answers.
     pub(super) fn options(&self) -> u32 {
         self.ready.len() as u32 + u32::from(self.time)
     }
@@ -64,7 +63,7 @@ impl Turn<'_> {
 pub(super) struct Point {
     pub(super) at: u32,
     pub(super) hash: u32,
-    /// Which one it is, of this schedule.
+    /// Its number in this schedule.
     pub(super) number: u32,
     /// Whether the code under test could tell it from the one before.
     pub(super) distinct: bool,
@@ -73,7 +72,7 @@ pub(super) struct Point {
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Next {
-    /// Run a schedule; whether it is one that was not run before.
+    /// Run a schedule. `counts`: it is one of this share's, and was not run before.
     Run { counts: bool },
     /// There is none left.
     Over,
@@ -92,29 +91,29 @@ pub(super) trait Strategy: fmt::Debug {
     /// Prepares the next schedule.
     fn next(&mut self) -> Next;
 
-    /// How many ready tasks to pass over; their number, to have time move instead.
+    /// How many ready tasks to pass over; if all of them, time moves instead.
     fn turn(&mut self, turn: &Turn<'_>) -> u32;
 
-    /// One of so many.
+    /// Chooses one of `of` alternatives.
     fn choose(&mut self, at: u32, hash: u32, of: u32) -> u32;
 
     /// Whether the injection comes here.
     fn strikes(&mut self, point: &Point) -> bool;
 
-    /// The schedule has come to its end.
+    /// Told that the schedule has come to its end.
     fn over(&mut self, _length: Length) {}
 
-    /// There will be no other schedule, though it has not come to its end.
+    /// Told that no other schedule will be run, though there may be more.
     fn ends_early(&mut self) {}
 
-    /// Something was found: what is still looked for is the rest.
+    /// Told that something was found: from now on only the rest is looked for.
     fn has_found(&mut self) {}
 
     /// What it has gone through, in words.
     fn covered(&self) -> String;
 
-    /// How many points a schedule has at the most, of those that were gone through one by one. Of
-    /// what is left to chance nobody knows how long it would have been without its injection.
+    /// The most points of a schedule, of those that are enumerated. How many one left to chance
+    /// would have had without its injection is not known.
     fn points(&self) -> Option<u32> {
         None
     }
@@ -129,14 +128,14 @@ pub(super) trait Strategy: fmt::Debug {
         false
     }
 
-    /// The decision at which the body was not what it had been, if there was one.
+    /// The first decision at which the body was not what it had been, if there was one.
     fn diverged(&self) -> Option<u32> {
         None
     }
 }
 
-/// Which of all schedules are this run's to do: those whose number, counted by `of`,
-/// is `part`; and none beyond the `limit`.
+/// The schedules that are this run's to do: those whose number modulo `of` is `part`, and none
+/// beyond `limit`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     pub(super) part: u64,
@@ -150,7 +149,7 @@ impl Share {
     }
 }
 
-/// splitmix64: fair enough, and the same everywhere.
+/// splitmix64: good enough, and the same everywhere.
 #[derive(Clone, Debug)]
 pub(super) struct Dice(u64);
 
@@ -168,9 +167,8 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of a few that are usual, or of any up to `most`: a schedule may be much longer than
-    /// the one by which it is known what is usual. One in eight is of those, and near ones
-    /// come up more often than far ones.
+    /// A place among the `usual` ones or, one time in eight, any up to `most`, near ones more often
+    /// than far ones: a schedule may be much longer than the one that set what is usual.
     pub(super) fn place(&mut self, usual: u32, most: u32) -> u32 {
         let roll = self.roll();
         if roll & 7 != 0 {

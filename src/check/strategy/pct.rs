@@ -1,13 +1,12 @@
-//! Priorities that change a few times: the tasks get priorities at random, the
-//! highest that is ready goes next, and at a few turns chosen beforehand whoever is
-//! on top falls to the bottom.
+//! Priorities that change a few times: tasks get random priorities, the highest that is ready goes
+//! next, and at a few turns chosen beforehand the task on top falls to the bottom.
 //!
-//! It finds a bug that needs an order among `depth` events with a probability that
-//! has a bound, however many tasks there are (Burckhardt and others, 2010).
+//! It finds a bug that needs an order among `depth` events with a probability that has a bound,
+//! however many tasks there are (Burckhardt and others, 2010).
 
 use super::{Dice, Length, Next, Point, Share, Strategy, Turn};
 
-/// Each turn looks through all the turns at which somebody falls.
+/// The greatest depth: each turn searches all the turns at which a task falls.
 const DEEPEST: u32 = 1_000;
 
 #[derive(Debug)]
@@ -17,17 +16,17 @@ pub(crate) struct Pct {
     share: Share,
     round: u64,
     dice: Dice,
-    /// By task; the last word is on time.
+    /// By task; that of time is `time`.
     priorities: Vec<u64>,
     time: u64,
-    /// The turns at which whoever is on top falls.
+    /// The turns at which the task on top falls.
     falls: Vec<u32>,
     fallen: u64,
     turns: u32,
     target: u32,
-    /// How long a schedule in order is.
+    /// The length of a schedule in order.
     usual: Length,
-    /// How many points the first has that counts.
+    /// How many points the first schedule that counts has.
     first: u32,
     /// The injection comes at no point beyond this one.
     farthest: u32,
@@ -41,8 +40,8 @@ enum Stage {
     New,
     /// To see what is usual, in order.
     Measures,
-    /// To see how many points the first has that counts: that without its injection. So a run
-    /// of a single schedule has its injection wherever there is a point.
+    /// To see how many points the first schedule that counts has, without its injection. So in a
+    /// run of a single schedule the injection comes if there is any point.
     Rehearses,
     Counts,
 }
@@ -85,12 +84,12 @@ impl Pct {
         self.target = self.dice.place(points, self.farthest);
     }
 
-    /// Above all that have fallen.
+    /// A new priority, above all that have fallen.
     fn fresh(&mut self) -> u64 {
         self.dice.roll() | 1 << 63
     }
 
-    /// Of a task that has none yet; those before it get theirs first.
+    /// The priority of a task that has none yet; the tasks before it get theirs first.
     #[cold]
     fn new_priority(&mut self, task: u32) -> u64 {
         while self.priorities.len() <= task as usize {
@@ -100,10 +99,10 @@ impl Pct {
         self.priorities[task as usize]
     }
 
-    /// How many are passed over for it.
+    /// How many tasks are passed over for the highest.
     fn highest(&mut self, turn: &Turn<'_>) -> u32 {
         let (mut place, mut best, mut highest) = (0, 0, 0);
-        // Two loops are faster than one that goes from the one part of the queue to the other.
+        // Two loops are faster than one that crosses from one part of the queue to the other.
         let (front, back) = turn.ready.as_slices();
         for part in [front, back] {
             for &task in part {
@@ -162,8 +161,8 @@ impl Strategy for Pct {
             place = self.highest(turn);
         }
         if place as usize == turn.ready.len() {
-            // Else it would move on and on, past those that have fallen above all: for ever,
-            // where each move wakes somebody who comes before them.
+            // Otherwise time would move on and on, above all past tasks that have fallen: for ever,
+            // if each move wakes a task that comes before them.
             let has_fallen = |&task: &u32| self.priorities[task as usize] <= 1 << 32;
             self.time = if turn.ready.iter().any(has_fallen) {
                 self.fallen -= 1;

@@ -1,9 +1,9 @@
 //! Any schedule, by a seed.
 //!
-//! Half of the schedules take a task at random at each turn; the other half keep to
-//! the order of waiting and leave it now and then, which comes nearer to how a real
-//! executor goes wrong. The injection comes at a point chosen beforehand, mostly among as
-//! many as the first schedule has had, and now and then far beyond.
+//! Half of the schedules take a random task at each turn; the other half keep to the order of
+//! waiting and leave it now and then, which comes nearer to how a real executor goes wrong. The
+//! injection comes at a point chosen beforehand: mostly among as many as the first schedule had,
+//! now and then far beyond.
 
 use super::{Dice, Length, Next, Point, Share, Strategy, Turn};
 
@@ -13,11 +13,11 @@ pub(crate) struct Random {
     share: Share,
     round: u64,
     dice: Dice,
-    /// One turn in so many leaves the order.
+    /// One turn in this many leaves the order.
     rarely: u32,
     target: u32,
     points: u32,
-    /// The injection comes at none beyond this one.
+    /// The injection comes at no point beyond this one.
     farthest: u32,
     begun: bool,
     cut: bool,
@@ -44,10 +44,10 @@ impl Random {
     fn roll(&mut self, round: u64) {
         self.dice = Dice::new(self.seed, round);
         self.rarely = [1, 1, 4, 16][self.dice.below(4) as usize];
-        // All shards must choose alike, so the number is that of the first schedule, and
-        // a little more for those that are longer.
+        // All shards must choose alike, so this is the number of the first schedule, and a little
+        // more for those that are longer.
         let target = self.dice.place(self.points + self.points / 8 + 1, self.farthest);
-        // The first has just as many, so a run of a single schedule has its injection.
+        // The first has exactly that many, so a run of a single schedule has its injection.
         self.target = if round == 0 { target % self.points.max(1) } else { target };
     }
 }
@@ -55,7 +55,7 @@ impl Random {
 impl Strategy for Random {
     fn next(&mut self) -> Next {
         if !self.begun {
-            // How many points there are: the first schedule, without its injection.
+            // To count the points: the first schedule, without its injection.
             self.begun = true;
             self.roll(0);
             self.target = u32::MAX;
@@ -76,7 +76,7 @@ impl Strategy for Random {
         if self.rarely != 1 && self.dice.below(self.rarely) != 0 {
             return 0;
         }
-        // Time is no task like the others: it moves by itself when it is its turn.
+        // Time is not a task like the others: it also moves by itself.
         if turn.time && self.dice.below(8) == 0 {
             return turn.ready.len() as u32;
         }

@@ -1,4 +1,4 @@
-//! One schedule that is known, by its deviations.
+//! One known schedule, by its deviations.
 
 use super::{Deviation, Length, Next, Point, STRIKE, Strategy, Turn};
 
@@ -28,7 +28,7 @@ impl Replay {
         0
     }
 
-    /// The value there, if it can be had.
+    /// The value there, if it is possible.
     fn within(&mut self, at: u32, of: u32) -> u32 {
         let value = self.follow(at);
         if value < of {
