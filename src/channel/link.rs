@@ -1,24 +1,24 @@
-//! What both sides of a channel share: the items, the room, and who waits.
+//! What both sides of a channel share: the items, the room, and the waiting tasks.
 //!
 //! # Invariants
 //!
-//! 1. Until it is closed, `room` is what is left of its capacity beside the queue, what the
-//!    receiving side has fetched and not given back, and what has been promised. What has been
-//!    handed to the user's code is given back by a sender who finds no room, before it waits,
-//!    and by the receiving side, when it has handed out `quantum` items, or fetches, or is
-//!    about to wait itself.
-//! 2. Room that is given back is promised to the senders that wait, in their order; a
-//!    newcomer gets what is left. A sender that goes away with a promise passes it on. So
-//!    room and a sender waiting for it never meet.
-//! 3. A reader that waits has looked at the queue under the lock under which its
-//!    waker was stored. Whoever puts an item in takes the waker under that lock.
-//! 4. Where several take (`takers`): if `call` is false, nobody of them is idle, or one will
+//! 1. Until it is closed, `room` is its capacity less the items in the queue, those that the
+//!    receiving side has fetched and whose room has not been given back, and the room that has been
+//!    promised. Room of items that have been handed to user code is given back by a sender that
+//!    finds none, before it waits or gives up, and by the receiving side when it has handed out
+//!    `quantum` items, fetches, or is about to wait itself.
+//! 2. Room that is given back is promised to the waiting senders, in their order; a newcomer gets
+//!    what is left. A sender that goes away with a promise passes it on. So there is never both
+//!    room and a sender that waits for it.
+//! 3. A reader that waits has looked at the queue under the lock under which its waker was stored.
+//!    Whatever puts an item in takes the waker under that lock.
+//! 4. With several takers (`takers`): if `call` is false, none of them is idle, or one is going to
 //!    look: it has been woken and is on its way, or goes alone.
-//! 5. Once closed there is no room, nothing is put in or fetched, and nobody waits to send.
-//!    What is in the queue has been counted as left: it is discarded by whoever closed it, or by
-//!    another after that, and so is what takers have fetched and nobody has taken.
-//! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A panic
-//!    in one of them is its owner's affair, and keeps nothing else from being done.
+//! 5. Once closed, there is no room, nothing is put in or fetched, and no sender waits. What is in
+//!    the queue has been counted as left; it is discarded by the call that closed it, or by a later
+//!    one, and so are items that takers have fetched and not taken.
+//! 6. Wakers are cloned, called and dropped, and items dropped, without a lock. A panic in one of
+//!    them concerns only its owner, and keeps nothing else from being done.
 
 use super::takers::Front;
 use crate::rt::{self, PipelineId, Waiting, probe};
@@ -29,60 +29,61 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// What both sides write, what the receiving side writes, and what is only read lie on
-/// lines of their own: a sixth of the time of an item where two threads pass it on.
+/// The state that both sides write, the state that the receiving side writes, and what is only read
+/// lie on separate cache lines: that saves a sixth of the time of an item that passes between two
+/// threads.
 pub(super) struct Link<T> {
     pub(super) state: OwnLines<BriefLock<State<T>>>,
     pub(super) takes: OwnLines<Takes<T>>,
-    /// Whether the room of each item is offered when it is handed out: where who reads is no
-    /// stage, nobody knows when it waits.
+    /// Whether room is offered with each item that is handed out. It is where the reader is no
+    /// stage, because nothing tells when such a reader waits.
     pub(super) offers_each: bool,
-    /// After how many the receiving side offers it at the latest, whoever reads and waits.
+    /// After how many items the receiving side offers their room at the latest, whatever reads.
     pub(super) quantum: usize,
     bulk: Option<Bulk<T>>,
-    /// Whether user's code puts in what a stage of its own makes.
+    /// Whether a stage of the user's own puts the items in.
     pub(super) is_users: bool,
-    /// Between whose stages it is.
+    /// The pipeline between whose stages it lies.
     pub(super) pipeline: PipelineId,
-    /// Nonzero once the link was closed: for the receiver, who need not lock to know.
+    /// Nonzero once the link is closed: tells the receiver without a lock.
     looks_closed: AtomicUsize,
 }
 
-/// What goes through as one, and is many for whoever counts.
+/// How to handle items that go through as one and count as many.
 pub(crate) struct Bulk<T> {
     pub(crate) weigh: fn(&T) -> usize,
-    /// Drops each of them for itself.
+    /// Drops each of them by itself.
     pub(crate) discard: fn(T),
 }
 
 /// What the receiving side writes.
 pub(super) struct Takes<T> {
-    /// What takers share; not used by a [`Receiver`](super::Receiver).
+    /// Shared by takers; not used by a [`Receiver`](super::Receiver).
     pub(super) front: BriefLock<Front<T>>,
-    /// How many items were handed to the user's code, times two. Odd, where room is offered
-    /// item by item, if a sender may be waiting for it: so the receiving side hears of that
-    /// by counting, and meets the lock only then.
+    /// How many items have been handed to user code, times two. Where room is offered item by item,
+    /// it is odd if a sender may be waiting for room: the receiving side sees that as it counts,
+    /// and takes the lock only then.
     handed: AtomicUsize,
-    /// What that count was when room was offered last.
+    /// How many had been handed out when room was last offered.
     offered: AtomicUsize,
-    /// The weight of these. Written by the receiving side only, one at a time.
+    /// The weight of those handed out. Written by the receiving side only, one thread at a time.
     handed_weight: AtomicUsize,
 }
 
 pub(super) struct State<T> {
     pub(super) queue: VecDeque<T>,
-    /// For so many items more, that nobody has been promised.
+    /// How many more items fit, not counting room promised to senders.
     pub(super) room: usize,
-    /// Of how many of the items handed out, since the beginning, the room is free.
+    /// The number of items handed out, since the beginning, whose room has been freed.
     freed: usize,
     pub(super) senders: usize,
     pub(super) closed: bool,
-    /// The receiver, where there is one and it waits.
+    /// The receiver's waker, if there is a receiver and it waits.
     pub(super) reader: Option<Waker>,
     /// Whether to call an idle taker when an item comes.
     pub(super) call: bool,
     pub(super) writers: Waiting,
-    /// The weight of what the receiving side has fetched, and of what it has not.
+    /// The weight of what has been fetched, and of what was left in the queue at the close.
     fetched_weight: usize,
     left: usize,
     waited_for_items: Duration,
@@ -92,36 +93,35 @@ pub(super) struct State<T> {
 /// What went through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Items handed to whoever reads.
+    /// Items handed to the reader.
     pub(crate) taken: usize,
-    /// The same by weight.
+    /// The weight of those.
     pub(crate) taken_weight: usize,
-    /// Items that were put in and nobody took, by weight.
+    /// The weight of items that were put in and that nothing took.
     pub(crate) left: usize,
     pub(crate) waited_for_items: Duration,
     pub(crate) waited_for_room: Duration,
 }
 
-/// What a pipeline keeps of each of its channels, whatever goes through it.
+/// A pipeline's view of each of its channels, whatever goes through it.
 pub(crate) trait AnyLink: std::marker::Send + Sync {
-    /// The task that receives is about to wait: the room of what it has used is
-    /// offered to those who wait for some.
+    /// The receiving task is about to wait: offers the room of what it has used to waiting senders.
     fn offer_room(&self);
     /// Which channel it is.
     #[cfg(not(loom))]
     fn address(&self) -> usize;
-    /// While it is held open, what comes has no end, though every sender has gone.
+    /// Holds it open: the items do not end, even when every sender has gone.
     fn hold_open(&self);
     fn let_end(&self);
     /// Lets nothing more through. What is there stays until it is discarded.
     fn close(&self);
-    /// Drops what nobody has taken, if it was closed.
+    /// Drops what nothing has taken, if it was closed.
     fn discard(&self);
     fn is_closed(&self) -> bool;
     fn counts(&self) -> Counts;
 }
 
-/// Whom to wake when the lock is gone: mostly nobody.
+/// Wakers to call once the lock is released: mostly none.
 #[derive(Default)]
 pub(super) struct Calls {
     wakers: Vec<Waker>,
@@ -132,7 +132,7 @@ impl Calls {
         self.wakers.push(waker);
     }
 
-    /// Wakes them, who wait at a channel of this pipeline's.
+    /// Calls them; they wait at a channel of this pipeline.
     #[inline]
     pub(super) fn make(self, pipeline: PipelineId) {
         if !self.wakers.is_empty() {
@@ -146,8 +146,8 @@ impl Calls {
     }
 }
 
-/// Drops items that nobody takes, each for itself: of two that panic in one drop of all, the
-/// second would be the end of the process.
+/// Drops items that nothing takes, each by itself: if two panicked in one drop of all, the second
+/// would abort the process.
 pub(crate) fn discard<T>(items: impl IntoIterator<Item = T>) {
     if std::mem::needs_drop::<T>() {
         for item in items {
@@ -156,8 +156,8 @@ pub(crate) fn discard<T>(items: impl IntoIterator<Item = T>) {
     }
 }
 
-/// How long a wait has taken. Not under a model: that may end before a thread which is left
-/// to itself, and its clock with it.
+/// How long a wait has taken. Not under a model: it may end, and its clock with it, before a thread
+/// that nothing joins.
 pub(super) fn time_since(since: Option<Instant>) -> Duration {
     match since {
         Some(since) if !cfg!(loom) => rt::now().saturating_duration_since(since),
@@ -165,15 +165,14 @@ pub(super) fn time_since(since: Option<Instant>) -> Duration {
     }
 }
 
-/// Whether it is noted what room has been offered. In few models only: it doubles what others
-/// have to go through.
+/// Whether offered room is noted. In few models only: it doubles what the others have to explore.
 fn notes_offers() -> bool {
     !cfg!(loom) || is_hurried()
 }
 
 impl<T> Link<T> {
     pub(super) fn new(capacity: usize, offers_each: bool, bulk: Option<Bulk<T>>) -> Self {
-        // The models' channels are small, and as lazy as any.
+        // Models' channels are small; this lets them offer room as late as large ones do.
         let quantum = if cfg!(loom) { 32 } else { capacity };
         let state = State {
             queue: VecDeque::new(),
@@ -210,12 +209,12 @@ impl<T> Link<T> {
         self.bulk.as_ref().map_or(items.len(), |bulk| items.iter().map(bulk.weigh).sum())
     }
 
-    /// Counts an item that is handed out. Only one thread at a time does. True: somebody
-    /// may be waiting for its room.
+    /// Counts an item that is being handed out; one thread at a time does so. True: a sender may be
+    /// waiting for its room.
     #[inline]
     pub(super) fn hand_out(&self, item: &T) -> bool {
-        // Relaxed loads: whoever writes is the only one who does, but for the announcement
-        // of a sender. Release: partner of the Acquires in `make_room` and `reclaim`.
+        // Relaxed loads: nothing else writes these, except a sender that announces itself. Release:
+        // partner of the Acquires in `make_room` and `reclaim`.
         if let Some(bulk) = &self.bulk {
             let weight = self.takes.handed_weight.load(Ordering::Relaxed) + (bulk.weigh)(item);
             self.takes.handed_weight.store(weight, Ordering::Release);
@@ -228,8 +227,8 @@ impl<T> Link<T> {
         false
     }
 
-    /// Makes room, where there is none, of what has been handed out: for those first who wait.
-    /// The receiving side will hear that somebody may be waiting.
+    /// If there is no room, reclaims that of items handed out, for waiting senders first. Announces
+    /// to the receiving side that a sender may be waiting.
     pub(super) fn make_room(&self, state: &mut State<T>, calls: &mut Calls) {
         if state.room > 0 {
             return;
@@ -242,7 +241,7 @@ impl<T> Link<T> {
         self.call_writers(state, calls);
     }
 
-    /// Whether a stage reads, whose report says for how long it has waited.
+    /// Whether a stage reads: its report says how long it has waited.
     pub(super) fn is_read_by_a_stage(&self) -> bool {
         !self.offers_each
     }
@@ -250,12 +249,12 @@ impl<T> Link<T> {
     /// Whether it was closed from outside.
     #[inline]
     pub(super) fn looks_closed(&self) -> bool {
-        // Relaxed: what comes through the channel is ordered by its lock, and this only
-        // says that nothing need come any more.
+        // Relaxed: the lock orders what comes through the channel, and this only says that nothing
+        // need come any more.
         self.looks_closed.load(Ordering::Relaxed) != 0
     }
 
-    /// The receiving side fetches all that is there, into where there is nothing.
+    /// Fetches all that is there into an empty `batch`, for the receiving side.
     pub(super) fn fetch(&self, state: &mut State<T>, batch: &mut VecDeque<T>) {
         // Invariant 5.
         if state.closed {
@@ -265,8 +264,8 @@ impl<T> Link<T> {
         state.fetched_weight += self.weight_of(batch);
     }
 
-    /// Drops what nobody takes, and it one by one where it is many. That is the user's code: who
-    /// has just been woken should not have to wait for it.
+    /// Drops items that nothing takes, one by one where one counts as many. Drops are user code:
+    /// tasks that have just been woken should not have to wait for them.
     pub(super) fn discard_all(&self, items: VecDeque<T>) {
         if items.is_empty() || !std::mem::needs_drop::<T>() {
             return;
@@ -278,7 +277,7 @@ impl<T> Link<T> {
         }
     }
 
-    /// The same for one that was not put in.
+    /// The same for an item that was not put in.
     pub(super) fn discard_one(&self, item: T) {
         match &self.bulk {
             Some(bulk) => (bulk.discard)(item),
@@ -286,7 +285,7 @@ impl<T> Link<T> {
         }
     }
 
-    /// What was there when it was closed goes: invariant 5.
+    /// Drops what was there when it was closed: invariant 5.
     pub(super) fn discard(&self) {
         let mut state = self.state.lock();
         if !state.closed {
@@ -298,12 +297,12 @@ impl<T> Link<T> {
         self.discard_all(self.leave_batch());
     }
 
-    /// The room of items that have been handed out is free.
+    /// Frees the room of items that have been handed out.
     fn reclaim(&self, state: &mut State<T>) {
         state.free(self.takes.handed.load(Ordering::Acquire) / 2);
     }
 
-    /// The room of what has been handed out goes to whoever waits for some.
+    /// Gives the room of items that have been handed out to waiting senders.
     pub(super) fn give_back(&self, state: &mut State<T>, calls: &mut Calls) {
         self.reclaim(state);
         // Relaxed: see `all_is_offered`.
@@ -311,13 +310,13 @@ impl<T> Link<T> {
             self.takes.offered.store(state.freed & (usize::MAX / 2), Ordering::Relaxed);
         }
         self.call_writers(state, calls);
-        // Relaxed: who announces itself does so under this lock.
+        // Relaxed: a sender announces itself under this lock.
         if self.takes.handed.load(Ordering::Relaxed) & 1 != 0 && state.writers.is_empty() {
             self.takes.handed.fetch_and(!1, Ordering::Relaxed);
         }
     }
 
-    /// The same, at once.
+    /// The same, taking the lock.
     pub(super) fn offer_room(&self) {
         let mut state = self.state.lock();
         let mut calls = Calls::default();
@@ -326,18 +325,18 @@ impl<T> Link<T> {
         calls.make(self.pipeline);
     }
 
-    /// Whether nothing has been handed out since room was offered last.
+    /// Whether nothing has been handed out since room was last offered.
     fn all_is_offered(&self) -> bool {
-        // Relaxed: the count goes up only, and what the caller has handed out is in it. So
-        // where both are the same, all of that has been offered, by this thread, or by another
-        // that is at it and has the lock.
+        // Relaxed: the count only goes up, and includes what the caller has handed out. So if both
+        // are equal, all of that has been offered: by this thread, or by another that is doing so
+        // and holds the lock.
         notes_offers()
             && self.takes.handed.load(Ordering::Relaxed) / 2
                 == self.takes.offered.load(Ordering::Relaxed)
     }
 
-    /// Invariant 2. (The calls are not returned: to move them is to read in one what was just
-    /// written in three, for which the processor waits, each time.)
+    /// Invariant 2. (The calls are not returned: moving them would load as one value what has just
+    /// been stored as three, and the processor would stall on that each time.)
     #[inline]
     pub(super) fn call_writers(&self, state: &mut State<T>, calls: &mut Calls) {
         if !state.writers.is_empty() && !skip(Break::RoomNotOffered) {
@@ -358,7 +357,7 @@ impl<T> Link<T> {
         self.state.lock().senders += 1;
     }
 
-    /// The last of them ends what comes.
+    /// Undoes `hold_open`, or lets a sender go. The last one ends the channel for the reader.
     pub(super) fn let_end(&self) {
         let mut state = self.state.lock();
         state.senders -= 1;
@@ -368,14 +367,14 @@ impl<T> Link<T> {
         let reader = state.reader.take();
         drop(state);
         probe::touches("closed", || std::ptr::from_ref(self) as *const () as usize);
-        // No end is kept back.
+        // A waker called for an end is never kept.
         rt::wake_now(self.call_all().chain(reader));
     }
 
-    /// Closes it. What is left is the caller's to discard, or another's.
+    /// Closes it. The caller, or another, has to discard what is left.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        // Under this lock: whoever finds it closed finds them counted.
+        // Under this lock: a caller that finds it closed finds these counted.
         if !state.closed && !skip(Break::LeftNotCounted) {
             state.left += self.weight_of(&state.queue);
         }
@@ -384,13 +383,13 @@ impl<T> Link<T> {
         let writers = state.writers.take_all().filter(|_| !skip(Break::CloseForgetsWriters));
         let reader = state.reader.take();
         drop(state);
-        // At once, whoever ends it in whatever turn: no end is kept back.
+        // At once, whatever the turn: a waker called for an end is never kept.
         rt::wake_now(self.call_all().chain(writers).chain(reader));
     }
 }
 
 impl<T> State<T> {
-    /// So many items have been handed out: their room is free.
+    /// Frees the room of the first `handed` items handed out.
     fn free(&mut self, handed: usize) {
         let more = self.not_freed(handed);
         if !self.closed {
@@ -399,13 +398,13 @@ impl<T> State<T> {
         self.freed = self.freed.wrapping_add(more);
     }
 
-    /// Of how many of those that is not so yet. The count of those begins anew where it is as large
-    /// as half a word can tell: on 32 bits that is after two thousand million items.
+    /// How many of those have not been freed. The count of items handed out wraps at half a word's
+    /// range: on 32 bits after two thousand million items.
     fn not_freed(&self, handed: usize) -> usize {
         handed.wrapping_sub(self.freed) & (usize::MAX / 2)
     }
 
-    /// Nothing is there and nothing will come.
+    /// Whether nothing more will be put in.
     pub(super) fn is_over(&self) -> bool {
         self.closed || self.senders == 0
     }
@@ -420,7 +419,7 @@ impl<T> State<T> {
 }
 
 impl<T: std::marker::Send> AnyLink for Arc<Link<T>> {
-    // Those of the link itself: by their bare names these here would call themselves.
+    // These call the link's own methods: by the bare name they would call themselves.
     fn hold_open(&self) {
         Link::hold_open(self);
     }
@@ -458,8 +457,8 @@ impl<T: std::marker::Send> AnyLink for Arc<Link<T>> {
         let taken = state.freed.wrapping_add(state.not_freed(handed));
         let taken_weight =
             self.bulk.as_ref().map_or(taken, |_| self.takes.handed_weight.load(Ordering::Acquire));
-        // What was fetched and not handed out nobody will get, wherever it is: a receiver
-        // may outlive its stage.
+        // Nothing will get what was fetched and not handed out, wherever it is: a receiver may
+        // outlive its stage.
         let left = state.left + (state.fetched_weight - taken_weight);
         let (waited_for_items, waited_for_room) = (state.waited_for_items, state.waited_for_room);
         drop(state);
@@ -483,7 +482,7 @@ mod tests {
         let mut first = sender.send(2);
         assert!(poll(&mut first).is_pending());
         let here = std::panic::Location::caller();
-        // Its room is not offered yet, and there for whoever asks.
+        // Its room has not been offered yet, but any sender that asks finds it.
         assert!(
             receiver.poll_recv(&mut std::task::Context::from_waker(Waker::noop()), here).is_ready()
         );
@@ -545,11 +544,11 @@ mod tests {
             assert!(poll(send, &mut nobody).is_ready());
         }
         assert!(poll(&mut fourth, &mut cx).is_pending());
-        // Their room is not offered yet.
+        // Their room has not been offered yet.
         (0..2).for_each(|_| assert!(receiver.poll_recv(&mut nobody, here).is_ready()));
         let again = std::panic::AssertUnwindSafe(|| poll(&mut first, &mut nobody));
         assert!(std::panic::catch_unwind(again).is_err());
-        // It offers it when it is about to wait.
+        // The receiver offers it when it is about to wait.
         assert!(receiver.poll_recv(&mut nobody, here).is_ready());
         assert!(receiver.poll_recv(&mut nobody, here).is_pending());
         assert_eq!(count.woken(), 1, "the fourth has not heard of its room");

@@ -1,10 +1,9 @@
 //! The bounded channel between stages.
 //!
-//! It is quell's own for two reasons: a model has to see inside it, and the room
-//! between two stages is where a pipeline spends its time. The receiving side
-//! takes all that is there at once, so a lock is met once for many items. The bound
-//! holds: whatever has not been handed out yet still counts towards it, what has been
-//! does not, and where several take, the rest can be taken by any of them.
+//! It is quell's own for two reasons: a model has to see inside it, and a pipeline spends its time
+//! between its stages. The receiving side fetches all that is there at once, so it takes the lock
+//! once for many items. The bound holds: an item counts towards it until it has been handed out.
+//! Where several workers take, any of them can take what one has fetched and not begun.
 //!
 //! ```
 //! # futures::executor::block_on(async {
@@ -20,7 +19,7 @@
 
 // | file | what it is |
 // |---|---|
-// | `link` | the state both sides share: items, room, who waits |
+// | `link` | the state both sides share: items, room, waiting tasks |
 // | `sender` | putting items in |
 // | `receiver` | taking them out, one receiver |
 // | `takers` | taking them out, many workers |
@@ -43,8 +42,8 @@ use crate::rt::PipelineId;
 use crate::sync::Arc;
 use link::Link;
 
-/// A channel that holds at most `capacity` items, those included that the
-/// receiver has fetched and not handed out.
+/// Creates a channel that holds at most `capacity` items, including those that the receiver has
+/// fetched and not handed out.
 ///
 /// # Panics
 ///
@@ -55,21 +54,21 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     pair(Link::new(capacity, true, None))
 }
 
-/// The channel behind a stage: behind the last, or between two, where the receiving task offers
-/// room when it waits (see [`AnyLink::offer_room`]), and after as many items as the channel holds. And
-/// whether what makes its items is the user's code, by itself, and which pipeline it is of.
+/// The channel behind a stage. Between two stages the receiving task offers room when it waits (see
+/// [`AnyLink::offer_room`]), and after as many items as the channel holds. `is_users`: whether user
+/// code makes the items, by itself; `pipeline`: the one that it belongs to.
 pub(crate) fn of_stage<T>(
     capacity: usize,
     bulk: Option<Bulk<T>>,
     (is_last, is_users, pipeline): (bool, bool, PipelineId),
 ) -> (Sender<T>, Receiver<T>) {
-    // Of the last one nobody knows when its reader waits.
+    // Nothing tells when the reader of the last one waits.
     let mut link = Link::new(capacity, is_last, bulk);
     (link.is_users, link.pipeline) = (is_users, pipeline);
     pair(link)
 }
 
-/// The channel between two stages, of quell's own.
+/// A channel between two stages of quell's own.
 #[cfg(any(test, loom))]
 pub(crate) fn between<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     of_stage(capacity, None, (false, false, PipelineId::NONE))

@@ -1,52 +1,52 @@
 //! Whether one taker is better than many.
 //!
-//! Where items take next to no time, what several takers do most of that time is to
-//! pass locks from thread to thread. So time is kept as an account, of what going alone
-//! has saved and what it has cost: those who could have begun the next item meanwhile.
+//! Where items take next to no time, several takers spend most of their time passing locks from
+//! thread to thread. So an account of time is kept: what going alone has saved, and what it has
+//! cost, in that others could have begun the next item meanwhile.
 //!
 //! # Invariants
 //!
-//! 1. Items that are brisk earn, and more where one has taken them alone; all others are
-//!    charged with the time that they took too long. One taker is enough while there is
-//!    something left.
-//! 2. There is never more left than [`CREDIT`], so an item that takes longer overdraws it;
-//!    and never less than [`DEBT`].
-//! 3. It is a thread that is being shared, so what counts is its time. (By a paused clock
-//!    nothing takes any, and there is but one thread.) A checker and a model share theirs by
-//!    other rules, and must see the same steps each time: there the account stays as it is.
+//! 1. Brisk items earn, and earn more if one taker has taken them alone; all others are charged
+//!    with the time by which they took too long. One taker is enough while the balance is not below
+//!    zero.
+//! 2. The balance is never above [`CREDIT`], so an item that takes longer overdraws it; and never
+//!    below minus [`DEBT`].
+//! 3. Workers share a thread, so thread time is what counts. (By a paused clock nothing takes any,
+//!    and there is only one thread.) A checker and a model share their thread by other rules, and
+//!    must see the same steps each time: there the account stays as it is.
 
 use crate::sync::planted;
 use std::time::{Duration, Instant};
 
-/// An item that takes longer is worth a thread of its own.
+/// Nanoseconds. An item that takes longer is worth a thread of its own.
 const ITEM: i64 = 250;
 
-/// What several takers may take for it, who wait for each other at the locks.
+/// How long it may take with several takers, which wait for each other at the locks.
 const ITEM_TOGETHER: i64 = 750;
 
-/// What an item earns that is taken alone: about as much as it saves.
+/// What a brisk item earns if it is taken alone: about as much as that saves.
 const SAVED: i64 = 75;
 
-/// What it earns if not: so that, of a debt that is repaid like this, nobody ever notices
-/// more than a sixth.
+/// What it earns otherwise. A debt is repaid so slowly that the wait behind it is never more than a
+/// sixth of the time that takes.
 const REPAID: i64 = 25;
 
-/// As long as a turn may be.
+/// As long as a turn may take.
 const CREDIT: i64 = 100_000;
 
-/// What is earned before anybody goes alone for the first time.
+/// What must be earned before a taker goes alone for the first time.
 const FEW: i64 = 64 * REPAID;
 
-/// What is earned at least before anybody does so again after it did not pay: nobody is to go
-/// to and fro.
+/// What must be earned at least before a taker goes alone again after that did not pay: takers must
+/// not go to and fro.
 const SOME: i64 = 1_000 * REPAID;
 
-/// Whoever has taken fewer items from one look of the timer thread's to the next has not got on:
-/// brisk ones are forty thousand.
+/// A taker that goes alone and takes fewer items than this between two looks of the timer thread
+/// has not got on: brisk ones are forty thousand.
 #[cfg(not(loom))]
 pub(super) const GETS_ON: usize = 512;
 
-/// Two looks: what others have waited for at most.
+/// Two looks of the timer thread: the longest that others can have waited.
 const DEBT: i64 = 20_000_000;
 
 pub(super) struct Pace {
@@ -63,7 +63,7 @@ impl Pace {
         self.nanos >= 0
     }
 
-    /// So many items took one taker so long, alone or not.
+    /// Accounts for items that took one taker so long, alone or not.
     fn charge(&mut self, items: usize, took: Duration, alone: bool) {
         let items = i64::try_from(items).unwrap_or(i64::MAX);
         let took = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
@@ -76,14 +76,14 @@ impl Pace {
         }
     }
 
-    /// Who went alone has had the others wait for as long as may be.
+    /// Charges a taker that went alone, and had the others wait for as long as they can.
     #[cfg(not(loom))]
     pub(super) fn overdraw(&mut self) {
         self.nanos = -DEBT;
     }
 }
 
-/// The clock, read once at most: for all that is reckoned in one look.
+/// The clock, read at most once for all that is reckoned in one look.
 #[derive(Default)]
 pub(super) struct Glance(Option<Instant>);
 
@@ -92,20 +92,20 @@ impl Glance {
         *self.0.get_or_insert_with(crate::rt::now)
     }
 
-    /// `None` where no time counts: invariant 3.
+    /// `None` where time does not count: invariant 3.
     fn that_counts(&mut self) -> Option<Instant> {
         crate::rt::is_in_real_time().then(|| self.now())
     }
 }
 
-/// What a taker has done since that was last reckoned.
+/// What a taker has done since its last reckoning.
 pub(super) struct Stint {
     began: Option<Instant>,
     items: u32,
 }
 
 impl Stint {
-    /// After so many items the one that goes alone looks at the clock.
+    /// After how many items a taker that goes alone looks at the clock.
     const LONGEST: u32 = 64;
 
     pub(super) fn new() -> Self {
@@ -130,7 +130,7 @@ impl Stint {
         self.items >= Stint::LONGEST
     }
 
-    /// It is over, and counts.
+    /// Ends it and accounts for it.
     pub(super) fn end(&mut self, glance: &mut Glance, pace: &mut Pace, alone: bool) {
         if let Some((began, now)) = self.began.take().zip(glance.that_counts()) {
             pace.charge(self.items as usize, now.saturating_duration_since(began), alone);
@@ -138,7 +138,8 @@ impl Stint {
         self.items = 0;
     }
 
-    /// It does not count: part of it was a wait, in which others were at work or could be called.
+    /// Ends it without accounting: part of it was a wait, in which others worked or could be
+    /// called.
     pub(super) fn forget(&mut self) {
         self.began = None;
         self.items = 0;
@@ -147,7 +148,7 @@ impl Stint {
 
 #[cfg(all(test, not(loom)))]
 impl Pace {
-    /// That of a stage whose items have taken no time.
+    /// The pace of a stage whose items have taken no time.
     pub(super) fn brisk() -> Self {
         Pace { nanos: CREDIT }
     }

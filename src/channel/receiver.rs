@@ -2,12 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. `batch` is what was fetched and not handed out.
-//! 2. Before the receiver waits for an item, the room of all that it handed out has
-//!    been offered to those who wait for some.
-//! 3. Where the room is offered late (`quantum`), the task that polls the receiver is one
-//!    that offers it when it waits: the stage's own, see [`at_home`]. In another task
-//!    the room of each item is offered at once.
+//! 1. `batch` holds what was fetched and not handed out.
+//! 2. Before the receiver waits for an item, the room of all that it handed out has been offered to
+//!    waiting senders.
+//! 3. Where room is offered late (`quantum`), the task that polls the receiver must be one that
+//!    offers it when it waits: the stage's own, see [`at_home`]. In any other task the room of each
+//!    item is offered at once.
 
 use super::link::{Calls, Link, time_since};
 use crate::rt::probe::{self, Wait};
@@ -22,7 +22,7 @@ use std::time::Instant;
 
 #[cfg(not(loom))]
 std::thread_local! {
-    /// The channel whose stage is being polled on this thread.
+    /// The input channel of the stage being polled on this thread.
     static HOME: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
@@ -39,28 +39,27 @@ pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
     poll()
 }
 
-/// So many items may whoever is not quell's own find waiting before it lets other tasks go
-/// first. Stages of quell's own see to that by themselves.
+/// How many items a reader other than quell's own stages may find waiting before it lets other
+/// tasks go first. Quell's own stages see to that by themselves.
 const PATIENCE: u32 = 128;
 
-/// The end of a channel that items are taken from. When it is dropped, senders
-/// get their values back.
+/// The receiving end of a channel. When it is dropped, senders get their values back.
 pub struct Receiver<T> {
     link: Arc<Link<T>>,
     /// Fetched, and not handed out.
     batch: VecDeque<T>,
-    /// Handed out since this side offered room last, by itself.
+    /// How many were handed out since this side last offered room by itself.
     unoffered: usize,
-    /// Whether it may be polled by any task: it is in the user's hands.
+    /// Whether any task may poll it: it is in the hands of user code.
     roams: bool,
-    /// When it began to wait, if somebody will ask for how long.
+    /// When it began to wait, if the report is going to say for how long.
     since: Option<Instant>,
-    /// How many items it may still find waiting, and how many at once.
+    /// How many more items it may find waiting, and how many in a row.
     patience: u32,
     at_once: u32,
-    /// Whether it has just fetched so little that it will have to wait next.
+    /// Whether its last fetch brought so little that it will have to wait next.
     expects_nothing: bool,
-    /// Whether the link ends with it.
+    /// Whether dropping it closes the link.
     closes: bool,
 }
 
@@ -87,12 +86,13 @@ impl<T> Receiver<T> {
     ///
     /// In a pipeline it also ends when the pipeline does.
     ///
-    /// After 128 items that were there it lets others go first, once, though there are more. So
-    /// one that is polled only once, by `now_or_never` say, may find nothing where something is.
+    /// After 128 items that were already there it lets other tasks go first, once, even if there
+    /// are more. So a `recv` that is polled only once, say by `now_or_never`, may find nothing
+    /// while there is something.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, nothing has been taken.
+    /// If dropped before it is ready, nothing has been taken.
     #[track_caller]
     #[inline]
     pub fn recv(&mut self) -> Recv<'_, T> {
@@ -116,7 +116,7 @@ impl<T> Receiver<T> {
         self.look(cx, made_at)
     }
 
-    /// It was closed, and what was fetched goes.
+    /// Drops what was fetched, for the link was closed.
     #[cold]
     #[inline(never)]
     fn leave_batch(&mut self) {
@@ -128,7 +128,7 @@ impl<T> Receiver<T> {
         let wanted = self.link.hand_out(&item);
         self.unoffered += 1;
         self.patience -= 1;
-        // Invariant 3; what was fetched at home may be read elsewhere.
+        // Invariant 3; what was fetched at home may be handed out elsewhere.
         #[cfg(not(loom))]
         let wanted = wanted || (self.roams && HOME.get() != self.address());
         if wanted || self.unoffered >= self.link.quantum {
@@ -146,7 +146,7 @@ impl<T> Receiver<T> {
         self.link.offer_room();
     }
 
-    /// Nothing is at hand, or it has found so much that others go first.
+    /// Slow path: nothing is at hand, or so much was that other tasks go first.
     #[inline(never)]
     fn look(
         &mut self,
@@ -169,7 +169,7 @@ impl<T> Receiver<T> {
         Poll::Ready(next.map(|item| self.hand_out(item)))
     }
 
-    /// Ready when something is at hand, or nothing will come.
+    /// Ready when something is at hand, or nothing more will come.
     fn fetch(&mut self, cx: &mut Context<'_>, made_at: &'static Location<'static>) -> Poll<()> {
         self.unoffered = 0;
         let mut waker = self.expects_nothing.then(|| cx.waker().clone());
@@ -190,9 +190,9 @@ impl<T> Receiver<T> {
                 drop(before);
                 return Poll::Ready(());
             }
-            // Invariant 3 of the link: the waker goes in under the lock of the look that
-            // found nothing. Cloning it is the user's code, and takes a second look, unless
-            // it was to be expected.
+            // Invariant 3 of the link: the waker is stored under the lock of the look that found
+            // nothing. Cloning it is user code and takes a second look, unless finding nothing was
+            // to be expected.
             if let Some(waker) = waker.take() {
                 let before = state.reader.replace(waker);
                 drop(state);
@@ -218,19 +218,19 @@ impl<T> Receiver<T> {
         Arc::as_ptr(&self.link) as *const () as usize
     }
 
-    /// Nothing more is to be received.
+    /// Closes the link: nothing more is to be received.
     pub(crate) fn close(&self) {
         self.link.close();
     }
 
-    /// It is given to the user's code.
+    /// Marks it as given to user code.
     pub(crate) fn roaming(mut self) -> Self {
         self.roams = true;
         (self.patience, self.at_once) = (PATIENCE, PATIENCE);
         self
     }
 
-    /// The link, for those who take together; nothing has been received yet.
+    /// The link, for takers to share; nothing has been received yet.
     pub(super) fn into_link(mut self) -> Arc<Link<T>> {
         debug_assert!(self.batch.is_empty());
         self.closes = false;
@@ -246,7 +246,7 @@ impl<T> Drop for Receiver<T> {
                 self.link.state.lock().waited_for_items(waited);
             }
             self.link.close();
-            // The user's code goes on to something else.
+            // User code goes on to something else.
             if self.roams {
                 crate::rt::keep_no_more();
             }

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. A [`Send`] that waits has a ticket; it gives it back when it is dropped, and
-//!    with it any room that was promised to it.
+//! 1. A [`Send`] that waits has a ticket. Dropping it gives back the ticket, and any room that was
+//!    promised to it.
 
 use super::link::{AnyLink, Calls, Link, State, time_since};
 use crate::rt;
@@ -17,8 +17,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// The end of a channel that items are put into. When the last clone has been
-/// dropped, the receiver gets what is left and then `None`.
+/// The sending end of a channel. When the last clone has been dropped, the receiver gets what is
+/// left and then `None`.
 pub struct Sender<T> {
     link: Arc<Link<T>>,
 }
@@ -34,11 +34,11 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     ///
-    /// [`SendError`] with the value, when nobody will ever receive it.
+    /// [`SendError`] with the value, if nothing will ever receive it.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, the value was not sent, and is dropped with it.
+    /// If dropped before it is ready, the value was not sent, and is dropped with it.
     #[track_caller]
     pub fn send(&self, value: T) -> Send<'_, T> {
         Send {
@@ -52,7 +52,7 @@ impl<T> Sender<T> {
 
     /// Puts `value` in if there is room now, and gives it back if there is none.
     ///
-    /// Room that has been promised to a [`send`](Self::send) that waits does not count.
+    /// Room that has been promised to a waiting [`send`](Self::send) does not count.
     ///
     /// ```
     /// let (sender, _receiver) = quell::channel::bounded(1);
@@ -62,7 +62,7 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     ///
-    /// [`SendError`] with the value, when nobody will ever receive it.
+    /// [`SendError`] with the value, if nothing will ever receive it.
     pub fn try_send(&self, value: T) -> Result<Option<T>, SendError<T>> {
         let mut state = self.link.state.lock();
         let mut calls = Calls::default();
@@ -77,15 +77,15 @@ impl<T> Sender<T> {
         let closed = state.closed;
         drop(state);
         calls.make(self.link.pipeline);
-        // As one that has been put in would: user code gets on.
+        // A step of user code, as a value that is put in is.
         if self.link.is_users {
             rt::step();
         }
         if closed { Err(SendError(value)) } else { Ok(Some(value)) }
     }
 
-    /// What [`send`](Sender::send) does where it need not wait, without the future. Gives the
-    /// value back where it would have to, or nobody receives.
+    /// Does what [`send`](Sender::send) does if it need not wait, without the future. Gives the
+    /// value back if it would have to wait, or if nothing receives.
     #[inline(always)]
     pub(crate) fn put(&self, value: T) -> Result<(), T> {
         let state = self.link.state.lock();
@@ -97,14 +97,14 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Whether nobody will ever receive what is sent.
+    /// Whether nothing will ever receive what is sent.
     pub fn is_closed(&self) -> bool {
         self.link.state.lock().closed
     }
 }
 
 impl<T: std::marker::Send + 'static> Sender<T> {
-    /// What a pipeline keeps of this channel.
+    /// The pipeline's view of this channel.
     pub(crate) fn any_link(&self) -> std::sync::Arc<dyn AnyLink> {
         std::sync::Arc::new(Arc::clone(&self.link))
     }
@@ -179,16 +179,16 @@ impl<T> Send<'_, T> {
         panic!("`Send` polled after it was ready")
     }
 
-    /// Puts the value in, for which there is room.
+    /// Puts the value in; there is room for it.
     #[inline(always)]
     fn put(&mut self, state: BriefGuard<'_, State<T>>) {
         self.link.put(state, self.take());
     }
 
-    /// There was no room, or there is a ticket.
+    /// Slow path: there was no room, or there is a ticket.
     #[inline(never)]
     fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<T>>> {
-        // Before it promises room to anybody, or gets in line.
+        // Before it promises room to another, or joins the line.
         if self.value.is_none() {
             Self::polled_again();
         }
@@ -217,7 +217,7 @@ impl<T> Send<'_, T> {
             }
             Some(ticket) => match state.writers.renew(ticket, waker) {
                 Ok(before) => Some(before),
-                // Who is no longer in line was called: what was promised is used.
+                // It is no longer in line, so it was called: it uses the room promised to it.
                 Err(_waker) => {
                     self.ticket = None;
                     state.room += 1;
@@ -251,7 +251,7 @@ impl<T> Drop for Send<'_, T> {
 }
 
 impl<T> Link<T> {
-    /// Puts a value in, for which there is room.
+    /// Puts a value in; there is room for it.
     #[inline(always)]
     fn put(&self, mut state: BriefGuard<'_, State<T>>, value: T) {
         state.room -= 1;
@@ -266,13 +266,13 @@ impl<T> Link<T> {
         self.tell(state);
     }
 
-    /// An item has come for which somebody waits.
+    /// An item has come that a reader or a taker waits for.
     #[inline(never)]
     fn tell(&self, mut state: BriefGuard<'_, State<T>>) {
         let reader = state.reader.take();
         let call = std::mem::take(&mut state.call);
         drop(state);
-        // First of all those get on whom the item before has woken.
+        // First frees the tasks that the item before has woken.
         if self.is_users {
             rt::step();
         }
@@ -287,7 +287,7 @@ impl<T> Link<T> {
         }
     }
 
-    /// A sender that waits goes away: what was promised to it is another's.
+    /// Removes a waiting sender; room that was promised to it goes to another.
     fn leave_line(&self, ticket: usize, since: Option<Instant>) {
         let waited = time_since(since);
         let mut state = self.state.lock();
@@ -310,7 +310,7 @@ impl<T> fmt::Debug for Send<'_, T> {
     }
 }
 
-/// Nobody will ever receive this.
+/// The error of a send: nothing will ever receive the value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SendError<T>(T);
 
@@ -318,13 +318,13 @@ impl<T> SendError<T> {
     const DEBUG: &str = "SendError(..)";
     const TEXT: &str = "nobody receives any more: the receiver or its pipeline has ended";
 
-    /// Whether this error reads as one of these does, and is none itself: those of channels of
-    /// other items all read the same.
+    /// Whether this error reads like one of these and is none itself, whatever the type of the
+    /// items: `Debug` prints all of these alike.
     pub(crate) fn is_held_whole(this: &(dyn std::error::Error + 'static)) -> bool {
         this.to_string() == Self::TEXT && format!("{this:?}") != Self::DEBUG
     }
 
-    /// What was not sent.
+    /// The value that was not sent.
     pub fn into_inner(self) -> T {
         self.0
     }

@@ -1,29 +1,30 @@
 //! Taking items out, many workers.
 //!
-//! The workers of a stage share what has been fetched: an item that one of them
-//! has not begun can be taken by any other. Whoever takes one and leaves more
-//! behind sees to it that somebody comes for the rest, before it begins its own.
-//! Where items take next to no time (see `pace`) it goes alone instead: it takes them
-//! one after the other, and calls nobody until it has to wait.
+//! A taker is one worker's end of the channel. The takers of a stage share what has been fetched:
+//! any of them can take an item that no other has begun. A taker that leaves items behind makes
+//! sure that another comes for them before it begins its own. Where items take next to no time (see
+//! `pace`), a taker goes alone instead: it takes one item after the other, and calls no other until
+//! it has to wait.
 //!
 //! # Invariants
 //!
-//! Until the link is closed; then everybody comes to know alone, and nobody is called.
+//! They hold until the link is closed; from then on each taker learns of that by itself, and none
+//! is called.
 //!
-//! 1. `arriving` counts takers that have been called (or are new) and have not
-//!    looked since. While it is above zero nobody else is called: the one that
-//!    comes takes an item, and calls the next if there are more.
-//! 2. While items are left, nobody is idle, or one is arriving, or one goes alone, or
-//!    an item is being put in by somebody who calls next.
-//! 3. `link.state.call` is false only if nobody is idle, or one is arriving or goes
-//!    alone, or is just being called. (True too often is harmless.)
+//! 1. `arriving` counts takers that have been called (or are new) and have not looked for an item
+//!    since. While it is above zero no other is called: the one that comes takes an item, and calls
+//!    the next if there are more.
+//! 2. While items are left, no taker is idle, or one is arriving, or one goes alone, or an item is
+//!    being put in by a sender that calls one next.
+//! 3. `link.state.call` is false only if no taker is idle, or one is arriving or goes alone, or is
+//!    just being called. (True too often is harmless.)
 //! 4. A taker that was called, or goes alone, and goes away calls another in its place.
 //! 5. `front` is locked before `state`.
-//! 6. Unless there are as many takers as there may be, one is idle or arriving: a
-//!    taker that finds itself the last hires another before it begins its item.
-//! 7. Who goes alone is about to take, or busy with an item that it has not been seen to
-//!    wait for. If its items turn out to take long, or it has hardly got on at a look of
-//!    the timer thread's, it goes alone no more.
+//! 6. Unless there are as many takers as there may be, one is idle or arriving: a taker that finds
+//!    itself the last hires another before it begins its item.
+//! 7. A taker that goes alone is about to take an item, or busy with one and has not been seen to
+//!    wait. It stops going alone if its items turn out to take long, or if it has hardly got on at
+//!    a look of the timer thread.
 
 use super::link::{Calls, Link};
 #[cfg(not(loom))]
@@ -41,26 +42,26 @@ use std::time::{Duration, Instant};
 
 /// What the takers of a link share.
 pub(super) struct Front<T> {
-    /// Fetched, and taken by nobody.
+    /// Items that were fetched and not taken.
     batch: VecDeque<T>,
-    /// Taken since this side offered room last, by itself.
+    /// How many were taken since this side last offered room by itself.
     unoffered: usize,
     /// How many items have been taken.
     taken: usize,
-    /// How long takers have been idle, all together.
+    /// How long takers have been idle, in total.
     waited: Duration,
     idle: Vec<(usize, Waker)>,
     arriving: usize,
-    /// How many there are; whoever goes after the link was closed does not say so.
+    /// How many there are. One that goes after the link was closed may not be subtracted.
     takers: usize,
     /// How many takers there have been: each has a number.
     count: usize,
     at_most: usize,
-    /// The number of the one that goes alone; zero: none does.
+    /// The number of the one that goes alone; zero: none.
     alone: usize,
     pace: Pace,
-    /// Whether the timer thread looks now and then how the one that goes alone gets on, or
-    /// need not: on a runtime of one thread nobody else could come meanwhile.
+    /// Whether the timer thread watches how the one that goes alone gets on, or need not: on a
+    /// single-threaded runtime no other could come meanwhile.
     watched: bool,
 }
 
@@ -82,8 +83,8 @@ impl<T> Front<T> {
         }
     }
 
-    /// Calls one of those that are idle, if nobody is coming: invariant 1. To be woken
-    /// when the lock is gone.
+    /// Calls an idle taker, unless one is coming: invariant 1. Returns its waker, for when the lock
+    /// is released.
     fn call(&mut self) -> Option<Waker> {
         if !self.wants_call() {
             return None;
@@ -93,18 +94,18 @@ impl<T> Front<T> {
         Some(waker)
     }
 
-    /// Whether an item that comes should call somebody: invariant 3.
+    /// Whether an item that comes should call a taker: invariant 3.
     fn wants_call(&self) -> bool {
         !self.idle.is_empty() && self.arriving == 0 && self.alone == 0
     }
 
-    /// Nobody is left to come for the next item, and somebody may be hired: invariant 6.
+    /// Whether no taker is left to come for the next item, and one may be hired: invariant 6.
     #[inline(always)]
     fn is_short_handed(&self) -> bool {
         self.idle.is_empty() && self.arriving == 0 && self.takers < self.at_most
     }
 
-    /// Whether this taker leaves what there is to another.
+    /// Whether this taker leaves the items to another, which goes alone.
     #[inline(always)]
     fn is_for_another_than(&self, number: usize) -> bool {
         self.alone != 0 && self.alone != number
@@ -112,17 +113,17 @@ impl<T> Front<T> {
 }
 
 impl<T> Link<T> {
-    /// What takers have fetched, and nobody will take.
+    /// Takes out what takers have fetched and none will take.
     pub(super) fn leave_batch(&self) -> VecDeque<T> {
         std::mem::take(&mut self.takes.front.lock().batch)
     }
 
-    /// How long takers have been idle, all together.
+    /// How long takers have been idle, in total.
     pub(super) fn takers_waited(&self) -> Duration {
         self.takes.front.lock().waited
     }
 
-    /// Counts an item that is being taken; how many were before it.
+    /// Counts an item that is being taken; returns how many were before it.
     #[inline(always)]
     fn take(&self, front: &mut Front<T>, item: &T) -> usize {
         self.hand_out(item);
@@ -131,7 +132,7 @@ impl<T> Link<T> {
         front.taken - 1
     }
 
-    /// An item has come, and somebody is idle.
+    /// An item has come, and a taker is idle.
     #[cold]
     pub(super) fn call_one(&self) {
         probe::touches("sent", || std::ptr::from_ref(self) as *const () as usize);
@@ -139,8 +140,8 @@ impl<T> Link<T> {
         rt::wake_at(self.pipeline, called);
     }
 
-    /// Nobody goes alone any more: one of the others, if there is something for it, to be woken
-    /// when the lock is gone.
+    /// Ends going alone. If there is something for another taker, returns its waker, for when the
+    /// lock is released.
     #[must_use]
     fn end_alone(&self, front: &mut Front<T>) -> Option<Waker> {
         front.alone = 0;
@@ -152,7 +153,8 @@ impl<T> Link<T> {
         called
     }
 
-    /// Invariant 7. From the next item on: where nobody can look, nobody goes alone.
+    /// Invariant 7. A taker goes alone from its next item on, and not at all if the timer thread
+    /// cannot look.
     #[cold]
     fn watch(this: &Arc<Self>)
     where
@@ -174,7 +176,7 @@ impl<T> Link<T> {
         let _ = this;
     }
 
-    /// Whether somebody goes alone, and has taken enough since `seen` had been taken.
+    /// Whether a taker goes alone, and enough items have been taken since the last look.
     #[cfg(not(loom))]
     fn gets_on(&self, seen: &mut usize) -> bool {
         let mut front = self.takes.front.lock();
@@ -188,7 +190,7 @@ impl<T> Link<T> {
         false
     }
 
-    /// Nobody looks after the one that goes alone, so it does no longer.
+    /// Ends the watching, and with it going alone.
     #[must_use]
     #[cfg(not(loom))]
     fn looks_no_more(&self, front: &mut Front<T>) -> Option<Waker> {
@@ -200,7 +202,7 @@ impl<T> Link<T> {
         self.end_alone(front)
     }
 
-    /// Nothing more will come: everybody who is idle.
+    /// Nothing more will come: the wakers of all idle takers.
     pub(super) fn call_all(&self) -> impl Iterator<Item = Waker> + use<T> {
         let mut front = self.takes.front.lock();
         let idle = std::mem::take(&mut front.idle);
@@ -216,7 +218,7 @@ pub(crate) struct Taker<T> {
     seat: Seat,
 }
 
-/// What one taker knows of itself.
+/// A taker's own state.
 struct Seat {
     number: usize,
     state: State,
@@ -224,27 +226,27 @@ struct Seat {
     since: Option<Instant>,
     /// How many items had been taken before its last.
     before: usize,
-    /// Whether it should start a colleague.
+    /// Whether it is to start a colleague.
     hires: bool,
-    /// Whether it has left nothing, and will be idle next.
+    /// Whether it has left nothing behind, and will be idle next.
     expects_nothing: bool,
-    /// Whether it went alone when it looked last. The front knows whether it still does.
+    /// Whether it went alone when it last looked. The front knows whether it still does.
     alone: bool,
     stint: Stint,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It has looked and found something, or that nothing will come.
+    /// It has looked and found an item, or that none will come.
     Busy,
     /// It is idle, or it was called: the front knows which.
     Waiting,
-    /// It has been called into being, and not looked yet.
+    /// It has been hired, and not looked yet.
     New,
 }
 
 impl<T> Taker<T> {
-    /// Nothing more is to be taken, by anybody.
+    /// Closes the link: nothing more is to be taken, by any taker.
     pub(crate) fn close(&self) {
         self.link.close();
         self.link.discard();
@@ -252,7 +254,7 @@ impl<T> Taker<T> {
 }
 
 impl<T: Send + 'static> Taker<T> {
-    /// The first of at most `at_most` takers, who run on several threads or not.
+    /// The first of at most `at_most` takers, and whether they run on several threads.
     pub(crate) fn first(receiver: Receiver<T>, at_most: usize, on_threads: bool) -> Taker<T> {
         let link = receiver.into_link();
         let mut front = link.takes.front.lock();
@@ -264,13 +266,13 @@ impl<T: Send + 'static> Taker<T> {
         Taker::new(link)
     }
 
-    /// How many items had been taken, by anybody, before its last.
+    /// How many items had been taken, by all takers, before its last.
     pub(crate) fn before(&self) -> usize {
         self.seat.before
     }
 
-    /// Nobody is left to come for the next item: a further taker, which is to be set
-    /// to work before this one begins. At most one for each item.
+    /// If no taker is left to come for the next item, a further one, which is to be started before
+    /// this one begins its own. At most one for each item.
     #[inline]
     pub(crate) fn hire(&mut self) -> Option<Taker<T>> {
         std::mem::take(&mut self.seat.hires).then(|| Taker::new(Arc::clone(&self.link)))
@@ -282,7 +284,7 @@ impl<T: Send + 'static> Taker<T> {
         self.seat.alone
     }
 
-    /// It is about to wait, with its item in hand: if it goes alone, it does no longer.
+    /// It is about to wait, with its item in hand: it stops going alone.
     #[inline]
     pub(crate) fn pauses(&mut self) {
         if self.seat.alone {
@@ -306,8 +308,8 @@ impl<T: Send + 'static> Taker<T> {
         rt::wake_at(self.link.pipeline, called);
     }
 
-    /// What it has done so far counts; now it lets other tasks go first. They may be run by any
-    /// thread, and so may it be next: if it goes alone, it still does.
+    /// Accounts for what it has done so far, before it lets other tasks go first. Any thread may
+    /// run them, and it too: so it goes on alone, as long as that pays.
     pub(crate) fn rests(&mut self) {
         let mut front = self.link.takes.front.lock();
         self.seat.stint.end(&mut Glance::default(), &mut front.pace, self.seat.alone);
@@ -336,7 +338,7 @@ impl<T: Send + 'static> Taker<T> {
         Taker { link, seat }
     }
 
-    /// The next item that nobody has taken; `None`: no more will come.
+    /// The next item that no other has taken; `None`: no more will come.
     #[inline(always)]
     pub(crate) fn poll_take(
         &mut self,
@@ -355,7 +357,7 @@ impl<T: Send + 'static> Taker<T> {
             if nobody_to_call && !is_long && front.unoffered + 1 < self.link.quantum {
                 if let Some(item) = front.batch.pop_front() {
                     self.seat.before = self.link.take(&mut front, &item);
-                    // Whoever looked may have called others meanwhile.
+                    // A look of the timer thread may have ended it meanwhile.
                     self.seat.alone = front.alone == self.seat.number;
                     self.seat.stint.take(&mut Glance::default());
                     return Poll::Ready(Some(item));
@@ -390,7 +392,7 @@ impl<T: Send + 'static> Taker<T> {
                 link.give_back(&mut state, &mut calls);
                 link.fetch(&mut state, &mut front.batch);
             }
-            // At the end everybody helps, for nobody is called any more.
+            // At the end all takers help, for none is called any more.
             let leaves_it = front.is_for_another_than(seat.number) && !state.is_over();
             if let Some(item) = if leaves_it { None } else { front.batch.pop_front() } {
                 seat.before = link.take(&mut front, &item);
@@ -458,14 +460,14 @@ impl<T: Send + 'static> Taker<T> {
 }
 
 impl Seat {
-    /// Whether it goes alone with the item that it has just taken. True: the caller has to have the
-    /// timer thread watch, and from the next item on it may.
+    /// Decides whether it goes alone with the item that it has just taken. True: the caller must
+    /// have the timer thread watch, and it may go alone from the next item on.
     fn goes_alone<T>(&mut self, front: &mut Front<T>, glance: &mut Glance) -> bool {
         if self.stint.is_long() {
             self.stint.end(glance, &mut front.pace, self.alone);
         }
         let may = front.at_most > 1 && !front.is_for_another_than(self.number);
-        // Who leaves nothing behind has nobody to call, so it makes no difference.
+        // A taker that leaves nothing behind calls no other, so it makes no difference.
         let would = may && front.pace.is_brisk() && (self.alone || !front.batch.is_empty());
         let is_new = would && !front.watched;
         front.watched |= is_new;
@@ -480,7 +482,7 @@ impl Seat {
         is_new
     }
 
-    /// It looks: no longer idle, no longer on its way. Its old waker, if there is one.
+    /// It looks: it is no longer idle or arriving. Returns its old waker, if there is one.
     fn arrive<T>(&mut self, front: &mut Front<T>, glance: &mut Glance) -> Option<Waker> {
         let before = match self.state {
             State::Busy => return None,
@@ -506,14 +508,14 @@ impl Seat {
 
 impl<T> Drop for Taker<T> {
     fn drop(&mut self) {
-        // Nobody is called any more, and what is left is dropped by whoever closed it.
+        // No taker is called any more, and the call that closed the link drops what is left.
         if self.seat.state == State::Busy && self.link.looks_closed() {
             return;
         }
         let mut front = self.link.takes.front.lock();
         let mut was_called = self.seat.state != State::Busy;
         let before = self.seat.arrive(&mut front, &mut Glance::default());
-        // With the one it was to start, if it was dropped before it could.
+        // Together with the one it was to start, if it was dropped before it could.
         let hires = usize::from(self.seat.hires);
         front.takers -= 1 + hires;
         front.arriving -= hires;
@@ -528,7 +530,8 @@ impl<T> Drop for Taker<T> {
             was_called = true;
         }
         let called = if was_called && !skip(Break::CallNotPassedOn) { front.call() } else { None };
-        // The others may be idle, and would never come for what is waiting for this room.
+        // The others may be idle, and would never come for an item whose sender waits for this
+        // room.
         let mut calls = Calls::default();
         if !self.link.looks_closed() && !skip(Break::LeaverKeepsRoom) {
             self.link.give_back(&mut self.link.state.lock(), &mut calls);

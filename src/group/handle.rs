@@ -2,14 +2,13 @@
 //!
 //! # Invariants
 //!
-//! 1. `places <= limit`, unless the limit was lowered since. A task has a place, and so has
-//!    whoever waited for one and was called.
-//! 2. Those who wait are called in their order, whenever there is room.
-//! 3. `first` is set once. What tasks return because the group ended never is it.
-//! 4. A task's failure is noted, and has ended the group, before the task counts
-//!    as ended.
-//! 5. Whoever starts a task counts as one while it looks whether the group has ended. So
-//!    it sees the end, or is waited for by whoever ended the group and waits for its tasks.
+//! 1. `places <= limit`, unless the limit was lowered since. A task has a place, and so has a
+//!    waiting spawn that was called.
+//! 2. Waiting spawns are called in their order, whenever there is room.
+//! 3. `first` is set once. It is never an error that a task returns because the group ended.
+//! 4. A task's failure is noted, and has ended the group, before the task counts as ended.
+//! 5. A call that starts a task counts as a task while it checks whether the group has ended. So it
+//!    sees the end, or is waited for if the group is ended and its tasks waited for.
 
 use super::report::{GroupDropped, ShutdownReport, StillRunning, TaskPanicked};
 use super::spawn::{Spawn, TrySpawnError};
@@ -24,16 +23,15 @@ use std::panic::Location;
 use std::task::Waker;
 use std::time::Duration;
 
-/// How a wait for all of them is called.
+/// The name of a wait for all tasks, in a checker's report.
 const TASKS: &str = "the end of all tasks of a group";
 
 /// An owner for tasks that work on one thing together.
 ///
-/// The first task that fails or panics ends the group's context, and with it
-/// every other task that looks at it; [`wait`](Group::wait) then says what that
-/// first failure was. A clone is another handle of the same group. When the
-/// last handle is dropped, the group's context is cancelled; tasks are not
-/// aborted by that, they are told.
+/// The first task that fails or panics ends the group's context, and with it every other task that
+/// looks at it; [`wait`](Group::wait) then returns that first failure. A clone is another handle of
+/// the same group. Dropping the last handle cancels the group's context: tasks are told to end, not
+/// aborted.
 ///
 /// ```
 /// use quell::{BoxError, Context, Group};
@@ -55,7 +53,7 @@ const TASKS: &str = "the end of all tasks of a group";
 /// # }
 /// ```
 ///
-/// A task has no result but an error: what it makes goes through a channel, or is an item of a
+/// A task has no result but an error. What it makes goes through a channel, or is an item of a
 /// [`Pipeline`](crate::Pipeline).
 #[doc(alias("errgroup", "WaitGroup", "JoinSet", "TaskTracker"))]
 #[derive(Clone)]
@@ -82,14 +80,14 @@ pub(super) struct State {
     places: usize,
     pub(super) waiting: Waiting,
     first: Option<Cause>,
-    /// A task returned an error because the group had ended.
+    /// Whether a task returned an error because the group had ended.
     echoed: bool,
-    /// The group ended by itself: shut down, or dropped.
+    /// Whether the group ended by itself: shut down, or dropped.
     ended_itself: bool,
 }
 
 impl Group {
-    /// A group whose context is derived from `parent`.
+    /// Creates a group whose context is derived from `parent`.
     #[track_caller]
     pub fn new(parent: &Context) -> Group {
         let (ctx, canceller) = parent.with_cancel();
@@ -106,13 +104,13 @@ impl Group {
         Group { handle: Arc::new(Handle { shared, made_at: Location::caller() }) }
     }
 
-    /// The context of its tasks.
+    /// The context of the group's tasks.
     pub fn ctx(&self) -> &Context {
         &self.handle.shared.ctx
     }
 
-    /// At most `n` tasks at once, from now on. Those that run already go on, and whoever has been
-    /// called from the line still comes.
+    /// Limits the group to `n` tasks at once, from now on. Tasks that run already go on, and a
+    /// waiting spawn that has been called still starts its task.
     ///
     /// # Panics
     ///
@@ -133,10 +131,10 @@ impl Group {
         self.handle.shared.tasks.live()
     }
 
-    /// Runs a task, as soon as there are fewer than the [`limit`](Group::limit).
+    /// Runs a task, as soon as fewer run than the [`limit`](Group::limit).
     ///
-    /// The task gets the group's context. If it returns an error or panics, that
-    /// is the group's end, and the error its cause.
+    /// The task gets the group's context. If it returns an error or panics, that ends the group,
+    /// with the error as its cause.
     ///
     /// # Errors
     ///
@@ -144,12 +142,11 @@ impl Group {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, no task runs, and the next in line takes the
-    /// place.
+    /// If dropped before it is ready, no task runs, and the next in line takes the place.
     ///
     /// # Panics
     ///
-    /// Where nobody runs tasks, as [`rt::spawn`](crate::rt::spawn) does.
+    /// If nothing runs tasks here, as [`rt::spawn`](crate::rt::spawn) does.
     #[track_caller]
     pub fn spawn<F, Fut, E>(&self, name: impl Into<Cow<'static, str>>, task: F) -> Spawn<'_, F>
     where
@@ -160,16 +157,15 @@ impl Group {
         Spawn::new(&self.handle.shared, name.into(), Location::caller(), task)
     }
 
-    /// [`spawn`](Group::spawn), which never waits.
+    /// [`spawn`](Group::spawn) without waiting.
     ///
     /// # Errors
     ///
-    /// When the group has ended, or has as many tasks as it may. The error gives
-    /// `task` back.
+    /// When the group has ended, or runs as many tasks as it may. The error gives `task` back.
     ///
     /// # Panics
     ///
-    /// Where nobody runs tasks.
+    /// If nothing runs tasks here.
     #[track_caller]
     pub fn try_spawn<F, Fut, E>(
         &self,
@@ -194,22 +190,22 @@ impl Group {
             .map_err(|(cancelled, task)| TrySpawnError::Ended(cancelled, task))
     }
 
-    /// Waits until every task has ended, those too that are spawned meanwhile.
+    /// Waits until every task has ended, including those spawned meanwhile.
     ///
-    /// A task that fails counts as ended when it has ended the group, and run the after-functions
-    /// of its context: one of those that blocks on this waits for itself, for ever.
+    /// A task that fails counts as ended once it has ended the group and run the after-functions of
+    /// its context: an after-function that blocks on this waits for itself, for ever.
     ///
     /// # Errors
     ///
-    /// The first task's error, or its panic as a [`TaskPanicked`], or that the runtime was
-    /// shut down under it; what tasks return because the group ended, or what reads like its cause,
-    /// never takes its place. Else, if the group's
-    /// parent ended and a task returned an error for it, the parent's cause. It prints as
-    /// `context canceled`: log it with `{:#}`, or log its [`cause`](Cancelled::cause).
+    /// The first failure of a task: its error, its panic as a [`TaskPanicked`], or that the runtime
+    /// was shut down under it. An error that a task returns because the group ended, or that reads
+    /// like the group's cause, never takes its place. Otherwise, if the group's parent ended and a
+    /// task returned an error for that, the parent's cause. The error prints as `context canceled`:
+    /// log it with `{:#}`, or log its [`cause`](Cancelled::cause).
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it changes nothing.
+    /// Dropping it changes nothing.
     #[track_caller]
     pub fn wait(&self) -> impl Future<Output = Result<(), Cancelled>> + Send + use<'_> {
         let place = Location::caller();
@@ -228,17 +224,17 @@ impl Group {
         }
     }
 
-    /// Ends the group: cancels its context, gives its tasks `grace` to end, and
-    /// aborts those that have not. Comes back when all have ended, and says which
-    /// had to be aborted. Of two at once the shorter grace counts, and both say so.
+    /// Ends the group: cancels its context, gives its tasks `grace` to end, and aborts those that
+    /// have not. Returns when all have ended, and says which had to be aborted. Of two calls at
+    /// once the shorter grace counts, and both report the aborted tasks.
     ///
-    /// A task that blocks its thread cannot be aborted before it awaits again. With no grace at all
-    /// every task is aborted and reported, one too that would have ended at its next poll.
+    /// A task that blocks its thread cannot be aborted before its next await. With a grace of zero
+    /// every task is aborted and reported, even one that would have ended at its next poll.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, the group is cancelled, if it was polled at all; tasks have been
-    /// aborted if the grace was over.
+    /// If dropped before it is ready, the group is cancelled, provided it was polled at all; tasks
+    /// have been aborted if the grace was over.
     #[track_caller]
     pub fn shutdown(
         &self,
@@ -254,7 +250,8 @@ impl Group {
                 shared.tasks.stop();
                 shared.tasks.over(TASKS, place).await;
             }
-            // Those too that another shutdown aborted, now or before: they did not end by themselves.
+            // Including those that another shutdown aborted, now or before: they did not end by
+            // themselves.
             late.extend(shared.tasks.late_after(before));
             let late = late.into_iter();
             ShutdownReport::new(late.map(|(name, place)| StillRunning::new(name, place)).collect())
@@ -270,17 +267,17 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    /// The group's own end, unless it has ended before.
+    /// Ends the group as shut down or dropped, unless it has ended before.
     fn end(&self, why: BoxError, place: &'static Location<'static>) {
         if !self.ctx.is_done() {
             self.state.lock().ended_itself = true;
         }
         self.canceller.cancel_as(Cause::failure(why, place));
-        // Those that wait for room see the end of the context by themselves.
+        // Spawns that wait for room see the end of the context by themselves.
     }
 
-    /// Runs a task that has its place already, unless the group has ended: then the place is
-    /// given back, and so is the task. Invariant 5.
+    /// Runs a task that already has its place, unless the group has ended: then gives back the
+    /// place, and the task. Invariant 5.
     #[track_caller]
     pub(super) fn start<F, Fut, E>(
         this: &Arc<Self>,
@@ -310,7 +307,7 @@ impl Shared {
         let cause = self.ctx.cause();
         let echo = cause.is_some() && is_an_end(&*error, cause.as_ref());
         let failure = Cause::failure(error, place);
-        // Two that fail at once must not end the group for one error and report the other.
+        // Two tasks that fail at once must not end the group for one error and report the other.
         let first = {
             let mut state = self.state.lock();
             if echo && !skip(Break::EchoTakenForFailure) {
@@ -323,7 +320,7 @@ impl Shared {
         self.canceller.cancel_as(cause);
     }
 
-    /// A task has ended.
+    /// Gives back the place of a task that has ended.
     fn leave(&self) {
         let mut state = self.state.lock();
         let called = state.give_back(Break::PlaceNotOffered);
@@ -332,7 +329,7 @@ impl Shared {
     }
 }
 
-/// Whose task it is.
+/// The group that a task belongs to, and which task it is.
 struct Member {
     shared: Arc<Shared>,
     name: Cow<'static, str>,
@@ -347,7 +344,7 @@ impl Owner<Result<(), BoxError>> for Member {
             Ending::Panicked(message) => {
                 shared.failed(Box::new(TaskPanicked::new(name, message)), place);
             }
-            // If nobody here did that, its runtime has gone.
+            // Nothing here aborted it, so its runtime is gone.
             Ending::Aborted if !shared.ctx.is_done() => {
                 shared.failed("the runtime was shut down".into(), place);
             }
@@ -359,14 +356,14 @@ impl Owner<Result<(), BoxError>> for Member {
 }
 
 impl State {
-    /// Takes a place, if there is one.
+    /// Takes a place, if one is free.
     pub(super) fn enter(&mut self) -> bool {
         let room = self.places < self.limit;
         self.places += usize::from(room);
         room
     }
 
-    /// A place is free again; who gets it. (A model breaks the call.)
+    /// Frees a place; returns the wakers of those that get it. (A model breaks the call.)
     pub(super) fn give_back(&mut self, broken: Break) -> Vec<Waker> {
         self.places -= 1;
         if skip(broken) { Vec::new() } else { self.call() }

@@ -1,8 +1,8 @@
-//! An owner for tasks: each is told to end when its owner does, and waited for by whoever asks.
+//! An owner for tasks: each is told to end when its owner does, and can be waited for.
 //!
-//! A [`Group`] runs tasks on behalf of a context. It takes at most so many at
-//! once, tells all of them to end when one fails, and keeps the first failure. Its
-//! shutdown aborts those that do not, and says which.
+//! A [`Group`] runs tasks on behalf of a context. It limits how many run at once, tells all of them
+//! to end when one fails, and keeps the first failure. Its shutdown aborts those that do not end,
+//! and says which.
 //!
 //! ```
 //! use quell::{Context, Group};
@@ -30,7 +30,7 @@
 // | `handle` | `Group`: what users hold |
 // | `spawn` | waiting at the limit |
 // | `report` | what had to be aborted, and how a task panicked |
-// | `tasks` | the tasks themselves, whoever owns them |
+// | `tasks` | the tasks themselves, for any owner |
 
 mod handle;
 mod report;

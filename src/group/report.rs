@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::panic::Location;
 
-/// What a [`Group::shutdown`](super::Group::shutdown) found.
+/// Tells what a [`Group::shutdown`](super::Group::shutdown) found.
 #[derive(Clone, Debug)]
 #[must_use = "it says which tasks would not stop"]
 pub struct ShutdownReport {
@@ -17,12 +17,12 @@ impl ShutdownReport {
         ShutdownReport { aborted }
     }
 
-    /// Whether every task ended by itself, within the grace.
+    /// Whether every task ended by itself within the grace.
     pub fn is_clean(&self) -> bool {
         self.aborted.is_empty()
     }
 
-    /// The tasks that had not ended when the grace was over, and were aborted.
+    /// The tasks that had not ended when the grace was over and were aborted.
     pub fn aborted(&self) -> &[StillRunning] {
         &self.aborted
     }
@@ -38,7 +38,7 @@ impl fmt::Display for ShutdownReport {
     }
 }
 
-/// A task that would not end by itself.
+/// A task that did not end by itself.
 #[derive(Clone, Debug)]
 pub struct StillRunning {
     name: Cow<'static, str>,
@@ -67,7 +67,7 @@ impl fmt::Display for StillRunning {
     }
 }
 
-/// A task panicked: the cause of its group's end.
+/// The cause of a group's or a pipeline's end when a task panicked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskPanicked {
     task: Cow<'static, str>,
@@ -84,7 +84,7 @@ impl TaskPanicked {
         &self.task
     }
 
-    /// What it panicked with.
+    /// The panic's message.
     pub fn message(&self) -> &str {
         &self.message
     }

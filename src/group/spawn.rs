@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. A [`Spawn`] that waits has a ticket, and the group's end wakes it as well.
-//! 2. What was promised to it is used, or passed on when it is dropped.
+//! 1. A waiting [`Spawn`] has a ticket, and the group's end wakes it as well.
+//! 2. A place that was promised to it is used, or passed on when it is dropped.
 
 use super::handle::Shared;
 use crate::context::{BoxError, Cancelled, Context, Done};
@@ -42,7 +42,7 @@ impl<'a, F> Spawn<'a, F> {
         Spawn { shared, name, place, task: Some(task), ticket: None, end: None }
     }
 
-    /// Leaves the line, and passes on what was promised.
+    /// Leaves the line, and passes on a place that was promised.
     fn leave(&mut self) {
         let Some(ticket) = self.ticket.take() else { return };
         let mut state = self.shared.state.lock();
@@ -88,7 +88,7 @@ where
                     this.ticket = Some(state.waiting.join(waker));
                     Ok(None)
                 }
-                // Who is no longer in line was called, and has a place.
+                // It is no longer in line, so it was called, and has a place.
                 Some(ticket) => state.waiting.renew(ticket, waker).map(Some),
             };
             drop(state);
@@ -121,8 +121,8 @@ impl<F> fmt::Debug for Spawn<'_, F> {
     }
 }
 
-/// Why [`Group::try_spawn`](super::Group::try_spawn) spawned nothing, and what it
-/// did not spawn.
+/// Why [`Group::try_spawn`](super::Group::try_spawn) spawned nothing, with the task that it did not
+/// spawn.
 #[non_exhaustive]
 pub enum TrySpawnError<F> {
     /// As many tasks run as may.

@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //!
-//! 1. A task is listed from before it is spawned until after its future has been
-//!    dropped and its ending told. So when the list is empty, nothing of any task
-//!    is left, but what its ending sets off.
+//! 1. A task is listed from before it is spawned until after its future has been dropped and its
+//!    ending told. So when the list is empty, nothing is left of any task, except what its ending
+//!    sets off.
 //! 2. Once stopped, a task that is spawned is aborted at once.
-//! 3. Users' code runs without the lock: futures, their drops, wakers.
+//! 3. User code runs without the lock: futures, their drops, wakers.
 
 use crate::rt::probe::{self, Wait};
 use crate::rt::{self, Abort, Waiting};
@@ -22,28 +22,28 @@ pub(crate) struct Tasks {
     state: BriefLock<State>,
 }
 
-// No user's code runs under the lock: a panic elsewhere leaves the list whole.
+// No user code runs under the lock: a panic elsewhere leaves the list whole.
 impl UnwindSafe for Tasks {}
 impl RefUnwindSafe for Tasks {}
 
 struct State {
     live: Slab<Entry>,
-    /// Beside them, by the same keys, for all are aborted at once: of those that have been
-    /// spawned, until they end or all are stopped.
+    /// Beside `live`, by the same keys, because all are aborted at once. A task has one from its
+    /// spawn until it ends or all are stopped.
     aborts: Vec<Option<Abort>>,
     stopped: bool,
-    /// Those that would not end by themselves, as somebody wrote down.
+    /// Tasks that were written down because they did not end by themselves.
     late: Vec<Whose>,
-    /// How many are at work that is no task.
+    /// How much work is under way that is no task.
     busy: usize,
-    /// Who waits for the list to be empty.
+    /// Tasks that wait until all of this is over.
     waiting: Waiting,
     /// How many tasks there have been: each has a number of its own.
     count: usize,
 }
 
 struct Entry {
-    /// A key is used again; this is not.
+    /// Keys are used again; this is not.
     number: usize,
     name: Cow<'static, str>,
     place: &'static Location<'static>,
@@ -51,17 +51,17 @@ struct Entry {
     is_late: bool,
 }
 
-/// What a task does: behind a pointer, because all that a task is made of would be compiled for
-/// each closure of the users' otherwise. That took half of the time of compiling a pipeline.
+/// A task's future, behind a pointer: otherwise all that a task is made of would be compiled for
+/// each user closure, which took half of the time of compiling a pipeline.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A task's name, and where it was spawned.
 pub(crate) type Whose = (Cow<'static, str>, &'static Location<'static>);
 
-/// How a task came to its end.
+/// How a task ended.
 pub(crate) enum Ending<T> {
     Returned(T),
-    /// With these words.
+    /// With this message.
     Panicked(String),
     Aborted,
 }
@@ -73,16 +73,16 @@ impl<T> Ending<T> {
     }
 }
 
-/// On whose behalf a task runs.
+/// What a task runs on behalf of.
 pub(crate) trait Owner<T>: Send + 'static {
-    /// Runs a turn of it.
+    /// Runs a turn of the task.
     #[inline]
     fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
         poll()
     }
 
-    /// Is told how it ended, once, after its future was dropped; on whatever thread that is. What
-    /// is to be done when the task has left the list is given back: nobody waits for that.
+    /// Is told once how the task ended, after its future was dropped; on any thread. Returns what
+    /// is to be done when the task has left the list: nothing waits for that.
     fn ended(self, how: Ending<T>) -> Option<impl FnOnce()>;
 }
 
@@ -104,7 +104,7 @@ impl Tasks {
     ///
     /// # Panics
     ///
-    /// Where nobody runs tasks.
+    /// If nothing runs tasks here.
     #[track_caller]
     pub(crate) fn spawn<T: 'static, O: Owner<T>>(
         this: &Arc<Self>,
@@ -120,7 +120,7 @@ impl Tasks {
             let entry = Entry { number, name: name.clone(), place, is_late: false };
             (number, state.live.insert(entry))
         };
-        // If nobody runs tasks, this unwinds, and the entry goes with the future.
+        // If nothing runs tasks here, this unwinds, and the entry goes with the future.
         let owned =
             Owned { future: Some(future), owner: Some(owner), tasks: Arc::clone(this), key };
         let abort = rt::spawn_at(name, place, owned).into_abort();
@@ -129,7 +129,7 @@ impl Tasks {
             drop(state);
             return abort.abort();
         }
-        // If it has ended already, another may have come in its place.
+        // If it has ended already, another may have its key.
         if state.live.get(key).is_some_and(|entry| entry.number == number) {
             if state.aborts.len() <= key {
                 state.aborts.resize_with(key + 1, || None);
@@ -138,7 +138,7 @@ impl Tasks {
         }
     }
 
-    /// Aborts every task, those too that are still to come.
+    /// Aborts every task, including those still to come.
     pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopped = true;
@@ -150,12 +150,12 @@ impl Tasks {
         aborts.into_iter().flatten().for_each(Abort::abort);
     }
 
-    /// How many have not ended.
+    /// How many tasks have not ended.
     pub(crate) fn live(&self) -> usize {
         self.state.lock().live.len()
     }
 
-    /// Writes down those that have not ended, each once.
+    /// Writes down the tasks that have not ended, each once.
     pub(crate) fn note_late(&self) {
         let state = &mut *self.state.lock();
         for (_, entry) in state.live.iter_mut().filter(|(_, entry)| !entry.is_late) {
@@ -164,20 +164,20 @@ impl Tasks {
         }
     }
 
-    /// How many have been written down, and those of them that have not ended yet.
+    /// How many tasks have been written down, and which of them have not ended yet.
     pub(crate) fn late(&self) -> (usize, Vec<Whose>) {
         let state = self.state.lock();
         let alive = state.live.iter().filter(|(_, entry)| entry.is_late);
         (state.late.len(), alive.map(|(_, entry)| (entry.name.clone(), entry.place)).collect())
     }
 
-    /// Those that were written down after so many.
+    /// The tasks that were written down after the first `count`.
     pub(crate) fn late_after(&self, count: usize) -> Vec<Whose> {
         self.state.lock().late[count..].to_vec()
     }
 
-    /// Ready when all have ended: those of a group, or of whatever is `what`, for which the line
-    /// `at` waits.
+    /// Ready when all tasks have ended. A checker reports `what` it waits for, and the line `at`
+    /// which it does.
     pub(crate) fn over(&self, what: &'static str, at: &'static Location<'static>) -> Over<'_> {
         Over { tasks: self, wait: Wait { what, at, of: 0 }, ticket: None }
     }
@@ -192,14 +192,14 @@ impl Tasks {
         rt::wake_now(waiting);
     }
 
-    /// Until the guard is dropped, it is not over.
+    /// Work that is no task: it is not over until the guard is dropped.
     pub(crate) fn busy(&self) -> Busy<'_> {
         self.state.lock().busy += 1;
         Busy(self)
     }
 }
 
-/// Work that is no task.
+/// The guard of work that is no task.
 pub(crate) struct Busy<'a>(&'a Tasks);
 
 impl Drop for Busy<'_> {
@@ -217,7 +217,7 @@ impl State {
         self.live.is_empty() && self.busy == 0
     }
 
-    /// Those to be woken, if it is over now.
+    /// The wakers to call, if it is over now.
     fn waiting_for_this(&mut self) -> impl Iterator<Item = Waker> + use<> {
         self.is_over().then(|| self.waiting.take_all()).into_iter().flatten()
     }
@@ -231,7 +231,7 @@ struct Owned<T, O: Owner<T>> {
     key: usize,
 }
 
-// Nothing of it is pinned but what is behind a pointer.
+// Nothing of it is pinned except what is behind a pointer.
 impl<T, O: Owner<T>> Unpin for Owned<T, O> {}
 
 impl<T, O: Owner<T>> Drop for Owned<T, O> {
@@ -248,7 +248,7 @@ impl<T, O: Owner<T>> Owned<T, O> {
             Ok(()) => ending,
             Err(payload) => Ending::panicked(payload),
         };
-        // Its own panic would be one in a drop, perhaps in the middle of another.
+        // A panic in it would be one in a drop, perhaps in the middle of another.
         let then = rt::undisturbed(|| owner.ended(ending)).flatten();
         self.tasks.remove(self.key);
         if let Some(then) = then {
@@ -296,7 +296,7 @@ impl Future for Over<'_> {
             Some(ticket) => state.waiting.renew(ticket, waker),
             None => Err(waker),
         };
-        // Who was called, and finds more to wait for, gets in line again.
+        // A task that was called, and finds more to wait for, joins the line again.
         let before = before.map_err(|waker| self.ticket = Some(state.waiting.join(waker))).ok();
         drop(state);
         drop(before);
@@ -327,7 +327,7 @@ mod tests {
         }
     }
 
-    /// Whoever wakes it has spawned a task that never ends.
+    /// A waker that spawns a task that never ends.
     struct Spawns(Arc<Tasks>, Handle);
 
     impl Wake for Spawns {
@@ -350,10 +350,10 @@ mod tests {
         let ended = move || {
             let mut over = waits.over("the end of all tasks", here);
             assert!(Pin::new(&mut over).poll(&mut Context::from_waker(&later)).is_pending());
-            // It still waits when this task is off the list.
+            // It still waits when its task is off the list.
             std::mem::forget(over);
         };
-        // Where nothing runs any more a task has ended when it has been spawned.
+        // On a runtime that has shut down, a task has ended as soon as it is spawned.
         let over = runtime().handle().clone();
         let _there = over.enter();
         Tasks::spawn(&tasks, "first".into(), here, Box::pin(std::future::pending()), ended);

@@ -3,11 +3,10 @@
 //! # Invariants
 //!
 //! 1. A worker has at most one item, which it passes on before it takes another.
-//! 2. A worker that is left without a colleague to come for the next item starts
-//!    one before it begins its own (see `channel::takers`), up to the number asked
-//!    for.
-//! 3. In order: results go in by the numbers under which their items were taken.
-//!    Whoever puts one in wakes the holder of the next.
+//! 2. A worker with no colleague left to come for the next item starts one before it begins its own
+//!    (see `channel::takers`), up to the number asked for.
+//! 3. In order: results go in by the numbers under which their items were taken. Putting one in
+//!    wakes the worker that holds the next.
 
 use super::engine::{Engine, StageResult};
 use super::report::StageEnd;
@@ -54,8 +53,7 @@ struct Work<T, U, F, R> {
     f: F,
     result: R,
     turns: Option<Turns>,
-    /// Starts a colleague. By a pointer, because a worker's future would contain itself
-    /// otherwise.
+    /// Starts a colleague. A pointer, because a worker's future would contain itself otherwise.
     hire: fn(&Arc<Self>, Taker<T>),
 }
 
@@ -93,7 +91,7 @@ where
         if let Some(colleague) = taker.hire() {
             (work.hire)(&work, colleague);
         }
-        // The timer thread looks after it then.
+        // A worker that goes alone keeps wakers: the timer thread watches it.
         if alone != taker.is_alone() {
             alone = !alone;
             rt::keep_woken(alone);
@@ -119,7 +117,7 @@ where
             polled
         })
         .await;
-        // Converting an error is the user's code too.
+        // Converting an error is user code too.
         let made = (work.result)(made);
         tally.take_from_user();
         let made = match made {
@@ -144,8 +142,8 @@ where
                 if let Some(turns) = &work.turns {
                     turns.next(pipeline);
                 }
-                // No colleague has to find out by an item of its own, nor to wait for the drop of
-                // what was not sent.
+                // No colleague should have to find out by an item of its own, or wait for the drop
+                // of what was not sent.
                 taker.close();
                 return ends(StageEnd::ReaderGone);
             }
@@ -157,20 +155,20 @@ where
         if turn.is_over() {
             taker.rests();
             turn = turn.rest().await;
-            // Once more: that holds for a few turns.
+            // Again, because it lasts only a few turns.
             alone = taker.is_alone();
             rt::keep_woken(alone);
         }
     }
 }
 
-/// Whose result goes in next.
+/// Keeps track of whose result goes in next.
 struct Turns(Mutex<Order>);
 
 #[derive(Default)]
 struct Order {
     next: usize,
-    /// Under the numbers of their items.
+    /// By the numbers of their items.
     waiting: Waiting,
 }
 
@@ -179,8 +177,8 @@ impl Turns {
         self.0.lock().next == number
     }
 
-    /// A worker that is dropped while it waits was aborted with all others; its
-    /// waker stays until they are gone.
+    /// A worker that is dropped while it waits was aborted together with all others; its waker
+    /// stays until they are gone.
     async fn wait_for(&self, number: usize, place: &'static Location<'static>) {
         poll_here(|cx| {
             if self.0.lock().next == number {

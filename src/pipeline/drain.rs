@@ -2,10 +2,10 @@
 //!
 //! # Invariants
 //!
-//! 1. `over_at` is set once, when the drain begins, unless its grace is longer than the clock goes;
-//!    before the alarm is armed, so that it holds though that fails.
-//! 2. What is kept in `armed` keeps the pipeline alive, and is forgotten when that has stopped:
-//!    by whoever stops it, or by whoever put it there and finds it stopped.
+//! 1. `over_at` is set once, when the drain begins, unless its grace goes beyond the clock. It is
+//!    set before the alarm is armed, so that it holds even if that fails.
+//! 2. What `armed` holds keeps the pipeline alive, and is forgotten once the pipeline has stopped:
+//!    by the call that stops it, or by the one that put it there and finds it stopped.
 
 use crate::context::{AfterFunc, Context};
 use crate::rt::{Alarm, Clock, Work};
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 pub(super) struct Drain {
     grace: Duration,
     clock: Clock,
-    /// When the grace of a drain that has begun is over.
+    /// When the grace is over, once the drain has begun.
     over_at: Latch<Instant>,
-    /// What would begin it, and what will end it.
+    /// What will begin it, and what will end it.
     armed: Mutex<(Option<AfterFunc>, Option<Alarm>)>,
 }
 
@@ -27,12 +27,12 @@ impl Drain {
         Drain { grace, clock, over_at: Latch::new(), armed }
     }
 
-    /// It begins by this function.
+    /// Notes the function that will begin it.
     pub(super) fn watch(&self, begins: AfterFunc) {
         self.armed.lock().0 = Some(begins);
     }
 
-    /// It begins, for `parent` has ended; after the grace this function is called.
+    /// Begins it, because `parent` has ended. After the grace `abort` is called.
     pub(super) fn begin(&self, parent: &Context, abort: impl FnOnce() + Send + 'static) {
         let Some(at) = self.over(parent).or_else(|| self.clock.now().checked_add(self.grace))
         else {
@@ -44,12 +44,13 @@ impl Drain {
         drop(before);
     }
 
-    /// When the grace is over, however late anybody hears that `parent` has ended by a deadline.
+    /// When the grace is over, if `parent` has ended by a deadline: however late that is noticed.
     fn over(&self, parent: &Context) -> Option<Instant> {
         parent.ran_out_by(&self.clock).and_then(|at| at.checked_add(self.grace))
     }
 
-    /// Whether the grace is over, though nobody has had a turn to tell, nor perhaps to begin.
+    /// Whether the grace is over, even if no task has had a turn to say so, or perhaps to begin the
+    /// drain.
     pub(super) fn is_over(&self, parent: &Context) -> bool {
         let at = self.over_at.get().copied().or_else(|| self.over(parent));
         at.is_some_and(|at| self.clock.now() >= at)

@@ -6,12 +6,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::panic::Location;
 
-/// How a pipeline ended: by the first thing that ended it.
+/// How a pipeline ended: the first thing that ended it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The last stage ended, and all that it had put out was delivered: as a rule because the
-    /// source came to its end. A stage of one's own that returns early does it as well.
+    /// The last stage ended, and all that it had put out was delivered: usually because the source
+    /// ended. A stage of your own that returns early does it as well.
     Completed,
     /// The reader stopped reading.
     ReaderStopped,
@@ -19,7 +19,7 @@ pub enum Outcome {
     Cancelled(Cause),
     /// A stage returned an error.
     Failed {
-        /// Its name.
+        /// The stage's name.
         stage: String,
         /// The error.
         cause: Cause,
@@ -45,7 +45,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// How it ended, and for which cause its context does.
+/// How it ended, and the cause with which its context ends.
 #[derive(Clone, Debug)]
 pub(super) struct End {
     pub(super) outcome: Outcome,
@@ -80,7 +80,7 @@ impl End {
         End { outcome, cause: Cause::failure(Box::new(error), place) }
     }
 
-    /// Whether it is one that was meant; if not, for which cause.
+    /// `Ok` if the end was intended; otherwise its cause.
     pub(super) fn as_result(&self) -> Result<(), Cancelled> {
         match self.outcome {
             Outcome::Completed | Outcome::ReaderStopped => Ok(()),

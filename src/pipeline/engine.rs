@@ -2,20 +2,19 @@
 //!
 //! # Invariants
 //!
-//! 1. A pipeline's own context ends exactly once, and what its stages are made of
-//!    ends with it: the channels are closed and the tasks aborted by a function
-//!    that runs at that context's end, or by whoever ends it while that is at work elsewhere.
-//!    No part can be stopped from outside, but for its sources (4). What is left in the
-//!    channels is dropped by another function, later: drops of items are the users', and keep no
-//!    other pipeline from being stopped.
-//! 2. `end` is noted once, by the first thing that ends the pipeline, before the
-//!    context ends for it. Where the context ends with its parent, whoever sees that
-//!    first sets it.
-//! 3. When all tasks have ended, every count has been told: a [`Tally`](super::tally::Tally) tells when
-//!    it is dropped, which is when its task's future is.
+//! 1. A pipeline's own context ends exactly once, and all that its stages are made of ends with it:
+//!    a function that runs at that context's end closes the channels and aborts the tasks; or the
+//!    call that ends the pipeline does, while that function is at work elsewhere. No part can be
+//!    stopped from outside, except its sources (4). What is left in the channels is dropped by
+//!    another function, later: drops of items are user code, and keep no other pipeline from being
+//!    stopped.
+//! 2. `end` is noted once, by the first thing that ends the pipeline, before the context ends for
+//!    it. Where the context ends with its parent, the first to see that notes it.
+//! 3. When all tasks have ended, every count has been told: a [`Tally`](super::tally::Tally) tells
+//!    its own when it is dropped, which is when its task's future is.
 //! 4. While it drains, only the user's context has ended: sources make no further item.
-//! 5. A stage's channel is held open until the ending of its last task has been told, with all
-//!    that it set off: the reader must not see the end of the items before it can know why.
+//! 5. A stage's channel is held open until the ending of its last task has been told, with all that
+//!    it set off: the reader must not see the end of the items before it can know why.
 
 use super::drain::Drain;
 use super::end::End;
@@ -34,8 +33,7 @@ use std::error::Error;
 use std::panic::Location;
 use std::time::Duration;
 
-/// How many items fit behind a stage, where [`buffer`](super::Pipeline::buffer) does not
-/// say otherwise.
+/// How many items fit behind a stage, unless [`buffer`](super::Pipeline::buffer) says otherwise.
 #[cfg(not(loom))]
 pub(super) const BUFFER: usize = 64;
 #[cfg(loom)]
@@ -45,7 +43,7 @@ pub(super) const BUFFER: usize = 1;
 pub(super) struct Engine {
     /// The user's context.
     parent: Context,
-    /// Ends with the pipeline; what the stages' closures get.
+    /// Ends with the pipeline; the context that stages' closures get.
     pub(super) ctx: Context,
     canceller: Canceller,
     pub(super) tasks: Arc<Tasks>,
@@ -53,11 +51,11 @@ pub(super) struct Engine {
     pub(super) stages: Vec<Stage>,
     /// Invariant 2.
     end: Mutex<Option<End>>,
-    /// Nonzero from when everything is being stopped.
+    /// Nonzero once everything is being stopped.
     stopped: AtomicUsize,
-    /// Whether it may end by the clock.
+    /// Whether the clock may end it.
     is_timed: bool,
-    /// If it drains when the user's context ends.
+    /// There if it drains when the user's context ends.
     drain: Option<Box<Drain>>,
 }
 
@@ -68,12 +66,12 @@ pub(super) struct Stage {
     pub(super) capacity: usize,
     /// The stages whose output it takes.
     pub(super) inputs: Vec<usize>,
-    /// Whether the code between its channels is the user's.
+    /// Whether the code between its channels is user code.
     pub(super) custom: bool,
     pub(super) counts: BriefLock<StageCounts>,
-    /// Why the first of its tasks that failed or panicked did so.
+    /// Why its tasks failed or panicked: the first of them that did.
     pub(super) failure: Latch<Cause>,
-    /// What its tasks take from, once the first of them is spawned.
+    /// The channels its tasks take from, once the first of them is spawned.
     input_links: Latch<Vec<std::sync::Arc<dyn AnyLink>>>,
     /// The channel behind it, while it runs and after.
     pub(super) output_link: Mutex<Option<std::sync::Arc<dyn AnyLink>>>,
@@ -81,7 +79,7 @@ pub(super) struct Stage {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StageCounts {
-    /// Of its tasks.
+    /// How many of its tasks have not ended.
     running: usize,
     pub(super) received: usize,
     pub(super) filtered: usize,
@@ -94,8 +92,8 @@ pub(super) struct StageCounts {
 pub(super) type StageResult = Result<StageEnd, BoxError>;
 
 impl Engine {
-    /// An engine that aborts when `parent` ends, at once or after a drain for which there is
-    /// this grace. Before it has any tasks it must [watch](Self::watch) for that.
+    /// An engine that aborts when `parent` ends, at once or after a drain with this grace. It must
+    /// [watch](Self::watch) for that before it has any tasks.
     pub(super) fn new(parent: &Context, grace: Option<Duration>, stages: Vec<Stage>) -> Arc<Self> {
         let place = stages[0].place;
         let (ctx, canceller) = match grace {
@@ -117,11 +115,11 @@ impl Engine {
         })
     }
 
-    /// Invariant 1.
+    /// Watches for the end: invariant 1.
     ///
     /// # Panics
     ///
-    /// Where no alarm can be armed for its deadline.
+    /// If no alarm can be armed for its deadline.
     pub(super) fn watch(this: &Arc<Self>) {
         let (stopping, discarding) = (Arc::clone(this), Arc::clone(this));
         let _registered = this.ctx.at_end(move || stopping.stop());
@@ -136,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// The last to let go of it drops what is the users'.
+    /// Drops a reference; the last one drops user code with it.
     fn let_go(this: Arc<Self>) {
         rt::for_users(move || drop(this));
     }
@@ -153,9 +151,9 @@ impl Engine {
         this.forget_drain_if_stopped();
     }
 
-    /// Everything ends, now.
+    /// Stops everything, now.
     fn stop(&self) {
-        // Until the last channel has been closed, it is not over.
+        // It is not over until the last channel has been closed.
         let busy = self.tasks.busy();
         let cause = self.ctx.cause().expect("it has ended");
         self.note(End::cancelled(cause));
@@ -167,20 +165,21 @@ impl Engine {
             self.tasks.stop();
         }
         self.outputs().for_each(|output| output.close());
-        // Whoever waits for the end may have been called for an item before, by a turn that hangs.
+        // A task that waits for the end may have been called for an item already, by a turn that
+        // hangs and keeps its waker.
         self.woken.send();
         self.forget_drain();
         drop(busy);
-        // The users' functions at this end may be what comes next on this thread.
+        // User functions at this end may be what runs next on this thread.
         rt::free_woken();
     }
 
-    /// What is left in channels is dropped.
+    /// Drops what is left in channels.
     pub(super) fn discard(&self) {
-        // Until the last of it has been dropped, it is not over.
+        // It is not over until the last of it has been dropped.
         let busy = self.tasks.busy();
         self.outputs().for_each(|output| {
-            // Whoever stops it may not have come so far.
+            // The call that stops it may not have come so far.
             output.close();
             output.discard();
         });
@@ -210,8 +209,8 @@ impl Engine {
         self.stopped.load(Ordering::Acquire) != 0
     }
 
-    /// Whether nothing more is delivered. A deadline, or a grace, may be over though no timer has
-    /// had its turn; without one, there is nothing to look at but a flag.
+    /// Whether nothing more is delivered. A deadline or a grace may be over even if no timer has
+    /// had its turn; without either, there is only a flag to look at.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
         self.is_stopped() || (self.is_timed && self.is_over_by_the_clock())
@@ -230,12 +229,12 @@ impl Engine {
         ended
     }
 
-    /// The end at which a source is to make no further item; `None`: that is the pipeline's own.
+    /// The context at whose end sources make no further item; `None`: the pipeline's own.
     pub(super) fn end_of_sources(&self) -> Option<&Context> {
         self.drain.as_ref().map(|_| &self.parent)
     }
 
-    /// Notes how it ends, unless that is known already. The cause for which it does.
+    /// Notes how it ends, unless that is known already. Returns the cause with which it ends.
     pub(super) fn note(&self, end: End) -> Cause {
         let mut known = self.end.lock();
         if let Some(first) = &*known {
@@ -247,26 +246,26 @@ impl Engine {
         known.insert(end).cause.clone()
     }
 
-    /// [`note`](Self::note), after whatever has ended it before.
+    /// [`note`](Self::note), but first notes the end of the user's context, if that has ended.
     fn note_after_parent(&self, end: End) -> Cause {
-        // Where it drains, or nobody has had a turn to tell, the user's context may have
-        // ended before.
+        // While it drains, or until a task has had a turn to tell, that end may not have been
+        // noted.
         if let Some(cause) = self.parent.cause() {
             self.note(End::cancelled(cause));
         }
         self.note(end)
     }
 
-    /// Ends it, unless it has ended before. Of two that do so at once, the one that is noted is
-    /// also the cause.
+    /// Ends it, unless it has ended before. If two ends come at once, the one that is noted is also
+    /// the cause.
     pub(super) fn end(&self, end: End) {
         self.end_for(self.note_after_parent(end));
     }
 
-    /// Ends it for the cause of the end that is noted.
+    /// Ends it for the cause of the noted end.
     fn end_for(&self, cause: Cause) {
         self.canceller.cancel_as(cause);
-        // Another thread, or this one further up, may be in the middle of ending it.
+        // Another thread, or a caller further up this stack, may be in the middle of ending it.
         if !self.is_stopped() {
             self.stop();
         }
@@ -277,7 +276,7 @@ impl Engine {
         self.end.lock().clone()
     }
 
-    /// The channel behind the stage of this number.
+    /// Makes the channel behind the stage of this number.
     pub(super) fn link<T: Send + 'static>(
         &self,
         index: usize,
@@ -322,25 +321,25 @@ impl Engine {
     }
 
     /// Whether an error only says that the context has ended. (The cause of the pipeline's own end
-    /// is not asked: of two workers that fail with the same words the second has failed as well.)
+    /// does not count: if two workers fail with the same words, the second has failed as well.)
     fn is_echo(&self, error: &(dyn Error + 'static)) -> bool {
         is_an_end(error, self.parent.cause().as_ref())
     }
 
-    /// A task of a stage has ended: how that counts, and how the pipeline ends for it, and why.
+    /// How the ending of a stage's task counts, and how the pipeline ends for it, if it does.
     fn judge(&self, stage: &Stage, how: Ending<StageResult>) -> (StageEnd, Option<End>) {
         let place = stage.place;
         let (end, all) = match how {
-            // What it found closed was closed for it as for all.
+            // What it found closed was closed by the stop.
             Ending::Returned(Ok(_)) if self.is_stopped() => return (StageEnd::Aborted, None),
             Ending::Returned(Ok(end)) => return (end, None),
             Ending::Aborted if self.ctx.is_done() => return (StageEnd::Aborted, None),
-            // Nobody here did that, so its runtime has gone.
+            // Nothing here aborted it, so its runtime is gone.
             Ending::Aborted => {
                 let cause = Cause::failure("the runtime was shut down".into(), place);
                 (StageEnd::Aborted, End::cancelled(cause))
             }
-            // It noticed that the pipeline has ended before it was aborted for that.
+            // It noticed the end of the pipeline before it was aborted.
             Ending::Returned(Err(error)) if self.ctx.is_done() && self.is_echo(&*error) => {
                 return (StageEnd::Aborted, None);
             }
@@ -363,7 +362,7 @@ struct StageTask {
 }
 
 impl Owner<StageResult> for StageTask {
-    /// Offers the room of what it has used when it waits.
+    /// Offers the room of what the task has used when it waits.
     #[inline]
     fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
         self.hand.turn(|| {
@@ -378,7 +377,7 @@ impl Owner<StageResult> for StageTask {
             };
             #[cfg(loom)]
             let polled = poll();
-            // Ready, too: a receiver may outlive its stage, in another task.
+            // Also when it is ready: a receiver may outlive its stage, in another task.
             inputs.iter().for_each(|input| input.offer_room());
             polled
         })
@@ -396,9 +395,9 @@ impl Owner<StageResult> for StageTask {
         if end >= StageEnd::Failed {
             let _another_was_first = stage.failure.set(all.cause.clone());
         }
-        // Whoever finds no task any more must know why.
+        // A caller that finds no task left must know why.
         let first = engine.note_after_parent(all);
-        // The users' functions at this end run then.
+        // The users' functions at this end run in this.
         Some(move || {
             engine.end_for(first);
             engine.stages[index].leave(end);
@@ -407,7 +406,7 @@ impl Owner<StageResult> for StageTask {
 }
 
 impl Stage {
-    /// One that has not begun.
+    /// A stage that has not begun.
     #[track_caller]
     pub(super) fn new(name: Cow<'static, str>, inputs: Vec<usize>) -> Self {
         Stage {
@@ -423,8 +422,8 @@ impl Stage {
         }
     }
 
-    /// One of its tasks has ended, and set off what it does. After the last of them the channel
-    /// behind it may end: invariant 5.
+    /// One of its tasks has ended, and what that sets off is done. After the last of them the
+    /// channel behind it may end: invariant 5.
     fn leave(&self, end: StageEnd) {
         let mut counts = self.counts.lock();
         counts.note(end);
@@ -439,7 +438,7 @@ impl Stage {
 }
 
 impl StageCounts {
-    /// The worst of the ends of its tasks counts.
+    /// Of the ends of its tasks, the worst counts.
     fn note(&mut self, end: StageEnd) {
         self.ended = self.ended.max(Some(end));
     }

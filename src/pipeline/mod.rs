@@ -1,9 +1,8 @@
 //! Pipelines of concurrent stages that stop, all of them, when their context does.
 //!
-//! A [`Pipeline`] is described from its source on, and starts when its
-//! [`Results`] are first polled. Whatever ends it ends every stage: the context,
-//! a reader who stops, a stage that fails or panics. No stage has to look at its
-//! context for that, so none can forget to.
+//! A [`Pipeline`] is described from its source on, and starts when its [`Results`] are first
+//! polled. Whatever ends it ends every stage: the context, a reader that stops, a stage that fails
+//! or panics. No stage has to look at its context for that, so none can forget to.
 //!
 //! ```
 //! use quell::{Context, Pipeline, Rate};
@@ -34,9 +33,9 @@
 // | `engine` | starting and ending, whatever the stages are |
 // | `drain` | finishing what has begun |
 // | `end` | how it ends |
-// | `tally` | what a task has seen of its items |
+// | `tally` | a task's counts of its items |
 // | `source` | iterators, streams, threads |
-// | `stages` | `map`, `filter_map`, `chunks`, `merge`, one's own |
+// | `stages` | `map`, `filter_map`, `chunks`, `merge`, stages of your own |
 // | `dispatch` | workers |
 // | `throttle` | `Rate`, and keeping to it |
 // | `report` | where every item went |

@@ -21,25 +21,25 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnCancel {
-    /// It is dropped where it awaits next, and what it had half done stays so.
+    /// The work is dropped at its next await, and what it had half done stays so.
     #[default]
     Abort,
-    /// The source is stopped; what it has made goes its way and is delivered, for
+    /// The source is stopped. What it has made still goes through all stages and is delivered, for
     /// as long as the reader reads. What is not finished after the grace is aborted.
     ///
-    /// Closures get a context that ends with the grace, not with the pipeline's
-    /// context, and has no deadline. An error or a panic ends the drain at once.
+    /// Closures get a context that ends with the grace instead of the pipeline's context, and has
+    /// no deadline. An error or a panic ends the drain at once.
     Drain {
-        /// How long that may take.
+        /// How long the drain may take.
         grace: Duration,
     },
 }
 
 /// A source and the stages behind it, not yet running.
 ///
-/// Described from the source on; [`run`](Pipeline::run) gives the results. Each
-/// stage is a task of its own (a `dispatch` as many as it needs), in parallel
-/// where the runtime is.
+/// It is described from the source on; [`run`](Pipeline::run) returns the results. Each stage is a
+/// task of its own (a `dispatch` as many as it needs), and they run in parallel where the runtime
+/// does.
 ///
 /// ```
 /// use quell::{Context, Pipeline, Rate};
@@ -58,24 +58,24 @@ pub struct Pipeline<T> {
     ctx: Context,
     on_cancel: OnCancel,
     stages: Vec<Stage>,
-    /// One for each stage. Not one inside another: of the thousands that may be merged no
-    /// stack could hold all.
+    /// One for each stage. Not nested in one another: thousands of pipelines may be merged, which
+    /// no stack could hold.
     steps: Vec<Step>,
     items: PhantomData<fn() -> T>,
 }
 
-/// Starts the stage of this number: takes its inputs off the pile, and puts its output on.
+/// Starts the stage of this number: takes its inputs off the pile, and puts its output on it.
 type Step = Box<dyn FnOnce(&Arc<Engine>, usize, &mut Pile) + Send>;
 
-/// Receivers of stages that have been started, and that none has taken for its input.
+/// Receivers of started stages that no other stage has taken for its input yet.
 #[derive(Default)]
 struct Pile(Vec<Box<dyn Any>>);
 
 /// Sources.
 impl<T: Send + 'static> Pipeline<T> {
-    /// The items of an iterator, finite or endless.
+    /// Creates a pipeline of the items of an iterator, finite or endless.
     ///
-    /// It is run in a task: one that blocks, or computes for long, belongs in
+    /// The iterator runs in a task: one that blocks, or computes for long, belongs in
     /// [`from_blocking_iter`](Pipeline::from_blocking_iter).
     #[track_caller]
     pub fn from_iter<I>(ctx: &Context, items: I) -> Pipeline<T>
@@ -90,7 +90,7 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// The items of a stream, finite or endless.
+    /// Creates a pipeline of the items of a stream, finite or endless.
     #[track_caller]
     pub fn from_stream<S>(ctx: &Context, items: S) -> Pipeline<T>
     where
@@ -102,10 +102,10 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// The items of an iterator that may block, run on a thread of its own.
+    /// Creates a pipeline of the items of an iterator that may block, run on a thread of its own.
     ///
-    /// When the pipeline ends, the thread ends with the item it is at. What it had made when
-    /// a drain begins is delivered; an item that it makes after that is dropped.
+    /// When the pipeline ends, the thread ends after the item it is at. What it had made when a
+    /// drain begins is delivered; an item that it makes after that is dropped.
     #[track_caller]
     pub fn from_blocking_iter<I>(ctx: &Context, items: I) -> Pipeline<T>
     where
@@ -144,14 +144,14 @@ impl<T: Send + 'static> Pipeline<T> {
 
 /// Stages.
 impl<T: Send + 'static> Pipeline<T> {
-    /// Lets items through at this rate and no faster: item `k` of a continuous run
-    /// at `k` periods after the first. After a pause of the source or of the reader at most a
-    /// [`burst`](Rate::burst) goes at once. (A wait under a timer's millisecond is no pause, and
-    /// is made up for.)
+    /// Lets items through at this rate and no faster: item `k` of a continuous run goes at `k`
+    /// periods after the first. After a pause of the source or of the reader at most a
+    /// [`burst`](Rate::burst) goes at once. (A wait shorter than a timer's millisecond is no pause,
+    /// and is made up for.)
     ///
-    /// Behind it fits what goes through in a millisecond, one item at least and 64 at most: so what
-    /// comes next keeps to the rate as well, but for those that have gone through before a pause.
-    /// With more room, by [`buffer`](Pipeline::buffer), it may find as many waiting.
+    /// The buffer behind it holds what goes through in a millisecond, at least one item and at most
+    /// 64. So the next stage keeps to the rate as well, except for items that went through before a
+    /// pause. With a larger [`buffer`](Pipeline::buffer) it may find that many waiting.
     #[doc(alias = "rate limit")]
     #[track_caller]
     pub fn throttle(self, rate: Rate) -> Pipeline<T> {
@@ -163,7 +163,7 @@ impl<T: Send + 'static> Pipeline<T> {
 
     /// Runs a closure on each item, in a task of its own, in order.
     ///
-    /// For work that awaits, or is worth more than one thread, take
+    /// For work that awaits, or is worth more than one thread, use
     /// [`dispatch`](Pipeline::dispatch).
     #[track_caller]
     pub fn map<U: Send + 'static>(self, mut f: impl FnMut(T) -> U + Send + 'static) -> Pipeline<U> {
@@ -172,7 +172,7 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// [`map`](Pipeline::map), which leaves out the items that it turns into `None`.
+    /// [`map`](Pipeline::map) that leaves out items for which the closure returns `None`.
     #[track_caller]
     pub fn filter_map<U: Send + 'static>(
         self,
@@ -183,11 +183,11 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// Puts items together, as many as `max`. A chunk that has not so many is passed on when
-    /// its first item has waited for as long as `within`, and at the end.
+    /// Puts items together in chunks of `max`. A smaller chunk is passed on when its first item has
+    /// waited for `within`, and at the end.
     ///
-    /// Where items come without a pause the time is looked at after each 64 of them. A `buffer`
-    /// behind it is of so many chunks.
+    /// Where items come without a pause, the time is looked at after every 64 of them at the
+    /// latest. A `buffer` behind it counts chunks.
     ///
     /// # Panics
     ///
@@ -202,12 +202,13 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// Runs an async closure on each item, `workers` at once, and passes results on
-    /// as they come. The closure's context ends with the pipeline.
+    /// Runs an async closure on each item, `workers` at once, and passes results on as they come.
+    /// The closure's context ends with the pipeline.
     ///
     /// Workers are tasks; one is started when all others are busy. Where items take next to no
-    /// time, and wait for nothing, one worker takes them all; if such an item suddenly keeps its
-    /// thread, those behind it wait for 20 ms at most, and so do the readers of those before it.
+    /// time, and wait for nothing, one worker takes them all. If such an item suddenly keeps its
+    /// thread, the items behind it wait for 20 ms at most, and so do the readers of those before
+    /// it.
     ///
     /// # Panics
     ///
@@ -223,8 +224,8 @@ impl<T: Send + 'static> Pipeline<T> {
         self.workers("dispatch", workers, false, f, Ok)
     }
 
-    /// [`dispatch`](Pipeline::dispatch) with results in the order of their items. A
-    /// result that is ready before its turn is held by its worker.
+    /// [`dispatch`](Pipeline::dispatch) with results in the order of their items. A worker holds a
+    /// result that is ready before its turn.
     ///
     /// # Panics
     ///
@@ -240,10 +241,10 @@ impl<T: Send + 'static> Pipeline<T> {
         self.workers("dispatch_ordered", workers, true, f, Ok)
     }
 
-    /// [`dispatch`](Pipeline::dispatch) of a closure that may fail: the first error
-    /// ends the pipeline, and is its cause. Results that have not been read are discarded.
+    /// [`dispatch`](Pipeline::dispatch) of a closure that may fail: the first error ends the
+    /// pipeline, and is its cause. Results that have not been read are discarded.
     ///
-    /// Where those before the error are wanted, and in order, have
+    /// If the results before the error are wanted, in order, let
     /// [`dispatch_ordered`](Pipeline::dispatch_ordered) pass on the `Result`, and the reader stop
     /// at the first that is an error.
     ///
@@ -283,8 +284,8 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// The items of this pipeline and of another, as they come. It ends when the context of
-    /// either does; values and `on_cancel` are this one's.
+    /// Passes on the items of this pipeline and of another, as they come. The merged pipeline ends
+    /// when the context of either does; values and `on_cancel` are those of this one.
     #[track_caller]
     pub fn merge(mut self, other: Pipeline<T>) -> Pipeline<T> {
         if !self.ctx.ends_with(&other.ctx) {
@@ -311,12 +312,12 @@ impl<T: Send + 'static> Pipeline<T> {
         self
     }
 
-    /// A stage of one's own: an async closure that gets the stage's context, its
-    /// input and its output, and returns `()` or `Result<(), E>`. Both ends say so
-    /// when the pipeline has ended, and the closure is dropped where it awaits next.
+    /// Adds a stage of your own: an async closure that gets the stage's context, its input and its
+    /// output, and returns `()` or `Result<(), E>`. Input and output both say so when the pipeline
+    /// has ended, and the closure's future is dropped at its next await.
     ///
-    /// The stage behind it sees the end when the closure has returned and every clone of its
-    /// `Sender` is gone.
+    /// The next stage sees the end when the closure has returned and every clone of its `Sender` is
+    /// gone.
     #[track_caller]
     pub fn stage<U, F, Fut>(self, name: impl Into<Cow<'static, str>>, f: F) -> Pipeline<U>
     where
@@ -334,15 +335,15 @@ impl<T: Send + 'static> Pipeline<T> {
         pipeline
     }
 
-    /// Calls the last stage by this name, in reports and errors.
+    /// Names the last stage, in reports and errors.
     pub fn named(mut self, name: impl Into<Cow<'static, str>>) -> Pipeline<T> {
         self.last().name = name.into();
         self
     }
 
-    /// At most `n` items behind the last stage that the next one, or the reader,
-    /// has not taken up. If nothing is said, 64, and what goes through in a millisecond behind a
-    /// [`throttle`](Pipeline::throttle).
+    /// Sets how many items fit behind the last stage: those that the next one, or the reader, has
+    /// not taken yet. The default is 64, or, behind a [`throttle`](Pipeline::throttle), what goes
+    /// through in a millisecond.
     ///
     /// # Panics
     ///
@@ -354,13 +355,13 @@ impl<T: Send + 'static> Pipeline<T> {
         self
     }
 
-    /// What happens to work in flight when the context ends.
+    /// Sets what happens to work in flight when the context ends.
     pub fn on_cancel(mut self, on_cancel: OnCancel) -> Pipeline<T> {
         self.on_cancel = on_cancel;
         self
     }
 
-    /// The results, to be read once. Nothing runs before they are polled.
+    /// Returns the results, to be read once. Nothing runs before they are polled.
     #[track_caller]
     pub fn run(self) -> Results<T> {
         Results::new(self, Location::caller())
@@ -370,7 +371,7 @@ impl<T: Send + 'static> Pipeline<T> {
         self.stages.last_mut().expect("there is a source")
     }
 
-    /// A stage of one task behind the last one.
+    /// Adds a stage of one task behind the last one.
     #[track_caller]
     fn then<U, F>(
         self,
@@ -388,7 +389,7 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// A stage behind the last one.
+    /// Adds a stage behind the last one.
     #[track_caller]
     fn add<U: Send + 'static>(
         mut self,
@@ -414,16 +415,16 @@ impl Pile {
         self.0.push(Box::new(receiver));
     }
 
-    /// The one that was put last.
+    /// The receiver that was put there last.
     fn take<T: Send + 'static>(&mut self) -> Receiver<T> {
         let last = self.0.pop().and_then(|last| last.downcast().ok());
         *last.expect("what the stage before put there")
     }
 }
 
-/// The beginning.
+/// Starting.
 impl<T> Pipeline<T> {
-    /// Its engine, with nothing in it that runs or watches.
+    /// The engine, in which nothing runs or watches yet.
     pub(super) fn engine(&mut self) -> Arc<Engine> {
         let grace = match self.on_cancel {
             OnCancel::Drain { grace } if !self.ctx.is_done() => Some(grace),
@@ -432,7 +433,7 @@ impl<T> Pipeline<T> {
         Engine::new(&self.ctx, grace, std::mem::take(&mut self.stages))
     }
 
-    /// Starts everything, in its engine, unless the context has ended already.
+    /// Starts everything in its engine, unless the context has already ended.
     pub(super) fn start(self, engine: &Arc<Engine>) -> Option<Receiver<T>>
     where
         T: Send + 'static,

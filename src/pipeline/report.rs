@@ -7,26 +7,26 @@ use crate::context::{Cancelled, Cause};
 use std::fmt;
 use std::time::Duration;
 
-/// How a stage ended; of its tasks, the one that fared worst.
+/// How a stage ended: the worst of the ends of its tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum StageEnd {
-    /// Its input ended, and it passed on all that it had; one of your own has returned, whether
-    /// its input had ended or not.
+    /// Its input ended, and it passed on all that it had; or, for a stage of your own, it returned,
+    /// whether its input had ended or not.
     Completed,
-    /// A source that was told to make no more, for the pipeline to drain.
+    /// A source was told to make no more, so that the pipeline drains.
     Stopped,
     /// The next stage took no more.
     ReaderGone,
     /// It was aborted with the pipeline.
     Aborted,
-    /// It returned an error, or a closure of it did.
+    /// It, or one of its closures, returned an error.
     Failed,
     /// It panicked.
     Panicked,
 }
 
-/// What became of a pipeline: the answer of [`Results::finish`](super::Results::finish).
+/// What became of a pipeline: the result of [`Results::finish`](super::Results::finish).
 #[derive(Clone, Debug)]
 pub struct Report {
     end: End,
@@ -47,10 +47,10 @@ pub struct StageReport {
 }
 
 impl Report {
-    /// That of a pipeline whose tasks have all ended; its reader took so many.
+    /// The report of a pipeline whose tasks have all ended; `read` items were read.
     pub(super) fn of(engine: &Engine, read: usize) -> Report {
-        // Each asked once: a stage of the user's may have given its ends to others, who may
-        // be at work still.
+        // Each is asked once: a stage of the user's may have given its channel ends to other tasks,
+        // which may still be at work.
         let outputs = engine.stages.iter().map(|stage| {
             let output = stage.output_link.lock();
             output.as_ref().map_or_else(Counts::default, |output| output.counts())
@@ -82,7 +82,7 @@ impl Report {
         &self.end.outcome
     }
 
-    /// Its stages, the source first.
+    /// The stages, the source first.
     pub fn stages(&self) -> &[StageReport] {
         &self.stages
     }
@@ -92,19 +92,19 @@ impl Report {
         self.read
     }
 
-    /// How many items came to nothing, in all stages together: none, where a drain has finished
-    /// what had begun.
+    /// How many items came to nothing, in all stages together: none, if a drain has finished what
+    /// had begun.
     pub fn discarded(&self) -> usize {
         self.stages.iter().map(StageReport::discarded).sum()
     }
 
-    /// Whether every item is accounted for. If not, that is a bug, and one of quell's unless an
-    /// end of a channel has outlived the stage of your own that it was given to.
+    /// Whether every item is accounted for. If not, that is a bug, and one of quell's unless a
+    /// channel end has outlived the stage of your own that it was given to.
     ///
-    /// What a stage delivered is what the next one received, counted on both
-    /// sides; and each of quell's own stages has delivered, filtered out, failed
-    /// or discarded what it received. Stages of one's own may make items and keep
-    /// them, so only what goes in and out is held against them.
+    /// What a stage delivered is what the next one received, counted on both sides; and each of
+    /// quell's own stages has delivered, filtered out, failed or discarded what it received. Stages
+    /// of your own may make items and keep them, so only what passes between stages is checked for
+    /// them.
     pub fn conserved(&self) -> bool {
         let own = self.stages.iter().all(|stage| {
             let gone = stage.delivered() + stage.filtered() + stage.discarded() + stage.failed();
@@ -118,13 +118,13 @@ impl Report {
         own && between && last == self.read
     }
 
-    /// `Ok` where it completed or its reader stopped it.
+    /// `Ok` if the pipeline completed or its reader stopped it.
     ///
     /// # Errors
     ///
-    /// With the cause, where the context ended, or a stage failed, or one panicked: then the
-    /// cause is a [`TaskPanicked`](crate::group::TaskPanicked). It prints as `context canceled`: log
-    /// it with `{:#}`, or log its [`cause`](Cancelled::cause).
+    /// The cause, if the context ended, or a stage failed or panicked: after a panic the cause is a
+    /// [`TaskPanicked`](crate::group::TaskPanicked). The error prints as `context canceled`: log it
+    /// with `{:#}`, or log its [`cause`](Cancelled::cause).
     pub fn into_result(self) -> Result<Report, Cancelled> {
         self.end.as_result()?;
         Ok(self)
@@ -132,23 +132,23 @@ impl Report {
 }
 
 impl StageReport {
-    /// Its name: what it is called by [`named`](super::Pipeline::named), or what it does.
+    /// The stage's name: the one set by [`named`](super::Pipeline::named), or what it does.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Items it took from the stage before; of a source, items it made.
+    /// Items it took from the stage before; for a source, items it made.
     pub fn received(&self) -> usize {
         if self.custom { self.input.taken } else { self.counts.received }
     }
 
-    /// Items that the next stage, or the reader, took from it. Of a stage that
-    /// makes chunks, the items in them.
+    /// Items that the next stage, or the reader, took from it. For a stage that makes chunks, the
+    /// items in them.
     pub fn delivered(&self) -> usize {
         self.output.taken_weight
     }
 
-    /// Items that a `filter_map` left out.
+    /// Items left out by a `filter_map`.
     pub fn filtered(&self) -> usize {
         self.counts.filtered
     }
@@ -158,18 +158,17 @@ impl StageReport {
         self.counts.failed
     }
 
-    /// Items that were dropped because the pipeline ended: in hand, or behind this
-    /// stage where nobody took them.
+    /// Items that were dropped because the pipeline ended: in hand, or untaken behind this stage.
     pub fn discarded(&self) -> usize {
         self.counts.discarded + self.output.left
     }
 
-    /// How long it waited for input. Where many workers wait, each counts.
+    /// How long it waited for input. Where several workers wait, each counts.
     pub fn waited_for_input(&self) -> Duration {
         self.input.waited_for_items
     }
 
-    /// How long it waited for room behind it. Where many workers wait, each counts.
+    /// How long it waited for room behind it. Where several workers wait, each counts.
     pub fn waited_for_output(&self) -> Duration {
         self.output.waited_for_room
     }
@@ -179,15 +178,15 @@ impl StageReport {
         self.counts.ended
     }
 
-    /// Why it failed or panicked, if it did; the first time. The [outcome](Report::outcome) need
-    /// not tell, for the pipeline may have ended, or been draining, before.
+    /// Why it failed or panicked, if it did; the first time. The [outcome](Report::outcome) may be
+    /// another: the pipeline may have ended, or been draining, before.
     pub fn failure(&self) -> Option<&Cause> {
         self.failure.as_ref()
     }
 }
 
 impl fmt::Display for Report {
-    /// A table: one line a stage.
+    /// A table with one line for each stage.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}; {} read", self.end.outcome, self.read)?;
         let width = self.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0);
@@ -227,7 +226,7 @@ impl fmt::Display for Report {
                 format!("{:.1?}", stage.waited_for_output()),
                 width = width.max(5)
             )?;
-            // That which is the outcome has been told.
+            // The failure that is the outcome is already in the first line.
             let failure = stage.failure.as_ref();
             if let Some(failure) = failure.filter(|failure| !failure.is(&self.end.cause)) {
                 write!(f, ": {failure}")?;

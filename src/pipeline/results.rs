@@ -30,7 +30,7 @@ use std::task::{Context, Poll, ready};
 pub struct Results<T> {
     state: State<T>,
     read: usize,
-    /// The reader's line, for the cause of the end that it makes.
+    /// The reader's line, for the cause if the reader ends the pipeline.
     made_at: &'static Location<'static>,
 }
 
@@ -54,26 +54,28 @@ impl<T: Send + 'static> Results<T> {
         Results { state: State::Planned(pipeline), read: 0, made_at }
     }
 
-    /// The next result; `None` when there will be no more, whether all have come or the pipeline
-    /// has ended before: [`try_next`](Results::try_next) tells which, and so does the report.
+    /// Returns the next result, or `None` when there will be no more: either all have come, or the
+    /// pipeline has ended before. [`try_next`](Results::try_next) tells which, and so does the
+    /// report.
     ///
-    /// After 128 results that were there it lets others go first, once, though there are more. So
-    /// one that is polled only once, by `now_or_never` say, may find nothing where something is.
+    /// After 128 results that were already there it lets other tasks go first, once, even if there
+    /// are more. So a `next` that is polled only once, say by `now_or_never`, may find nothing
+    /// while there is something.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, nothing has been taken.
+    /// If dropped before it is ready, nothing has been taken.
     ///
     /// # Panics
     ///
-    /// When it is first polled, where nobody runs tasks.
+    /// When it is first polled, if nothing runs tasks here.
     #[track_caller]
     #[allow(clippy::should_implement_trait, reason = "it is awaited, and needs no import")]
     pub fn next(&mut self) -> Next<'_, T> {
         Next { results: self, made_at: Location::caller() }
     }
 
-    /// The next result; `Ok(None)` when all have come, and an error when the pipeline has ended
+    /// Returns the next result, `Ok(None)` when all have come, or an error if the pipeline ended
     /// before it was known here that no more do.
     ///
     /// ```
@@ -100,12 +102,12 @@ impl<T: Send + 'static> Results<T> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, nothing has been taken.
+    /// If dropped before it is ready, nothing has been taken.
     ///
     /// # Errors
     ///
-    /// As [`Report::into_result`] has them; each time, when it is called again. A drain that has
-    /// finished all it had begun is such an end, too: the [report](Results::finish) tells.
+    /// Those of [`Report::into_result`], again at each further call. A drain is such an end too,
+    /// even if it has finished all it had begun: the [report](Results::finish) tells.
     ///
     /// The error prints as `context canceled`: log it with `{:#}`, or log its
     /// [`cause`](Cancelled::cause).
@@ -136,11 +138,11 @@ impl<T: Send + 'static> Results<T> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, what has been read is lost, and the pipeline ends.
+    /// If dropped before it is ready, what has been read is lost, and the pipeline ends.
     ///
     /// # Errors
     ///
-    /// As [`Report::into_result`] has them: what has been read until then is dropped.
+    /// Those of [`Report::into_result`]; what has been read until then is dropped.
     ///
     /// # Panics
     ///
@@ -189,7 +191,7 @@ impl<T: Send + 'static> Results<T> {
         }
     }
 
-    /// Nothing has come: it has not begun, or is at its end. False: it is over.
+    /// No item has come: it has not begun, or is at its end. False: it is over.
     #[cold]
     #[inline(never)]
     fn goes_on(&mut self) -> bool {
@@ -222,11 +224,11 @@ impl<T: Send + 'static> Results<T> {
         }
     }
 
-    /// There is no more.
+    /// No more items come: ends it as completed.
     fn complete(&mut self) {
         let (engine, before) = self.take_over();
-        // If it was stopped, how it ended is known already. If not, there may be a source
-        // that is waiting for items which nobody will take.
+        // If it was stopped, how it ended is already known. If not, there may be a source waiting
+        // for items that nothing will take.
         engine.end(End::completed(self.made_at));
         drop(before);
     }
@@ -234,13 +236,13 @@ impl<T: Send + 'static> Results<T> {
     /// Ends the pipeline, waits until every task has ended, and says what became
     /// of every item.
     ///
-    /// A closure that blocks its thread is waited for (so none of the pipeline's own may block on
-    /// this); one that awaits is dropped at its next await. The thread of a blocking source ends
-    /// with its current item, and is not waited for.
+    /// A closure that blocks its thread is waited for (so none of the pipeline's closures may block
+    /// on this); one that awaits is dropped at its next await. The thread of a blocking source ends
+    /// after its current item, and is not waited for.
     ///
     /// # Cancel safety
     ///
-    /// The pipeline is ended by the call. Dropped before it is ready, only the
+    /// The call itself ends the pipeline. If the future is dropped before it is ready, only the
     /// report is lost.
     #[track_caller]
     pub fn finish(self) -> impl Future<Output = Report> + Send + use<T> {
@@ -256,7 +258,7 @@ impl<T: Send + 'static> Results<T> {
         async move {
             const WHAT: &str = "the end of all tasks of a pipeline";
             engine.tasks.over(WHAT, place).await;
-            // Whoever ended it may do so later, or just be at it.
+            // The call that ended it may discard later, or just be doing so.
             engine.discard();
             engine.tasks.over(WHAT, place).await;
             let report = Report::of(&engine, read);
@@ -269,7 +271,7 @@ impl<T: Send + 'static> Results<T> {
 }
 
 impl<T> Results<T> {
-    /// Whether all have come, when no more do.
+    /// Whether all have come, once no more do.
     fn end_of_all(&self) -> Result<(), Cancelled> {
         match &self.state {
             State::Over { engine } => engine.known_end().expect("it has ended").as_result(),
@@ -277,8 +279,8 @@ impl<T> Results<T> {
         }
     }
 
-    /// Nothing more comes, whatever the user's code does that goes with what was before:
-    /// that is for the caller to drop.
+    /// Marks it as over, and returns what was before for the caller to drop: that may run user
+    /// code.
     fn take_over(&mut self) -> (Arc<Engine>, State<T>) {
         let engine = match &mut self.state {
             State::Planned(pipeline) => pipeline.engine(),
@@ -288,7 +290,7 @@ impl<T> Results<T> {
         (engine, std::mem::replace(&mut self.state, over))
     }
 
-    /// The reader's end, unless there was another before.
+    /// Ends it for the reader, unless it has ended before.
     fn stop_reading(&mut self, place: &'static Location<'static>) -> Arc<Engine> {
         let (engine, before) = self.take_over();
         engine.end(End::reader_stopped(place));
@@ -300,7 +302,7 @@ impl<T> Results<T> {
 impl<T> Drop for Results<T> {
     fn drop(&mut self) {
         if !matches!(self.state, State::Planned(_)) {
-            // Whoever ended it may do that later: a function of the users' may come before.
+            // The call that ended it may discard later: a user function may come before.
             self.stop_reading(self.made_at).discard();
         }
     }

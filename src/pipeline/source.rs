@@ -2,10 +2,9 @@
 //!
 //! # Invariants
 //!
-//! 1. The thread of a blocking source says that it asks for an item before it looks
-//!    whether it still should; and that it has made one before it passes that on. So
-//!    once no more are to be made, and it asks, and all that it made has come, then
-//!    whatever it still makes was made later.
+//! 1. The thread of a blocking source notes that it asks for an item before it checks whether it
+//!    still should, and that it has made one before it passes that on. So once no more are to be
+//!    made, and it asks, and all that it made has come, whatever else it makes is made after that.
 
 use super::engine::StageResult;
 use super::report::StageEnd;
@@ -21,8 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::task::{self, Poll, ready};
 
-/// A task that puts in what an iterator gives, for which it never has to wait. (By way of [`feed`]
-/// an item would take a twentieth longer.)
+/// A task that puts in the items of an iterator, for which it never has to wait. (By way of
+/// [`feed`] an item would take a twentieth longer.)
 pub(super) async fn iterate<T: Send + 'static>(
     mut tally: Tally,
     mut items: impl Iterator<Item = T> + Send + 'static,
@@ -44,7 +43,7 @@ pub(super) async fn iterate<T: Send + 'static>(
             }
         }
         tally.pass_on(1);
-        // What never has to wait must let others have their turn.
+        // A task that never has to wait must let others have their turn.
         if turn.is_over() {
             turn = turn.rest().await;
             rt::was_brisk(turn.is_brisk());
@@ -52,7 +51,7 @@ pub(super) async fn iterate<T: Send + 'static>(
     }
 }
 
-/// A task that puts in what a stream gives.
+/// A task that puts in the items of a stream.
 pub(super) async fn stream<T: Send + 'static>(
     tally: Tally,
     items: impl Stream<Item = T> + Send + 'static,
@@ -65,11 +64,10 @@ pub(super) async fn stream<T: Send + 'static>(
     feed(tally, next, sender).await
 }
 
-/// A task that puts in what an iterator gives that may block, and is run by a thread of
-/// its own. That ends, once the task has, with the item that it is at. A panic is its last item.
+/// A task that puts in the items of an iterator that may block, which a thread of its own runs.
+/// Once the task has ended, that thread ends after the item it is at. A panic is its last item.
 ///
-/// Where a checker has taken the runtime's place, or a model, there are no threads
-/// beside it: then it runs in a task.
+/// Under a checker or a model there are no further threads: then the iterator runs in a task.
 pub(super) async fn from_thread<T: Send + 'static>(
     tally: Tally,
     items: impl Iterator<Item = T> + Send + 'static,
@@ -77,7 +75,7 @@ pub(super) async fn from_thread<T: Send + 'static>(
     sender: Sender<T>,
 ) -> StageResult {
     let (put, mut made) = crate::channel::bounded(1);
-    // Where the pipeline cannot drain, nobody asks how far the thread is.
+    // Where the pipeline cannot drain, how far the thread is does not matter.
     let progress = tally.end_of_sources().map(|until| Arc::new(Progress::new(until)));
     rt::block_aside(name, on_a_thread(items, put, progress.clone()));
 
@@ -106,7 +104,7 @@ async fn on_a_thread<T: Send + 'static>(
         }
         let next = catch_unwind(AssertUnwindSafe(|| {
             let next = items.as_mut().and_then(Iterator::next);
-            // At its end it is dropped here, for that may panic as well.
+            // At its end the iterator is dropped here, because its drop may panic as well.
             if next.is_none() {
                 items = None;
             }
@@ -128,9 +126,9 @@ async fn on_a_thread<T: Send + 'static>(
 
 /// How far the thread of a blocking source is. Invariant 1.
 struct Progress {
-    /// It makes items until this ends.
+    /// Items are made until this ends.
     until: Context,
-    /// Whether it is being asked for an item, and how many it has made.
+    /// Whether it is asking for an item, and how many it has made.
     thread: Mutex<(bool, usize)>,
 }
 
@@ -152,15 +150,15 @@ impl Progress {
         thread.1 += 1;
     }
 
-    /// Whether these are all that had been made when no more were to be.
+    /// Whether `came` items are all that had been made when no more were to be.
     fn is_all(&self, came: usize) -> bool {
         let (asks, made) = *self.thread.lock();
         asks && made == came
     }
 }
 
-/// Puts in what `next` gives, which is told whether to make more. While the pipeline
-/// drains it is not; what there is already is put in.
+/// Puts in what `next` returns. Its second argument says whether to make more: not while the
+/// pipeline drains; what has been made already is put in.
 async fn feed<T: Send + 'static>(
     mut tally: Tally,
     mut next: impl FnMut(&mut task::Context<'_>, bool) -> Poll<Option<T>> + Send,
@@ -169,9 +167,9 @@ async fn feed<T: Send + 'static>(
     let until = tally.end_of_sources();
     let mut told = until.as_ref().map(Context::done);
     let mut turn = Turn::begin();
-    // Whether the last item had to be waited for, or the one before: then the next has to be as a
-    // rule, and to leave this thread to those who were woken for the last is quicker than a nudge.
-    // Who once was not so quick is not trusted again.
+    // Whether the last item had to be waited for, or the one before. Then the next usually has to
+    // be too, and leaving this thread to the tasks woken for the last is quicker than a nudge. A
+    // source that once was not that quick is not trusted again.
     let (mut waited, mut had_waited, mut is_quick) = (false, false, true);
     loop {
         let mut asked_at = None;
@@ -205,12 +203,12 @@ async fn feed<T: Send + 'static>(
         if let Err(item) = sender.put(item) {
             let sent = sender.send(item).await;
             if sent.is_err() {
-                // With the channel from a thread, where it is one that makes them.
+                // Together with the channel from a thread, if one makes them.
                 return reader_gone(next, sent);
             }
         }
         tally.pass_on(1);
-        // What never has to wait must let others have their turn.
+        // A task that never has to wait must let others have their turn.
         if turn.is_over() {
             turn = turn.rest().await;
             rt::was_brisk(turn.is_brisk());

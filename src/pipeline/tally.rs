@@ -1,4 +1,4 @@
-//! What a task of a stage has seen of its items.
+//! A task's counts of its items.
 
 use super::engine::{Engine, StageCounts};
 use crate::context::Context;
@@ -6,14 +6,14 @@ use crate::sync::Arc;
 use std::ops::Deref;
 use std::panic::Location;
 
-/// What one task of a stage has seen of its items; told when it is dropped.
+/// What one task of a stage has seen of its items; added to the stage's counts when dropped.
 pub(super) struct Tally<E: Deref<Target = Engine> = Arc<Engine>> {
     engine: E,
     index: usize,
     counts: StageCounts,
     /// Items received that are neither passed on nor counted otherwise.
     in_hand: usize,
-    /// The user's code has it in hand: if that panics, the item has failed.
+    /// Whether user code has the item in hand: if that panics, the item has failed.
     in_users_hand: bool,
 }
 
@@ -48,7 +48,7 @@ impl<E: Deref<Target = Engine>> Tally<E> {
         self.in_users_hand = false;
     }
 
-    /// So many have been put into the channel, which counts them from now on.
+    /// Notes that so many have been put into the channel, which counts them from now on.
     #[inline]
     pub(super) fn pass_on(&mut self, items: usize) {
         self.in_hand -= items;

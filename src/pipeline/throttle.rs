@@ -2,12 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. Item `k` of a run is due at its beginning plus `k` periods, reckoned anew
-//!    for each `k`: no rounding adds up.
-//! 2. Lateness is the throttle's own (its timer rang late) or was earned in a
-//!    pause (no input, or no room). The first is made up in full, the second up to
-//!    `burst - 1` periods: then a run begins anew. Waits too brief to be a pause are
-//!    made up too, until all of them since it was last in time come to one.
+//! 1. Item `k` of a run is due `k` periods after its beginning, computed anew for each `k`: no
+//!    rounding adds up.
+//! 2. Lateness is the throttle's own (its timer rang late) or was earned in a pause (no input, or
+//!    no room). The first is made up in full, the second up to `burst - 1` periods: then a new run
+//!    begins. Waits too brief to be a pause are made up too, until all of them since it was last in
+//!    time come to one.
 //! 3. Nothing goes through before it is due.
 
 use super::engine::StageResult;
@@ -19,12 +19,10 @@ use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
 use std::time::{Duration, Instant};
 
-/// What takes less than a timer can tell is no pause by itself: tasks wait for each other's
-/// turns.
+/// A wait shorter than a timer can tell is no pause by itself: tasks wait for each other's turns.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
-/// How many items may go through in which time, and how many at once after a
-/// pause.
+/// How many items may go through in which time, and how many at once after a pause.
 ///
 /// ```
 /// use quell::Rate;
@@ -44,7 +42,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// `n` items a second.
+    /// Allows `n` items a second.
     ///
     /// # Panics
     ///
@@ -55,7 +53,7 @@ impl Rate {
         Rate { items: n, time: Duration::from_secs(1), burst: 1 }
     }
 
-    /// One item in every `period`.
+    /// Allows one item in every `period`.
     ///
     /// # Panics
     ///
@@ -69,7 +67,7 @@ impl Rate {
         Rate { items: 1, time: period, burst: 1 }
     }
 
-    /// Up to `n` items at once after a pause; 1, if nothing is said.
+    /// Allows up to `n` items at once after a pause; the default is 1.
     ///
     /// # Panics
     ///
@@ -80,14 +78,14 @@ impl Rate {
         Rate { burst: n, ..self }
     }
 
-    /// How long `k` periods are. `None`: longer than a clock tells.
+    /// How long `k` periods are. `None`: longer than the clock can tell.
     fn periods(&self, k: u64) -> Option<Duration> {
         let nanos = self.time.as_nanos().checked_mul(u128::from(k))? / u128::from(self.items);
         let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
         Some(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
     }
 
-    /// How many whole periods a timer's millisecond has.
+    /// How many whole periods fit in a timer's millisecond.
     pub(super) fn per_millisecond(&self) -> usize {
         let items = u128::from(self.items) * RESOLUTION.as_nanos() / self.time.as_nanos();
         usize::try_from(items).unwrap_or(usize::MAX)
@@ -106,7 +104,7 @@ impl Rate {
             let mut turn = Turn::begin();
             loop {
                 let before = rt::now();
-                // What passes while it does not wait is the throttle's own time.
+                // Time that passes without a wait is the throttle's own.
                 let (item, waited) = noting(input.recv()).await;
                 let Some(item) = item else { return Ok(StageEnd::Completed) };
                 tally.receive();
@@ -125,7 +123,7 @@ impl Rate {
                 }
                 tally.pass_on(1);
                 if waited {
-                    // For room: this item is the first of what the pause has earned.
+                    // It waited for room: this item is the first of what the pause has earned.
                     schedule.paused(before, rt::now());
                 }
                 schedule.gone();
@@ -138,7 +136,7 @@ impl Rate {
 }
 
 impl PartialEq for Rate {
-    /// Whether both let through the same.
+    /// Whether both let the same through.
     fn eq(&self, other: &Rate) -> bool {
         let per = |rate: &Rate, other: &Rate| rate.time.as_nanos() * u128::from(other.items);
         per(self, other) == per(other, self) && self.burst == other.burst
@@ -153,7 +151,7 @@ struct Schedule {
     /// When the first item of this run was due, and how many have gone since.
     began: Instant,
     gone: u64,
-    /// How much of its lateness comes from waits that were no pause.
+    /// How much of its lateness comes from waits too brief to be a pause.
     brief: Duration,
 }
 
@@ -166,7 +164,7 @@ impl Schedule {
         self.began.checked_add(self.rate.periods(self.gone)?)
     }
 
-    /// Whether the next item may go by now. If not, it will not be late.
+    /// Whether the next item may go now. If not, it will not be late.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if !is_due {
@@ -184,8 +182,7 @@ impl Schedule {
         self.brief = Duration::ZERO;
     }
 
-    /// Between these two times nothing could be done, and the next item has not gone.
-    /// Invariant 2.
+    /// Between these two times nothing could be done, and the next item has not gone: invariant 2.
     fn paused(&mut self, from: Instant, to: Instant) {
         let Some(due) = self.due() else { return };
         if to <= due {
@@ -250,7 +247,7 @@ mod tests {
             if sleeps {
                 assert!(!schedule.is_due(began + micros(15_000)));
             } else {
-                // The wait is over before its time.
+                // The wait is over before the item is due.
                 schedule.paused(began + micros(12_000), began + micros(15_000));
             }
             schedule.paused(began + micros(20_000), began + micros(20_600));

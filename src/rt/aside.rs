@@ -1,4 +1,4 @@
-//! What may block, on a thread of its own.
+//! Running what may block on a thread of its own.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
@@ -7,14 +7,14 @@ use std::sync::Arc;
 #[cfg(not(loom))]
 use std::task::{Context, Wake, Waker};
 
-/// Runs a future that may block, on a thread of this name.
+/// Runs a future that may block on a new thread of this name.
 ///
-/// Where a checker or a model has taken the runtime's place it is a task like any
-/// other: there, no thread runs beside it.
+/// Where a checker or a model has taken the runtime's place it is a task like any other: no thread
+/// runs beside it there.
 ///
 /// # Panics
 ///
-/// When there can be no further thread.
+/// If no thread can be started.
 #[track_caller]
 pub(crate) fn block_aside(name: String, future: impl Future<Output = ()> + Send + 'static) {
     #[cfg(loom)]
@@ -26,7 +26,7 @@ pub(crate) fn block_aside(name: String, future: impl Future<Output = ()> + Send 
             drop(super::spawn_named(name, future));
             return;
         }
-        // What no thread can be called.
+        // A thread's name cannot contain it.
         let name = name.replace('\0', " ");
         let started = std::thread::Builder::new().name(name).spawn(move || block_on(future));
         started.expect("a thread for what may block");

@@ -1,11 +1,11 @@
-//! The models' clock: it stands still until a model moves it, which makes time a
-//! thing that threads race about, like any other.
+//! The models' clock: it stands still until a model moves it, which makes time something that
+//! threads race about, like anything else.
 //!
 //! # Invariants
 //!
-//! 1. The time is changed, and a bell added or taken, under the lock of the
-//!    bells: a bell is due when it is added, or is found when the time comes.
-//! 2. Bells ring, and are dropped, without that lock.
+//! 1. The time changes, and a bell is added or taken, under the lock of the bells: a bell is
+//!    already due when it is added, or is found when its time comes.
+//! 2. Bells ring and are dropped without that lock.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
@@ -26,7 +26,7 @@ struct Hand {
 #[derive(Default)]
 struct Bells {
     armed: BTreeMap<usize, (Instant, Bell)>,
-    /// How many there have been: each has a number of its own.
+    /// How many bells there have been: each has its own number.
     count: usize,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn now() -> Instant {
     HAND.beginning + Duration::from_millis(HAND.now.load(Ordering::SeqCst) as u64)
 }
 
-/// Moves the clock, and rings what is due on this thread.
+/// Moves the clock, and rings due bells on this thread.
 pub(crate) fn advance(millis: usize) {
     let due = {
         let mut bells = HAND.bells.lock();
@@ -57,8 +57,7 @@ pub(crate) fn advance(millis: usize) {
     due.into_iter().for_each(|(_, bell)| ring(bell));
 }
 
-/// Waits for every bell that rings on a thread of its own: the end of a model,
-/// whose clock goes with it.
+/// Waits for every bell that rings on a thread of its own. Ends a model: the clock goes with it.
 pub(crate) fn finish() {
     loop {
         let Some(ringing) = HAND.ringing.lock().pop() else { return };
@@ -72,7 +71,7 @@ fn ring(bell: Bell) {
     }
 }
 
-/// A bell that has been armed; dropping it disarms.
+/// An armed bell; dropping this disarms it.
 #[derive(Debug)]
 pub(crate) struct Entry(usize);
 
@@ -82,7 +81,7 @@ pub(crate) fn arm(at: Instant, bell: Bell) -> Entry {
     let id = bells.count;
     if at <= now() {
         drop(bells);
-        // Not on the thread that arms, as nowhere else.
+        // On another thread: no clock rings on the thread that arms.
         let ringing = thread::spawn(move || ring(bell));
         HAND.ringing.lock().push(ringing);
     } else {

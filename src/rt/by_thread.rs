@@ -1,17 +1,16 @@
 //! The tasks of the models.
 //!
-//! A task has a thread of its own, so that loom interleaves it with all others
-//! step by step. Where a model has too many tasks for that, [`on_one_thread`] runs a
-//! future and all that it spawns on the thread it is called on, in turns.
+//! A task has a thread of its own, so that loom interleaves it with all others step by step. For
+//! models with too many tasks for that, [`on_one_thread`] runs a future and all that it spawns in
+//! turns on the calling thread.
 //!
 //! # Invariants
 //!
-//! 1. A task is polled when it has been woken since its last poll began, and
-//!    never after it was aborted.
-//! 2. A thread that has nothing to poll sleeps: a wake that is lost is a deadlock
-//!    that loom reports.
-//! 3. Every waker holds a count of its carrier that loom sees: one that is left
-//!    behind is a leak that loom reports.
+//! 1. A task is polled if it has been woken since its last poll began, and never after it was
+//!    aborted.
+//! 2. A thread with nothing to poll sleeps: a lost wake is a deadlock, which loom reports.
+//! 3. Every waker holds a count of its carrier that loom sees: a waker left behind is a leak, which
+//!    loom reports.
 
 use super::task::Unstarted;
 use crate::sync::{Arc, Condvar, Mutex, thread, wait};
@@ -31,13 +30,12 @@ struct Carrier {
 
 #[derive(Default)]
 struct Work {
-    /// Tasks that came since the last look.
+    /// Tasks added since the last look.
     new: Vec<(usize, Job)>,
-    /// Tasks to poll or, if they were aborted, to drop.
+    /// Tasks to poll or, if aborted, to drop.
     ready: VecDeque<usize>,
     aborted: Vec<usize>,
-    /// How many tasks there have been: each has a number. The future that was
-    /// given to `run` is number zero.
+    /// How many tasks there have been: each has a number. The future given to `run` is number zero.
     count: usize,
 }
 
@@ -67,8 +65,8 @@ pub(crate) fn spawn(task: Unstarted) -> Stop {
     })
 }
 
-/// Runs `future` and every task that it spawns, directly or not, on this thread;
-/// comes back when all of them have ended.
+/// Runs `future` and every task that it spawns, directly or not, on this thread; returns when all
+/// of them have ended.
 pub(crate) fn on_one_thread<F: Future>(future: F) -> F::Output {
     Carrier::run(&Arc::new(Carrier::new(true)), future)
 }
@@ -166,8 +164,8 @@ impl Stop {
     }
 }
 
-/// Every task has a thread of its own, or shares one with all: nobody is kept for a turn, and
-/// nobody need be nudged.
+/// Every task has a thread of its own, or shares one with all others: no waker is kept, and no
+/// nudge needed.
 pub(crate) struct Woken;
 
 pub(crate) struct Hand;

@@ -1,15 +1,14 @@
-//! Whose time it is, and alarms on it.
+//! Which clock applies, and alarms on it.
 //!
 //! # Invariants
 //!
-//! 1. A [`Clock`] tells the same time on every thread, whatever runtime that
-//!    thread is in.
-//! 2. Only a current-thread tokio runtime can pause its clock. Every other
-//!    clock is the system's, read without asking anybody. (A checker and a model
-//!    have their own, and ring by themselves.)
-//! 3. An armed bell rings once, unless its [`Alarm`] is dropped before. The
-//!    timer thread always knows of it, so it rings though the runtime whose
-//!    clock it goes by is not driven, is busy, has shut down, or has no timers.
+//! 1. A [`Clock`] tells the same time on every thread, whatever runtime that thread is in.
+//! 2. Only a current-thread tokio runtime can pause its clock. Every other clock is the system's,
+//!    and reading it asks no runtime. (A checker and a model have their own clocks, and ring by
+//!    themselves.)
+//! 3. An armed bell rings once, unless its [`Alarm`] is dropped before. The timer thread always
+//!    knows of it, so it rings even if the runtime whose clock it goes by is not driven, is busy,
+//!    has shut down, or has no timers.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
@@ -33,23 +32,23 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 /// The clock of a tokio runtime, or the system's.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
-    /// The runtime in which it was ambient: also where a deadline's
-    /// after-functions may spawn.
+    /// The runtime in which the clock was ambient: also where a deadline's after-functions may
+    /// spawn.
     #[cfg(all(feature = "tokio", not(loom)))]
     runtime: Option<Handle>,
-    /// The checker whose time it is.
+    /// The checker that keeps the time.
     #[cfg(all(feature = "check", not(loom)))]
     world: Option<Arc<dyn World>>,
 }
 
-/// What to do when the time has come. Gives back what may take its time, for a
-/// thread that may be kept busy.
+/// What to do when the time has come. Returns the work that may take its time, for a thread that
+/// may be kept busy.
 pub(crate) type Bell = Box<dyn FnOnce() -> Option<Work> + Send>;
 
-/// What is left to whoever can be kept busy.
+/// Work for a thread that can be kept busy.
 #[derive(Default)]
 pub(crate) struct Work {
-    /// What quell does itself. It comes first, and never waits for anything of a user's.
+    /// Quell's own part. It comes first, and never waits for user code.
     pub(super) ours: Option<Job>,
     /// The user's functions.
     pub(super) users: Option<Job>,
@@ -66,7 +65,7 @@ impl Work {
         Work { ours: Some(Box::new(job)), users: None }
     }
 
-    /// Has this done when the user's functions have run: it may be the user's as well.
+    /// Adds a job after the user's functions; it may be user code as well.
     #[cfg(all(unix, not(loom)))]
     pub(crate) fn and_then(&mut self, job: impl FnOnce() + Send + 'static) {
         let before = self.users.take();
@@ -84,7 +83,7 @@ impl Work {
     }
 }
 
-/// An armed bell; dropping it disarms.
+/// An armed bell; dropping this disarms it.
 #[derive(Debug)]
 pub(crate) enum Alarm {
     #[cfg(loom)]
@@ -103,7 +102,7 @@ impl Clock {
         Clock {}
     }
 
-    /// The system's, whatever is ambient.
+    /// The system's clock, whatever is ambient.
     #[cfg(not(loom))]
     pub(crate) fn system() -> Self {
         Clock {
@@ -139,7 +138,7 @@ impl Clock {
         if let Some(now) = world::ask(|world| world.now()) {
             return now;
         }
-        // In a task there is a runtime; asking for its handle would count it up and down.
+        // A task is in a runtime; asking for the handle would count it up and down.
         #[cfg(all(feature = "tokio", not(loom)))]
         if tokio::task::try_id().is_some() || Handle::try_current().is_ok() {
             return tokio::time::Instant::now().into_std();
@@ -147,8 +146,8 @@ impl Clock {
         Self::system_now()
     }
 
-    /// Whether a timer of tokio's would go by the clock that is ambient here, for all that is
-    /// known of its runtime.
+    /// Whether a tokio timer would go by the clock that is ambient here, as far as is known of its
+    /// runtime.
     #[cfg(all(feature = "tokio", not(loom)))]
     pub(crate) fn ambient_is_tokios() -> bool {
         #[cfg(feature = "check")]
@@ -158,7 +157,7 @@ impl Clock {
         Handle::try_current().is_ok_and(|runtime| !on_tokio::is_without_timers(runtime.id()))
     }
 
-    /// A timer of tokio's was asked for here, and there are none.
+    /// Notes that a tokio timer was asked for here, and the runtime has none.
     #[cfg(all(feature = "tokio", not(loom)))]
     pub(crate) fn note_no_timers_here() {
         if let Ok(runtime) = Handle::try_current() {
@@ -187,7 +186,7 @@ impl Clock {
                 Ok(here) if here.id() == runtime.id() => {
                     return tokio::time::Instant::now().into_std();
                 }
-                // In the last moments of a thread no runtime can be entered.
+                // At the end of a thread's life no runtime can be entered.
                 Err(error) if error.is_thread_local_destroyed() => {}
                 _ => {
                     let _inside = runtime.enter();
@@ -198,7 +197,7 @@ impl Clock {
         Self::system_now()
     }
 
-    /// Whether it may be stopped and moved by hand.
+    /// Whether the clock may be stopped and moved by hand.
     pub(crate) fn may_jump(&self) -> bool {
         #[cfg(all(feature = "check", not(loom)))]
         if self.world.is_some() {
@@ -258,8 +257,8 @@ impl Clock {
 }
 
 impl Alarm {
-    /// The task that is being polled waits for it, in place of whoever did before (`alone`), or
-    /// beside them: a checker wants to know whose it is.
+    /// The task being polled waits for it: in place of any before (`alone`), or beside them. A
+    /// checker wants to know.
     #[inline]
     pub(crate) fn awaited(&self, alone: bool) {
         #[cfg(all(feature = "check", not(loom)))]

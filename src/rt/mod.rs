@@ -1,13 +1,12 @@
-//! The runtime seam: who runs tasks, whose clock it is, and who rings when it is
-//! time.
+//! The runtime seam: what runs tasks, which clock applies, and what rings when it is time.
 //!
-//! The same source runs in three worlds: on tokio, under loom, and under a
-//! checker that takes the runtime's place. `context`, `channel`, `group` and `pipeline`
-//! name no runtime; what is written with the functions here runs in all three.
+//! The same source runs in three worlds: on tokio, under loom, and under a checker that takes the
+//! runtime's place. `context`, `channel`, `group` and `pipeline` name no runtime; code written with
+//! the functions here runs in all three.
 //!
-//! Contexts need no runtime. Where there is one they keep its time; where there
-//! is none they keep the system's. So do [`sleep`], [`timeout`] and [`interval`].
-//! Only [`spawn`] needs somebody who runs tasks.
+//! Contexts need no runtime. They go by its clock where there is one, and by the system's where
+//! there is none. So do [`sleep`], [`timeout`] and [`interval`]. Only [`spawn`] needs something
+//! that runs tasks.
 //!
 //! ```
 //! use quell::rt;
@@ -23,23 +22,23 @@
 //! # }
 //! ```
 //!
-//! Every future here is a type with a name, and remembers the line that made it:
-//! a checker that finds a task waiting for ever names that line.
+//! Every future here is a named type that remembers the line that made it: a checker that finds a
+//! task waiting for ever names that line.
 
 // | file | what it is |
 // |---|---|
 // | `task` | spawning, joining, aborting |
-// | `aside` | what may block, on a thread of its own |
+// | `aside` | running what may block on a thread of its own |
 // | `sleep` | waiting for a time |
 // | `turn` | letting others go first, and leaving a choice to others |
-// | `woken` | whom a turn has woken, and when they come |
-// | `waiting` | a line of those who wait |
-// | `probe` | what a task that is waiting waits for |
+// | `woken` | which tasks a turn has woken, and when they run |
+// | `waiting` | a line of waiting tasks |
+// | `probe` | what a waiting task waits for |
 // | `world` | how a checker takes the runtime's place |
-// | `clock` | whose time it is, and alarms on it |
+// | `clock` | which clock applies, and alarms on it |
 // | `on_tokio` | alarms on a runtime whose clock may be paused: one task there |
 // | `timer` | the one thread that rings where no runtime does |
-// | `runner` | the threads that run functions for it, and at a signal: quell's own, and the users' |
+// | `runner` | the threads that run functions for `timer` and signals: quell's own and the users' |
 // | `by_hand` | the clock of the models |
 // | `by_thread` | the tasks of the models |
 
@@ -88,7 +87,7 @@ pub(crate) use task::{Abort, panic_words, require, runs_tasks, spawn_at, undistu
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 #[cfg(not(loom))]
 pub(crate) use timer::look_often;
-/// For the tests of a room that names no runtime.
+/// For the tests of rooms that name no runtime.
 #[cfg(all(test, feature = "tokio", not(loom)))]
 pub(crate) use tokio::runtime;
 #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
@@ -104,16 +103,16 @@ pub(crate) use woken::{
 
 use std::time::Instant;
 
-/// Models have no threads of quell's own.
+/// A model has no threads of quell's own.
 #[cfg(loom)]
 pub(crate) fn for_users(job: impl FnOnce()) {
     undisturbed(job);
 }
 
-/// The time, by the clock that is ambient here: that of the tokio runtime this
-/// is called in (paused or not), else the system's. Under a checker, its own.
+/// The time by the clock that is ambient here: the clock of the tokio runtime this is called in
+/// (paused or not), else the system's. Under a checker, the checker's own.
 ///
-/// Every [`Instant`] that quell takes or gives is one of these.
+/// Every [`Instant`] that quell takes or returns is by this clock.
 pub fn now() -> Instant {
     Clock::ambient_now()
 }

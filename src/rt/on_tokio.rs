@@ -1,25 +1,24 @@
-//! Alarms on a runtime whose clock may be paused: one task there, the keeper, rings
-//! them all.
+//! Alarms on a runtime whose clock may be paused: one task there, the keeper, rings them all.
 //!
-//! It is a task because only the runtime's own timers make a paused clock move by
-//! itself. The timer thread knows of each alarm as well, and comes a little later:
-//! nobody may be driving the runtime, it may be busy, or have shut down.
+//! It is a task because only the runtime's own timers make a paused clock advance by itself. The
+//! timer thread knows of each alarm as well, and comes a little later: the runtime may not be
+//! driven, may be busy, or may have shut down.
 //!
 //! # Invariants
 //!
-//! 1. A bell hangs here from [`arm`] until one takes it: the keeper or the timer
-//!    thread, to ring it, or its [`Hook`], to drop it.
-//! 2. A runtime has one keeper at the most, however many alarms come and go, driven or
-//!    not. It is noted here before it is spawned, until it ends or is dropped with its
-//!    runtime. It ends when it finds no bell.
-//! 3. A keeper that is awake looks at the bells once more before it sleeps. One that is
-//!    asleep sleeps no longer than until the first of them; whoever hangs one before
-//!    that, or takes the last, wakes it. It may sleep less long, for a bell that has
-//!    been taken since: to wake it each time would cost more than one turn for nothing.
-//!    Where it is dropped with its runtime, the timer thread looks in its place, if the clock
-//!    has been moved since the bells were hung: it goes by the time that remained then.
-//! 4. Bells ring and are dropped, tasks are spawned and woken, without the lock: a
-//!    runtime that has shut down drops a new task at once.
+//! 1. A bell hangs here from [`arm`] until it is taken: by the keeper or the timer thread, to ring
+//!    it, or by its [`Hook`], to drop it.
+//! 2. A runtime has at most one keeper, however many alarms come and go, driven or not. It is noted
+//!    here from before it is spawned until it ends or is dropped with its runtime. It ends when it
+//!    finds no bell.
+//! 3. An awake keeper looks at the bells once more before it sleeps. An asleep one sleeps until the
+//!    first of them is due at the latest: hanging an earlier one wakes it, and so does taking the
+//!    last. It may wake too early, for a bell that has been taken since: waking it at each of those
+//!    would cost more than that one turn. Where it is dropped with its runtime, the timer thread
+//!    looks in its place if the clock has been moved since the bells were hung: it goes by the time
+//!    that remained then.
+//! 4. Bells ring and are dropped, and tasks are spawned and woken, without the lock: a runtime that
+//!    has shut down drops a new task at once.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
@@ -35,22 +34,22 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Id};
 
-/// How long the timer thread leaves it to the runtime.
+/// How long the timer thread waits for the runtime to ring.
 const GRACE: Duration = Duration::from_millis(10);
 
-/// So many bells ring before other tasks have their turn: users' functions may run with them.
+/// How many bells ring before other tasks have their turn: user functions may run with them.
 const TURN: usize = 8;
 
-/// What is farther away than this is out of reach.
+/// Anything farther away than this counts as never.
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Runtimes that have turned out to have no timers.
 static WITHOUT_TIMERS: Mutex<WithoutTimers> = Mutex::new(WithoutTimers { latest: VecDeque::new() });
-/// Nonzero once there is one: few programs have any, and take no lock to know.
+/// Nonzero once there is one: few programs have any, and the rest take no lock to know.
 static ANY: AtomicUsize = AtomicUsize::new(0);
 
-/// So many are remembered: nobody says when one is gone. One that is forgotten is tried once
-/// more, and noted again.
+/// How many are remembered: nothing tells when a runtime is gone. One that is forgotten is tried
+/// once more, and noted again.
 const REMEMBERED: usize = 64;
 
 struct WithoutTimers {
@@ -70,7 +69,7 @@ impl WithoutTimers {
 }
 
 pub(super) fn is_without_timers(runtime: Id) -> bool {
-    // Relaxed: who sees it late tries, as the first one did.
+    // Relaxed: a thread that sees it late just tries, as the first one did.
     ANY.load(Ordering::Relaxed) != 0 && WITHOUT_TIMERS.lock().latest.contains(&runtime)
 }
 
@@ -83,7 +82,7 @@ pub(super) fn note_without_timers(runtime: Id) {
 static DESK: Mutex<Desk> = Mutex::new(Desk::new());
 
 struct Desk {
-    /// Those on which something is armed or a keeper is left: mostly one, or one a core.
+    /// Runtimes on which an alarm is armed or a keeper left: mostly one, or one a core.
     runtimes: Vec<Runtime>,
     next: u64,
 }
@@ -94,7 +93,7 @@ struct Runtime {
     keeper: KeeperIs,
 }
 
-/// When; then, for bells of one instant, which came first.
+/// When; then, for bells of the same instant, the order in which they came.
 type Key = (Instant, u64);
 
 enum KeeperIs {
@@ -103,11 +102,11 @@ enum KeeperIs {
     Asleep { until: Instant, waker: Waker },
 }
 
-/// Who has to hear of a new bell.
+/// What has to be told of a new bell.
 enum Concerns {
-    /// The keeper finds it by itself.
+    /// Nothing: the keeper finds it by itself.
     Nobody,
-    /// A new one: it is noted already.
+    /// A new keeper, which is already noted.
     NewKeeper,
     Sleeper(Waker),
 }
@@ -162,7 +161,7 @@ impl Desk {
         }
     }
 
-    /// The bell, if it still hangs, and whom to wake.
+    /// Takes the bell, if it still hangs; with it, the keeper's waker if that is to be woken.
     fn take(&mut self, id: Id, key: Key) -> Option<(Bell, Option<Waker>)> {
         let index = self.find(id)?;
         let runtime = &mut self.runtimes[index];
@@ -185,8 +184,7 @@ impl Desk {
         }
     }
 
-    /// The keeper sleeps until then, unless it has to look again: then it gets its waker
-    /// back.
+    /// Notes that the keeper sleeps until then. `Err`, with its waker: it has to look again.
     fn sleep(&mut self, id: Id, until: Instant, waker: Waker) -> Result<(), Waker> {
         let index = self.find(id).expect("it has a keeper");
         let runtime = &mut self.runtimes[index];
@@ -199,14 +197,14 @@ impl Desk {
         }
     }
 
-    /// The keeper has been dropped, whatever still hangs.
+    /// Notes that the keeper has been dropped, whatever still hangs.
     fn leave_undone(&mut self, id: Id) {
         let index = self.find(id).expect("it has a keeper");
         self.leave(index);
     }
 
-    /// The keeper is no more. Its waker is not the last to hold it: it is just being polled,
-    /// or dropped.
+    /// Notes that the keeper is gone. Dropping its waker here does not drop its task: that is being
+    /// polled, or dropped, right now.
     fn leave(&mut self, index: usize) {
         self.runtimes[index].keeper = KeeperIs::Nobody;
         self.tidy(index);
@@ -214,7 +212,7 @@ impl Desk {
 }
 
 impl Runtime {
-    /// Whom to wake, if the keeper is asleep.
+    /// The keeper's waker, if the keeper is asleep: it counts as awake from here on.
     fn wake(&mut self) -> Option<Waker> {
         if !matches!(self.keeper, KeeperIs::Asleep { .. }) {
             return None;
@@ -226,7 +224,7 @@ impl Runtime {
     }
 }
 
-/// Where a bell hangs; dropping it takes the bell down.
+/// The place of a hung bell; dropping this takes the bell down.
 #[derive(Debug)]
 pub(crate) struct Hook {
     runtime: Id,
@@ -276,13 +274,13 @@ pin_project! {
     /// The task that rings.
     struct Keeper {
         runtime: Id,
-        // Made when it is first needed: a runtime may have no timers.
+        // Made when first needed: a runtime may have no timers.
         #[pin]
         sleep: Option<tokio::time::Sleep>,
-        // It is no longer noted here, and there may be another.
+        // Whether it is no longer noted here, and there may be another.
         left: bool,
         clock: Clock,
-        // When it came into being, by the system's clock and by its own.
+        // When it was made, by the system's clock and by its own.
         since: (Instant, Instant),
     }
 
@@ -294,7 +292,8 @@ pin_project! {
             DESK.lock().leave_undone(this.runtime);
             let (began, by_clock) = this.since;
             let passed = this.clock.now().saturating_duration_since(by_clock);
-            // Read outside of the other two, so that nothing but a move makes a difference.
+            // The system's clock is read before and after the other, so only a move can make a
+            // difference.
             if passed > Clock::system_now().saturating_duration_since(began) {
                 timer::look_again(&this.clock);
             }
@@ -336,7 +335,8 @@ impl Future for Keeper {
                     return Poll::Ready(());
                 }
             };
-            // Tokio cannot reckon with the end of the clock, and that does not come: nothing to sleep for.
+            // Tokio cannot compute with the end of the clock. It never comes, so no timer is
+            // needed.
             if at.saturating_duration_since(now) > A_CENTURY {
                 this.sleep.set(None);
                 let waker = cx.waker().clone();
@@ -349,7 +349,7 @@ impl Future for Keeper {
             match this.sleep.as_mut().as_pin_mut() {
                 Some(sleep) if sleep.deadline().into_std() == at => {}
                 Some(sleep) => sleep.reset(at.into()),
-                // There is no way to ask whether there are timers but to try: tokio panics, and
+                // The only way to find out whether there are timers is to try: tokio panics, and
                 // says how to enable them.
                 None => match catch_unwind(|| tokio::time::sleep_until(at.into())) {
                     Ok(sleep) => this.sleep.set(Some(sleep)),
@@ -371,9 +371,9 @@ impl Future for Keeper {
     }
 }
 
-/// Rings, and runs what is the user's. Wakers and functions are guarded one by one; this is for
-/// what goes with the bell: where its context is gone, that holds the last of a cause, whose
-/// drop is the user's, and must not end the task that all deadlines of the runtime hang on.
+/// Rings, and runs user code. Wakers and functions are guarded one by one. This guard is for what
+/// is dropped with the bell: once its context is gone, that holds the last reference to a cause,
+/// whose drop is user code and must not end the task that all deadlines of the runtime depend on.
 fn ring(bell: Bell) {
     super::undisturbed(|| {
         if let Some(work) = bell() {
@@ -387,7 +387,7 @@ mod tests {
     use super::*;
     use tokio::runtime::Builder;
 
-    /// A desk, a runtime's name, and instants.
+    /// A desk, a runtime's id, and instants.
     fn desk() -> (Desk, Id, impl Fn(u64) -> Instant) {
         let runtime = Builder::new_current_thread().build().unwrap();
         let start = Instant::now();
@@ -410,7 +410,7 @@ mod tests {
         let (mut desk, id, at) = desk();
         assert!(matches!(desk.hang(id, at(20), bell()).1, Concerns::NewKeeper));
         assert_eq!(sleeps_until(desk.next(id, at(0))), Some(at(20)));
-        // It is awake: nobody tells it.
+        // It is awake, so it is not told.
         assert!(matches!(desk.hang(id, at(10), bell()).1, Concerns::Nobody));
         let waker = desk.sleep(id, at(20), Waker::noop().clone()).unwrap_err();
         assert_eq!(sleeps_until(desk.next(id, at(0))), Some(at(10)));
@@ -450,9 +450,9 @@ mod tests {
     fn a_runtime_is_forgotten_when_its_keeper_and_its_bells_are_gone_whichever_is_last() {
         let (mut desk, id, at) = desk();
         let (key, _) = desk.hang(id, at(10), bell());
-        // Dropped with its runtime: the bell still hangs, for the timer thread.
+        // The keeper is dropped with its runtime: the bell still hangs, for the timer thread.
         desk.leave_undone(id);
-        // Another may be armed there, and have a keeper anew.
+        // Another may be armed there, and get a new keeper.
         let (other, concerns) = desk.hang(id, at(20), bell());
         assert!(matches!(concerns, Concerns::NewKeeper));
         desk.leave_undone(id);

@@ -1,13 +1,13 @@
-//! What a task that is waiting waits for.
+//! What a waiting task waits for.
 //!
-//! A leaf future that is about to return `Pending` says so here. In production
-//! that is nothing at all. Under a checker it is how a violation names the line
-//! that awaits, and who could have woken it, without a backtrace.
+//! A leaf future that is about to return `Pending` says so here. In production that does nothing at
+//! all. Under a checker it lets a violation name the line that awaits, and the tasks that could
+//! have woken it, without a backtrace.
 
 use std::any::Any;
 use std::panic::Location;
 
-/// One wait: what for, and where in the user's code.
+/// One wait: what for, and where in user code.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "check"), allow(dead_code))]
 pub(crate) struct Wait {
@@ -15,19 +15,19 @@ pub(crate) struct Wait {
     pub(crate) what: &'static str,
     /// The line that made the future.
     pub(crate) at: &'static Location<'static>,
-    /// Which thing, of those of its kind: an address.
+    /// Which of the things of its kind: an address.
     pub(crate) of: usize,
 }
 
-/// The task that is being polled is about to wait.
+/// The task being polled is about to wait.
 #[inline(always)]
 pub(crate) fn waits(_wait: impl FnOnce() -> Wait) {
     #[cfg(all(feature = "check", not(loom)))]
     super::world::ask(|world| world.waits(_wait()));
 }
 
-/// An await of the task that is being polled had not to wait, and another may come at once: who
-/// goes from one to the next for ever never lets others run. `None`: there is an end to it.
+/// The task being polled did not have to wait at an await, and another may come at once: a task
+/// that goes from one to the next for ever never lets others run. `None`: they come to an end.
 #[inline(always)]
 pub(crate) fn passes(_wait: impl FnOnce() -> Option<Wait>) {
     #[cfg(all(feature = "check", not(loom)))]
@@ -37,15 +37,15 @@ pub(crate) fn passes(_wait: impl FnOnce() -> Option<Wait>) {
 }
 
 #[cfg_attr(not(feature = "check"), allow(dead_code))]
-/// Something was done that may wake whoever waits for the thing of this address.
+/// Something was done that may wake a task waiting for the thing at this address.
 #[inline(always)]
 pub(crate) fn touches(_what: &'static str, _of: impl FnOnce() -> usize) {
     #[cfg(all(feature = "check", not(loom)))]
     super::world::ask(|world| world.touches(_what, _of()));
 }
 
-/// The calling thread is about to block for somebody else's sake: under a checker,
-/// which has one thread, that would be for ever.
+/// The calling thread is about to block until another task does something: under a checker, which
+/// has only one thread, that would be for ever.
 ///
 /// # Panics
 ///
@@ -60,7 +60,7 @@ pub(crate) fn blocks(_what: &str, _advice: &str) {
     );
 }
 
-/// Code of the user's has panicked, and quell has caught it.
+/// User code has panicked, and quell has caught it.
 #[cfg_attr(not(feature = "check"), allow(dead_code))]
 #[inline(always)]
 pub(crate) fn panicked(_payload: &(dyn Any + Send)) {
@@ -68,8 +68,8 @@ pub(crate) fn panicked(_payload: &(dyn Any + Send)) {
     super::world::tell(|onlooker| onlooker.panicked(_payload));
 }
 
-/// An item is gone that nobody has taken, made at this line: a pipeline whose books
-/// do not balance says so.
+/// An item that was made at this line is gone, and nothing has taken it: reported by a pipeline
+/// whose books do not balance.
 #[inline(always)]
 pub(crate) fn lost(_what: &str, _made_at: &'static Location<'static>) {
     #[cfg(all(feature = "check", not(loom)))]

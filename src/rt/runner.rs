@@ -1,24 +1,21 @@
-//! The threads that run functions for the timer thread, and for the one that hears of
-//! signals.
+//! The threads that run functions for the timer thread and for the thread that receives signals.
 //!
-//! An after-function may block for as long as it likes; no deadline and no signal
-//! waits for it. A thread is started when there is none idle and goes when it has been
-//! idle for a while.
+//! An after-function may block for as long as it likes; no deadline and no signal waits for it. A
+//! thread is started when none is idle, and ends when it has been idle for a while.
 //!
-//! There are two crews. What quell does itself has one where no user's function ever runs: so
-//! many of those may block that there is no thread left for another, and a pipeline whose
-//! deadline has passed is stopped all the same.
+//! There are two crews. Quell's own work has a crew on which no user function ever runs: so many of
+//! those may block that no thread is left for another, and a pipeline whose deadline has passed
+//! must stop all the same.
 //!
 //! # Invariants
 //!
-//! 1. Work that is queued is done: there is a thread for it, idle or just
-//!    started, or all the threads there may be are busy and come back to the
-//!    queue.
+//! 1. Queued work is done: a thread, idle or just started, is there for it, or all the threads
+//!    there may be are busy and will come back to the queue.
 //! 2. No lock is held while work is done.
-//! 3. Work begins with the crew for quell's own, if there is any of that in it, and goes on with
-//!    the crew for users'. On a thread of the first, or one of those for whom it works
-//!    ([`is_quells_own`]), functions of the users' are left to the second, also those of contexts
-//!    that quell's own work ends, or a waker; and so is the drop of an error.
+//! 3. Work begins with quell's own crew, if any part of it is quell's, and goes on with the users'
+//!    crew. A thread of the first, or one for which it works ([`is_quells_own`]), leaves user
+//!    functions to the second, also those of contexts that end by quell's own work or by a waker;
+//!    and so it does with the drop of an error.
 
 use super::task::undisturbed;
 use super::{Clock, Work};
@@ -29,8 +26,8 @@ use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 
-/// More functions than this that block at the same time wait for one another. The docs of
-/// `Context::after_func` say so.
+/// How many functions may block at the same time before further ones wait for them. The docs of
+/// `Context::after_func` give this number.
 const MOST_THREADS: usize = 512;
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -53,13 +50,13 @@ struct Crew {
     idle: usize,
 }
 
-/// Has `work` done by the crews, inside the runtime its clock is of.
+/// Has the crews do `work`, inside the runtime of its clock.
 pub(crate) fn run(clock: Clock, work: Work) {
     let first = if work.ours.is_some() { &OWN } else { &USERS };
     first.take((clock, work));
 }
 
-/// Runs what is the users': here, or on another thread if this one is [quell's own](is_quells_own).
+/// Runs user code: here, or on another thread if this one is [quell's own](is_quells_own).
 pub(crate) fn for_users(job: impl FnOnce() + Send + 'static) {
     if is_quells_own() {
         run(Clock::ambient(), Work::new(None, Some(Box::new(job))));
@@ -68,18 +65,18 @@ pub(crate) fn for_users(job: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Whether this thread is for what quell does itself, and for nothing of the users'.
+/// Whether this thread does quell's own work, and runs no user function.
 pub(crate) fn is_quells_own() -> bool {
     IS_OWN.with(Cell::get)
 }
 
-/// This thread is, from now on.
+/// Makes this thread one, from now on.
 pub(crate) fn becomes_quells_own() {
     IS_OWN.with(|is_own| is_own.set(true));
 }
 
 impl Crew {
-    /// Queues it; true if a further thread must be hired for it, which is counted already.
+    /// Queues a job. True: a further thread must be started for it, and is already counted.
     fn add(&mut self, job: (Clock, Work)) -> bool {
         self.jobs.push_back(job);
         let hires = self.jobs.len() > self.idle && self.threads < MOST_THREADS;
@@ -101,8 +98,8 @@ impl Runner {
         }
         let hired = thread::Builder::new().name(self.name.into()).spawn(|| self.work());
         if hired.is_err() {
-            // No thread to be had: what is queued waits for one that is busy, or, where
-            // there is none at all, is run here rather than never.
+            // No thread can be had: what is queued waits for a busy one, or, if there is none at
+            // all, runs here rather than never.
             let mut crew = self.crew.lock();
             crew.threads -= 1;
             if crew.threads == 0 {
@@ -138,8 +135,8 @@ impl Runner {
     }
 }
 
-/// Does the first of it. Whatever comes out of it, the thread stays; and so it does if the last
-/// handle of a runtime goes with the clock, and the user's code with that.
+/// Does the first part of the job. The thread survives a panic in it, and one in user code that
+/// goes with the clock, if that holds the last handle of a runtime.
 fn run_here((clock, mut work): (Clock, Work)) {
     let Some(ours) = work.ours.take() else {
         undisturbed(|| clock.inside(|| work.run()));
@@ -166,7 +163,7 @@ mod tests {
     fn a_crew_hires_for_whoever_finds_no_idle_thread_of_its_own() {
         let mut crew = Crew { jobs: VecDeque::new(), threads: 1, idle: 1 };
         let mut add = || crew.add((Clock::system(), Work::default()));
-        // The idle one has not taken the first yet, and is not there for the second.
+        // The idle thread has not taken the first job yet, so it is not there for the second.
         assert_eq!([add(), add()], [false, true]);
         assert_eq!(crew.threads, 2);
     }

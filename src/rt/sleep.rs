@@ -1,15 +1,14 @@
 //! Waiting for a time.
 //!
-//! Inside tokio these are tokio's timers, on its clock. Elsewhere they are alarms
-//! (see `clock`), which need no runtime; and so they are where tokio's timer turns out
-//! to be none, because its runtime was built without timers or has shut down. There is no
-//! way to ask but to try: tokio panics, which is caught here, once for each runtime without
-//! timers, and its message stands.
+//! Inside tokio these are tokio's timers, on its clock. Elsewhere they are alarms (see `clock`),
+//! which need no runtime; likewise where the runtime turns out to have been built without timers,
+//! or to have shut down. The only way to find out is to try: tokio panics, which is caught here,
+//! once for each runtime without timers, and its message is still printed.
 //!
 //! # Invariants
 //!
-//! 1. A sleeper's waker is replaced, and whether the bell has rung is asked,
-//!    under one lock: a bell that rings between two polls is not lost.
+//! 1. One lock covers both replacing a sleeper's waker and asking whether the bell has rung: a bell
+//!    that rings between two polls is not lost.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
@@ -26,11 +25,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Waits this long. `Duration::MAX`, or any that goes beyond the clock, is for ever.
+/// Waits for `duration`. `Duration::MAX`, or any duration beyond the range of the clock, is for
+/// ever.
 ///
-/// When it is over is fixed here, by [`now`](super::now). The runtime that first polls it keeps the
-/// time. Where that shuts down, or has no timers, tokio says so in a panic that is caught here,
-/// and quell's own timer goes on.
+/// The end is fixed when this is called, by [`now`](super::now). The runtime that first polls the
+/// future keeps the time. If that runtime shuts down, or has no timers, tokio panics; the panic is
+/// caught here, and quell's own timer goes on.
 ///
 /// # Cancel safety
 ///
@@ -40,7 +40,7 @@ pub fn sleep(duration: Duration) -> Sleep {
     Sleep::new(super::now().checked_add(duration), Location::caller())
 }
 
-/// Waits until the clock reads `at`; not at all, if that has passed.
+/// Waits until the clock reads `at`; does not wait if that has passed.
 #[track_caller]
 pub fn sleep_until(at: Instant) -> Sleep {
     Sleep::new(Some(at), Location::caller())
@@ -55,7 +55,7 @@ pin_project! {
         made_at: &'static Location<'static>,
         #[pin]
         timer: Timer,
-        // Pinned with every set of features, because it is with some.
+        // `!Unpin` with every set of features, because it is with some.
         #[pin]
         pinned: PhantomPinned,
     }
@@ -65,7 +65,7 @@ pin_project! {
 pin_project! {
     #[project = TimerProjected]
     enum Timer {
-        // Not waited for yet.
+        // Not polled yet.
         New,
         Tokio { #[pin] sleep: tokio::time::Sleep },
         Alarm { bedside: Arc<Bedside>, alarm: Alarm },
@@ -81,12 +81,12 @@ pin_project! {
     }
 }
 
-// What it holds of a runtime is whole after a panic elsewhere; and so it is with every
+// A panic elsewhere leaves what it holds of a runtime whole; and the traits are there with every
 // set of features.
 impl UnwindSafe for Sleep {}
 impl RefUnwindSafe for Sleep {}
 
-/// Where a bell finds whom to wake.
+/// Where a bell finds the waker.
 struct Bedside(Mutex<Sleeper>);
 
 #[derive(Default)]
@@ -145,7 +145,7 @@ impl Bedside {
         if sleeper.rung {
             return Poll::Ready(());
         }
-        // Several tasks may share it, with a waker that wakes them all.
+        // Several tasks may share it, by a waker that wakes them all.
         let shared = sleeper.waker.as_ref().is_some_and(|before| before.will_wake(&waker));
         let before = sleeper.waker.replace(waker);
         drop(sleeper);
@@ -156,7 +156,7 @@ impl Bedside {
 }
 
 impl Sleep {
-    /// `passes` is told where there is nothing to wait for.
+    /// `passes` is called if there is nothing to wait for.
     fn poll_or(self: Pin<&mut Self>, cx: &mut Context<'_>, passes: impl FnOnce(Wait)) -> Poll<()> {
         let mut this = self.project();
         let wait = Wait { what: "a time", at: this.made_at, of: 0 };
@@ -219,9 +219,9 @@ pin_project! {
     }
 }
 
-/// Runs `future` for this long at most.
+/// Runs `future` for at most this long.
 ///
-/// What the future has produced is never thrown away: it is polled before the
+/// An output that the future has produced is never thrown away: the future is polled before the
 /// time is looked at.
 ///
 /// # Errors
@@ -230,7 +230,7 @@ pin_project! {
 ///
 /// # Cancel safety
 ///
-/// As that of `future`, which is dropped with it.
+/// That of `future`, which is dropped with it.
 #[track_caller]
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep(duration) }
@@ -254,7 +254,7 @@ impl<F> fmt::Debug for Timeout<F> {
     }
 }
 
-/// The time given to [`timeout`] was up.
+/// The time given to [`timeout`] is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed(());
 
@@ -266,8 +266,8 @@ impl fmt::Display for Elapsed {
 
 impl std::error::Error for Elapsed {}
 
-/// Ticks at once and then once every `period`, by the time of the first tick:
-/// lateness does not add up, and what was missed is made up at once.
+/// Returns an interval that ticks at once and then once every `period`, counted from the first
+/// tick: lateness does not add up, and missed ticks follow at once.
 ///
 /// # Panics
 ///
@@ -281,7 +281,7 @@ pub fn interval(period: Duration) -> Interval {
     Interval { next: Some(super::now()), period }
 }
 
-/// See [`interval`].
+/// Ticks at a fixed period: see [`interval`].
 #[derive(Debug)]
 pub struct Interval {
     /// `None`: beyond the clock.
@@ -290,11 +290,11 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Waits for the next tick, and says when it was due.
+    /// Waits for the next tick, and returns when it was due.
     ///
     /// # Cancel safety
     ///
-    /// A tick that is dropped before it is ready has not been taken.
+    /// A tick dropped before it is ready has not been taken.
     #[track_caller]
     pub fn tick(&mut self) -> Tick<'_> {
         let sleep = Sleep::new(self.next, Location::caller());
@@ -324,8 +324,8 @@ impl Future for Tick<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Instant> {
         let this = self.project();
         let Some(due) = this.sleep.at else { return this.sleep.poll(cx).map(|()| unreachable!()) };
-        // Those that were missed are made up at once, and there is an end to them; the first of
-        // an interval that is made anew each time is always on time.
+        // Missed ticks follow at once but come to an end. The first tick of an interval is always
+        // on time, so a loop that makes a new one each time may never wait.
         let passes = |wait| probe::passes(|| (due == super::now()).then_some(wait));
         this.sleep.poll_or(cx, passes).map(|()| {
             this.interval.next = due.checked_add(this.interval.period);

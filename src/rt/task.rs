@@ -1,14 +1,14 @@
 //! Spawning, joining, aborting: the same in every world.
 //!
-//! On tokio a task is tokio's. Under a model or a checker it is a boxed future
-//! that leaves its result in a slot.
+//! On tokio a task is tokio's. Under a model or a checker it is a boxed future that leaves its
+//! result in a slot.
 //!
 //! # Invariants
 //!
-//! 1. A slot is filled once: by the result, by the panic, or, when the task is
-//!    dropped before it has either, by "aborted".
-//! 2. What a task holds has been dropped when its handle says that it has ended.
-//! 3. Once a slot is filled there is no joiner in it.
+//! 1. A slot is filled once: with the result, the panic, or, when the task is dropped before it has
+//!    either, "aborted".
+//! 2. When a handle says that its task has ended, what the task held has been dropped.
+//! 3. A filled slot holds no joiner.
 
 #![allow(clippy::disallowed_methods, reason = "the right door")]
 
@@ -21,11 +21,11 @@ use std::panic::{AssertUnwindSafe, Location, RefUnwindSafe, UnwindSafe, catch_un
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Has a task run on its own. Dropping the handle leaves it running.
+/// Spawns a task. Dropping the handle leaves it running.
 ///
 /// # Panics
 ///
-/// Where nobody runs tasks: outside a tokio runtime (and of every checker).
+/// If nothing runs tasks here: outside a tokio runtime, and outside every checker.
 #[track_caller]
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
@@ -35,7 +35,7 @@ where
     spawn_at(Cow::Borrowed(""), Location::caller(), future)
 }
 
-/// [`spawn`] with a name, which an error of the task's and a checker's report use.
+/// [`spawn`] with a name, which appears in the task's error and in a checker's report.
 ///
 /// # Panics
 ///
@@ -82,8 +82,8 @@ where
     own(name, place, future, |_| nobody())
 }
 
-/// A runtime of several threads that keeps what a task wakes last for the thread
-/// of that task, however long it goes on.
+/// The runtime to nudge: one of several threads, which keeps what a task wakes last for that task's
+/// own thread, however long it goes on.
 #[cfg(not(loom))]
 pub(super) struct Nudge {
     #[cfg(feature = "tokio")]
@@ -102,7 +102,7 @@ impl Nudge {
         }
     }
 
-    /// Whether tasks are run by several threads, or by one that another may stand in for.
+    /// Whether several threads run tasks, or one that another may stand in for.
     pub(super) fn on_threads(&self) -> bool {
         #[cfg(feature = "tokio")]
         return self.runtime.is_some();
@@ -110,7 +110,7 @@ impl Nudge {
         false
     }
 
-    /// Whether they are run by several at once.
+    /// Whether several threads run tasks at once.
     pub(super) fn is_needed(&self) -> bool {
         #[cfg(feature = "tokio")]
         return self.runtime.as_ref().is_some_and(|runtime| runtime.metrics().num_workers() > 1);
@@ -118,8 +118,7 @@ impl Nudge {
         false
     }
 
-    /// Whatever this task has woken can be run by other threads from now on: a task
-    /// of nothing takes its place.
+    /// Lets other threads run what this task has woken: an empty task takes its place.
     pub(super) fn nudge(&self) {
         #[cfg(feature = "tokio")]
         if let Some(runtime) = &self.runtime {
@@ -128,7 +127,7 @@ impl Nudge {
     }
 }
 
-/// Whether somebody runs tasks here.
+/// Whether tasks can run here.
 pub(crate) fn runs_tasks() -> bool {
     #[cfg(all(feature = "check", not(loom)))]
     if super::world::is_here() {
@@ -143,7 +142,7 @@ pub(crate) fn runs_tasks() -> bool {
 
 /// # Panics
 ///
-/// If nobody runs tasks here, as [`spawn`] does.
+/// If nothing runs tasks here, as [`spawn`] does.
 #[track_caller]
 pub(crate) fn require() {
     #[cfg(not(loom))]
@@ -161,7 +160,7 @@ fn nobody() -> ! {
     )
 }
 
-/// A task that can be waited for or aborted: ready with what it returned.
+/// A handle to a task, to await its result or to abort it.
 ///
 /// # Cancel safety
 ///
@@ -181,13 +180,13 @@ enum Task<T> {
     Own(own::Handle<T>),
 }
 
-// Nothing of the task's is seen through it but a result, which is there or is not.
+// Only the task's result can be seen through it, and that is there or not.
 impl<T> UnwindSafe for JoinHandle<T> {}
 impl<T> RefUnwindSafe for JoinHandle<T> {}
 
 impl<T> JoinHandle<T> {
-    /// Ends it where it awaits next. What it holds is dropped; awaiting the handle
-    /// then says that it was aborted, unless it finished first.
+    /// Ends the task where it next awaits. What it holds is dropped; awaiting the handle then
+    /// returns an error that says it was aborted, unless it finished first.
     pub fn abort(&self) {
         match &self.task {
             #[cfg(all(feature = "tokio", not(loom)))]
@@ -197,7 +196,7 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Whether it has ended, in whatever way.
+    /// Whether the task has ended, in whatever way.
     pub fn is_finished(&self) -> bool {
         match &self.task {
             #[cfg(all(feature = "tokio", not(loom)))]
@@ -213,7 +212,7 @@ impl<T> JoinHandle<T> {
 }
 
 impl JoinHandle<()> {
-    /// For whoever aborts the task, if anything.
+    /// Keeps only the ability to abort the task.
     pub(crate) fn into_abort(self) -> Abort {
         match self.task {
             #[cfg(all(feature = "tokio", not(loom)))]
@@ -224,8 +223,7 @@ impl JoinHandle<()> {
     }
 }
 
-/// What can abort a task, and do nothing else with it. It is smaller than a handle, and
-/// quicker to let go of.
+/// Can abort a task, and do nothing else with it. Smaller than a handle, and quicker to drop.
 pub(crate) enum Abort {
     #[cfg(all(feature = "tokio", not(loom)))]
     Tokio(tokio::task::AbortHandle),
@@ -288,8 +286,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// Why a task has no result: it panicked, or it was aborted (by its handle, or
-/// with its runtime).
+/// Why a task has no result: it panicked, or it was aborted (by its handle, or with its runtime).
 pub struct JoinError {
     name: Cow<'static, str>,
     place: &'static Location<'static>,
@@ -297,7 +294,7 @@ pub struct JoinError {
 }
 
 enum Failure {
-    /// Behind a lock, because a payload cannot be shared, and an error should.
+    /// Behind a lock, because a payload cannot be shared between threads, and an error should be.
     Panicked(Mutex<Box<dyn Any + Send>>),
     Aborted,
 }
@@ -309,21 +306,21 @@ impl Failure {
 }
 
 impl JoinError {
-    /// Whether it panicked.
+    /// Whether the task panicked.
     pub fn is_panic(&self) -> bool {
         matches!(self.how, Failure::Panicked(_))
     }
 
-    /// Whether it was aborted.
+    /// Whether the task was aborted.
     pub fn is_aborted(&self) -> bool {
         matches!(self.how, Failure::Aborted)
     }
 
-    /// What it panicked with, to go on with it: `resume_unwind(error.into_panic()?)`.
+    /// The panic's payload, to resume the panic: `resume_unwind(error.into_panic()?)`.
     ///
     /// # Errors
     ///
-    /// Gives the error back where the task did not panic.
+    /// Returns the error itself if the task did not panic.
     pub fn into_panic(self) -> Result<Box<dyn Any + Send>, JoinError> {
         match self.how {
             Failure::Panicked(payload) => Ok(payload.into_inner()),
@@ -355,19 +352,18 @@ impl fmt::Debug for JoinError {
 
 impl std::error::Error for JoinError {}
 
-/// What a panic said, in a text of its own. Its payload is dropped, and may panic again
-/// for that: once.
+/// The panic's message, as a string of its own. Drops the payload, which may panic again: once.
 pub(crate) fn panic_words(payload: Box<dyn Any + Send>) -> String {
     let words = panic_message(&*payload).to_owned();
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // It could go on like this.
+        // Dropping this one might panic as well, and so on.
         std::mem::forget(again);
     }
     words
 }
 
-/// Runs the user's `f`, for which nobody here answers: a panic in it has been printed by the
-/// panic hook, is noted by a checker, and goes no further.
+/// Runs user code whose panic concerns nothing here: the panic hook has printed it, a checker notes
+/// it, and it goes no further.
 pub(crate) fn undisturbed<R>(f: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => Some(result),
@@ -379,8 +375,8 @@ pub(crate) fn undisturbed<R>(f: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
-/// Wakes all of these: a waker that panics is the affair of whoever waits, and keeps nobody
-/// else from being woken, nor the one who wakes from going on.
+/// Wakes all of these. A panic in a waker concerns only the task that waits: the other wakers are
+/// woken, and the caller goes on.
 #[inline]
 pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
@@ -388,7 +384,7 @@ pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     }
 }
 
-/// What a panic said, as far as a program can tell.
+/// A panic's message, as far as a program can tell.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()
@@ -416,12 +412,12 @@ mod own {
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
-    /// A task that nobody runs yet.
+    /// A task that is not running yet.
     #[cfg_attr(not(all(feature = "check", not(loom))), allow(dead_code))]
     pub(crate) struct Unstarted {
         pub(crate) name: Cow<'static, str>,
         pub(crate) place: &'static Location<'static>,
-        /// Where its result will be: joining it is waiting for this address.
+        /// Where its result will be: joining the task is waiting for this address.
         pub(crate) address: usize,
         pub(crate) future: Pin<Box<dyn Future<Output = ()> + Send>>,
     }
@@ -432,7 +428,7 @@ mod own {
         }
     }
 
-    /// The way to end a task from outside: which one it is, and how that is done.
+    /// Ends a task from outside: which task, and how.
     #[cfg(not(loom))]
     #[cfg_attr(not(feature = "check"), allow(dead_code))]
     pub(crate) struct Stop {
@@ -447,18 +443,18 @@ mod own {
         }
     }
 
-    /// Under a model it holds a count of what it stops.
+    /// A model's holds a count of what it stops.
     #[cfg(loom)]
     use crate::rt::by_thread::Stop;
 
     pub(crate) struct Handle<T> {
         slot: Arc<Slot<T>>,
         stop: Stop,
-        /// Its result has been taken.
+        /// Whether its result has been taken.
         joined: bool,
     }
 
-    /// Nobody's code runs under its lock.
+    /// No user code runs under its lock.
     struct Slot<T>(BriefLock<State<T>>);
 
     struct State<T> {
@@ -515,7 +511,7 @@ mod own {
         }
 
         pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Failure>> {
-            // Cloning a waker and dropping one is the user's code: outside of the lock.
+            // Cloning and dropping a waker is user code: outside of the lock.
             let mut joiner = None;
             loop {
                 let mut state = self.slot.0.lock();

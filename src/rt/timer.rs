@@ -1,13 +1,14 @@
 //! The one thread that rings where no runtime does.
 //!
-//! It is started when the first alarm is armed, and lives as long as the
-//! process: an idle thread costs less than the care of ending it.
+//! It is started when the first alarm is armed, and lives as long as the process: an idle thread
+//! costs less than the care of ending it.
 //!
 //! # Invariants
 //!
 //! 1. A bell leaves the queue once: to ring, or because its [`Entry`] was dropped.
-//! 2. The thread never runs users' functions, but for wakers: what a bell gives back goes to the
-//!    `runner`, which runs it here only if no other thread can be had. No lock is held while a bell rings or is dropped.
+//! 2. The thread runs no user code but wakers: the work that a bell returns goes to the `runner`,
+//!    which runs it here only if no other thread can be had. No lock is held while a bell rings or
+//!    is dropped.
 
 use super::task::undisturbed;
 use super::{Bell, Clock, runner};
@@ -18,14 +19,14 @@ use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How soon to ask again a clock that stands still, or goes slower than ours.
+/// How soon to ask again a clock that stands still, or runs slower than the system's.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Such a clock is asked at least this often.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// How often it looks after a task that may hang: who waits for that waits for two looks at most.
-/// Looking ten times as often costs a quarter of what a worker gains that goes alone.
+/// How often it looks at a task that may hang; tasks that wait for that one wait for two looks at
+/// most. Looking ten times as often costs a quarter of what a worker gains by going alone.
 const LOOK: Duration = Duration::from_millis(10);
 
 static TIMER: Timer = Timer {
@@ -40,19 +41,20 @@ static TIMER: Timer = Timer {
 
 struct Timer {
     queue: Mutex<Queue>,
-    /// Told when a bell came that is due before all others.
+    /// Notified when a bell comes that is due before all others.
     sooner: Condvar,
 }
 
 struct Queue {
     due: BTreeMap<Key, Armed>,
-    /// Where the bells now are whose clocks lagged when they first came due.
+    /// The current keys, by number, of bells that have moved in the queue: their clock lagged when
+    /// they came due, or was moved.
     moved: BTreeMap<u64, Key>,
     next: u64,
     started: bool,
 }
 
-/// When by the system's clock; then, for bells of one instant, which came first.
+/// When, by the system's clock; then, for bells of the same instant, the order in which they came.
 type Key = (Instant, u64);
 
 struct Armed {
@@ -61,7 +63,7 @@ struct Armed {
     bell: Bell,
 }
 
-/// A bell in the queue; dropping it takes the bell out.
+/// A bell in the queue; dropping this takes the bell out.
 #[derive(Debug)]
 pub(crate) struct Entry {
     key: Key,
@@ -81,8 +83,8 @@ impl Queue {
     }
 }
 
-/// Rings `bell` when `clock` reads `at`; for a clock that may jump, `late` after
-/// that, to leave it to others to be in time.
+/// Rings `bell` when `clock` reads `at`; for a clock that may jump, `late` after that, which leaves
+/// others the time to ring it first.
 ///
 /// # Panics
 ///
@@ -93,12 +95,12 @@ pub(crate) fn arm(clock: Clock, at: Instant, late: Duration, bell: Bell) -> Entr
     })
 }
 
-/// Calls `look` on the timer thread every [`LOOK`], until it says no. It blocks nobody; of the
-/// user's it runs wakers at most.
+/// Calls `look` on the timer thread every [`LOOK`], until it returns false. `look` must not block,
+/// and may run no user code but wakers.
 ///
 /// # Errors
 ///
-/// When the thread cannot be started: then nobody looks.
+/// If the thread cannot be started: then `look` is never called.
 pub(crate) fn look_often(look: impl FnMut() -> bool + Send + 'static) -> io::Result<()> {
     again(Box::new(look))
 }
@@ -106,19 +108,19 @@ pub(crate) fn look_often(look: impl FnMut() -> bool + Send + 'static) -> io::Res
 fn again(mut look: Box<dyn FnMut() -> bool + Send>) -> io::Result<()> {
     let bell = Box::new(move || {
         if look() {
-            // The thread is there: this is it.
+            // This is the timer thread, so it has been started.
             let _ = again(look);
         }
         None
     });
     let entry = try_arm(Clock::system(), Clock::system_now() + LOOK, Duration::ZERO, bell)?;
-    // Nobody takes it back.
+    // Nothing takes the bell out again.
     std::mem::forget(entry);
     Ok(())
 }
 
-/// Looks at once at every bell that goes by this clock, which has been moved: how long it is to
-/// them was reckoned before that.
+/// Looks at once at every bell that goes by this clock, which has been moved: when to look at them
+/// was computed before that.
 #[cfg(feature = "tokio")]
 pub(super) fn look_again(clock: &Clock) {
     let now = Clock::system_now();
@@ -187,8 +189,8 @@ impl Timer {
             }
             drop(queue);
             let Armed { clock, bell, .. } = armed;
-            // A waker may panic: that must not end the thread that all deadlines hang on. Nor
-            // must what goes with the last handle of a runtime, which is the user's as well.
+            // A waker may panic, and so may user code that goes with the last handle of a runtime:
+            // that must not end the thread that all deadlines depend on.
             let work = undisturbed(bell).flatten();
             undisturbed(move || {
                 let goes = clock;

@@ -1,18 +1,18 @@
 //! Letting others go first, and leaving a choice to others.
 //!
 //! A task that wakes itself is ready at once, and tokio looks at its timers and sockets only when
-//! nobody is, or after 61 polls. So where others go first on a runtime of one thread, those do
-//! too: what tokio's own `yield_now` has woken is woken after that look. It takes a call of the
-//! system's, which is as long as some items take: whoever lets others go first often does so
-//! without, as long as its thread has looked a moment ago.
+//! no task is ready, or after 61 polls. So on a runtime of one thread a task lets those go first
+//! too: tokio wakes what its own `yield_now` has put off after it has looked at them. That look is
+//! a system call, which takes as long as some items do. A task that yields often does without it if
+//! its thread has looked a moment ago.
 //!
-//! On several threads, whoever waits for the look of one is out of reach for the others, and
-//! that one may be kept by somebody's item. And mostly another looks.
+//! On several threads, a task that waits for its worker's look is out of reach of the other
+//! workers, and an item may keep that worker busy. Besides, another worker usually looks.
 //!
 //! # Invariants
 //!
-//! 1. `TASKS_TABLE` is the same in a process, whoever writes it; until it is known, one task at
-//!    most is under way that asks for it.
+//! 1. Every writer of `TASKS_TABLE` writes the same value, within a process. Until it is known, at
+//!    most one task that asks for it is under way.
 
 #[cfg(not(loom))]
 use super::clock::Clock;
@@ -35,8 +35,8 @@ pub struct YieldNow {
     yielded: bool,
 }
 
-/// Lets every other task that is ready go first; in a task of a runtime of one thread, timers and
-/// sockets that are as well.
+/// Lets every other ready task go first; in a task of a single-threaded runtime, ready timers and
+/// sockets as well.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -68,28 +68,27 @@ impl Future for YieldNow {
     }
 }
 
-/// Puts the task that is being polled behind all others that are ready, and behind timers and
-/// sockets where there is one thread.
+/// Puts the task being polled behind all others that are ready, and, on a single thread, behind
+/// timers and sockets.
 pub(crate) fn go_last(cx: &mut Context<'_>) {
     #[cfg(all(feature = "tokio", not(loom)))]
     if is_on_one_thread() && is_of_a_task(cx.waker()) {
-        // Its waker stays where it is, though the future goes. On a thread that is no worker of
-        // tokio's it is woken at once.
+        // The deferred waker outlives this future. On a thread that is no tokio worker it is woken
+        // at once.
         let polled = std::pin::pin!(tokio::task::yield_now()).poll(cx);
         return debug_assert!(polled.is_pending());
     }
-    // A waker that wakes the task being polled puts it behind all others in every executor
-    // worth the name.
+    // In any reasonable executor, waking the task being polled puts it behind all others.
     cx.waker().wake_by_ref();
 }
 
-/// [`go_last`] for whoever does so often, and saw this time when it last looked at the clock: behind
-/// timers and sockets only if no task of this thread's had gone there for a while.
+/// [`go_last`] for tasks that do so often; `_now` is the time the caller last read. Goes behind
+/// timers and sockets only if no task of this thread has done so for a while.
 pub(crate) fn go_behind(cx: &mut Context<'_>, _now: Option<std::time::Instant>) {
     #[cfg(all(feature = "tokio", not(loom)))]
     {
         use std::cell::Cell;
-        /// Timers come by the millisecond.
+        /// Timers have millisecond resolution.
         const LOOK: Duration = Duration::from_millis(1);
         thread_local! {
             static WENT_LAST: Cell<Option<std::time::Instant>> = const { Cell::new(None) };
@@ -105,7 +104,7 @@ pub(crate) fn go_behind(cx: &mut Context<'_>, _now: Option<std::time::Instant>) 
     go_last(cx);
 }
 
-/// The table that the wakers of tokio's tasks have, all of them, as a number.
+/// The address of the vtable that all wakers of tokio tasks share.
 #[cfg(all(feature = "tokio", not(loom)))]
 static TASKS_TABLE: AtomicUsize = AtomicUsize::new(UNKNOWN);
 #[cfg(all(feature = "tokio", not(loom)))]
@@ -118,14 +117,14 @@ fn table_of(waker: &Waker) -> usize {
     std::ptr::from_ref(waker.vtable()).addr()
 }
 
-/// What asks, in a task of tokio's, for that table.
+/// Learns that table, run as a tokio task.
 #[cfg(all(feature = "tokio", not(loom)))]
 pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
-    /// Its task may go with its runtime, before it has run.
+    /// The task may be dropped with its runtime before it has run.
     struct Asks;
     impl Drop for Asks {
         fn drop(&mut self) {
-            // Relaxed, here and below: a number, and the same whoever writes it.
+            // Relaxed, here and below: a plain number, and every writer writes the same.
             let (asked, none) = (ASKED, UNKNOWN);
             let _known =
                 TASKS_TABLE.compare_exchange(asked, none, Ordering::Relaxed, Ordering::Relaxed);
@@ -139,9 +138,9 @@ pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
     })
 }
 
-/// Whether this waker wakes a task of tokio's, and nothing in between: whoever waits by another,
-/// as `block_on` of another library's does, may keep the thread for itself, and never come to
-/// where tokio wakes what it has put off.
+/// Whether this waker wakes a tokio task directly. A task polled with another waker, as by another
+/// library's `block_on`, may keep the thread to itself, and never return to where tokio wakes what
+/// it has put off.
 #[cfg(all(feature = "tokio", not(loom)))]
 fn is_of_a_task(waker: &Waker) -> bool {
     let table = TASKS_TABLE.load(Ordering::Relaxed);
@@ -169,16 +168,16 @@ fn is_on_one_thread() -> bool {
     runtime.is_ok_and(|runtime| runtime.metrics().num_workers() == 1)
 }
 
-/// How long a task goes on that never has to wait: until others must have a turn.
+/// Counts how long a task that never has to wait has gone on, until it must let others run.
 #[derive(Debug)]
 pub(crate) struct Turn {
     steps: u32,
-    /// At which step to look at the clock next: reading it takes as long as an item may.
+    /// The step at which to look at the clock next: reading it may take as long as an item.
     look_at: u32,
     is_brisk: bool,
     #[cfg(not(loom))]
     began: std::time::Instant,
-    /// When the clock was looked at last.
+    /// When the clock was last read.
     #[cfg(not(loom))]
     seen: std::time::Instant,
 }
@@ -202,7 +201,7 @@ impl Turn {
         }
     }
 
-    /// Whether it is no longer ago than a turn may last.
+    /// Whether less time than a turn may take has passed since `_then`.
     pub(crate) fn is_short_since(_then: std::time::Instant) -> bool {
         #[cfg(not(loom))]
         return real_now().is_none_or(|now| now - _then < Self::TIME);
@@ -210,7 +209,7 @@ impl Turn {
         true
     }
 
-    /// Lets others have their turns; then the next.
+    /// Lets others run, and begins the next turn.
     #[track_caller]
     pub(crate) fn rest(self) -> Rest {
         Rest { turn: self, made_at: Location::caller(), rested: false }
@@ -218,8 +217,8 @@ impl Turn {
 
     fn next(&self) -> Self {
         let next = Turn::begin();
-        // All of the steps before, and others' turns, took less than one turn may: then this
-        // one need not be looked at from its first step on.
+        // This turn's steps and the wait for others' turns together took less than one turn may. So
+        // the next need not read the clock from its first step on.
         #[cfg(not(loom))]
         let is_brisk = next.began - self.began < Self::TIME;
         #[cfg(loom)]
@@ -227,20 +226,21 @@ impl Turn {
         Turn { look_at: if is_brisk { Self::STEPS / 2 } else { next.look_at }, is_brisk, ..next }
     }
 
-    /// Whether the one before had all its steps, and was no longer than one may be.
+    /// Whether the turn before made all its steps, and took no longer than a turn may, wait
+    /// included.
     pub(crate) fn is_brisk(&self) -> bool {
         self.is_brisk
     }
 
-    /// One step more. True: it has had its turn.
+    /// Counts a step. True: the turn is over.
     #[inline(always)]
     pub(crate) fn is_over(&mut self) -> bool {
         self.steps += 1;
         self.steps >= self.look_at && self.looks()
     }
 
-    /// At the steps 1, 4 and 16, and every sixteen from there on; where the turn before was
-    /// brisk, half-way.
+    /// Reads the clock at steps 1, 4 and 16, and then every sixteen; half-way, if the turn before
+    /// was brisk.
     #[inline(never)]
     fn looks(&mut self) -> bool {
         let next = self.steps.next_multiple_of(16) + 16;
@@ -249,7 +249,7 @@ impl Turn {
         self.steps >= Self::STEPS || self.is_late()
     }
 
-    /// A checker shares its thread by other rules.
+    /// Never under a checker, which shares its thread by other rules.
     fn is_late(&mut self) -> bool {
         #[cfg(loom)]
         return false;
@@ -260,7 +260,7 @@ impl Turn {
         })
     }
 
-    /// When the clock was looked at last, where that matters.
+    /// When the clock was last read, where that matters.
     fn seen(&self) -> Option<std::time::Instant> {
         #[cfg(loom)]
         return None;
@@ -290,8 +290,8 @@ impl Future for Rest {
     }
 }
 
-/// Whether it matters here how long something takes a thread. Not in a model nor under a checker:
-/// those must see the same steps each time.
+/// Whether thread time matters here. Not in a model nor under a checker, which must see the same
+/// steps each time.
 #[inline]
 pub(crate) fn is_in_real_time() -> bool {
     #[cfg(all(feature = "check", not(loom)))]
@@ -300,8 +300,7 @@ pub(crate) fn is_in_real_time() -> bool {
     !cfg!(loom)
 }
 
-/// The time that a thread really spends, whatever clock its tasks go by; `None` where that does
-/// not matter.
+/// The real time, whatever clock the tasks go by; `None` where thread time does not matter.
 #[inline]
 pub(crate) fn real_now() -> Option<std::time::Instant> {
     #[cfg(loom)]
@@ -310,10 +309,10 @@ pub(crate) fn real_now() -> Option<std::time::Instant> {
     is_in_real_time().then(Clock::system_now)
 }
 
-/// One of `n`, from 0 to n - 1: at random, and under a checker each in turn.
+/// Returns one of 0 to n - 1: at random, or, under a checker, each in turn.
 ///
-/// For what may go one way or the other: which branch of a `select!` to look at
-/// first, which replica to ask. A checker explores all of it.
+/// For whatever may go either way: which branch of a `select!` to look at first, which replica to
+/// ask. A checker explores every choice.
 ///
 /// # Panics
 ///

@@ -1,19 +1,19 @@
-//! Who waits in a line, each under a number: for room in a channel, a place in a group, the end
+//! A line of waiting tasks, each under a number: for room in a channel, a place in a group, the end
 //! of tasks, a turn.
 //!
 //! # Invariants
 //!
-//! 1. Whoever is in the line has not been called, and is called once at most: who is called, or
-//!    leaves, is out of it.
-//! 2. It lies behind a lock of its owner's, and runs nobody's code: every waker that comes out of
-//!    it is given back, to be woken or dropped when that lock is gone.
+//! 1. A waker in the line has not been called. Calling it takes it out of the line, and so does
+//!    leaving: it is called once at most.
+//! 2. The line lies behind its owner's lock, and runs no user code: every waker that comes out of
+//!    it is returned, to be woken or dropped when that lock is released.
 
 use std::collections::VecDeque;
 use std::task::Waker;
 
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    /// In the order in which they came.
+    /// In order of arrival.
     line: VecDeque<(usize, Waker)>,
     tickets: usize,
 }
@@ -24,20 +24,20 @@ impl Waiting {
         self.line.is_empty()
     }
 
-    /// Gets in line, under a number that nobody else has had.
+    /// Joins the line, under a number that has not been used before.
     pub(crate) fn join(&mut self, waker: Waker) -> usize {
         self.tickets += 1;
         self.line.push_back((self.tickets, waker));
         self.tickets
     }
 
-    /// Gets in line under a number of the caller's own, who gives them all.
+    /// Joins the line under the caller's own number. A caller that uses this assigns all numbers.
     pub(crate) fn join_as(&mut self, number: usize, waker: Waker) {
         self.line.push_back((number, waker));
     }
 
-    /// Has this waker called in place of the one before, which is given back; or gives this one
-    /// back: whoever has the number is not in line any more.
+    /// Replaces the waker of this number, and returns the one before. `Err`, with the new waker:
+    /// the number is no longer in line.
     pub(crate) fn renew(&mut self, number: usize, waker: Waker) -> Result<Waker, Waker> {
         match self.line.iter_mut().find(|(of, _)| *of == number) {
             Some((_, place)) => Ok(std::mem::replace(place, waker)),
@@ -45,18 +45,19 @@ impl Waiting {
         }
     }
 
-    /// Leaves the line, or is called out of turn. `None`: it was called before.
+    /// Takes a waker out of the line, to leave it or to call it out of turn. `None`: it was called
+    /// before.
     pub(crate) fn take(&mut self, number: usize) -> Option<Waker> {
         let at = self.line.iter().position(|(of, _)| *of == number)?;
         self.line.remove(at).map(|(_, waker)| waker)
     }
 
-    /// Calls the one who has waited for the longest.
+    /// Calls the waker that has waited for longest.
     pub(crate) fn take_first(&mut self) -> Option<Waker> {
         self.line.pop_front().map(|(_, waker)| waker)
     }
 
-    /// Calls everybody.
+    /// Calls all wakers.
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Waker> + use<> {
         std::mem::take(&mut self.line).into_iter().map(|(_, waker)| waker)
     }

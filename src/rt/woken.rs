@@ -1,24 +1,27 @@
-//! Whom a turn has woken, and when they come.
+//! Which tasks a turn has woken, and when they run.
 //!
-//! What a task wakes last, tokio keeps for the thread of that task, however long it goes on.
-//! So a task that has woken another, and goes on to what may take its time, leaves that to other
-//! threads first: by a nudge, a task of nothing that takes its place in tokio's LIFO slot.
+//! Tokio keeps the task woken last for the thread of the task that woke it (in that thread's LIFO
+//! slot, where no other thread finds it), however long the latter's poll goes on. So a task that
+//! has woken another, and goes on to something that may take its time, first frees it for other
+//! threads by a nudge: an empty task, spawned to take its place in the slot.
 //!
-//! That takes as long as several quick items do, and has a thread come that is in the way of
-//! this one. So a task that has long been brisk keeps whom it wakes until its turn is over,
-//! which is soon. Should it not be, the timer thread wakes them. It keeps those only who wait
-//! at its own pipeline's channels: any other may be somebody for whom the user's code waits.
+//! A nudge takes as long as several quick items, and brings in a second thread that gets in the way
+//! of this one. So a task that has long been brisk does not wake others at once: it keeps their
+//! wakers until its turn (its poll) is over, which is soon. Should it not be, the timer thread
+//! calls them. Only wakers of tasks that wait at channels of the same pipeline are kept: user code
+//! may itself be waiting for any other task.
 //!
 //! # Invariants
 //!
-//! 1. Who is kept is woken when a turn of the pipeline's ends that has kept somebody, however
-//!    it ends; or before: when that task keeps nobody any more, when the pipeline ends, or at the
-//!    second look of the timer thread's at the latest. Nobody is kept where nobody looks.
-//! 2. A task keeps others that has been brisk [`BRISK`] times in a row, or that the timer
-//!    thread looks after anyway, and for [`TURNS`] turns at most before it has shown that again.
-//!    Where one has hung nobody is kept for a while.
-//! 3. Nobody is kept under a checker, nor where one thread runs all tasks. (Models have tasks
-//!    of their own, see `by_thread`.)
+//! 1. Every kept waker is woken by the end of the turn that kept it, however that turn ends; or
+//!    before: when another turn of the pipeline that has kept one ends, when the task stops
+//!    keeping, when the pipeline ends, or at the timer thread's second look at the latest. No waker
+//!    is kept where the timer thread does not look.
+//! 2. A task keeps wakers if it has been brisk [`BRISK`] times in a row, or if the timer thread
+//!    watches it anyway; and for at most [`TURNS`] turns before it has to show that again. After a
+//!    turn that hung, the next [`UNKEPT`] wakers are not kept.
+//! 3. No waker is kept under a checker, nor where one thread runs all tasks. (Models have tasks of
+//!    their own, see `by_thread`.)
 
 use super::task::{Nudge, undisturbed, wake};
 use super::{Turn, is_in_real_time, look_often, real_now};
@@ -27,40 +30,40 @@ use std::cell::Cell;
 use std::task::Waker;
 use std::time::Instant;
 
-/// After so many steps of the user's code the clock is looked at. What is brisk takes less than
-/// [`Turn::TIME`] for them, waits included.
+/// How many steps of user code there are between two looks at the clock. They are brisk if they
+/// take less than [`Turn::TIME`], waits included.
 const STEPS: u32 = Turn::STEPS;
 
-/// So often a task has to be brisk before it keeps anybody.
+/// How often in a row a task has to be brisk before it keeps wakers.
 const BRISK: u32 = 16;
 
-/// Who needs more turns for that has no long ones to shorten.
+/// A task that needs more turns than this for [`STEPS`] steps has no long turns to shorten.
 const TURNS: u32 = 2;
 
-/// So many are not kept after somebody had to wait for two looks: to have kept these would have
-/// saved about as much.
+/// How many wakers are not kept after one had to wait for two looks: keeping these would have saved
+/// about as much time as that cost.
 const UNKEPT: u32 = 20_000;
 
 std::thread_local! {
-    /// Whether a task has been woken that lies in this thread's LIFO slot, where no other thread
-    /// finds it until this one gets on.
+    /// Whether a woken task may lie in this thread's LIFO slot, where no other thread finds it
+    /// until this poll ends.
     static WOKE: Cell<bool> = const { Cell::new(false) };
-    /// Whether that matters: it may be that there are other threads.
+    /// Whether `WOKE` matters: not in a turn of a task whose runtime has only one thread.
     static MATTERS: Cell<bool> = const { Cell::new(true) };
-    /// The pipeline at whose channels those wait who are kept in this turn.
+    /// The pipeline whose channels' wakers this turn keeps.
     static KEEPS: Cell<PipelineId> = const { Cell::new(PipelineId::NONE) };
-    /// How many steps the user's code has made.
+    /// How many of its [`STEPS`] steps the user code in this turn has made.
     static STEP: Cell<u32> = const { Cell::new(0) };
-    /// What the task whose turn it is knows of itself.
+    /// The state of the task whose turn it is.
     static TASK: Cell<Option<Box<Known>>> = const { Cell::new(None) };
 }
 
-/// Which pipeline a channel is of.
+/// Which pipeline a channel belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PipelineId(usize);
 
 impl PipelineId {
-    /// None.
+    /// No pipeline.
     pub(crate) const NONE: PipelineId = PipelineId(0);
 
     fn of(shared: &Arc<Shared>) -> Self {
@@ -68,9 +71,9 @@ impl PipelineId {
     }
 }
 
-/// Whom the tasks of a pipeline keep.
+/// The wakers that the tasks of a pipeline keep.
 pub(crate) struct Woken {
-    /// `None` where one thread runs them all: nobody.
+    /// `None` where one thread runs all tasks: no waker is kept.
     shared: Option<Arc<Shared>>,
     on_threads: bool,
 }
@@ -82,26 +85,26 @@ struct Shared {
 
 struct Kept {
     wakers: Vec<Waker>,
-    /// Whether anybody has been kept since the last look.
+    /// Whether a waker has been kept since the last look.
     used: bool,
-    /// Whether that look found somebody who is there still.
+    /// Whether the last look found kept wakers, and none has been sent since.
     seen: bool,
-    /// Whether there will be another.
+    /// Whether there will be another look.
     looked_after: bool,
-    /// How many more are to be woken at once.
+    /// How many more wakers are to be woken at once.
     unkept: u32,
 }
 
-/// What a task knows of itself from turn to turn; nothing, where there is but one thread.
+/// A task's state between its turns; empty where one thread runs all tasks.
 pub(crate) struct Hand(Cell<Option<Box<Known>>>);
 
 struct Known {
     shared: Arc<Shared>,
     keeps: bool,
-    /// Whether it has kept anybody in this turn.
+    /// Whether it has kept a waker in this turn.
     has_kept: bool,
-    /// How often it has been brisk, since when it may be so once more, and for how many turns
-    /// and steps.
+    /// How often in a row it has been brisk; then, of the current [`STEPS`] steps, when they began,
+    /// how many turns they have taken, and how many have been made.
     brisk: u32,
     since: Option<Instant>,
     turns: u32,
@@ -121,13 +124,13 @@ impl Woken {
         Woken { shared, on_threads }
     }
 
-    /// Whether one thread may be kept while another runs tasks. (Of a single worker that is so,
-    /// too: where it blocks by `block_in_place`, another takes its place.)
+    /// Whether one thread may be kept busy while another runs tasks. (True of a single worker, too:
+    /// where it blocks in `block_in_place`, another takes its place.)
     pub(crate) fn on_threads(&self) -> bool {
         self.on_threads
     }
 
-    /// Wakes those who are kept, on a thread that may go on to something else.
+    /// Wakes the kept wakers, on a thread that may go on to something else.
     pub(crate) fn send(&self) {
         if self.shared.as_ref().is_some_and(|shared| shared.send()) {
             WOKE.set(true);
@@ -162,13 +165,13 @@ impl Hand {
     }
 }
 
-/// Until it is dropped, a task has its turn on this thread.
+/// A task's turn on this thread, until this is dropped.
 struct HasTurn<'a> {
     hand: &'a Hand,
     before: Before,
 }
 
-/// The turn in which this one is had, if there is one: the user's code may run another pipeline.
+/// The thread's state before this turn: user code in another turn may run a pipeline of its own.
 struct Before {
     task: Option<Box<Known>>,
     keeps: PipelineId,
@@ -217,7 +220,7 @@ impl Drop for HasTurn<'_> {
     }
 }
 
-/// Looks at the task whose turn it is. Nobody's code runs meanwhile.
+/// Calls `f` with the state of the task whose turn it is. `f` runs no user code.
 fn in_turn<R>(f: impl FnOnce(&mut Known) -> R) -> Option<R> {
     let at_the_end_of_a_thread = TASK.try_with(|task| {
         let mut known = task.take()?;
@@ -229,20 +232,20 @@ fn in_turn<R>(f: impl FnOnce(&mut Known) -> R) -> Option<R> {
 }
 
 impl Shared {
-    /// Keeps it, or gives it back. Whether somebody looks already.
+    /// Keeps the waker, or gives it back. `Ok`: whether the timer thread looks already.
     fn keep(&self, waker: Waker) -> Result<bool, Waker> {
         let mut kept = self.kept.lock();
         if kept.unkept > 0 {
             kept.unkept -= 1;
             return Err(waker);
         }
-        // Before anybody looks: who finds nobody does not come again.
+        // Set before the next look: one that finds it unset, and no waker, is the last.
         kept.used = true;
         kept.wakers.push(waker);
         Ok(std::mem::replace(&mut kept.looked_after, true))
     }
 
-    /// Somebody is kept, so the timer thread has to look.
+    /// Has the timer thread look, now that a waker is kept.
     #[cold]
     fn have_looked_after(this: &Arc<Self>) {
         let of = Arc::downgrade(this);
@@ -256,8 +259,8 @@ impl Shared {
         }
     }
 
-    /// Wakes all who are kept; whether there were any. The first of them comes next on this
-    /// thread: it waits for what this turn has made first.
+    /// Wakes all kept wakers; returns whether there were any. The first one kept is woken last, so
+    /// its task runs next on this thread: it waits for what this turn has made first.
     fn send(&self) -> bool {
         let mut sent = false;
         loop {
@@ -274,7 +277,7 @@ impl Shared {
         }
     }
 
-    /// Invariant 1, on the timer thread. Whether it has to look again.
+    /// Invariant 1, on the timer thread. Returns whether to look again.
     fn look(&self) -> bool {
         let mut kept = self.kept.lock();
         let used = std::mem::take(&mut kept.used);
@@ -291,7 +294,7 @@ impl Shared {
     }
 }
 
-/// Wakes them, whose turn comes next on this thread.
+/// Wakes at once; the last task woken runs next on this thread.
 #[inline]
 pub(crate) fn wake_now(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
@@ -300,7 +303,7 @@ pub(crate) fn wake_now(wakers: impl IntoIterator<Item = Waker>) {
     }
 }
 
-/// The same, for those who wait at a channel of this pipeline: now, or when this turn is over.
+/// The same for wakers that wait at a channel of this pipeline: at once, or when this turn is over.
 #[inline]
 pub(crate) fn wake_at(pipeline: PipelineId, wakers: impl IntoIterator<Item = Waker>) {
     let keeps = pipeline != PipelineId::NONE && KEEPS.get() == pipeline;
@@ -309,7 +312,7 @@ pub(crate) fn wake_at(pipeline: PipelineId, wakers: impl IntoIterator<Item = Wak
     }
 }
 
-/// Keeps it, or gives it back.
+/// Keeps the waker, or gives it back.
 #[inline(never)]
 fn keep(waker: Waker) -> Option<Waker> {
     let mut waker = Some(waker);
@@ -329,17 +332,17 @@ fn keep(waker: Waker) -> Option<Waker> {
     waker
 }
 
-/// Somebody comes next: woken, spawned, or aborted.
+/// Notes that a task has been woken, spawned or aborted, and runs next on this thread.
 pub(crate) fn note_woken() {
     WOKE.set(true);
 }
 
-/// Whether somebody has been woken in this turn who has not been [freed](free_woken) since.
+/// Whether a task has been woken in this turn and not been [freed](free_woken) since.
 pub(crate) fn has_woken() -> bool {
     WOKE.get() && MATTERS.get()
 }
 
-/// Whoever has been woken is free to come on another thread: what comes now may keep this one.
+/// Frees woken tasks for other threads: what comes now may keep this one busy.
 #[inline]
 pub(crate) fn free_woken() {
     if WOKE.replace(false) && MATTERS.get() {
@@ -350,10 +353,10 @@ pub(crate) fn free_woken() {
 #[inline(never)]
 fn nudge() {
     let shared = in_turn(|task| Arc::clone(&task.shared));
-    // It spawns, which may be the user's code as well.
+    // Spawning may run user code as well.
     undisturbed(|| match shared {
         Some(shared) => shared.nudge.nudge(),
-        // Not in a turn: it may be in a task of the user's.
+        // Not in a turn: perhaps in a task of the user's.
         None => {
             let nudge = Nudge::here();
             if nudge.is_needed() {
@@ -363,7 +366,7 @@ fn nudge() {
     });
 }
 
-/// The user's code gets on, by an end of a channel in its hands.
+/// Counts a step of user code: a use of its end of a channel.
 #[inline]
 pub(crate) fn step() {
     if !MATTERS.get() {
@@ -373,7 +376,7 @@ pub(crate) fn step() {
     if STEP.get() == STEPS {
         steps();
     }
-    // Those too who have just been kept for the last time.
+    // Also those that `steps` has just woken, if the task keeps no more.
     free_woken();
 }
 
@@ -385,7 +388,7 @@ fn steps() {
     was_brisk(now.zip(before).is_some_and(|(now, before)| now - before < Turn::TIME));
 }
 
-/// Whether the latest steps of this task were brisk.
+/// Notes whether the task's latest steps were brisk.
 pub(crate) fn was_brisk(is_brisk: bool) {
     if !MATTERS.get() {
         return;
@@ -398,8 +401,8 @@ pub(crate) fn was_brisk(is_brisk: bool) {
     keep_woken(brisk == Some(BRISK));
 }
 
-/// No further item comes to this task, from where it asked. What it does now, and what goes with
-/// it, may take its time.
+/// Ends keeping, and frees what has been woken: no further item comes from where the task asked,
+/// and what it does or drops now may take its time.
 pub(crate) fn keep_no_more() {
     if !MATTERS.get() {
         return;
@@ -409,7 +412,7 @@ pub(crate) fn keep_no_more() {
     free_woken();
 }
 
-/// Whether this task keeps those whom it wakes from now on.
+/// Sets whether this task keeps wakers from now on.
 pub(crate) fn keep_woken(may: bool) {
     if !MATTERS.get() {
         return;

@@ -1,9 +1,8 @@
 //! How a checker takes the runtime's place.
 //!
-//! A world is entered for a thread, and stays until its guard is dropped. Inside,
-//! every function of this room asks it instead of the runtime: tasks are its to
-//! run, the time is its own, and every choice that could go one way or the other
-//! is its to make.
+//! A thread enters a world and stays in it until the guard is dropped. Inside, every function of
+//! this room asks the world instead of the runtime: it runs the tasks, keeps the time, and makes
+//! every choice that could go either way.
 
 use super::clock::Bell;
 use super::probe::Wait;
@@ -15,81 +14,79 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What stands behind the functions of `rt` while a checker runs a body.
+/// Stands in for the runtime while a checker runs a body.
 pub(crate) trait World: Send + Sync + fmt::Debug {
-    /// Takes a task over. It must be dropped as soon as it is aborted or finished.
+    /// Takes a task over, to be dropped as soon as it is aborted or finished.
     fn spawn(&self, task: Unstarted) -> Stop;
 
-    /// Its own time.
+    /// The world's own time.
     fn now(&self) -> Instant;
 
-    /// Rings `bell` when its time has come to `at`. Dropping the answer disarms.
+    /// Rings `bell` when the world's time reaches `at`. Dropping the result disarms it.
     fn arm(&self, at: Instant, bell: Bell) -> Box<dyn Armed>;
 
-    /// One of `n`: 0 to n - 1.
+    /// One of 0 to n - 1.
     fn choose(&self, n: usize) -> usize;
 
     /// The task being polled is about to wait.
     fn waits(&self, wait: Wait);
 
-    /// The task being polled goes on past an await without having to wait. True: something is
-    /// to befall it here, as where a watched context is [looked at](Onlooker::looks).
+    /// The task being polled goes on past an await without having to wait. True: the onlooker
+    /// intervenes here, as where a watched context is [looked at](Onlooker::looks).
     fn passes(&self, wait: Wait) -> bool;
 
-    /// Something was done to the thing of this address that may end a wait for it.
+    /// Something was done to the thing at this address that may end a wait for it.
     fn touches(&self, what: &'static str, of: usize);
 }
 
-/// Who is told what happens to contexts that are watched: those that a checker
-/// made, and all that are derived from them. It need not be the one who runs the
-/// tasks.
+/// Is told what happens to watched contexts: those that a checker made, and all derived from them.
+/// The onlooker need not be the world.
 pub(crate) trait Onlooker: Send + Sync + fmt::Debug {
-    /// A watched context was asked, or derived from, or is to run a function at its end; if
-    /// it was not one of the questions that are [only counted](only_count). True: something is
-    /// to befall it here, for which [`strikes`](Onlooker::strikes) is called.
+    /// A watched context was asked, or derived from, or is to run a function at its end; not called
+    /// for questions that are [only counted](only_count). True: the onlooker intervenes here, and
+    /// [`strikes`](Onlooker::strikes) is called for that.
     fn looks(&self, look: Look) -> bool;
 
-    /// It befalls, and may run the user's code.
+    /// Intervenes, which may run user code.
     fn strikes(&self);
 
-    /// One has come into being.
+    /// A context has been made.
     fn made(&self, mark: u16, made_at: &'static Location<'static>);
 
-    /// One is no more.
+    /// A context is gone.
     fn gone(&self, mark: u16, made_at: &'static Location<'static>);
 
-    /// A point at which a program may be made to panic.
+    /// A point at which the program may be made to panic.
     fn fault(&self, name: &'static str);
 
-    /// An item was lost; made at this line.
+    /// An item that was made at this line has been lost.
     fn lost(&self, what: &str, made_at: &'static Location<'static>);
 
-    /// A body says whether it has come to what must be reached in some schedule.
+    /// A body says whether it has reached what must be reached in some schedule.
     fn sometimes(&self, name: &'static str, reached: bool);
 
-    /// A task has panicked, or what it held did when it was dropped, and it was not the
-    /// program that has caught it.
+    /// A task has panicked, or a drop of what it held, and it was not the program that caught it.
     fn panicked(&self, payload: &(dyn Any + Send));
 
-    /// Somebody is just panicking, and nobody has caught it yet.
+    /// A panic is under way and has not been caught yet.
     fn panics(&self, payload: &(dyn Any + Send));
 }
 
-/// In which way a context is looked at.
+/// How a context is looked at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Look {
-    /// By somebody who goes on by the answer.
+    /// By code that goes on according to the answer.
     Asked,
-    /// A function is to be run at its end.
+    /// To register a function to run at its end.
     AfterFunc,
-    /// Not by the program, but it would notice whether the context had ended. No onlooker is
+    /// Not by the program, though it would notice whether the context had ended. No onlooker is
     /// told: see [`take_stirred`].
     Stirred,
 }
 
 /// A bell that rings unless this is dropped.
 pub(crate) trait Armed: Send + Sync + fmt::Debug {
-    /// The task that is being polled waits for it: in place of whoever did, or beside them.
+    /// The task being polled waits for it: alone, in place of any before, or beside them.
     fn awaited(&self, alone: bool);
 }
 
@@ -98,39 +95,39 @@ thread_local! {
     static ONLOOKER: RefCell<Option<Arc<dyn Onlooker>>> = const { RefCell::new(None) };
 }
 
-/// The world this thread is in.
+/// The world of this thread.
 pub(crate) fn current() -> Option<Arc<dyn World>> {
     CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
 }
 
-/// Whether this thread is in one.
+/// Whether this thread is in a world.
 #[inline]
 pub(crate) fn is_here() -> bool {
     CURRENT.try_with(|current| current.borrow().is_some()).unwrap_or(false)
 }
 
-/// What the world of this thread says. `f` must not run the user's code.
+/// Asks the world of this thread. `f` must not run user code.
 #[inline]
 pub(crate) fn ask<R>(f: impl FnOnce(&dyn World) -> R) -> Option<R> {
     CURRENT.try_with(|current| current.borrow().as_deref().map(f)).ok().flatten()
 }
 
-/// Whether somebody looks on at watched contexts on this thread.
+/// Whether this thread has an onlooker for watched contexts.
 pub(super) fn is_looked_on() -> bool {
     ONLOOKER.try_with(|onlooker| onlooker.borrow().is_some()).unwrap_or(false)
 }
 
-/// Who looks on at watched contexts on this thread.
+/// The onlooker of this thread.
 pub(crate) fn onlooker() -> Option<Arc<dyn Onlooker>> {
     ONLOOKER.try_with(|onlooker| onlooker.borrow().clone()).ok().flatten()
 }
 
-/// What a thread notes by itself of the looks at watched contexts, for an onlooker who
-/// would do no more than count them.
+/// What a thread notes by itself of looks at watched contexts, where the onlooker would only count
+/// them.
 struct Looks {
-    /// So many questions are only counted from here on.
+    /// How many questions are only counted from here on.
     free: Cell<u32>,
-    /// How many were.
+    /// How many have been.
     asked: Cell<u32>,
     /// Whether a watched context was stirred.
     stirred: Cell<bool>,
@@ -141,25 +138,25 @@ thread_local! {
         const { Looks { free: Cell::new(0), asked: Cell::new(0), stirred: Cell::new(false) } };
 }
 
-/// Of the next questions so many are nothing but counted.
+/// Has the next `questions` questions only counted.
 #[inline]
 pub(crate) fn only_count(questions: u32) {
     LOOKS.with(|looks| looks.free.set(questions));
 }
 
-/// How many were, since this was last asked.
+/// How many have been counted since the last call.
 #[inline]
 pub(crate) fn take_asked() -> u32 {
     LOOKS.with(|looks| looks.asked.take())
 }
 
-/// Whether a watched context was stirred, since this was last asked.
+/// Whether a watched context has been stirred since the last call.
 #[inline]
 pub(crate) fn take_stirred() -> bool {
     LOOKS.with(|looks| looks.stirred.take())
 }
 
-/// Whether something is to befall a watched context that is looked at.
+/// Notes a look at a watched context. True: the onlooker intervenes.
 pub(crate) fn looked(look: Look) -> bool {
     let noted = LOOKS.with(|looks| match look {
         Look::Stirred => {
@@ -183,8 +180,7 @@ fn is_to_befall(look: Look) -> bool {
         .unwrap_or(false)
 }
 
-/// What is to befall, here and now. Out of line: the one who looks on may end contexts, and run
-/// the user's code.
+/// Has the onlooker intervene, here and now. Out of line: it may end contexts and run user code.
 #[cold]
 pub(crate) fn befalls() {
     if let Some(onlooker) = onlooker() {
@@ -192,19 +188,19 @@ pub(crate) fn befalls() {
     }
 }
 
-/// [`ask`], for the onlooker.
+/// [`ask`] for the onlooker.
 #[inline]
 pub(crate) fn tell(f: impl FnOnce(&dyn Onlooker)) {
     let _ = ONLOOKER.try_with(|onlooker| onlooker.borrow().as_deref().map(f));
 }
 
-/// Has `onlooker` told of what happens on this thread until the guard is dropped.
+/// Has `onlooker` told what happens on this thread until the guard is dropped.
 pub(crate) fn look_on(onlooker: Arc<dyn Onlooker>) -> Looking {
     only_count(0);
     Looking { before: ONLOOKER.with(|current| current.replace(Some(onlooker))) }
 }
 
-/// Looks away when it is dropped.
+/// Restores the onlooker before, when dropped.
 #[derive(Debug)]
 pub(crate) struct Looking {
     before: Option<Arc<dyn Onlooker>>,
@@ -222,7 +218,7 @@ pub(crate) fn enter(world: Arc<dyn World>) -> Inside {
     Inside { before: CURRENT.with(|current| current.replace(Some(world))) }
 }
 
-/// Leaves the world when it is dropped.
+/// Leaves the world when dropped.
 #[derive(Debug)]
 pub(crate) struct Inside {
     before: Option<Arc<dyn World>>,

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. Whether one gets on is looked at by the tests alone: the timer thread would do it
-//!    by the clock. So either that seems to be arranged already, or nothing is taken.
+//! 1. Only the tests look whether a taker gets on: the timer thread would do so by the clock. So
+//!    either it is marked as watched already, or no item is taken.
 
 use super::*;
 use crate::channel::Sender;
@@ -14,7 +14,7 @@ use std::task::Wake;
 struct Calls(AtomicUsize);
 
 impl Calls {
-    /// How many there have been since this was asked last.
+    /// How many there have been since the last call.
     fn fresh(&self) -> usize {
         self.0.swap(0, Ordering::Relaxed)
     }
@@ -37,8 +37,8 @@ fn first(at_most: usize) -> (Sender<usize>, Taker<usize>) {
     (sender, Taker::first(receiver, at_most, true))
 }
 
-/// Two takers of a brisk stage: the first goes alone, and is busy with item 1 of four; how
-/// often the other has been called since.
+/// Two takers of a brisk stage: the first goes alone, and is busy with item 1 of four. The `Calls`
+/// count how often the other has been called since.
 fn one_goes_alone() -> (Taker<usize>, Taker<usize>, Sender<usize>, Arc<Calls>) {
     let (sender, mut first) = first(2);
     let calls = Arc::new(Calls::default());
@@ -52,7 +52,7 @@ fn one_goes_alone() -> (Taker<usize>, Taker<usize>, Sender<usize>, Arc<Calls>) {
     let mut second = first.hire().expect("nobody is left to come for the next");
     assert_eq!(take(&mut second, &other), Poll::Pending);
     (1..4).for_each(|item| assert!(sender.put(item).is_ok()));
-    // It was called for the first of them, and finds the other at it.
+    // It was called for the first of them, and finds the other at work.
     assert_eq!(take(&mut first, nobody), Poll::Ready(Some(1)));
     assert!(first.is_alone());
     assert_eq!(take(&mut second, &other), Poll::Pending);
@@ -119,7 +119,7 @@ fn who_calls_a_colleague_for_what_is_left_has_woken_somebody() {
     let mut second = first.hire().expect("nobody is left to come for the next");
     assert_eq!(take(&mut second, nobody), Poll::Pending);
     assert_eq!(take(&mut first, nobody), Poll::Pending);
-    // One of them is called for the first of two, and leaves the second.
+    // One of them is called for the first of two items, and leaves the second.
     sender.put(1).unwrap();
     sender.put(2).unwrap();
     rt::free_woken();

@@ -1,9 +1,8 @@
-//! Whom turns keep, a step at a time: no pipeline runs.
+//! What turns keep, a step at a time: no pipeline runs.
 //!
 //! # Invariants
 //!
-//! 1. Whoever is kept is looked after by nobody, but where that is what a test is about: the
-//!    timer thread would do it by the clock.
+//! 1. The timer thread looks only in tests that are about that: it goes by the clock.
 
 use super::*;
 use crate::rt::runtime::Builder;
@@ -31,7 +30,7 @@ impl Count {
     }
 }
 
-/// Tasks of a pipeline on so many threads.
+/// Tasks of a pipeline on `threads` threads.
 struct Crew {
     runtime: crate::rt::runtime::Runtime,
     woken: Woken,
@@ -41,7 +40,7 @@ struct Crew {
 }
 
 impl Crew {
-    /// On a machine that may be slow: nobody looks after those who are kept.
+    /// For a machine that may be slow: the timer thread does not look.
     fn on(threads: usize) -> Crew {
         let crew = Crew::looked_after(threads);
         if let Some(shared) = &crew.woken.shared {
@@ -64,17 +63,17 @@ impl Crew {
         Crew { runtime, hand: woken.hand(), woken, count, waker }
     }
 
-    /// Somebody who waits at a channel of the pipeline's.
+    /// Wakes a task that waits at a channel of the pipeline.
     fn wake(&self) {
         wake_at(self.woken.id(), [self.waker.clone()]);
     }
 
-    /// How many have been woken by now, and whether one of them is this turn's to free.
+    /// How many wakes there have been, and whether this turn has one to free.
     fn seen(&self) -> (usize, bool) {
         (self.count.woken(), has_woken())
     }
 
-    /// Whether whoever is woken now is kept.
+    /// Whether a wake is kept now.
     fn keeps(&self) -> bool {
         let before = self.count.woken();
         self.wake();
@@ -82,7 +81,7 @@ impl Crew {
     }
 }
 
-/// Waits for what a machine does at once that is not slow itself.
+/// Waits for what happens at once on a machine that is not slow itself.
 fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = now();
     while !is_so() {
@@ -95,7 +94,7 @@ fn brisk() {
     (0..STEPS).for_each(|_| step());
 }
 
-/// Until it keeps others.
+/// Steps until it keeps wakers.
 fn gets_brisk(crew: &Crew) {
     soon("it is never brisk", || {
         brisk();
@@ -114,7 +113,7 @@ fn who_is_kept_is_woken_when_the_turn_ends() {
         assert_eq!(crew.seen(), (0, false));
     });
     assert_eq!(crew.count.woken(), 2);
-    // From turn to turn.
+    // Keeping lasts from turn to turn.
     crew.hand.turn(|| assert!(crew.keeps()));
     assert_eq!(crew.count.woken(), 3);
 }
@@ -177,7 +176,7 @@ fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
         keep_no_more();
         let (woken, is_mine) = crew.seen();
         assert!(woken > before && !is_mine);
-        // However brisk it goes on.
+        // However brisk it is from here on.
         brisk();
         assert!(!crew.keeps());
     });
@@ -207,7 +206,7 @@ fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
         wake_now([crew.waker.clone()]);
         assert_eq!(crew.seen(), (1, true));
         assert!(!other.keeps());
-        // One that the user's code runs meanwhile, on this thread.
+        // A pipeline that user code runs meanwhile, on this thread.
         for threads in [0, 2] {
             let inner = Crew::on(threads);
             inner.hand.turn(|| {
@@ -261,7 +260,7 @@ fn nobody_looks_after_nobody() {
         crew.hand.turn(|| {
             keep_woken(true);
             crew.wake();
-            // Unless this turn has been one that hangs.
+            // Unless this turn took so long that the timer thread woke it.
             assert!(kept.lock().looked_after || crew.count.woken() > before);
         });
         kept.lock().unkept = 0;
@@ -273,7 +272,7 @@ fn nobody_looks_after_nobody() {
 fn a_task_keeps_others_that_has_been_brisk_for_a_while_and_not_once_it_was_slow() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        // The first tells when the next began.
+        // The first only notes when the next began.
         (0..BRISK).for_each(|_| brisk());
         assert!(!crew.keeps());
         gets_brisk(&crew);
@@ -308,7 +307,7 @@ fn a_task_that_has_no_long_turns_any_more_keeps_nobody() {
 fn a_nudge_is_a_task_of_nothing_and_comes_once_for_all_who_have_been_woken() {
     let crew = Crew::on(2);
     let alive = || crew.runtime.metrics().num_alive_tasks();
-    // Nobody runs it yet: both threads are kept.
+    // Both threads are busy, so the nudge does not run yet.
     let (begun, may_end) = (Arc::new(Count::default()), Arc::new(Count::default()));
     for _ in 0..2 {
         let (begun, may_end) = (Arc::clone(&begun), Arc::clone(&may_end));
