@@ -1,8 +1,8 @@
-//! The body of a response, which carries to its last byte what the request holds.
+//! The body of a response, which keeps what the request holds until the last byte.
 //!
-//! A body that nobody polls to its end is not unfinished for that: a server stops
-//! when all the bytes that were announced are sent, when the body says that it is
-//! at its end, and at once where the response must not have any.
+//! A body that is not polled to its end is not necessarily unfinished: a server stops when all
+//! announced bytes are sent, when the body says that it is at its end, and at once if the response
+//! must not have a body.
 
 use super::guard::Guard;
 use super::limit::Places;
@@ -48,7 +48,7 @@ impl Hold {
         }
     }
 
-    /// Lets go: the response is finished.
+    /// Lets go of everything: the response is finished.
     pub(super) fn finish(&mut self) {
         self.complete();
         *self = Hold::Nothing;
@@ -60,13 +60,12 @@ impl Hold {
 }
 
 pin_project! {
-    /// The body of a response that went through one of the layers of this module:
-    /// the request's context ends, and its place becomes free, when this has been
-    /// read to its end or is dropped.
+    /// The body of a response that went through one of the layers of this module. When it has been
+    /// read to its end or is dropped, the request's context ends, and its place becomes free.
     pub struct ContextBody<B> {
         // First, so that it is dropped first.
         hold: Hold,
-        // Bytes that were announced and are still to come, where that is known.
+        // Announced bytes that are still to come, if known.
         left: Option<u64>,
         text: Option<Bytes>,
         // `None` once it is at its end.
@@ -87,14 +86,14 @@ impl<B: Body> ContextBody<B> {
 }
 
 impl<B> ContextBody<B> {
-    /// An answer of the layer's own.
+    /// An answer that a layer gives itself.
     pub(super) fn text(text: String) -> Self {
         ContextBody { hold: Hold::Nothing, left: None, text: Some(text.into()), body: None }
     }
 }
 
-/// How many bytes the headers of a response announce: none for some, whatever
-/// they say.
+/// How many bytes the headers of a response announce; zero if it cannot have a body, whatever they
+/// say.
 pub(super) fn announced(method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
     let no_body = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-/// Why the context of a request ended: what its
-/// [`cause`](crate::Context::cause) is, unless somebody's own cancel came first.
+/// Why the context of a request ended: its [`cause`](crate::Context::cause), unless other code
+/// cancelled it first.
 ///
 /// ```
 /// use quell::Context;
@@ -25,31 +25,30 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RequestEnd {
-    /// Nobody waits for the response any more: the client has closed the
-    /// connection or reset the stream, before or while it was answered.
+    /// The client no longer waits for the response: it closed the connection or reset the stream,
+    /// before or during the answer.
     ///
-    /// To be exact: whoever drove the response has dropped it. Under hyper
-    /// that means the client. A middleware outside of the layer that gives up on a
-    /// request looks the same, so let [`ContextLayer`](crate::http::ContextLayer)
-    /// be the outermost.
+    /// To be exact: the code that drove the response dropped it. Under hyper this means that the
+    /// client is gone. A middleware outside the layer that gives up on a request looks the same, so
+    /// make [`ContextLayer`](crate::http::ContextLayer) the outermost.
     ClientGone,
-    /// The server's context ended, for this reason. Under
-    /// [`serve`](crate::http::serve()): and the grace is over.
+    /// The server's context ended, for this reason. Under [`serve`](crate::http::serve()), the
+    /// grace is over as well.
     ServerStopped(Cause),
-    /// The response is finished: its last byte is with the connection, or it
-    /// failed by itself.
+    /// The response is finished: its last byte was handed to the connection, or the handler or the
+    /// body failed with an error.
     ResponseFinished,
     /// The handler, or the body of its response, panicked.
     Panicked,
-    /// It took longer than a [`TimeoutLayer`](crate::http::TimeoutLayer) allows.
+    /// The request took longer than a [`TimeoutLayer`](crate::http::TimeoutLayer) allows.
     TimeLimit(Duration),
-    /// The caller said, in a header, that it would not wait longer than this.
+    /// The request took longer than its caller, by a header, was willing to wait.
     PeersDeadline(Duration),
 }
 
 impl RequestEnd {
-    /// Why the request that `ctx` belongs to ended. `None` while it has not, and
-    /// where `ctx` ended for a reason of its own.
+    /// Returns why the request that `ctx` belongs to ended. `None` while it has not ended, and if
+    /// `ctx` ended for a reason of its own.
     #[must_use]
     pub fn of(ctx: &Context) -> Option<RequestEnd> {
         ctx.cause()?.downcast_ref().cloned()

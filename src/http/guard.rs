@@ -1,16 +1,15 @@
-//! What ends a request's context, with the right cause, wherever it is dropped.
+//! Ends a request's context, with the right cause, wherever it is dropped.
 //!
-//! A guard goes where the request goes: first it lies in the response's future,
-//! then in the response's body. Both are dropped by whoever drives them; when
-//! and in which state says why the context ended.
+//! A guard travels with the request: first in the response's future, then in the response's body.
+//! Both are dropped by the code that drives them; when, and in which state, says why the context
+//! ended.
 //!
 //! # Invariants
 //!
-//! 1. Dropping the guard ends the context. It is the first field of what holds
-//!    it, so the context has ended, with its cause, before any of the handler is
-//!    dropped.
-//! 2. `entered` is true exactly while the handler's code is being polled. A guard
-//!    that is dropped then, or later without having left, has seen a panic.
+//! 1. Dropping the guard ends the context. The guard is the first field of the struct that holds
+//!    it, so the context has ended, with its cause, before any of the handler is dropped.
+//! 2. `entered` is set before the handler's code runs and cleared when that returns. A guard that
+//!    is dropped while it is set has seen a panic.
 
 use super::RequestEnd;
 use super::context::ServerTie;
@@ -21,7 +20,7 @@ pub(super) struct Guard {
     canceller: Canceller,
     complete: bool,
     entered: bool,
-    /// What tells the requests of the server's end, for as long as there are any.
+    /// Ties the request to the server's end for as long as the request lives.
     _server: Option<ServerTie>,
 }
 
@@ -30,17 +29,17 @@ impl Guard {
         Guard { canceller, complete: false, entered: false, _server: server }
     }
 
-    /// From now on a drop means that the response is finished.
+    /// Marks the response as finished, which is what a drop means from now on.
     pub(super) fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// The handler's code is about to be polled.
+    /// Called right before the handler's code runs.
     pub(super) fn enter(&mut self) {
         self.entered = true;
     }
 
-    /// It has returned.
+    /// Called when it has returned.
     pub(super) fn leave(&mut self) {
         self.entered = false;
     }

@@ -1,8 +1,8 @@
 //! Contexts for HTTP: every request has one, and every call ends with one.
 //!
-//! A server on [hyper](https://docs.rs/hyper), layers for
-//! [tower](https://docs.rs/tower) and so for [axum](https://docs.rs/axum), and a
-//! client. Feature `http`; [`guide::http`](crate::guide::http) is the guide.
+//! A server on [hyper](https://docs.rs/hyper), layers for [tower](https://docs.rs/tower) and so for
+//! [axum](https://docs.rs/axum), and a client. Needs the feature `http`;
+//! [`guide::http`](crate::guide::http) is the guide.
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};
@@ -37,22 +37,22 @@
 //! | the context of a request | [`RequestExt::context`], or [`Ctx`] in a handler |
 //! | to pass another one on from a middleware | [`RequestExt::with_context`] |
 //! | to know why it ended | [`RequestEnd`] |
-//! | a limit to its time | [`TimeoutLayer`] |
-//! | a limit to how many run, and wait | [`LimitLayer`] |
+//! | a time limit | [`TimeoutLayer`] |
+//! | a limit on how many run, and how many wait | [`LimitLayer`] |
 //! | the caller's deadline and tracking id | [`PropagationLayer`] |
 //! | to call another service | [`Client`] |
-//! | … with a client of one's own | [`propagate`], and [`Context::run`](crate::Context::run) |
+//! | … with your own client | [`propagate`], and [`Context::run`](crate::Context::run) |
 //!
 //! # Files
 
 // | file | what it is |
 // |---|---|
 // | `end` | why a request's context ended |
-// | `guard` | what ends it, with the right cause, wherever it is dropped |
+// | `guard` | ends it, with the right cause, wherever it is dropped |
 // | `body` | a response's body that carries the guard to its last byte |
 // | `request` | the context of a request, in middleware and in handlers |
 // | `context`, `timeout`, `limit` | the middlewares: `layer`, `service`, `future` each |
-// | `propagation` | what goes from service to service: headers, the tracking id, a layer |
+// | `propagation` | what is passed from service to service: headers, the tracking id, a layer |
 // | `client` | calls that end with their context |
 // | `serve` | a server that ends with its context |
 // | `trace` | the warnings of the `tracing` feature |

@@ -7,10 +7,10 @@ use std::borrow::Borrow;
 use std::convert::Infallible;
 use std::ops::Deref;
 
-/// A request's context, and the request with another one.
+/// Reads a request's context, or replaces it.
 ///
-/// The pattern of a middleware: take the context, wrap it, pass the request on
-/// with what came out.
+/// A middleware usually takes the context, derives another one from it, and passes the request on
+/// with that.
 ///
 /// ```
 /// use http::Request;
@@ -26,13 +26,13 @@ use std::ops::Deref;
 /// # assert_eq!(request.context().value::<User>().unwrap().0, "ann");
 /// ```
 pub trait RequestExt: Sized {
-    /// The context of this request. One that went through no
-    /// [`ContextLayer`](crate::http::ContextLayer) has none: then this is
-    /// [`Context::todo`], which never ends and shows the line that asked.
+    /// Returns the context of this request. A request that went through no
+    /// [`ContextLayer`](crate::http::ContextLayer) has none; it gets [`Context::todo`], which never
+    /// ends and shows the line of this call.
     #[track_caller]
     fn context(&self) -> Context;
 
-    /// The request with this context instead: what is inside of the caller sees it.
+    /// Returns the request with this context instead, for the services further in.
     #[must_use = "the request was taken; this is the one to pass on"]
     fn with_context(self, ctx: impl Borrow<Context>) -> Self;
 }
@@ -80,7 +80,7 @@ impl RequestExt for Parts {
 /// # let _: axum::routing::MethodRouter = axum::routing::get(handler);
 /// ```
 ///
-/// It cannot fail: see [`RequestExt::context`] for a request without a context.
+/// Extraction cannot fail: see [`RequestExt::context`] for a request without a context.
 #[derive(Clone, Debug)]
 pub struct Ctx(pub Context);
 

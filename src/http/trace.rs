@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-/// Something that a peer sent was no good, and was ignored.
+/// Reports a header from a peer that was invalid and was ignored.
 pub(super) fn ignored(header: &str, why: &dyn Display) {
     #[cfg(feature = "tracing")]
     tracing::event!(
@@ -16,7 +16,7 @@ pub(super) fn ignored(header: &str, why: &dyn Display) {
     let _ = (header, why);
 }
 
-/// The system refused a connection to the server.
+/// Reports that the system could not accept a connection.
 pub(super) fn not_accepted(error: &std::io::Error) {
     #[cfg(feature = "tracing")]
     tracing::event!(

@@ -15,7 +15,7 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends the request's context: the client is gone.
+    /// Dropping it ends the request's context, as if the client were gone.
     #[must_use = "futures do nothing unless polled"]
     pub struct ContextFuture<F> {
         // First, so that it is dropped first.
@@ -54,7 +54,7 @@ where
     }
 }
 
-/// The response, whose body now carries what the request holds.
+/// Moves what the request holds into the body of its response.
 pub(in crate::http) fn finish_with<R: Body<Data = Bytes>>(
     hold: Hold,
     method: &Method,

@@ -1,13 +1,12 @@
-//! The layer that gives each request a context, and the tie to the server's.
+//! The layer that gives each request a context, and its tie to the server's.
 //!
-//! Requests are derived from one context that stands for all of them. It has the
-//! server's values and deadline, and is cancelled when the server's context ends:
-//! that is how the cause comes to say that it was the server.
+//! The contexts of all requests are derived from a common one. It has the server's values and
+//! deadline, and is cancelled when the server's context ends, with a cause that names the server.
 //!
 //! # Invariants
 //!
-//! 1. The tie is there as long as a layer, a service or a request that came through
-//!    one is: a request that outlives its service hears of the server's end.
+//! 1. The tie exists as long as a layer, a service, or a request that came through one: a request
+//!    that outlives its service is still cancelled by the server's end.
 //! 2. When the last of them is gone, nothing is left behind in the server's context.
 
 use super::ContextService;
@@ -19,14 +18,13 @@ use tower_layer::Layer;
 
 /// Gives each request a context, derived from the server's.
 ///
-/// It ends when the client goes away, when the server's context ends, and when
-/// the response is finished, whichever is first; its cause is a [`RequestEnd`] that
-/// says which. Work that is to go on after the response needs
-/// [`without_cancel`](Context::without_cancel).
+/// The context ends when the client goes away, when the server's context ends, or when the response
+/// is finished, whichever comes first; its cause is a [`RequestEnd`] that says which. Work that
+/// continues after the response needs [`without_cancel`](Context::without_cancel).
 ///
-/// Let it be the outermost layer, which in axum is the last one. Under
-/// [`serve`](crate::http::serve()) it is there already. A request that has a context
-/// keeps that one's values, and ends with either.
+/// Make it the outermost layer, which in axum is the last one. [`serve`](crate::http::serve())
+/// already includes it. A request that already has a context keeps the values of that context, and
+/// ends with either.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -45,7 +43,7 @@ pub struct ContextLayer {
     tie: Option<ServerTie>,
 }
 
-/// What tells the requests of the server's end; dropping the last takes that back.
+/// Passes the server's end on to the requests; dropping the last clone undoes that.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct ServerTie {
     _of_all: Arc<Tie>,
@@ -61,7 +59,7 @@ impl Drop for Tie {
 }
 
 impl ContextLayer {
-    /// For requests to the server that ends with this context.
+    /// Creates a layer for requests to the server that ends with this context.
     #[track_caller]
     pub fn new(server: &Context) -> Self {
         let values = server.without_cancel();
@@ -78,14 +76,13 @@ impl ContextLayer {
         ContextLayer { requests, tie: Some(ServerTie { _of_all: Arc::new(Tie(tell)) }) }
     }
 
-    /// For requests that are derived from `requests` itself, by whoever sees to
-    /// its end and cause.
+    /// For requests derived from `requests` itself, whose end and cause the caller sees to.
     pub(in crate::http) fn below(requests: Context) -> Self {
         ContextLayer { requests, tie: None }
     }
 }
 
-/// What the cause of a context is whose deadline has passed.
+/// The cause of a context whose deadline has passed.
 fn passed() -> crate::context::Cause {
     let (ctx, _canceller) = Context::background().with_timeout(Duration::ZERO);
     ctx.cause().expect("no time at all has passed")

@@ -2,7 +2,7 @@
 
 // | file | what it is |
 // |---|---|
-// | `layer` | the layer, and how requests hear of the server's end |
+// | `layer` | the layer, and how the server's end reaches the requests |
 // | `service` | gives each request its context |
 // | `future` | ends it when the response is dropped or finished |
 

@@ -24,7 +24,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        // Empty once there was an answer.
+        // `Over` once it has answered.
         #[pin]
         state: State<S, S::Future, B>,
         retry_after: u64,

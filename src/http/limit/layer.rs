@@ -5,15 +5,14 @@ use super::places::House;
 use std::time::Duration;
 use tower_layer::Layer;
 
-/// At most so many requests at once, and so many waiting for their turn.
+/// Limits how many requests run at once, and how many wait for their turn.
 ///
-/// The next one is refused at once, with `503 Service Unavailable` and
-/// `Retry-After`. Those that wait come first come, first served; one whose context
-/// ends leaves the queue. A request has its place until its response is finished,
-/// body included.
+/// A request beyond both limits is refused at once, with `503 Service Unavailable` and
+/// `Retry-After`. Waiting requests are served in the order in which they came; one whose context
+/// ends leaves the queue. A request keeps its place until its response is finished, body included.
 ///
-/// All clones count together, and all services made by them. In axum a layer
-/// around a router is one limit for all of its routes.
+/// All clones, and all services made by them, count together. In axum a layer around a router is
+/// one limit for all of its routes.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -25,8 +24,8 @@ use tower_layer::Layer;
 /// # drop(app);
 /// ```
 ///
-/// Put it outside of a [`TimeoutLayer`](crate::http::TimeoutLayer) to let requests wait
-/// for as long as their caller does, and inside to have the wait counted.
+/// Put it outside a [`TimeoutLayer`](crate::http::TimeoutLayer) to let requests wait for as long as
+/// their caller does, or inside to make the wait count towards the time limit.
 #[derive(Clone, Debug)]
 pub struct LimitLayer {
     house: House,
@@ -34,8 +33,8 @@ pub struct LimitLayer {
 }
 
 impl LimitLayer {
-    /// So many at once, and so many waiting. With no waiting at all, whoever cannot
-    /// run at once is refused.
+    /// Lets `at_once` requests run, and `waiting` more wait. If `waiting` is zero, a request that
+    /// cannot run at once is refused.
     ///
     /// # Panics
     ///
@@ -50,21 +49,21 @@ impl LimitLayer {
         LimitLayer { house: House::new(at_once, waiting), retry_after: 1 }
     }
 
-    /// What `Retry-After` says to those that are refused: one second unless set
-    /// here. In whole seconds, rounded up.
+    /// Sets the `Retry-After` of refused requests, in whole seconds, rounded up. The default is one
+    /// second.
     #[must_use = "this returns the layer with the change"]
     pub fn retry_after(self, wait: Duration) -> Self {
         let up = u64::from(wait.subsec_nanos() > 0);
         LimitLayer { retry_after: wait.as_secs().saturating_add(up), ..self }
     }
 
-    /// How many requests have a place now.
+    /// Returns how many requests have a place now.
     #[must_use]
     pub fn running(&self) -> usize {
         self.house.running()
     }
 
-    /// How many wait for one.
+    /// Returns how many requests wait for a place.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.house.waiting()

@@ -1,11 +1,11 @@
-//! A limit to how many requests run at once, and to how many wait.
+//! A limit on how many requests run at once, and on how many wait.
 
 // | file | what it is |
 // |---|---|
-// | `layer` | the layer, shared by all that it is laid on |
+// | `layer` | the layer, whose clones share one limit |
 // | `places` | the seats and the waiting room |
 // | `service` | finds each request a place, or none |
-// | `future` | waits in the queue; answers 503 for those that get no place |
+// | `future` | waits in the queue; answers 503 to requests that get no place |
 
 mod future;
 mod layer;

@@ -2,12 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. Who runs or waits is in the room, which holds as many as may run and wait
-//!    together. It is entered at once or not at all.
-//! 2. Who runs has a seat as well. Seats are given in the order in which they were
-//!    asked for.
-//! 3. A place is left by dropping it, and a queue by dropping the wait. The room is
-//!    left before the seat: a seat that is free always has room for somebody to take it.
+//! 1. A request that runs or waits is in the room, which holds as many as may run and wait
+//!    together. It enters at once or not at all.
+//! 2. A request that runs also has a seat. Seats are given in the order in which they were asked
+//!    for.
+//! 3. Dropping a place leaves it, and dropping the wait leaves the queue. The room is left before
+//!    the seat: whenever a seat is free, there is room for a request to take it.
 
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,7 +26,7 @@ pub(super) struct Waiting {
     room: OwnedSemaphorePermit,
 }
 
-/// A seat.
+/// A place in the room, with a seat.
 #[derive(Debug)]
 pub(in crate::http) struct Places {
     // Dropped in this order (invariant 3).
@@ -46,7 +46,7 @@ impl House {
         }
     }
 
-    /// `None` where as many wait as may.
+    /// `None` if the room is full.
     pub(super) fn enter(&self) -> Option<Waiting> {
         let room = Arc::clone(&self.room).try_acquire_owned().ok()?;
         Some(Waiting { room })

@@ -48,7 +48,7 @@ where
             }
             Err(waiting) => {
                 let seat = request.context().run(self.house.seat(waiting));
-                // The one that is ready waits; a clone takes its place here.
+                // The service that is ready waits with the request; a clone takes its place here.
                 let clone = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, clone);
                 LimitFuture::waiting(Box::pin(seat), inner, request, self.retry_after)

@@ -17,10 +17,10 @@ pub const TIMEOUT_MILLIS: HeaderName = HeaderName::from_static("x-timeout-ms");
 /// The header of the [`TrackingId`], unless another is set: `X-GUID`.
 pub const TRACKING_ID: HeaderName = HeaderName::from_static("x-guid");
 
-/// Writes what `ctx` has to say to the service that is called: what is left of
-/// its deadline, and its [`TrackingId`]. What it does not have is left as it is.
+/// Writes what the called service should know of `ctx`: the time left until its deadline, and its
+/// [`TrackingId`]. A header for which `ctx` has no value is left as it is.
 ///
-/// [`Client`](crate::http::Client) does this by itself. For any other:
+/// [`Client`](crate::http::Client) does this by itself. For any other client:
 ///
 /// ```
 /// use http::HeaderMap;
@@ -52,8 +52,8 @@ pub(in crate::http) fn propagate_as(ctx: &Context, headers: &mut HeaderMap, id: 
     }
 }
 
-/// How long the caller waits: the shortest that any of its headers says. What
-/// cannot be read is reported and counts as if it were not there.
+/// How long the caller waits: the shortest time in any of its headers. A value that cannot be read
+/// is reported and otherwise ignored.
 pub(super) fn peers_limit(headers: &HeaderMap) -> Option<Duration> {
     type Parse = fn(&[u8]) -> Result<Duration, InvalidHeader>;
     let kinds: [(HeaderName, Parse); 2] =
@@ -70,7 +70,7 @@ pub(super) fn peers_limit(headers: &HeaderMap) -> Option<Duration> {
     shortest
 }
 
-/// The caller's tracking id, if it sent one that can be taken over.
+/// The caller's tracking id, if it sent a valid one.
 pub(super) fn peers_id(headers: &HeaderMap, name: &HeaderName) -> Option<TrackingId> {
     let value = headers.get(name)?;
     match parse::tracking_id(value.as_bytes()) {

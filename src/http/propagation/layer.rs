@@ -1,18 +1,18 @@
-//! The layer that reads what the caller said.
+//! The layer that reads the caller's headers.
 
 use super::{PropagationService, TRACKING_ID};
 use ::http::HeaderName;
 use tower_layer::Layer;
 
-/// Takes over what the caller said: how long it waits, and the tracking id.
+/// Takes over how long the caller waits, and its tracking id.
 ///
 /// The request's context ends when the caller stops waiting, with
-/// [`RequestEnd::PeersDeadline`](crate::http::RequestEnd::PeersDeadline) as its cause,
-/// unless its own deadline is earlier. It carries a
-/// [`TrackingId`](crate::http::TrackingId): the caller's, that which is there, or a new one.
+/// [`RequestEnd::PeersDeadline`](crate::http::RequestEnd::PeersDeadline) as its cause, unless its
+/// own deadline is earlier. It carries a [`TrackingId`](crate::http::TrackingId): the caller's,
+/// else the one that the context already has, else a new one.
 ///
-/// What cannot be read is ignored, with a warning (feature `tracing`, target
-/// `quell`), and never an error. A caller can only shorten a limit.
+/// A header that cannot be read is never an error: it is ignored with a warning (feature `tracing`,
+/// target `quell`). A caller can only shorten a limit.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -35,12 +35,12 @@ pub struct PropagationLayer {
 }
 
 impl PropagationLayer {
-    /// With `X-GUID` for the tracking id.
+    /// Creates a layer that uses `X-GUID` for the tracking id.
     pub fn new() -> Self {
         PropagationLayer { id: TRACKING_ID }
     }
 
-    /// With another header for the tracking id, such as `x-request-id`.
+    /// Uses another header for the tracking id, such as `x-request-id`.
     #[must_use = "this returns the layer with the change"]
     pub fn tracking_header(self, name: HeaderName) -> Self {
         PropagationLayer { id: name }

@@ -1,10 +1,10 @@
-//! What goes from service to service: how long the caller waits, and an id.
+//! What is passed from service to service: how long the caller waits, and an id.
 //!
 //! | header | what it says |
 //! |---|---|
 //! | `grpc-timeout` | how long the caller waits, as gRPC writes it: `150m` |
-//! | `x-timeout-ms` | the same in milliseconds, for those who do not speak gRPC: `150` |
-//! | `x-guid` | an id that all requests on behalf of one have in common |
+//! | `x-timeout-ms` | the same in milliseconds, for callers without gRPC: `150` |
+//! | `x-guid` | an id that all requests made on behalf of one have in common |
 
 // | file | what it is |
 // |---|---|

@@ -1,5 +1,4 @@
-//! The syntax of the headers, as pure functions: bytes in, an answer out, no panic
-//! whatever the bytes.
+//! The syntax of the headers, as pure functions that panic on no input.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,15 +7,15 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidHeader {
-    /// There is nothing in it.
+    /// The value is empty.
     Empty,
-    /// Something that is no digit stands where only digits may.
+    /// There is something other than a digit where only digits are allowed.
     NotANumber,
-    /// More digits than the syntax allows.
+    /// The number has more digits, or the id more bytes, than is allowed.
     TooLong,
-    /// `grpc-timeout` ends in one of `H M S m u n`.
+    /// A `grpc-timeout` does not end in one of `H M S m u n`.
     NoUnit,
-    /// A character that an id must not have: only visible ASCII goes into a log.
+    /// The id has a character other than visible ASCII: it is written to logs.
     NotVisible,
 }
 
@@ -34,10 +33,10 @@ impl fmt::Display for InvalidHeader {
 
 impl std::error::Error for InvalidHeader {}
 
-/// The most digits of a `grpc-timeout`.
+/// The maximum number of digits in a `grpc-timeout`.
 const GRPC_DIGITS: usize = 8;
 
-/// The longest tracking id that is taken over.
+/// The maximum length of a tracking id.
 const LONGEST_ID: usize = 128;
 
 fn number(digits: &[u8]) -> Result<u64, InvalidHeader> {
@@ -70,16 +69,15 @@ pub fn grpc_timeout(value: &[u8]) -> Result<Duration, InvalidHeader> {
         b'n' => Duration::from_nanos,
         _ => return Err(InvalidHeader::NoUnit),
     };
-    // Eight digits of hours are far from the end of a u64 of seconds.
+    // Eight digits of hours are far below `u64::MAX` seconds.
     if digits.len() > GRPC_DIGITS {
         return Err(InvalidHeader::TooLong);
     }
     number(digits).map(of)
 }
 
-/// Writes `grpc-timeout`: as exactly as eight digits can, and never more than
-/// `left`; but nothing left is written as a nanosecond, for some take a zero for no
-/// limit.
+/// Writes `grpc-timeout`: as exactly as eight digits allow, and never more than `left`. If nothing
+/// is left it writes one nanosecond, because some servers take zero for no limit.
 pub fn format_grpc_timeout(left: Duration) -> String {
     const MOST: u128 = 10_u128.pow(GRPC_DIGITS as u32) - 1;
     let nanos = left.as_nanos().max(1);
@@ -107,8 +105,7 @@ pub fn millis(value: &[u8]) -> Result<Duration, InvalidHeader> {
     number(value).map(Duration::from_millis)
 }
 
-/// Writes `x-timeout-ms`: rounded up, so that it never says less than the exact
-/// header beside it.
+/// Writes `x-timeout-ms`, rounded up so that it never says less than the exact header beside it.
 pub fn format_millis(left: Duration) -> String {
     left.as_nanos().div_ceil(1_000_000).min(u128::from(u64::MAX)).to_string()
 }

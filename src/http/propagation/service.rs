@@ -1,4 +1,4 @@
-//! The service that reads what the caller said.
+//! The service that reads the caller's headers.
 
 use super::{TrackingId, headers};
 use crate::http::body::{ContextBody, Hold};

@@ -1,4 +1,4 @@
-//! The tracking id: what all requests on behalf of one have in common.
+//! The tracking id, which all requests made on behalf of one have in common.
 
 use super::parse::{self, InvalidHeader};
 use ::http::HeaderValue;
@@ -6,12 +6,11 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::str::FromStr;
 
-/// An id that goes with a request through every service that has a part in it.
+/// An id that accompanies a request through every service that takes part in it.
 ///
-/// It is a value of the request's context, and no business of the code that the
-/// context goes through. A [`PropagationLayer`](crate::http::PropagationLayer) puts
-/// it there and a [`Client`](crate::http::Client) sends it on; whoever writes a log
-/// asks for it:
+/// It is a value of the request's context, so the code in between need not know of it. A
+/// [`PropagationLayer`](crate::http::PropagationLayer) puts it there, a
+/// [`Client`](crate::http::Client) sends it on, and code that writes a log asks for it:
 ///
 /// ```
 /// use quell::Context;
@@ -31,8 +30,8 @@ use std::str::FromStr;
 pub struct TrackingId(Box<str>);
 
 impl TrackingId {
-    /// A new one, in the form of a random UUID. It is unlikely to be made twice, and
-    /// is no secret.
+    /// Creates an id in the form of a random UUID. It is unlikely to be made twice, but is no
+    /// secret.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "no two are the same")]
     pub fn new() -> Self {
@@ -49,12 +48,12 @@ impl TrackingId {
         TrackingId(format!("{a}-{b}-{c}-{d}-{e}").into())
     }
 
-    /// One that was looked at already.
+    /// An id that has already been checked.
     pub(super) fn known(id: &str) -> Self {
         TrackingId(id.into())
     }
 
-    /// The id as it is sent.
+    /// Returns the id as it is sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! The future of a response with a limit to its time.
+//! The future of a response with a time limit.
 
 use crate::context::{Context, ContextError, Done};
 use crate::http::body::{ContextBody, Hold};
@@ -22,9 +22,9 @@ pin_project! {
         // First, so that it is dropped first.
         hold: Hold,
         method: Method,
-        // `None` where a deadline is not answered for.
+        // `None` if a deadline is not, or no longer, answered here.
         limited: Option<Limited>,
-        // `None` once it was given up.
+        // `None` once it has been dropped at a deadline.
         #[pin]
         future: Option<F>,
     }
@@ -58,7 +58,7 @@ where
         let Some(future) = this.future.as_mut().as_pin_mut() else {
             panic!("`TimeoutFuture` polled after it was ready");
         };
-        // The handler first: an answer that it has is never thrown away.
+        // The handler is polled first, so that an answer it already has is never thrown away.
         this.hold.enter();
         let result = future.poll(task);
         this.hold.leave();
@@ -80,7 +80,7 @@ where
         let ctx = limited.ctx.clone();
         *this.limited = None;
         if end != ContextError::DeadlineExceeded {
-            // Whoever cancelled it sees to the rest.
+            // A cancelled request is not answered here: its handler goes on.
             return Poll::Pending;
         }
         this.future.set(None);

@@ -7,10 +7,9 @@ use tower_layer::Layer;
 /// Gives each request a context that ends after this long, with
 /// [`RequestEnd::TimeLimit`](crate::http::RequestEnd::TimeLimit) as its cause.
 ///
-/// What the handler does then is its own business, unless
-/// [`answer_503`](TimeoutLayer::answer_503) is asked for. The limit is for the whole of the
-/// request, its response's body included. It never extends the one that a request
-/// has already.
+/// What the handler does then is up to it, unless [`answer_503`](TimeoutLayer::answer_503) is set.
+/// The limit covers the whole request, including its response's body. It never extends a limit that
+/// the request already has.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -32,23 +31,22 @@ pub struct TimeoutLayer {
 }
 
 impl TimeoutLayer {
-    /// A limit of so many milliseconds. With none at all every request has ended
+    /// Creates a layer with a limit in milliseconds. With zero, every request's context has ended
     /// before it begins.
     pub fn from_millis(limit: u64) -> Self {
         TimeoutLayer::new(Duration::from_millis(limit))
     }
 
-    /// A limit of this long. `Duration::MAX` is none.
+    /// Creates a layer with this limit. `Duration::MAX` means no limit.
     pub fn new(limit: Duration) -> Self {
         TimeoutLayer { limit, answers: false }
     }
 
-    /// Where the handler has not answered when the time is over, drops it and
-    /// answers `503 Service Unavailable`. A response that has begun goes on.
+    /// Drops a handler that has not answered when the time is over, and answers `503 Service
+    /// Unavailable`. A response that has begun goes on.
     ///
-    /// This holds for any deadline of the request's context: that of its caller as
-    /// well, where a [`PropagationLayer`](crate::http::PropagationLayer) outside has
-    /// read one.
+    /// This applies to any deadline of the request's context, including the caller's if a
+    /// [`PropagationLayer`](crate::http::PropagationLayer) outside has read one.
     #[must_use = "this returns the layer that answers"]
     pub fn answer_503(self) -> Self {
         TimeoutLayer { answers: true, ..self }

@@ -1,10 +1,10 @@
-//! A limit to the time of a request.
+//! A time limit for requests.
 
 // | file | what it is |
 // |---|---|
 // | `layer` | the layer, and what it may be asked to do |
 // | `service` | gives each request a context with a limit |
-// | `future` | answers 503 where the handler has not, if asked to |
+// | `future` | answers 503 if the handler has not, where that is asked for |
 
 mod future;
 mod layer;
