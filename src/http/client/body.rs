@@ -1,4 +1,4 @@
-//! The body of an answer, and of a request on its way: both end with the context.
+//! The bodies of answers and of requests, both of which end with the context.
 
 use super::CallError;
 use super::error::Name;
@@ -13,11 +13,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll, ready};
 
 pin_project! {
-    /// The body of an answer. It ends with the context of the call: then reading
-    /// it is a [`CallError`], and the connection is closed.
+    /// The body of an answer. It ends with the context of the call: then reading it fails with a
+    /// [`CallError`], and the connection is closed.
     ///
-    /// A context that has ended is noticed when this is polled, or dropped. Read it to its
-    /// end to have the connection used again.
+    /// The end of the context is noticed when this is polled or dropped. Read the body to its end
+    /// so that the connection can be used again.
     pub struct CallBody<B = Incoming> {
         call: Name,
         #[pin]
@@ -39,11 +39,11 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    /// All of the body, which may have `limit` bytes at most.
+    /// Reads the whole body, of at most `limit` bytes.
     ///
     /// # Errors
     ///
-    /// When the context ends, when reading fails, and when the body is longer.
+    /// When the context ends, reading fails, or the body is longer.
     ///
     /// # Cancel safety
     ///
@@ -71,7 +71,7 @@ where
         Ok(all.freeze())
     }
 
-    /// All of the body as text, which may have `limit` bytes at most.
+    /// Reads the whole body as text, of at most `limit` bytes.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl<B> fmt::Debug for CallBody<B> {
 pin_project! {
     /// A body that ends with a context.
     pub(super) struct Within<B> {
-        // `None` once there is nothing to be told of.
+        // `None` once the end of the context no longer matters.
         told: Option<(Context, Done)>,
         #[pin]
         body: Option<B>,

@@ -17,10 +17,10 @@ pub(super) type Body = axum_core::body::Body;
 
 /// Calls other services; each call ends with the context that it is given.
 ///
-/// It says how long the caller waits, and on behalf of whom: see
-/// [`propagate`](crate::http::propagate). A call that is given up is dropped where it is: waiting for
-/// a connection, connecting, waiting for the answer, or in the middle of its body.
-/// The connection of HTTP/1.1 is then closed, and the stream of HTTP/2 reset.
+/// A request tells how long the caller waits, and its tracking id: see
+/// [`propagate`](crate::http::propagate). A call that is given up is dropped where it is: waiting
+/// for a connection, connecting, waiting for the answer, or in the middle of its body. An HTTP/1.1
+/// connection is then closed, and an HTTP/2 stream reset.
 ///
 /// ```no_run
 /// use quell::Context;
@@ -34,10 +34,9 @@ pub(super) type Body = axum_core::body::Body;
 /// }
 /// ```
 ///
-/// Clones share their connections. A call that is still connecting when a kept connection
-/// comes back takes that one; the new one is made to its end without the call, and kept for
-/// the next. A name that is being looked up is waited for by a thread of tokio's; giving up
-/// the call leaves that to itself.
+/// Clones share their connections. A call that is still connecting when a kept connection becomes
+/// free takes that one; the new one is completed without the call, and kept for the next. Names are
+/// looked up on a thread of tokio's blocking pool, which finishes even if the call is given up.
 #[derive(Clone, Debug)]
 pub struct Client<S = Transport> {
     service: S,
@@ -45,21 +44,21 @@ pub struct Client<S = Transport> {
 }
 
 impl Client {
-    /// Over plain TCP, with connections that are kept and used again.
+    /// Creates a client over plain TCP, with connections that are kept and used again.
     #[must_use]
     pub fn new() -> Self {
         Client::over(Transport::new(false))
     }
 
-    /// Over plain TCP to servers that are known to speak HTTP/2.
+    /// Creates a client over plain TCP for servers that are known to speak HTTP/2.
     #[must_use]
     pub fn http2() -> Self {
         Client::over(Transport::new(true))
     }
 
-    /// Over streams of your own making, HTTP/1.1 on each, kept and used again: through TLS,
-    /// over a Unix socket, or inside of a test. The closure is given the address that is
-    /// called; a call that is given up while it connects is dropped there.
+    /// Creates a client over streams of your own making, with HTTP/1.1 on each, kept and used
+    /// again: through TLS, over a Unix socket, or inside a test. The closure is given the address
+    /// that is called; giving up a call that is connecting drops the closure's future.
     ///
     /// ```
     /// # #[cfg(unix)] {
@@ -88,13 +87,13 @@ impl Default for Client {
 }
 
 impl<S> Client<S> {
-    /// Over any service that takes such requests: a client with TLS, or with layers
-    /// around it.
+    /// Creates a client over any service that takes its requests: a client with TLS, or one with
+    /// layers around it.
     pub fn over(service: S) -> Self {
         Client { service, id: TRACKING_ID }
     }
 
-    /// With another header for the tracking id than `X-GUID`.
+    /// Uses another header than `X-GUID` for the tracking id.
     #[must_use = "this returns the client with the change"]
     pub fn tracking_header(self, name: HeaderName) -> Self {
         Client { id: name, ..self }
@@ -107,11 +106,11 @@ where
     S::Error: Into<BoxError>,
     R: http_body::Body,
 {
-    /// `GET`s what is at this address.
+    /// Sends a `GET` request to this address.
     ///
     /// # Errors
     ///
-    /// When the context ends, and when the call fails. A status is no error.
+    /// When the context ends, and when the call fails. A status is not an error.
     ///
     /// # Cancel safety
     ///
@@ -133,7 +132,7 @@ where
     ///
     /// # Errors
     ///
-    /// When the context ends, and when the call fails. A status is no error.
+    /// When the context ends, and when the call fails. A status is not an error.
     ///
     /// # Cancel safety
     ///

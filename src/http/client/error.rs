@@ -5,11 +5,10 @@ use ::http::{Method, Uri};
 use std::error::Error;
 use std::fmt;
 
-/// A call to another service that came to nothing.
+/// The error of a call to another service that failed or was given up.
 ///
-/// It says which call, without what follows the path: that may be secret.
-/// [`cancelled`](CallError::cancelled) tells a call that was given up from one that
-/// failed.
+/// It names the call, without what follows the path, which may be secret.
+/// [`cancelled`](CallError::cancelled) tells a call that was given up from one that failed.
 ///
 /// ```
 /// use quell::Context;
@@ -37,7 +36,7 @@ enum Why {
     NotText,
 }
 
-/// Which call it was.
+/// The method and the address of a call.
 #[derive(Clone, Debug)]
 pub(super) struct Name {
     method: Method,
@@ -58,7 +57,7 @@ impl Name {
         Name { method: method.clone(), place: (place + uri.path()).into() }
     }
 
-    /// Where the address itself could not be read.
+    /// For a call whose address could not be parsed.
     pub(super) fn unreadable(method: &Method) -> Self {
         Name { method: method.clone(), place: "(no valid address)".into() }
     }
@@ -71,7 +70,7 @@ impl CallError {
 
     pub(super) fn failed(call: Name, error: impl Into<BoxError>) -> Self {
         let error = error.into();
-        // What the body of the request ended with comes back wrapped.
+        // An error of the request's body comes back wrapped.
         let mut source: Option<&(dyn Error + 'static)> = Some(&*error);
         while let Some(inner) = source {
             if let Some(cancelled) = inner.downcast_ref::<Cancelled>() {
@@ -91,7 +90,7 @@ impl CallError {
         CallError { call, why: Why::NotText }
     }
 
-    /// The end of the context, where that is why.
+    /// Returns the end of the context, if that is why the call ended.
     pub fn cancelled(&self) -> Option<&Cancelled> {
         match &self.why {
             Why::Cancelled(cancelled) => Some(cancelled),
@@ -107,7 +106,7 @@ impl fmt::Display for CallError {
             Why::Cancelled(cancelled) => cancelled.fmt(f),
             Why::Failed(error) => {
                 error.fmt(f)?;
-                // What hyper says at the top is not what went wrong.
+                // Hyper's outermost error does not say what went wrong.
                 let mut source = error.source();
                 while let Some(inner) = source {
                     write!(f, ": {inner}")?;

@@ -3,8 +3,8 @@
 // | file | what it is |
 // |---|---|
 // | `call` | the client, and how a call is made |
-// | `transport` | the connections of a client that was not given any |
-// | `shared` | calls that wait for a connection of another's |
+// | `transport` | the connections of a client that was given no service |
+// | `shared` | calls that wait for a connection that another call makes |
 // | `body` | the body of an answer, which ends with the context as well |
 // | `error` | why a call failed, or was given up |
 

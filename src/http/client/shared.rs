@@ -1,14 +1,14 @@
-//! Calls that wait for a connection which another call makes, as those of HTTP/2 do.
+//! Calls that wait for a connection that another call is making, as HTTP/2 calls do.
 //!
-//! Where that one is given up, or fails, the pool gives up all who wait as well, and does not say
-//! which. Nothing of theirs was sent. If it was given up they try again, for they had no part in
-//! that; if it failed, they have as well.
+//! When that call is given up or fails, the pool gives up all calls that wait for it, and does not
+//! say which it was. Nothing of theirs was sent. If the connecting call was given up, they try
+//! again, for they had no part in that; if it failed, they fail with it.
 //!
 //! # Invariants
 //!
-//! 1. Of a body that is left nothing has been read. Whoever reads takes it, and then the call is
-//!    not tried again.
-//! 2. Nobody's code runs under the lock but how long a body says it is.
+//! 1. A body that is left has not been read from. The first reader takes it, and from then on the
+//!    call is not tried again.
+//! 2. No user code runs under the lock, except a body's own `size_hint` and `is_end_stream`.
 
 use super::call::Body;
 use crate::context::BoxError;
@@ -25,7 +25,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 
-/// Sends a request by `send`, as often as that waits in vain for another which was given up.
+/// Sends a request by `send`, as often as that waits in vain for a call that was given up.
 pub(super) async fn send<F>(
     request: Request<Body>,
     failures: &Failures,
@@ -41,7 +41,7 @@ where
         let body = Body::new(Lent { left: left.clone(), taken: None });
         match send(Request::from_parts(parts.clone(), body)).await {
             Err(error) if left.is_there() && waited_in_vain(&error) => {
-                // Where nobody listens all are told at once, and not one after the other.
+                // If nothing listens there, all calls fail at once, not one after the other.
                 if let Some(why) = failures.since(before, parts.uri.authority()) {
                     return Err(why.into());
                 }
@@ -51,29 +51,29 @@ where
     }
 }
 
-/// The pool has no name for it; a test knows when it says so otherwise.
+/// The pool has no type for this error; a test notices if the message changes.
 fn waited_in_vain(error: &legacy::Error) -> bool {
     error.is_connect()
         && error.source().is_some_and(|why| why.to_string() == "request was canceled")
 }
 
-/// To whom no connection could be made, and why not the last time.
+/// The servers that could not be connected to, and why the last attempt failed.
 #[derive(Clone)]
 pub(super) struct Failures(Arc<Mutex<Noted>>);
 
 #[derive(Default)]
 struct Noted {
-    /// How many there have been.
+    /// How many failures there have been.
     count: u64,
-    /// Which was the last, of those who have not been reached since.
+    /// The last failure, with its number, of each server that has not been reached since.
     last: HashMap<Authority, (u64, NotConnected)>,
 }
 
-/// So many are kept. Whoever waits for one that is forgotten tries once more.
+/// How many are kept. A call that waits for one that is forgotten tries once more.
 const MOST: usize = 64;
 
 impl Failures {
-    /// None yet.
+    /// No failures yet.
     pub(super) fn new() -> Self {
         Failures(Arc::new(Mutex::new(Noted::default())))
     }
@@ -88,7 +88,7 @@ impl Failures {
         Some(why.clone())
     }
 
-    /// What came of connecting.
+    /// Records the outcome of connecting.
     pub(super) fn note<T>(
         &self,
         server: Option<Authority>,
@@ -115,7 +115,7 @@ impl Failures {
     }
 }
 
-/// Why a call could not connect, for all who waited.
+/// Why connecting failed, for all calls that waited.
 #[derive(Clone, Debug)]
 struct NotConnected(std::sync::Arc<dyn Error + Send + Sync>);
 
@@ -131,7 +131,7 @@ impl Error for NotConnected {
     }
 }
 
-/// A body, until somebody asks for some of it.
+/// A body, until some of it is asked for.
 #[derive(Clone)]
 struct Left(Arc<Mutex<Option<Body>>>);
 

@@ -1,4 +1,4 @@
-//! The connections of a client that was not given any.
+//! The connections of a client that was given no service.
 
 use super::call::Body;
 use super::shared::{self, Failures};
@@ -17,18 +17,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-/// A future that comes to something, or to an error.
+/// A boxed future of a result.
 type Coming<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
-/// Connections, kept and used again: over plain TCP those that a
-/// [`Client::new`](crate::http::Client::new) sends through, or such as
+/// Connections that are kept and used again: over plain TCP those of a
+/// [`Client::new`](crate::http::Client::new), otherwise those that
 /// [`Client::connecting`](crate::http::Client::connecting) was given.
 #[derive(Clone)]
 pub struct Transport {
     pool: Pool<Connector, Body>,
-    /// Whether that is all it can.
+    /// Whether it can do plain TCP only.
     plain_tcp: bool,
-    /// Over HTTP/2 one call connects for all.
+    /// `Some` over HTTP/2, where one call connects for all.
     shared: Option<Failures>,
 }
 
@@ -73,7 +73,7 @@ impl Service<Request<Body>> for Transport {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // One that has come over HTTP/2 may be passed on: which of the two is spoken is the pool's.
+        // A request that came in over HTTP/2 may be passed on; the pool decides what is spoken.
         if request.version() == Version::HTTP_2 {
             *request.version_mut() = Version::HTTP_11;
         }
@@ -94,7 +94,7 @@ impl Service<Request<Body>> for Transport {
 /// Where connections come from.
 #[derive(Clone)]
 enum Connector {
-    /// Over HTTP/2 its failures are those of all who wait.
+    /// Over HTTP/2, its failures are those of all calls that wait.
     Tcp(HttpConnector, Option<Failures>),
     Given(Arc<dyn Fn(Uri) -> Coming<Stream> + Send + Sync>),
 }

@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Who is at the other end of the connection: a value in the context of each
-/// request that came through [`serve`](crate::http::serve()).
+/// The client's address: a value in the context of each request that came through
+/// [`serve`](crate::http::serve()).
 ///
 /// ```
 /// use quell::http::{Ctx, PeerAddress};
@@ -41,21 +41,20 @@ pub struct PeerAddress(pub SocketAddr);
 /// What all connections of a server have in common.
 #[derive(Clone)]
 pub(super) struct House {
-    /// Ends when connections are to take no further request.
+    /// Ends when connections must not take another request.
     pub(super) stopping: Context,
     /// What the requests' contexts are derived from.
     pub(super) requests: Context,
-    /// Ends when nothing of the server is to be left.
+    /// Ends when nothing of the server may be left.
     pub(super) over: Context,
-    /// One is held by everything that was spawned.
+    /// Every spawned task holds a clone.
     pub(super) alive: mpsc::Sender<Infallible>,
     pub(super) header_limit: Option<Duration>,
     pub(super) body_limit: Option<Duration>,
     pub(super) write_limit: Option<Duration>,
 }
 
-/// Serves it until it is closed, or until the server is over. True: it came to its
-/// own end.
+/// Serves one connection until it closes or the server is over. Returns whether it ended by itself.
 pub(super) async fn serve<S, R>(
     house: House,
     stream: TcpStream,
@@ -79,11 +78,11 @@ where
     let service = ContextLayer::below(requests).layer(Arriving::new(service, house.body_limit));
     let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
-    // What was upgraded outlives the server, and so does the limit.
+    // An upgraded connection outlives the server, and so does the limit.
     let stream = Stream::new(stream, house.write_limit, house.over.without_cancel());
     let mut builder = auto::Builder::new(Within { house: house.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(house.header_limit);
-    // A client of HTTP/2 may be silent for as long as it likes, but not gone without a word.
+    // An HTTP/2 client may be silent for as long as it likes, but it must answer pings.
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(house.header_limit);
     if let Some(limit) = house.header_limit {
         builder.http2().keep_alive_timeout(limit);
@@ -91,8 +90,8 @@ where
 
     let mut connection = pin!(builder.serve_connection_with_upgrades(stream, service));
     let mut stopping = Once(Some(house.stopping.done()));
-    // Hyper has a limit for the head of a request, but none for the bytes before it knows
-    // which protocol they are.
+    // Hyper limits the time for the head of a request, but not for the bytes before it knows the
+    // protocol.
     let mut patience = Once(Some(patience.done()));
     let served = poll_fn(|task| {
         if stopping.poll(task).is_some() {
@@ -101,15 +100,15 @@ where
         if patience.poll(task) == Some(ContextError::DeadlineExceeded) {
             return Poll::Ready(());
         }
-        // How a connection broke off is the client's business; the request knows it
-        // from its context.
+        // The error of a connection that broke off is not needed; the request learns of it from its
+        // context.
         connection.as_mut().poll(task).map(drop)
     });
     house.over.run(served).await.is_ok()
 }
 
-/// Knows of a request as soon as it has come, however long the service is not ready for it: nobody
-/// waits for the first any more.
+/// Ends the wait for the first request as soon as one has come, even if the service is not ready
+/// for it.
 struct Greeted<S> {
     service: S,
     greeted: Canceller,
@@ -126,7 +125,7 @@ impl<R, S: hyper::service::Service<R>> hyper::service::Service<R> for Greeted<S>
     }
 }
 
-/// An end that is noticed once.
+/// An end that is reported once.
 struct Once(Option<Done>);
 
 impl Once {
@@ -163,7 +162,7 @@ where
     }
 }
 
-/// Comes back when everything that holds a sender is gone.
+/// Returns when every sender is gone.
 pub(super) async fn all_gone(mut alive: mpsc::Receiver<Infallible>) {
     poll_fn(|task| match alive.poll_recv(task) {
         Poll::Ready(None) => Poll::Ready(()),

@@ -2,9 +2,9 @@
 
 // | file | what it is |
 // |---|---|
-// | `server` | how it is asked for, accepts, and comes to its end |
+// | `server` | how it is configured, accepts connections, and ends |
 // | `connection` | one connection, and what may be spawned for it |
-// | `stream` | what it writes to, with a limit to the patience |
+// | `stream` | the stream it writes to, with a time limit |
 // | `request` | a request as it comes in, and what becomes of its body |
 
 mod connection;

@@ -1,7 +1,7 @@
-//! A request as it comes in: that it came at all, and what becomes of its body.
+//! A request as it comes in, and what becomes of its body.
 //!
-//! A server that has lost its client in the middle of a request's body stops reading;
-//! it goes on with the handler, and would not tell it. So the body does.
+//! When hyper loses the client in the middle of a request's body, it stops reading but goes on with
+//! the handler, without telling it. So the body ends the context.
 
 use crate::context::{BoxError, Canceller};
 use crate::http::{RequestEnd, RequestExt};
@@ -47,7 +47,7 @@ where
             return self.inner.call(request.map(|_| axum_core::body::Body::empty()));
         }
         let (ctx, client_gone) = request.context().with_cancel();
-        // It ends with the request; dropping the body, once read, is no end.
+        // Detached: the context ends with the request, not when the body has been read.
         client_gone.clone().detach();
         let watch = |body| Watched { body, client_gone, limit: self.body_limit, waits: None };
         let request = request.with_context(ctx);
@@ -55,13 +55,13 @@ where
     }
 }
 
-/// The body of a request, which tells its context when it breaks off.
+/// The body of a request, which ends the request's context when it breaks off.
 struct Watched {
     body: Incoming,
     client_gone: Canceller,
     /// How long the client may let the handler wait.
     limit: Option<Duration>,
-    /// There since it does.
+    /// `Some` while the handler waits.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
@@ -74,7 +74,7 @@ impl Watched {
             if waits.as_mut().poll(task).is_pending() {
                 return false;
             }
-            // One who comes so late has not waited, but done something else: once more.
+            // A handler that polls this late was not waiting but busy: it gets the time once more.
             let late = waits.until().map(|until| rt::now().saturating_duration_since(until));
             if late.is_none_or(|late| late < (limit / 8).clamp(LATE, 10 * LATE)) {
                 return true;
@@ -85,10 +85,10 @@ impl Watched {
     }
 }
 
-/// Whoever waits comes sooner than this, unless the machine has much else to do.
+/// A handler that waits is polled sooner than this, unless the machine is overloaded.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Whether a body that broke off did so because its client said what is no HTTP.
+/// Whether a body broke off because its client sent something that is not HTTP.
 fn is_malformed(error: &(dyn Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     causes.any(|error| {

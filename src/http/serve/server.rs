@@ -1,4 +1,4 @@
-//! How a server is asked for, accepts, and comes to its end.
+//! How a server is configured, accepts connections, and ends.
 
 use super::connection::{self, House, all_gone};
 use crate::context::{BoxError, Context};
@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tower_service::Service;
 
-/// How long to wait after the system has refused a connection: most often there
-/// are no descriptors left, and some of them will be closed.
+/// How long to wait after the system could not accept a connection: most often there are no file
+/// descriptors left, and some of them will be closed.
 const BREATH: Duration = Duration::from_millis(50);
 
 /// Serves HTTP/1.1 and HTTP/2 on `listener` until `ctx` ends.
@@ -28,12 +28,11 @@ const BREATH: Duration = Duration::from_millis(50);
 /// [`ContextLayer`](crate::http::ContextLayer), and a [`PeerAddress`](crate::http::PeerAddress)
 /// among them. When `ctx` ends, the server
 ///
-/// 1. stops accepting, closes connections that are idle, and lets the others go on
-///    for the [`grace`](Serve::grace);
-/// 2. ends the contexts of the requests that are left, with
-///    [`RequestEnd::ServerStopped`], and gives them a moment to
-///    [say so](Serve::last_words);
-/// 3. drops what is left then, and returns when all of it is gone.
+/// 1. stops accepting, closes idle connections, and lets the others go on for the
+///    [`grace`](Serve::grace);
+/// 2. ends the contexts of the requests that are left, with [`RequestEnd::ServerStopped`] as the
+///    cause, and gives them a moment to [answer](Serve::last_words);
+/// 3. drops what is then left, and returns when all of it is gone.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -53,8 +52,8 @@ const BREATH: Duration = Duration::from_millis(50);
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops every connection; the requests' contexts end first, as
-/// when the server stopped without any grace.
+/// Dropping the future drops every connection; the requests' contexts end first, as if the server
+/// had stopped without grace.
 pub fn serve<S>(ctx: &Context, listener: TcpListener, service: S) -> Serve<S> {
     Serve {
         ctx: ctx.clone(),
@@ -68,7 +67,7 @@ pub fn serve<S>(ctx: &Context, listener: TcpListener, service: S) -> Serve<S> {
     }
 }
 
-/// A server that has been asked for by [`serve`]; `.await` runs it.
+/// A server made by [`serve`]; `.await` runs it.
 #[must_use = "a server does nothing unless awaited"]
 #[derive(Debug)]
 pub struct Serve<S> {
@@ -82,46 +81,45 @@ pub struct Serve<S> {
     write_limit: Option<Duration>,
 }
 
-/// None, if it is longer than any connection lasts.
+/// Returns `None` for a limit that is longer than any connection lasts.
 fn limited(limit: Duration) -> Option<Duration> {
     const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     (limit < A_CENTURY).then_some(limit)
 }
 
 impl<S> Serve<S> {
-    /// How long requests may go on after the context has ended: ten seconds unless
-    /// set here. `Duration::MAX` is for as long as they like.
+    /// Sets how long requests may go on after the context has ended. The default is ten seconds;
+    /// `Duration::MAX` means no limit.
     pub fn grace(self, grace: Duration) -> Self {
         Serve { grace, ..self }
     }
 
-    /// How long a request has to answer after its context was ended: one second
-    /// unless set here.
+    /// Sets how long a request may take to answer after its context was ended. The default is one
+    /// second.
     pub fn last_words(self, last_words: Duration) -> Self {
         Serve { last_words, ..self }
     }
 
-    /// How long a client may take for its first request, and over HTTP/1.1 for the head of
-    /// each, time between them included: thirty seconds unless set here. Over HTTP/2 a client
-    /// that has said nothing for so long is asked whether it is there, and has as long to
-    /// answer. `Duration::MAX` is for as long as it likes.
+    /// Sets how long a client may take for its first request and, over HTTP/1.1, for the head of
+    /// each, time between them included. Over HTTP/2, a client that has been silent for this long
+    /// is pinged, and has as long to answer. The default is thirty seconds; `Duration::MAX` means
+    /// no limit.
     pub fn header_timeout(self, limit: Duration) -> Self {
         Serve { header_limit: limited(limit), ..self }
     }
 
-    /// How long a client may let a handler wait for more of a request's body: thirty seconds
-    /// unless set here. Then the body ends with an error, and the request as if the client had
-    /// gone. `Duration::MAX` is for as long as it likes, as the streams of a client that has
-    /// nothing to say now and then. A handler that does not read waits for nothing.
+    /// Sets how long a client may let a handler wait for more of a request's body. Then the body
+    /// ends with an error, and the request ends as if the client had gone. The default is thirty
+    /// seconds; `Duration::MAX` means no limit, as for streaming clients that have nothing to send
+    /// now and then. A handler that does not read is not waiting.
     pub fn body_timeout(self, limit: Duration) -> Self {
         Serve { body_limit: limited(limit), ..self }
     }
 
-    /// How long a client may leave unread what is sent to it: thirty seconds unless set
-    /// here. Then the connection is closed, and its requests end as if the client had
-    /// gone. `Duration::MAX` is for as long as it likes. Over HTTP/2 that is for the
-    /// connection: a stream of it whose window the client leaves shut is not noticed. A
-    /// connection that was upgraded keeps this limit.
+    /// Sets how long a client may leave unread what is sent to it. Then the connection is closed,
+    /// and its requests end as if the client had gone. The default is thirty seconds;
+    /// `Duration::MAX` means no limit. Over HTTP/2 the limit is for the connection: a single stream
+    /// whose window the client keeps shut is not noticed. An upgraded connection keeps this limit.
     pub fn write_timeout(self, limit: Duration) -> Self {
         Serve { write_limit: limited(limit), ..self }
     }
@@ -133,8 +131,7 @@ impl<S> Serve<S> {
 pub struct Served {
     /// How many were accepted.
     pub connections: u64,
-    /// How many were still there when the grace was over, and had their requests
-    /// cancelled.
+    /// How many were still there when the grace was over, and had their requests cancelled.
     pub cancelled: usize,
     /// How many of those did not end by themselves even then, and were dropped.
     pub dropped: usize,
@@ -194,7 +191,7 @@ where
 {
     let Serve { ctx, listener, service, grace, last_words, .. } = serve;
     let Serve { header_limit, body_limit, write_limit, .. } = serve;
-    // Neither has a deadline of the server's: the grace comes after that.
+    // Neither inherits the server's deadline: the grace comes after it.
     let (over, end_all) = ctx.without_cancel().with_cancel();
     let (requests, end_requests) = over.with_cancel();
     let (alive, gone) = mpsc::channel(1);
@@ -202,7 +199,7 @@ where
     let house = House { stopping, requests, over, alive, header_limit, body_limit, write_limit };
 
     let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
-    // Dropped in the middle, this future ends the requests before their connections.
+    // If this future is dropped midway, the requests end before their connections.
     let mut end = End { end_requests, ctx: ctx.clone() };
     let mut accepted = 0;
     while let Ok((stream, peer)) = next(&ctx, &listener, &mut connections).await {
@@ -223,7 +220,7 @@ where
     Served { connections: accepted, cancelled, dropped: connections.dropped }
 }
 
-/// The next connection; an error when the context has ended.
+/// Returns the next connection, or an error when the context has ended.
 async fn next(
     ctx: &Context,
     listener: &TcpListener,
@@ -246,7 +243,7 @@ async fn next(
     }
 }
 
-/// Whether only the connection is lost that would have been accepted.
+/// Whether the error concerns only the connection that would have been accepted.
 fn of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -291,18 +288,18 @@ struct Connections {
 
 impl Connections {
     fn note(&mut self, ended: Result<bool, tokio::task::JoinError>) {
-        // A panic in a handler has ended its connection, and was reported by the hook.
+        // A panic in a handler has ended its connection, and the panic hook has reported it.
         self.dropped += usize::from(matches!(ended, Ok(false)));
     }
 
-    /// Takes away those that have ended, and has the task woken by the next.
+    /// Removes the tasks that have ended, and registers `task` to be woken by the next.
     fn reap(&mut self, task: &mut Task<'_>) {
         while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(task) {
             self.note(ended);
         }
     }
 
-    /// Waits for one to end; false when there is none.
+    /// Waits for one to end; false if there is none.
     async fn ended(&mut self) -> bool {
         match self.tasks.join_next().await {
             Some(ended) => {
@@ -313,7 +310,7 @@ impl Connections {
         }
     }
 
-    /// Waits until all have ended, but no longer than this.
+    /// Waits until all have ended, but no longer than `limit`.
     async fn end_within(&mut self, ctx: &Context, limit: Duration) {
         let (limit, _canceller) = ctx.without_cancel().with_timeout(limit);
         let _ = limit.run(async { while self.ended().await {} }).await;

@@ -1,4 +1,4 @@
-//! A connection that loses patience with a client that does not read.
+//! A stream that gives up on a client that does not read.
 
 use crate::context::{Canceller, Context, ContextError, Done};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -9,13 +9,13 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A stream on which nothing may stay unwritten for longer than a limit.
+/// A stream on which no write may be blocked for longer than a limit.
 pub(super) struct Stream<S> {
     io: TokioIo<S>,
     limit: Option<Duration>,
-    /// What the limit's context is derived from; it does not end.
+    /// The limit's context is derived from this one, which does not end.
     ctx: Context,
-    /// There since the last write found no room.
+    /// `Some` since the last write found no room.
     stalled: Option<(Done, Canceller)>,
 }
 
@@ -28,7 +28,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Pin::new(&mut self.io)
     }
 
-    /// What came of a write, or an error if there was no room for too long.
+    /// The result of a write, or an error if there was no room for too long.
     fn written<T>(
         &mut self,
         written: Poll<io::Result<T>>,
@@ -116,7 +116,7 @@ mod tests {
             }
             Ok::<_, io::Error>(())
         };
-        // All of it takes much longer than the limit, and no single write does.
+        // All of it takes much longer than the limit, but no single write does.
         let reads = async {
             for _ in 0..8 {
                 rt::sleep(limit * 9 / 10).await;
