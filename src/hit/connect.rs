@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. One at a time looks a name up. Whoever was waiting for one that failed has its
-//!    answer too, and asks again only with a next request.
+//! 1. Only one request at a time looks the name up. Those that wait for a look-up that fails get
+//!    its error too, and ask again only with a next request.
 
 use super::ErrorKind;
 use super::options::{Error, Options};
@@ -55,10 +55,10 @@ impl Way {
         })
     }
 
-    /// A stream to the first address that takes one.
+    /// Connects to the first address that accepts.
     pub(super) async fn connect(&self) -> Result<Stream, ErrorKind> {
         let tcp = self.connect_tcp().await?;
-        // A request is one write: there is nothing to wait for.
+        // A request is one write: waiting for more would only delay it.
         let _ = tcp.set_nodelay(true);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -76,7 +76,7 @@ impl Way {
         let tcp = match self.addresses.get(look_up).await? {
             [one] => TcpStream::connect(one).await,
             several => {
-                // Relaxed, here and below: whichever it is, all are tried.
+                // Relaxed, here and below: whichever it is, all addresses are tried.
                 let best = self.addresses.best.load(Ordering::Relaxed) % several.len();
                 let order = [&several[best..], &several[..best]].concat();
                 let connect = async |address| Ok((address, TcpStream::connect(address).await?));
@@ -91,11 +91,11 @@ impl Way {
     }
 }
 
-/// How long an address is tried alone that says nothing; then the next is tried beside it.
+/// How long a silent address is tried alone; then the next is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Tries them in their order, the next when one has failed or kept silent for a while; whichever
-/// connects first is it.
+/// Tries the addresses in order, each when the one before has failed or been silent for a while.
+/// The first to connect wins.
 async fn first_to_connect<T, F: Future<Output = io::Result<T>>>(
     addresses: &[SocketAddr],
     connect: impl Fn(SocketAddr) -> F,
@@ -140,11 +140,11 @@ async fn first_to_connect<T, F: Future<Output = io::Result<T>>>(
     .await
 }
 
-/// What a name stands for: asked for once, and again after a failure.
+/// The addresses of a name: looked up once, and again after a failure.
 struct Addresses {
     found: OnceCell<Vec<SocketAddr>>,
     failures: AtomicUsize,
-    /// Which of them has connected last, and is tried first.
+    /// Index of the address that connected last, which is tried first.
     best: AtomicUsize,
 }
 
@@ -158,7 +158,7 @@ impl Addresses {
     where
         F: Future<Output = Result<Vec<SocketAddr>, ErrorKind>>,
     {
-        // Relaxed, here and below: the cell lets in one after the other, and orders them.
+        // Relaxed, here and below: the cell admits one at a time, and so orders them.
         let before = self.failures.load(Ordering::Relaxed);
         let found = self.found.get_or_try_init(|| async {
             // Invariant 1.
@@ -183,15 +183,15 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Whether the other side has closed it, or has said something unasked, as far
-    /// as is known here. That costs nothing where no news has come.
+    /// Whether the other side has closed it or sent something unasked, as far as is known here.
+    /// Costs nothing if no news has come.
     pub(super) fn has_news(&mut self) -> bool {
         match self {
             Stream::Plain(tcp) => {
                 let news = tcp.try_read(&mut [0]);
                 !matches!(news, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
-            // Tickets for later sessions come unasked, and are no news.
+            // Tickets for later sessions come unasked, and are not news.
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => {
                 let mut nobody = Task::from_waker(Waker::noop());
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    /// Each is an attempt: after so many milliseconds it connects, or fails.
+    /// Each attempt connects or fails after so many milliseconds.
     async fn tries(attempts: &[(u64, bool)]) -> (io::Result<usize>, u128) {
         let addresses: Vec<_> = (0..attempts.len())
             .map(|number| SocketAddr::from(([127, 0, 0, 1], number as u16)))
@@ -348,7 +348,7 @@ mod tests {
         };
         let (stream, mut server) = tokio::join!(way.connect(), accept);
         let mut stream = stream.unwrap();
-        // The tickets are in front of it.
+        // The tickets come before it.
         server.write_all(b"a").await.unwrap();
         stream.read_exact(&mut [0]).await.unwrap();
         assert!(!stream.has_news());

@@ -1,7 +1,7 @@
 //! A request and its response over HTTP/1.1.
 //!
-//! One buffer, one write, and no more reads than the response needs. The body is
-//! counted and not kept.
+//! It takes one buffer, one write, and no more reads than the response needs. The body is counted
+//! and not kept.
 
 use super::ErrorKind;
 use super::connect::Stream;
@@ -24,17 +24,17 @@ pub(super) struct Answer {
     pub(super) keep: bool,
 }
 
-/// Why there is none.
+/// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
     pub(super) taken: Taken,
 }
 
-/// What the server has made of a request that failed.
+/// How far the server got with a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It has certainly not looked at it.
+    /// It has certainly not looked at the request.
     No,
     /// Nothing of a response has come.
     Perhaps,
@@ -48,7 +48,7 @@ pub(super) struct Connection<S> {
 }
 
 impl Connection<Stream> {
-    /// Whether it is fit for a request, as far as is known here.
+    /// Whether it can take a request, as far as is known here.
     pub(super) fn is_open(&mut self) -> bool {
         !self.stream.has_news()
     }
@@ -59,8 +59,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Connection { stream, buffer: vec![0; BUFFER].into_boxed_slice(), filled: 0 }
     }
 
-    /// Sends a request, and reads its response to the end. After a failure, or an
-    /// answer that is the last one, the connection is of no more use.
+    /// Sends a request, and reads its response to the end. After a failure, or an answer without
+    /// `keep`, the connection is of no more use.
     pub(super) async fn exchange(
         &mut self,
         wire: &[u8],
@@ -81,8 +81,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.filled = 0;
         let upload = &mut Upload { left: wire, flushed: false, failed: None };
         self.write(upload).await;
-        // A server may answer before it has read all, and close: then what it says counts.
-        // Or it answers while it reads: then it gets the rest.
+        // A server may answer and close before it has read everything: then its answer counts. Or
+        // it answers while it reads: then it gets the rest.
         let found = self.read_head(head_only, untouched, upload).await;
         let head = match (&upload.failed, found) {
             (_, Ok(head)) => head,
@@ -94,14 +94,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Length::Chunked => self.read_chunks(upload).await?,
             Length::UntilClose => self.read_to_the_end(upload).await?,
         };
-        // A server that has answered and goes on takes the rest of the request, and not
-        // before is that over. One that refuses it, or closes, is sent no more; what it has
-        // said counts.
+        // A server that has answered and keeps the connection takes the rest of the request, and
+        // only then is the exchange over. One that refuses it, or closes, is sent no more; its
+        // answer counts.
         let takes_all = head.keep && head.length != Length::UntilClose && head.status < 400;
         if takes_all {
             self.write(upload).await;
         }
-        // What is left over belongs to no request.
+        // Bytes left over belong to no request.
         let whole = upload.flushed && self.filled == 0;
         let keep = head.keep && whole && head.length != Length::UntilClose;
         Ok(Answer { status: head.status, bytes, keep })
@@ -186,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.filled -= used;
     }
 
-    /// How many bytes have come; zero at the end. Meanwhile the request goes on.
+    /// Returns how many bytes have come; zero at the end. Meanwhile the upload goes on.
     async fn read(&mut self, upload: &mut Upload<'_>) -> Result<usize, ErrorKind> {
         let (stream, free) = (&mut self.stream, &mut self.buffer[self.filled..]);
         let mut free = ReadBuf::new(free);
@@ -203,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Sends all of it, or as much as the server takes before it answers, or closes.
+    /// Sends all of it, or as much as the server takes before it answers or closes.
     async fn write(&mut self, upload: &mut Upload<'_>) {
         let Connection { stream, buffer, filled } = self;
         poll_fn(|task| {
@@ -211,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if upload.is_over() {
                 return Poll::Ready(());
             }
-            // While it does not take more, it may be answering.
+            // While the server takes no more, it may be answering.
             let mut free = ReadBuf::new(&mut buffer[*filled..]);
             let read = Pin::new(&mut *stream).poll_read(task, &mut free);
             *filled += free.filled().len();
@@ -270,7 +270,7 @@ mod tests {
 
     const BODY: usize = 100_000;
 
-    /// What comes of a request that is larger than the way to the server holds.
+    /// The answer to a request that is larger than the buffer on the way to the server.
     async fn asked<F: Future<Output = DuplexStream> + Send + 'static>(
         server: impl FnOnce(DuplexStream) -> F,
     ) -> Answer {

@@ -1,17 +1,17 @@
-//! A request and its response over HTTP/2, by hyper.
+//! A request and its response over HTTP/2, through hyper.
 //!
 //! # Invariants
 //!
-//! 1. Why a connection has failed is known before any request is told that it is
-//!    canceled because of that: the driver leaves it, and drops the connection then.
-//! 2. A request that is on its way to the driver when that ends is told so. What was sent
-//!    just as the driver dropped its end of their channel stays in there, unseen, for as
-//!    long as there is a sender: so the sender goes when the driver has gone.
-//! 3. hyper closes a connection when no stream of it has anything to send. A stream that
-//!    was answered, and whose server takes no more, is not reset and has something for
-//!    ever. So a connection that goes in the middle of a request takes with it the task
-//!    that holds the socket: the first one that hyper spawns. One that goes after a request
-//!    is left to close itself, for what has been sent to arrive.
+//! 1. The reason for a connection's failure is known before any request is told that it is canceled
+//!    because of it: the driver records the reason, and drops the connection after that.
+//! 2. A request on its way to a driver that ends is told so. One that was sent just as the driver
+//!    dropped its end of their channel stays in the channel, unseen, for as long as there is a
+//!    sender: so the sender is dropped once the driver has ended.
+//! 3. hyper closes a connection when none of its streams has anything to send. A stream that was
+//!    answered, and whose server takes no more of the request, is not reset and has something to
+//!    send for ever. So a connection that is dropped in the middle of a request aborts the task
+//!    that holds the socket: the first one that hyper spawns. One that is dropped after a request
+//!    is left to close itself, so that what was sent arrives.
 
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
@@ -37,13 +37,13 @@ use tokio::sync::oneshot;
 
 /// A connection, and the task that drives it, which ends with it.
 pub(super) struct Connection {
-    /// `None`: the driver has gone. Invariant 2.
+    /// `None` once the driver has ended. Invariant 2.
     sender: Option<SendRequest<Upload>>,
     driver: rt::JoinHandle<()>,
     tasks: Tasks,
-    /// Whether there is a request that has not come to its end. Invariant 3.
+    /// Whether there is a request that has not ended. Invariant 3.
     midway: bool,
-    /// Why it is of no more use, if something went wrong.
+    /// Why it is unusable, if something went wrong.
     failed: Arc<OnceLock<ErrorKind>>,
 }
 
@@ -66,7 +66,7 @@ impl Connection {
         let driver = rt::spawn(async move {
             let mut connection = pin!(connection);
             if let Err(error) = connection.as_mut().await {
-                // Invariant 1: it is dropped at the end of this block.
+                // Invariant 1: the connection is dropped at the end of this block.
                 let _ = leaves.set(kind(&error));
             }
         });
@@ -85,7 +85,7 @@ impl Connection {
         let (body, mut sent) = Upload::of(job.body.clone());
         let response = sender.send_request(Request::from_parts(parts, body));
         let response = self.answered(response).await.map_err(|error| {
-            // Invariant 1: what became of the connection says more than that it is no more.
+            // Invariant 1: the reason for the failure says more than that the connection is gone.
             let why = if error.is_canceled() { self.failed.get().copied() } else { None };
             Failure { kind: why.unwrap_or_else(|| kind(&error)), taken: taken(&error) }
         });
@@ -95,10 +95,10 @@ impl Connection {
             let failed = |error| Failure { kind: kind(&error), taken: Taken::Yes };
             bytes += frame.map_err(failed)?.data_ref().map_or(0, |data| data.len() as u64);
         }
-        // Nothing is ever sent; that the other end is dropped is the answer. As over
-        // HTTP/1.1: a server that takes the request takes all of it. From one that refuses
-        // it nothing is kept that has a part of it still to send: streams of such
-        // connections become more and more, until there is room for none.
+        // Nothing is ever sent over it; the drop of its other end is the answer. As over HTTP/1.1,
+        // a server that takes the request takes all of it. If it refuses the request, a connection
+        // that still has a part of it to send is not kept: streams like that would become more and
+        // more, until there is room for none.
         let status = head.status.as_u16();
         let gone = if status < 400 {
             let _ = sent.await;
@@ -110,7 +110,7 @@ impl Connection {
         Ok(Answer { status, bytes, keep: gone })
     }
 
-    /// What comes of a request, whether or not the driver ends meanwhile.
+    /// Awaits the response, and drops the sender if the driver ends meanwhile.
     async fn answered<F: Future>(&mut self, response: F) -> F::Output {
         let mut response = pin!(response);
         poll_fn(|task| {
@@ -119,7 +119,7 @@ impl Connection {
                 && self.sender.is_some()
                 && Pin::new(&mut self.driver).poll(task).is_ready()
             {
-                // Invariant 2. A request that was in there wakes this task.
+                // Invariant 2. This wakes the task if its request was in the channel.
                 self.sender = None;
             }
             answer
@@ -128,32 +128,32 @@ impl Connection {
     }
 }
 
-/// What an error of hyper's comes from.
+/// The kind of an error of hyper's.
 fn kind(error: &hyper::Error) -> ErrorKind {
     let of_h2 = cause::<::h2::Error>(error);
     if let Some(error) = cause(error).or_else(|| of_h2?.get_io()) {
         return match error.kind() {
-            // So the end of a connection is called here.
+            // This is how hyper reports the end of a connection.
             io::ErrorKind::BrokenPipe => ErrorKind::Closed,
             _ => ErrorKind::of_io(error),
         };
     }
     match of_h2 {
         Some(error) if error.is_remote() && error.is_reset() => ErrorKind::Reset,
-        // It takes its leave.
+        // It sent `GOAWAY`.
         Some(error) if error.is_remote() => ErrorKind::Closed,
         None if error.is_canceled() || error.is_incomplete_message() => ErrorKind::Closed,
         _ => ErrorKind::Protocol,
     }
 }
 
-/// What the server has made of a request of which nothing has come back.
+/// How far the server got with a request that nothing has come back for.
 fn taken(error: &hyper::Error) -> Taken {
     if error.is_canceled() {
         return Taken::No;
     }
     match cause::<::h2::Error>(error) {
-        // Only those are told of its leave that came after the last that it takes.
+        // A `GOAWAY` fails only requests after the last one that the server takes.
         Some(error) if error.is_remote() && error.is_go_away() => Taken::No,
         Some(error) if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) => {
             Taken::No
@@ -163,7 +163,7 @@ fn taken(error: &hyper::Error) -> Taken {
     }
 }
 
-/// The first of its sources that is one of these.
+/// The first of its sources that is of this type.
 fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut source = error.source();
     while let Some(error) = source {
@@ -175,7 +175,7 @@ fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
     None
 }
 
-/// Spawns where everything else is spawned, and keeps the first. Invariant 3.
+/// Spawns as the rest of the crate does, and keeps the first task. Invariant 3.
 #[derive(Clone, Default)]
 struct Tasks(Arc<OnceLock<rt::JoinHandle<()>>>);
 
@@ -184,7 +184,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        // One that is not kept goes on all the same.
+        // A task whose handle is not kept goes on all the same.
         let _ = self.0.set(rt::spawn(future));
     }
 }
@@ -192,8 +192,8 @@ where
 /// A body of one piece, or of none.
 struct Upload(Option<Piece>);
 
-/// What is to be sent. It is dropped when its last byte has been written, or when nobody wants
-/// more of it; that is heard by who holds the other end of the channel.
+/// What is to be sent. It is dropped when its last byte has been written, or when no more of it is
+/// wanted; the other end of the channel learns of that.
 struct Piece {
     bytes: Bytes,
     _tells: oneshot::Sender<()>,
@@ -214,7 +214,7 @@ impl Buf for Piece {
 }
 
 impl Upload {
-    /// Of nothing there is nothing to wait for.
+    /// An empty body has no piece: there is nothing to wait for.
     fn of(bytes: Bytes) -> (Upload, oneshot::Receiver<()>) {
         let (tells, told) = oneshot::channel();
         let piece = Piece { bytes, _tells: tells };
@@ -261,7 +261,7 @@ mod tests {
         };
         rt::timeout(Duration::from_secs(60), ends).await.expect("the driver to end");
         assert!(connection.sender.is_some());
-        // As one that is in the channel, where nobody sees it.
+        // Like a request that is in the channel, unseen.
         let mut waiting = Box::pin(connection.answered(std::future::pending::<()>()));
         let waits = poll_fn(|task| Poll::Ready(waiting.as_mut().poll(task).is_pending())).await;
         assert!(waits);

@@ -1,8 +1,8 @@
 //! A histogram that takes the same memory for ten requests and for ten billion.
 //!
-//! Durations up to [`EXACT`] nanoseconds have a bucket each; above that every
-//! doubling is divided into [`HALF`] buckets of the same width. So a duration that
-//! is read out is off by less than one part in `HALF`, however long it is.
+//! Durations up to [`EXACT`] nanoseconds have a bucket each; above that every doubling is divided
+//! into [`HALF`] buckets of the same width. So a duration that is read back is off by less than one
+//! part in `HALF`, up to [`LONGEST`].
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 const BITS: u32 = 11;
 const EXACT: u64 = 1 << BITS;
 const HALF: usize = 1 << (BITS - 1);
-/// Up to 2^42 ns, which is more than an hour; what is longer counts as that.
+/// 2^42 ns, which is more than an hour; longer durations count as that.
 const LONGEST: u64 = (1 << 42) - 1;
 const BUCKETS: usize = index(LONGEST) + 1;
 
@@ -23,7 +23,7 @@ const fn index(nanos: u64) -> usize {
     shift as usize * HALF + (nanos >> shift) as usize
 }
 
-/// The least that falls into a bucket.
+/// The least number of nanoseconds that falls into a bucket.
 const fn least(index: usize) -> u64 {
     if index < EXACT as usize {
         return index as u64;
@@ -80,10 +80,10 @@ impl Histogram {
         Some(Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX)))
     }
 
-    /// The duration that this part of all did not exceed, in hundredths.
+    /// The duration that this per cent of all did not exceed.
     ///
-    /// The rank is reckoned in whole billionths of a per cent: 99.9 % of 1000 are 999,
-    /// but a little more by floating point, which rounded up is all of them.
+    /// The rank is computed in whole billionths of a per cent: 99.9 % of 1000 is 999, but floating
+    /// point makes it a little more, which rounds up to all of them.
     pub(super) fn percentile(&self, percent: f64) -> Option<Duration> {
         if self.count == 0 {
             return None;
@@ -97,7 +97,7 @@ impl Histogram {
         for (at, &count) in self.buckets.iter().enumerate() {
             seen += u128::from(count);
             if seen >= wanted && count > 0 {
-                // The middle of the bucket, but nothing that was not there.
+                // The middle of the bucket, but within what was seen.
                 let middle = least(at) + (least(at + 1) - least(at)) / 2;
                 return Some(Duration::from_nanos(middle.clamp(self.fastest, self.slowest)));
             }
@@ -105,8 +105,8 @@ impl Histogram {
         self.slowest()
     }
 
-    /// `rows` rows of the same width from the fastest to the 95th percentile, and one
-    /// for all that is slower: where each begins and ends, and how many are in it.
+    /// `rows` rows of the same width from the fastest to the 95th percentile, and one for all that
+    /// is slower: where each begins and ends, and how many durations are in it.
     pub(super) fn rows(&self, rows: usize) -> Vec<(Duration, Duration, u64)> {
         let (Some(fastest), Some(high)) = (self.fastest(), self.percentile(95.0)) else {
             return Vec::new();
@@ -117,7 +117,7 @@ impl Histogram {
         let mut counts = vec![0_u64; last + 1];
         for (at, &count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
             let row = usize::try_from(least(at).saturating_sub(low) / width).unwrap_or(last);
-            // What is not slower than the percentile is in front of what is.
+            // What is not slower than the percentile belongs to the rows before the last.
             let row = if least(at) > high { last } else { row.min(last - 1) };
             counts[row] += count;
         }

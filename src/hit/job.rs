@@ -1,4 +1,4 @@
-//! A request, checked and written down once for all the times that it is sent.
+//! A request, checked and serialized once for all the times that it is sent.
 
 use super::Options;
 use super::connect::Way;
@@ -13,15 +13,15 @@ use std::time::Duration;
 /// What every connection needs to know.
 pub(super) struct Job {
     pub(super) way: Way,
-    /// As it goes over an HTTP/1.1 connection, to the last byte.
+    /// The request as it goes over an HTTP/1.1 connection, to the last byte.
     pub(super) wire: Bytes,
     /// Whether responses have no body, whatever they say.
     pub(super) head_only: bool,
-    /// Whether it may be sent again where a kept connection turns out to be closed.
+    /// Whether it may be sent again if a kept connection turns out to be closed.
     pub(super) idempotent: bool,
     pub(super) timeout: Option<Duration>,
     pub(super) keepalive: bool,
-    /// For HTTP/2.
+    /// The request's head, for HTTP/2.
     pub(super) parts: Option<Box<Parts>>,
     pub(super) body: Bytes,
 }
@@ -93,7 +93,7 @@ fn place(uri: &Uri) -> Result<(String, u16, bool), Problem> {
     if host.is_empty() {
         return Err(Problem::NoHost(user::hidden(uri)));
     }
-    // What is no port is none at all to `port`, and would mean the usual one.
+    // `Uri::port` takes an invalid port for none, which would mean the default one.
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let after_user = authority.rsplit('@').next().unwrap_or_default();
     // The last colon of an address in brackets is not before a port.
@@ -106,7 +106,7 @@ fn place(uri: &Uri) -> Result<(String, u16, bool), Problem> {
     Ok((host.to_string(), port, https))
 }
 
-/// A query may follow the host at once; what is asked for has a path all the same.
+/// A query may follow the host at once; the path is then `/`.
 fn with_a_path(uri: Uri) -> Uri {
     let mut parts = uri.into_parts();
     parts.path_and_query = parts.path_and_query.map(|path| match path.as_str() {
@@ -118,7 +118,7 @@ fn with_a_path(uri: Uri) -> Uri {
     Uri::from_parts(parts).expect("it has all the parts that it had")
 }
 
-/// Over HTTP/2 the authority says what the header does over HTTP/1.1.
+/// Over HTTP/2 the authority takes the place of the `host` header.
 fn with_the_host(uri: Uri, host: &HeaderValue) -> Result<Uri, Problem> {
     let authority = Authority::try_from(host.as_bytes()).ok();
     let authority = authority.filter(|authority| !authority.as_str().contains('@'));
@@ -127,14 +127,14 @@ fn with_the_host(uri: Uri, host: &HeaderValue) -> Result<Uri, Problem> {
     Ok(Uri::from_parts(parts).expect("it has all the parts that it had"))
 }
 
-/// Whether a request of HTTP/1.1 with these headers is the last of its connection.
+/// Whether an HTTP/1.1 request with these headers is the last of its connection.
 fn closes(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::CONNECTION).into_iter();
     let mut said = values.flat_map(|value| tokens(value.as_bytes()));
     said.any(|token| token.eq_ignore_ascii_case(b"close"))
 }
 
-/// The request as it is sent.
+/// The request as it is sent over HTTP/1.1.
 fn write(parts: &Parts, body: &Bytes, keepalive: bool) -> Bytes {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut wire = format!("{} {path} HTTP/1.1\r\n", parts.method).into_bytes();

@@ -13,8 +13,8 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// A response that came to its end: its status, the bytes of its body, and how
-    /// long it took from when the request was sent, or was to be sent.
+    /// A whole response: its status, the bytes of its body, and how long it took from when the
+    /// request was sent, or was due.
     #[must_use]
     pub fn answered(status: u16, bytes: u64, duration: Duration) -> Hit {
         Hit { status, error: None, bytes, duration }
@@ -26,36 +26,36 @@ impl Hit {
         Hit { status: 0, error: Some(error), bytes: 0, duration }
     }
 
-    /// The status of the response; `None` where there is no whole one.
+    /// Returns the status of the response; `None` if there is no whole one.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.error.is_none().then_some(self.status)
     }
 
-    /// How long the body of the response was, as it came over the wire: nothing is
-    /// decompressed. Zero where there is no whole one.
+    /// Returns the length of the response's body as it came over the wire: nothing is decompressed.
+    /// Zero if there is no whole one.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// From sending to the last byte of the response, or to the error. What it
-    /// takes to connect is part of the first request of a connection.
+    /// Returns the time from sending to the last byte of the response, or to the error. Connecting
+    /// is part of the first request of a connection.
     ///
-    /// With [`latency_correction`](super::Options::latency_correction): and what it
-    /// had to wait for a worker after it was due.
+    /// With [`latency_correction`](super::Options::latency_correction), it includes the wait for a
+    /// worker after the request was due.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// Why there is no whole response.
+    /// Returns why there is no whole response.
     #[must_use]
     pub fn error(&self) -> Option<ErrorKind> {
         self.error
     }
 
-    /// Whether there is a whole response, and its status is below 400.
+    /// Returns whether there is a whole response with a status below 400.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.error.is_none() && self.status < 400
@@ -77,14 +77,14 @@ impl fmt::Display for Hit {
 pub enum ErrorKind {
     /// The host's name has no address.
     Resolve,
-    /// Nobody listens there.
+    /// Nothing listens there.
     Refused,
-    /// There was no connection, for another reason.
+    /// Connecting failed for another reason.
     Connect,
-    /// TLS could not be agreed on: a certificate that is not trusted, a protocol
-    /// that the server does not speak.
+    /// There was no agreement on TLS: a certificate is not trusted, or the server does not speak
+    /// the protocol.
     Tls,
-    /// It took longer than [`timeout`](super::Options::timeout) allows.
+    /// The request took longer than [`timeout`](super::Options::timeout) allows.
     Timeout,
     /// The server reset the connection, or the stream.
     Reset,
@@ -94,7 +94,7 @@ pub enum ErrorKind {
     Protocol,
     /// Another error of reading or writing.
     Io,
-    /// It was under way when the context ended.
+    /// The request was under way when the context ended.
     Stopped,
 }
 
@@ -113,7 +113,7 @@ impl ErrorKind {
         ErrorKind::Stopped,
     ];
 
-    /// One word for it, which does not change.
+    /// Returns one word for it, which will not change.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -130,7 +130,7 @@ impl ErrorKind {
         }
     }
 
-    /// While connecting.
+    /// The kind of an error of connecting.
     pub(super) fn of_connecting(error: &std::io::Error) -> ErrorKind {
         match ErrorKind::of_io(error) {
             ErrorKind::Io | ErrorKind::Closed => ErrorKind::Connect,
@@ -138,7 +138,7 @@ impl ErrorKind {
         }
     }
 
-    /// While reading or writing.
+    /// The kind of an error of reading or writing.
     pub(super) fn of_io(error: &std::io::Error) -> ErrorKind {
         use std::io::ErrorKind::*;
         match error.kind() {

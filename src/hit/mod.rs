@@ -1,9 +1,8 @@
-//! A load generator: requests through a pipeline, and what was measured of them.
+//! A load generator: sends requests through a pipeline, and measures them.
 //!
-//! [`send_n`] sends a request `n` times through `throttle → dispatch`, and gives
-//! [`Results`], which are read once and whose drop ends everything. A [`Summary`]
-//! makes numbers of them. The program `hit` (feature `cli`) is made of these, and
-//! [`guide::hit`](crate::guide::hit) is about both.
+//! [`send_n`] sends a request `n` times through `throttle → dispatch`, and returns [`Results`],
+//! which are read once and whose drop ends everything. A [`Summary`] turns them into numbers. The
+//! program `hit` (feature `cli`) is built from these; [`guide::hit`](crate::guide::hit) is on both.
 //!
 //! ```no_run
 //! use http::Request;
@@ -31,11 +30,11 @@
 // | `summary`, `histogram` | … of all of them, in flat memory |
 // | `send` | the pipeline |
 // | `quota` | how many are left to be sent |
-// | `timetable` | from when latency counts, where that is corrected |
-// | `results` | what users read |
-// | `job` | a request, checked and written down once |
-// | `user` | who asks, where the URL says so |
-// | `seats` | connections, and who sits at them |
+// | `timetable` | from when latency counts, if it is corrected |
+// | `results` | the results that users read |
+// | `job` | a request, checked and serialized once |
+// | `user` | the user in a URL, as a header |
+// | `seats` | connections, which workers take turns to use |
 // | `connect`, `tls` | from an address to a stream |
 // | `h1`, `parse` | a request and its response over HTTP/1.1 |
 // | `h2` | … over HTTP/2 |

@@ -1,4 +1,4 @@
-//! How requests are sent, and what cannot be.
+//! How requests are sent, and why they cannot be.
 
 use ::http::HeaderValue;
 use std::fmt;
@@ -39,52 +39,52 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Fifty at once, as fast as they come back, thirty seconds for each; HTTP/1.1
-    /// over connections that are kept.
+    /// Fifty requests at once, at no fixed rate, thirty seconds for each; HTTP/1.1 over connections
+    /// that are kept.
     #[must_use]
     pub fn new() -> Options {
         Options::default()
     }
 
-    /// So many requests at once, each over a connection of its own.
+    /// Sets how many requests are under way at once, each over a connection of its own.
     #[must_use]
     pub fn concurrency(self, concurrency: usize) -> Options {
         Options { concurrency, ..self }
     }
 
-    /// At most so many requests a second; without this, as many as come back.
+    /// Sends at most this many requests a second; without it, as many as responses come back.
     #[must_use]
     pub fn rps(self, rps: u32) -> Options {
         Options { rps: Some(rps), ..self }
     }
 
-    /// How long one request may take, connecting included. `None`: for ever.
+    /// Sets how long one request may take, connecting included. `None` means no limit.
     #[must_use]
     pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Options {
         Options { timeout: timeout.into(), ..self }
     }
 
-    /// Whether a connection is used for more than one request.
+    /// Sets whether a connection is used for more than one request.
     #[must_use]
     pub fn keepalive(self, keepalive: bool) -> Options {
         Options { keepalive, ..self }
     }
 
-    /// HTTP/2, over TLS and without.
+    /// Sets whether requests go over HTTP/2, with TLS or without.
     #[must_use]
     pub fn http2(self, http2: bool) -> Options {
         Options { http2, ..self }
     }
 
-    /// Whether any certificate will do. Only for servers of one's own.
+    /// Sets whether any certificate is accepted. Only for your own servers.
     #[must_use]
     pub fn insecure(self, insecure: bool) -> Options {
         Options { insecure, ..self }
     }
 
-    /// With [`rps`](Options::rps): the duration of a request has in it how long it had to
-    /// wait for a worker after it was due by the rate; and what could not be sent in time
-    /// is sent as soon as it can be. That timers ring late is no part of it.
+    /// With [`rps`](Options::rps): the duration of a request includes how long it waited for a
+    /// worker after it was due by the rate, and a request that could not be sent in time is sent as
+    /// soon as possible. Timers that ring late do not count.
     ///
     /// A server that stands still for a second is then slow for all the requests of
     /// that second, and not only for those that were under way.
@@ -126,9 +126,9 @@ pub(super) enum Problem {
     #[cfg(feature = "tls")]
     Certificates(String),
     Header(String),
-    /// What is said of the host.
+    /// The value of the header.
     Host(HeaderValue),
-    /// How long the body is.
+    /// The length of the body.
     Length(usize),
 }
 

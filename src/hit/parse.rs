@@ -23,7 +23,7 @@ pub(super) enum Length {
     UntilClose,
 }
 
-/// `None`: it has not come to its end.
+/// Parses the head of a response; `None` if it is incomplete.
 pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malformed> {
     if bytes.is_empty() {
         return Ok(None);
@@ -60,7 +60,7 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
                 }
             }
             17 if is("transfer-encoding") => {
-                // Old servers say that there is none.
+                // Old servers say `identity` for none.
                 let is_coding =
                     |token: &&[u8]| !token.is_empty() && !token.eq_ignore_ascii_case(b"identity");
                 let last = tokens(header.value).filter(is_coding).last();
@@ -82,7 +82,7 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
     Ok(Some(Head { status, length, keep: keep && status != 101, end }))
 }
 
-/// What stands between commas.
+/// The parts between commas.
 pub(super) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
@@ -94,7 +94,7 @@ fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// How far into a chunked body it has come.
+/// The position in a chunked body.
 #[derive(Debug)]
 pub(super) struct Chunks {
     at: At,
@@ -103,15 +103,15 @@ pub(super) struct Chunks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// In a number, of which so many digits have come.
+    /// In a chunk's size, of which so many digits have come.
     Size(u64, u8),
-    /// Behind it, to the line's end.
+    /// After the size, up to the end of the line.
     Extension(u64),
     Data(u64),
-    /// In the line's end behind a chunk.
+    /// In the line end after a chunk.
     AfterData,
     AfterDataLineFeed,
-    /// In a line behind the last chunk, of which so many signs have come.
+    /// In a line after the last chunk, of which so many characters have come.
     Trailer(usize),
     End,
 }
@@ -125,12 +125,12 @@ impl Chunks {
         self.at == At::End
     }
 
-    /// How long the body is, so far.
+    /// The length of the body so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many of these bytes belong to the body: all, before its end.
+    /// Returns how many of these bytes belong to the body: all, before its end.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         let mut used = 0;
         while used < bytes.len() && self.at != At::End {

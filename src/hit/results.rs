@@ -1,11 +1,11 @@
-//! What users read.
+//! The results that users read.
 //!
 //! # Invariants
 //!
-//! 1. Every request that has departed comes back as a result: workers that see the
-//!    end of the context stop what is under way, and pass on that they did.
-//! 2. So when the context has ended and as many have come back as have departed,
-//!    there is nothing left to read, whatever else waits for its turn to be sent.
+//! 1. Every request that has departed comes back as a result: a worker that sees the end of the
+//!    context stops its request, and passes that on.
+//! 2. So once the context has ended and as many have come back as have departed, nothing is left to
+//!    read, whatever else waits for its turn to be sent.
 
 use super::Hit;
 use crate::context::{Context, Done};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as Task, Poll};
 
-/// How many requests have been sent on their way.
+/// How many requests have departed.
 #[derive(Clone)]
 pub(super) struct Departures(Arc<AtomicUsize>);
 
@@ -27,8 +27,8 @@ impl Departures {
     }
 
     pub(super) fn one_more(&self) {
-        // Relaxed: it guards nothing. A reader that does not see it yet does not wait
-        // for a request that has only just begun, and that is all.
+        // Relaxed: it guards nothing. A reader that does not see it yet merely does not wait for a
+        // request that has only just begun.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -38,12 +38,12 @@ impl Departures {
     }
 }
 
-/// What was measured of each request: a [`Stream`], and a plain
-/// [`next`](Results::next). To be read once.
+/// What was measured of each request: a [`Stream`], with a plain [`next`](Results::next). It is
+/// read once.
 ///
 /// Nothing is sent before this is first polled. Dropping it ends everything.
-/// [`finish`](Results::finish) does that too, waits until every task has ended, and
-/// says what became of every request.
+/// [`finish`](Results::finish) does that too, waits until every task has ended, and reports what
+/// became of every request.
 #[must_use = "requests are sent when their results are polled, and end when they are dropped"]
 pub struct Results {
     ctx: Context,
@@ -55,7 +55,7 @@ pub struct Results {
 
 enum Hits {
     Coming(pipeline::Results<Option<Hit>>),
-    /// There are no more; what is left of the pipeline ends.
+    /// No more will come; what is left of the pipeline ends.
     Over(Pin<Box<dyn Future<Output = Report> + Send>>),
     /// Only in the middle of a change.
     Changing,
@@ -81,27 +81,27 @@ impl Results {
         Results { ctx, done, hits: Hits::Coming(hits), departures, came_back: 0 }
     }
 
-    /// The next result; `None` when there will be no more.
+    /// Returns the next result, or `None` when there will be no more.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, nothing has been taken.
+    /// If the future is dropped before it is ready, no result is lost.
     ///
     /// # Panics
     ///
-    /// At the first call, where nobody runs tasks.
+    /// When it is first polled outside a runtime.
     #[allow(clippy::should_implement_trait, reason = "it is awaited, and needs no import")]
     pub fn next(&mut self) -> Next<'_> {
         Next { results: self }
     }
 
-    /// Ends everything that is under way, waits until every task has ended, and
-    /// says what became of every request.
+    /// Ends everything that is under way, waits until every task has ended, and reports what became
+    /// of every request.
     ///
     /// # Cancel safety
     ///
-    /// The end comes with the call. Dropped before it is ready, only the report is
-    /// lost.
+    /// The call itself ends everything. If the future is dropped before it is ready, only the
+    /// report is lost.
     #[track_caller]
     pub fn finish(self) -> impl Future<Output = Report> + Send {
         match self.hits {
@@ -118,7 +118,7 @@ impl Results {
                     self.came_back += 1;
                     return Poll::Ready(Some(hit));
                 }
-                // It was not sent.
+                // The request was not sent.
                 Poll::Ready(Some(None)) => {}
                 Poll::Ready(None) => self.hits.end(),
                 Poll::Pending => {

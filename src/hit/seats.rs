@@ -1,15 +1,14 @@
-//! Connections, and who sits at them.
+//! Connections, which workers take turns to use.
 //!
-//! A worker takes a seat, sends over its connection, and leaves the seat to
-//! whoever comes next, the warmest first. So there are no more connections than
-//! there are requests at once.
+//! A worker takes the seat that was left last, sends over its connection, and leaves the seat to
+//! the next worker. So there are no more connections than concurrent requests.
 //!
 //! # Invariants
 //!
 //! 1. The lock is held for a push or a pop, never while anything is awaited or
 //!    dropped.
-//! 2. A seat comes back only when its connection has no request under way: one
-//!    whose worker is dropped goes with it, and closes the connection.
+//! 2. A seat comes back only when its connection has no request under way: if its worker is
+//!    dropped, the seat is dropped too, and closes the connection.
 
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
@@ -25,7 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context as Task, Poll};
 use std::time::Instant;
 
-/// All seats that nobody sits on, and what is sent from them.
+/// All free seats, and what is sent from them.
 pub(super) struct Seats {
     job: Job,
     free: Mutex<Vec<Seat>>,
@@ -54,7 +53,7 @@ impl Seats {
         if answer.is_err() {
             seat.connection = Connection::None;
         }
-        // Invariant 1: a vector that grows drops nothing of what is in it.
+        // Invariant 1: a vector that grows drops none of its elements.
         free().push(seat);
         match answer {
             Ok(answer) => Hit::answered(answer.status, answer.bytes, took),
@@ -82,7 +81,7 @@ impl Connection {
         let mut kept = true;
         loop {
             if !self.is_open() {
-                // Closed first: as many connections as workers, and not one more.
+                // Close first: as many connections as workers, and not one more.
                 *self = Connection::None;
                 *self = Connection::open(job).await?;
                 kept = false;
@@ -112,7 +111,7 @@ impl Connection {
         }
     }
 
-    /// Whether it is fit for a request, as far as is known here.
+    /// Whether it can take a request, as far as is known here.
     fn is_open(&mut self) -> bool {
         match self {
             Connection::None => false,
@@ -130,16 +129,15 @@ impl Connection {
     }
 }
 
-/// A timer that is set again only when it rings: for requests that are answered
-/// in time, which is to say for nearly all, nothing is set at all.
+/// A timer that is set again only when it rings: for requests that are answered in time, which is
+/// nearly all, no timer is set.
 #[derive(Default)]
 struct Timer(Option<Pin<Box<rt::Sleep>>>);
 
 impl Timer {
-    /// `None`: the time was up first.
+    /// Returns `None` if the time was up first.
     ///
-    /// The time is looked at first, so that a future that is always ready to go on
-    /// cannot run past it.
+    /// The time is checked first, so that a future that is always ready cannot run past it.
     async fn within<F: Future>(
         &mut self,
         until: Instant,

@@ -1,4 +1,4 @@
-//! The pipeline: from n, at a rate, to so many at once.
+//! The pipeline: `n` requests, at a rate, a limited number at once.
 
 use super::job::Job;
 use super::quota::{Quota, Share};
@@ -14,17 +14,15 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Results wait for their reader for as long as it likes: when the context ends,
-/// requests end by themselves, and what was measured is drained.
+/// Results wait for their reader for as long as it likes: when the context ends, requests end by
+/// themselves, and what was measured is drained.
 const GRACE: Duration = Duration::MAX;
 
-/// Sends a request `n` times, and gives what was measured of each, as they come
-/// back.
+/// Sends a request `n` times, and returns what was measured of each, as responses come back.
 ///
-/// Nothing is sent before the results are first polled. When they are dropped,
-/// everything ends: what was under way, and the connections. When `ctx` ends, no
-/// more is sent, what is under way ends as [`ErrorKind::Stopped`], and every result
-/// that there is can still be read.
+/// Nothing is sent before the results are first polled. Dropping them ends everything: the requests
+/// that are under way, and the connections. When `ctx` ends, no more are sent, those under way end
+/// as [`ErrorKind::Stopped`], and every result so far can still be read.
 ///
 /// ```
 /// use http::Request;
@@ -38,8 +36,8 @@ const GRACE: Duration = Duration::MAX;
 ///
 /// # Errors
 ///
-/// When `n` or one of the options is zero, and when the request's URL is no place
-/// to send it to. What goes wrong with a request is part of its [`Hit`].
+/// When `n` or one of the options is zero, for latency correction without a rate, and when the
+/// request or its URL is not valid. A failure of one request is part of its [`Hit`].
 #[track_caller]
 pub fn send_n<B: Into<Bytes>>(
     ctx: &Context,
@@ -50,11 +48,11 @@ pub fn send_n<B: Into<Bytes>>(
     send_shared(ctx, &Quota::new(n), request, options)
 }
 
-/// [`send_n`] for several who send `n` together, each as fast as it can: pipelines on
+/// [`send_n`] for several senders that send `n` together, each as fast as it can: pipelines on
 /// threads of their own, say.
 ///
-/// A request is taken from the quota by the worker that sends it. So one whose server
-/// stands still leaves what is left to the others.
+/// A request is taken from the quota by the worker that sends it. So a sender whose server stands
+/// still leaves the rest to the others.
 ///
 /// ```
 /// use http::Request;
@@ -73,7 +71,7 @@ pub fn send_n<B: Into<Bytes>>(
 ///
 /// # Errors
 ///
-/// Those of [`send_n`], where `n` is what is left now.
+/// As for [`send_n`], where `n` is what is left now.
 #[track_caller]
 pub fn send_shared<B: Into<Bytes>>(
     ctx: &Context,
@@ -90,12 +88,11 @@ pub fn send_shared<B: Into<Bytes>>(
     })
 }
 
-/// [`send_n`] with a way of sending of one's own: another protocol, or none at all.
+/// [`send_n`] with your own way of sending: another protocol, or none at all.
 ///
-/// The closure gets the pipeline's context and from when the request counts: from now,
-/// or, with [`latency_correction`](Options::latency_correction), from as much earlier as
-/// it had to wait for a worker. It says what it has measured, and is dropped where it
-/// awaits when `ctx` ends.
+/// The closure gets the pipeline's context and the instant from which the request counts: now or,
+/// with [`latency_correction`](Options::latency_correction), earlier by its wait for a worker. Its
+/// future returns what it measured, and is dropped where it awaits when `ctx` ends.
 ///
 /// ```
 /// use quell::Context;
@@ -114,7 +111,7 @@ pub fn send_shared<B: Into<Bytes>>(
 ///
 /// # Errors
 ///
-/// When `n` or one of the options is zero.
+/// When `n` or one of the options is zero, and for latency correction without a rate.
 #[track_caller]
 pub fn send_n_with<F, Fut>(
     ctx: &Context,
@@ -130,7 +127,7 @@ where
     run(ctx, &Quota::new(n), options, send)
 }
 
-/// Where all of it comes together.
+/// Builds the pipeline and runs it.
 #[track_caller]
 fn run<F, Fut>(ctx: &Context, quota: &Quota, options: Options, send: F) -> Result<Results, Error>
 where
@@ -146,17 +143,17 @@ where
     let tickets = tickets(n, options.rps, corrected).take_while(move |_| !same.is_over());
     let mut requests = Pipeline::from_iter(ctx, tickets);
     if let Some(rps) = options.rps {
-        // With the correction, the rate is one of a world that does not wait for the
-        // server. Without, what could not be sent in time is not made up for; and behind
-        // the throttle there are no more than a few milliseconds' worth.
+        // With the correction, the rate does not depend on the server: what could not be sent in
+        // time is made up for. Without it, it is not. At most a few milliseconds' worth waits
+        // behind the throttle.
         let burst = if corrected { u32::MAX } else { 1 };
         let ahead = (rps / 128).clamp(1, 64) as usize;
         requests = requests.throttle(Rate::per_second(rps).burst(burst)).buffer(ahead);
     }
     let (outer, departed) = (ctx.clone(), departures.clone());
     let hits = requests.dispatch(workers, move |inner, due: Option<Instant>| {
-        // What was still on its way to a worker when the context ended is not sent, nor
-        // what others have sent meanwhile.
+        // A request that was still on its way to a worker when the context ended is not sent, nor
+        // is one that others have sent meanwhile.
         let sending = (!outer.is_done() && share.take()).then(|| {
             departed.one_more();
             let ride = due.map(|due| timetable.begin(due));
@@ -173,7 +170,7 @@ where
     Ok(Results::new(ctx, hits, departures))
 }
 
-/// One for each request; with the correction, it says when that is due.
+/// One ticket for each request; with the correction, it says when that is due.
 fn tickets(
     n: usize,
     rps: Option<u32>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What was measured of many requests, in memory that does not grow with them.
 ///
-/// Durations are those of whole responses. They are kept to a tenth of a per cent.
+/// Durations are those of whole responses, kept to a tenth of a per cent.
 ///
 /// ```
 /// use quell::hit::{ErrorKind, Hit, Summary};
@@ -37,7 +37,7 @@ impl Default for Summary {
 }
 
 impl Summary {
-    /// Of no request.
+    /// Creates a summary of no requests.
     #[must_use]
     pub fn new() -> Summary {
         Summary {
@@ -51,7 +51,7 @@ impl Summary {
         }
     }
 
-    /// One request more.
+    /// Adds one request.
     pub fn record(&mut self, hit: &Hit) {
         if let Some(status) = hit.status() {
             *self.statuses.entry(status).or_default() += 1;
@@ -67,7 +67,7 @@ impl Summary {
         self.requests += u64::from(hit.error() != Some(ErrorKind::Stopped));
     }
 
-    /// What another one knows, too.
+    /// Adds all requests of another summary.
     pub fn merge(&mut self, other: &Summary) {
         self.requests += other.requests;
         self.successes += other.successes;
@@ -82,68 +82,67 @@ impl Summary {
         self.durations.merge(&other.durations);
     }
 
-    /// How many requests have come to an end, a response or an error.
+    /// Returns how many requests have ended, with a response or an error.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// How many of them got a whole response whose status is below 400.
+    /// Returns how many of them got a whole response with a status below 400.
     #[must_use]
     pub fn successes(&self) -> u64 {
         self.successes
     }
 
-    /// How many were under way when the context ended. They are not counted
-    /// anywhere else.
+    /// Returns how many were under way when the context ended. They are counted nowhere else.
     #[must_use]
     pub fn unfinished(&self) -> u64 {
         self.unfinished
     }
 
-    /// The bytes of all bodies of whole responses.
+    /// Returns the total bytes of the bodies of whole responses.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many whole responses had which status, by status.
+    /// Returns each status, in order, with its number of whole responses.
     pub fn statuses(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         self.statuses.iter().map(|(status, count)| (*status, *count))
     }
 
-    /// How many requests failed of what; kinds that there were.
+    /// Returns each kind of error that occurred, with its number of requests.
     pub fn errors(&self) -> impl Iterator<Item = (ErrorKind, u64)> + '_ {
         ErrorKind::ALL.into_iter().zip(self.errors).filter(|(_, count)| *count > 0)
     }
 
-    /// The shortest duration.
+    /// Returns the shortest duration.
     #[must_use]
     pub fn fastest(&self) -> Option<Duration> {
         self.durations.fastest()
     }
 
-    /// The longest.
+    /// Returns the longest duration.
     #[must_use]
     pub fn slowest(&self) -> Option<Duration> {
         self.durations.slowest()
     }
 
-    /// Their mean, exactly.
+    /// Returns the exact mean of the durations.
     #[must_use]
     pub fn mean(&self) -> Option<Duration> {
         self.durations.mean()
     }
 
-    /// What so many per cent of all did not exceed: `99.9`, say.
+    /// Returns the duration that so many per cent of all did not exceed: `99.9`, say.
     #[must_use]
     pub fn percentile(&self, percent: f64) -> Option<Duration> {
         self.durations.percentile(percent)
     }
 
-    /// A histogram: `rows` rows of the same width from the fastest to the 95th
-    /// percentile, and one for what is slower. Where each begins and ends, and how
-    /// many responses fall into it.
+    /// Returns a histogram: `rows` rows of the same width from the fastest to the 95th percentile,
+    /// and one for what is slower. Each row is where it begins, where it ends, and its number of
+    /// responses.
     #[must_use]
     pub fn histogram(&self, rows: usize) -> Vec<(Duration, Duration, u64)> {
         self.durations.rows(rows)

@@ -1,18 +1,17 @@
-//! From when latency counts, where that is corrected.
+//! From when latency counts, if it is corrected.
 //!
-//! Timers ring late, and what was due then is sent late: that is no fault of the
-//! server's. So requests are reckoned as if every timer were exact. Each begins when
-//! it is due, or when a worker is free for it, and a worker is free for the next when
-//! its request has taken as long as it took in fact. What lies between due and begun is
-//! a wait for the server, and counts; whatever else passes before a request is sent
-//! does not.
+//! Timers ring late, and what was due then is sent late: that is not the server's fault. So
+//! requests are reckoned as if every timer were exact. Each begins when it is due, or when a worker
+//! is free for it, and a worker is free for the next when its request has taken as long as it
+//! really took. The time between due and begun is a wait for the server, and counts; any other
+//! delay before a request is sent does not.
 //!
 //! # Invariants
 //!
-//! 1. A request under way has a place, and gives it back when it ends, however that
-//!    is. So there is one for each that begins: no more are under way than workers.
-//! 2. By this reckoning nothing ends later than it did in fact: so what begins is
-//!    never reckoned to begin in the future, nor to have begun before it was due.
+//! 1. A request under way has a place, and gives it back however it ends. So there is a place for
+//!    each that begins: no more are under way than there are workers.
+//! 2. By this reckoning no request ends later than it really did. So none is reckoned to begin in
+//!    the future, nor before it was due.
 
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
@@ -41,7 +40,7 @@ impl Timetable {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request is sent now that was due then.
+    /// A request that was due at `due` is sent now.
     pub(super) fn begin(self: &Arc<Self>, due: Instant) -> Ride {
         let sent = rt::now();
         let mut places = self.places();
@@ -61,13 +60,13 @@ impl Timetable {
 pub(super) struct Ride {
     timetable: Arc<Timetable>,
     sent: Instant,
-    /// For a worker.
+    /// How long it waited for a worker.
     waited: Duration,
     reckoned: Instant,
 }
 
 impl Ride {
-    /// From when its latency counts. Invariant 2.
+    /// The instant from which its latency counts. Invariant 2.
     pub(super) fn began(&self) -> Instant {
         self.sent.checked_sub(self.waited).unwrap_or(self.sent)
     }

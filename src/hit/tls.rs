@@ -1,4 +1,4 @@
-//! TLS through rustls: whom to trust, and which protocol to ask for.
+//! TLS through rustls: which certificates to trust, and which protocol to ask for.
 
 use super::ErrorKind;
 use super::options::{Error, Options, Problem};
@@ -45,7 +45,7 @@ impl Tls {
             ErrorKind::Io => ErrorKind::Tls,
             kind => kind,
         })?;
-        // A server that knows nothing of such agreements speaks HTTP/1.1.
+        // A server without ALPN speaks HTTP/1.1.
         let agreed = stream.get_ref().1.alpn_protocol();
         if self.http2 && agreed != Some(b"h2") {
             return Err(ErrorKind::Tls);
@@ -66,7 +66,7 @@ fn trusted() -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// Takes every server for what it says it is.
+/// Accepts every certificate.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 
@@ -88,8 +88,8 @@ impl ServerCertVerifier for Anybody {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        // Anybody may have made the certificate: that its key has signed proves nothing, and to
-        // ask would refuse certificates of an old form.
+        // The certificate may be anybody's: a signature by its key proves nothing, and checking it
+        // would refuse certificates of an old form.
         Ok(HandshakeSignatureValid::assertion())
     }
 

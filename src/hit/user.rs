@@ -1,16 +1,16 @@
-//! Who asks, where the URL says so: `http://ann:secret@host/`.
+//! The user in a URL: `http://ann:secret@host/`.
 
 use super::options::Problem;
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Uri};
 
-/// What is in front of the host.
+/// The user and password in front of the host.
 fn user(uri: &Uri) -> Option<&str> {
     let (user, _) = uri.authority()?.as_str().rsplit_once('@')?;
     (!user.is_empty()).then_some(user)
 }
 
-/// The header that says it to the server.
+/// The header that tells the server.
 pub(super) fn authorization(uri: &Uri) -> Option<HeaderValue> {
     let mut user = decoded(user(uri)?);
     if !user.contains(&b':') {
@@ -22,7 +22,7 @@ pub(super) fn authorization(uri: &Uri) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The same address, for anybody.
+/// The same address without user and password.
 pub(super) fn without(uri: Uri) -> Result<Uri, Problem> {
     let Some((_, host)) = uri.authority().and_then(|all| all.as_str().rsplit_once('@')) else {
         return Ok(uri);
@@ -33,8 +33,8 @@ pub(super) fn without(uri: Uri) -> Result<Uri, Problem> {
     Ok(Uri::from_parts(parts).expect("it has all the parts that it had"))
 }
 
-/// An address as an error may show it. It may be wrong in any way: whatever is in front of the
-/// last `@` may be a password.
+/// An address as an error may show it. It may be wrong in any way: everything in front of the last
+/// `@` may be a password.
 pub(super) fn hidden(uri: &Uri) -> String {
     let text = uri.to_string();
     match text.rsplit_once('@') {
@@ -43,7 +43,7 @@ pub(super) fn hidden(uri: &Uri) -> String {
     }
 }
 
-/// `%3A` is `:`; what looks like it, and is not, stays as it is.
+/// Decodes `%3A` to `:`; what only looks like an escape stays as it is.
 fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -90,7 +90,7 @@ mod tests {
             (value.unwrap_or_default(), without(uri).unwrap().to_string())
         };
         let host = "http://host:81/a@b?c@d".to_string();
-        // What RFC 7617 has for an example.
+        // The example of RFC 7617.
         let aladdin = said("http://Aladdin:open%20sesame@host:81/a@b?c@d");
         assert_eq!(aladdin, ("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==".into(), host.clone()));
         assert_eq!(said("http://u:%3A%@host:81/a@b?c@d"), ("Basic dTo6JQ==".into(), host.clone()));

@@ -1,4 +1,4 @@
-//! What was asked for.
+//! The command line.
 
 use bytes::Bytes;
 use clap::Parser;
@@ -57,12 +57,12 @@ struct Cli {
     fail_on_error: bool,
 }
 
-/// What was asked for, and can be done.
+/// What was asked for, checked.
 pub(crate) struct Args {
-    /// As it may be shown: without user and password.
+    /// The URL as it may be shown: without user and password.
     pub(crate) url: String,
     pub(crate) request: Request<Bytes>,
-    /// `None`: until the time is up.
+    /// `None` if only the time is limited.
     pub(crate) n: Option<usize>,
     pub(crate) concurrency: usize,
     pub(crate) rps: Option<u32>,
@@ -72,7 +72,7 @@ pub(crate) struct Args {
     pub(crate) fail_on_error: bool,
 }
 
-/// Why there is nothing to do.
+/// Why there is nothing to run.
 pub(crate) enum Instead {
     Help(String),
     Usage(String),
@@ -88,7 +88,7 @@ impl Args {
     }
 }
 
-/// What clap says in a paragraph, without its advice.
+/// The first paragraph of clap's message as one line, without its advice.
 fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingRequiredArgument {
         return "where to? the URL is missing".into();
@@ -122,11 +122,11 @@ impl Cli {
         *request.method_mut() = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("not a method: {method:?}"))?;
         let no_url = |error| match self.url.rsplit_once('@') {
-            // Whatever is in front of it may be a password.
+            // Everything in front of it may be a password.
             Some((_, rest)) => format!("not a URL: \"…@{rest}\" ({error})"),
             None => format!("not a URL: {:?} ({error})", self.url),
         };
-        // A URL ends at a `#`. An `@` behind it, in front of any path, is one of a user or a password.
+        // A URL ends at a `#`. An `@` after it and before any path ends a user or a password.
         let host = self.url.split_once("://").map_or("", |(_, rest)| rest);
         let host = host.split('/').next().unwrap_or_default();
         if host.split_once('#').is_some_and(|(_, behind)| behind.contains('@')) {
@@ -174,13 +174,13 @@ fn positive(name: &str, number: i64) -> Result<usize, String> {
 fn without_user(url: &str, uri: &Uri) -> String {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     match authority.rsplit_once('@') {
-        // The first `@` there is comes no earlier than in the user.
+        // The first match is the user: nothing in front of it has an `@`.
         Some((user, _)) => url.replacen(&format!("{user}@"), "", 1),
         None => url.to_string(),
     }
 }
 
-/// `10s`, `1.5s`, `500ms`, `2m`, `1h`; seconds, if nothing is said.
+/// `10s`, `1.5s`, `500ms`, `2m`, `1h`; seconds, if there is no unit.
 fn time(name: &str, text: &str) -> Result<Duration, String> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
     let number = &text[..text.len() - unit.len()];

@@ -1,13 +1,12 @@
 //! `hit`: requests to a server, and what was measured of them.
 //!
-//! It ends with 0 when it has sent what it was to send; with 1 where that was to be
-//! without errors, and was not, and where the summary cannot be written; with 2 when it
-//! was asked for what it cannot do; and with 128 and the number of the signal when it was
-//! interrupted.
+//! It ends with 0 when it has sent what it was to send; with 1 if requests failed under
+//! `--fail-on-error`, if the summary cannot be written, or if a thread panicked; with 2 if it
+//! cannot do what it was asked for; and with 128 plus the number of the signal that interrupted it.
 
 // | file | what it is |
 // |---|---|
-// | `args` | what was asked for |
+// | `args` | the command line |
 // | `run` | threads that send, and one that waits for them |
 // | `progress` | a line that a terminal shows meanwhile |
 // | `text`, `json` | the summary, for people and for programs |
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
     };
     let printed = print(&if args.json { json::of(&args, &done) } else { text::of(&args, &done) });
     let failed = done.summary.successes() < done.summary.requests();
-    // Not by returning: a name that is still being looked up holds up nobody.
+    // Not by returning: a name that is still being looked up must not hold this up.
     std::process::exit(match done.interrupted {
         Some(status) => status,
         None if args.fail_on_error && (failed || done.summary.requests() == 0) => 1,
@@ -49,7 +48,7 @@ fn usage(problem: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Whether it was written. That nobody reads any more is the reader's business.
+/// Returns whether it was written. A reader that has gone is not an error.
 fn print(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 const WIDTH: usize = 30;
 
-/// A terminal that is too narrow cuts the line off between these, and breaks it nowhere:
-/// only what is on one line can be cleared.
+/// Between these, a terminal that is too narrow cuts the line off instead of breaking it: only a
+/// single line can be cleared.
 const CUT_OFF: &str = "\x1b[?7l";
 const BREAK: &str = "\x1b[?7h";
 
@@ -18,7 +18,7 @@ pub(crate) struct Progress {
     duration: Option<Duration>,
     began: Instant,
     live: Vec<Arc<Live>>,
-    /// When it was shown last, and how many there were.
+    /// When it was shown last, and the number of requests then.
     last: (Instant, u64),
     terminal: bool,
 }
@@ -61,7 +61,7 @@ impl Progress {
         self.write(&line);
     }
 
-    /// What comes now begins on an empty line.
+    /// Clears the line, for what is printed next.
     pub(crate) fn clear(&self) {
         if self.terminal {
             self.write("\r\x1b[K");

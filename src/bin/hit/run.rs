@@ -1,8 +1,8 @@
 //! Threads that send, and one that waits for them.
 //!
-//! Each thread has a runtime of its own, its part of the connections, and a summary,
-//! so that none waits for another. The requests are taken from one quota, whoever is
-//! free to send one. A rate is kept by one thread: it cannot be divided.
+//! Each thread has a runtime of its own, its part of the connections, and a summary, so that none
+//! waits for another. They take requests from one quota, each as soon as it can send. A rate is
+//! kept by one thread: it cannot be divided.
 //!
 //! # Invariants
 //!
@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 pub(crate) struct Done {
     pub(crate) summary: Summary,
     pub(crate) took: Duration,
-    /// The status to end with, if it did not come to its end.
+    /// The exit status, if the run did not come to its end.
     pub(crate) interrupted: Option<i32>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
             let more = usize::from(number < args.concurrency % threads);
             let options = args.options.clone().concurrency(args.concurrency / threads + more);
             let results = send_shared(&timed, &quota, args.request.clone(), options);
-            // Before anything is sent: what could be measured till then would be lost.
+            // Before anything is sent: an error after that would lose measurements.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime =
                 runtime.map_err(|error| format!("there is no runtime to send with: {error}"))?;
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
         .collect::<Result<_, String>>()?;
 
     let began = Instant::now();
-    // Not before: to set up for TLS takes its time.
+    // Not before: setting up TLS takes time.
     let (limit, _limit) = match args.duration {
         Some(duration) => ctx.with_timeout(duration),
         None => ctx.with_cancel(),
@@ -112,7 +112,7 @@ fn send(runtime: Runtime, mut results: Results, live: &Live, sender: &Sender<Sum
             live.errors.store(errors, Ordering::Relaxed);
         }
     });
-    // Before the runtime is dropped, which waits for names that are being looked up.
     let _ = sender.send(summary);
+    // Dropping it would wait for names that are being looked up.
     runtime.shutdown_background();
 }

@@ -45,7 +45,7 @@ fn write_to(text: &mut String, args: &Args, done: &Done) -> fmt::Result {
         let rows = summary.histogram(ROWS);
         let most = rows.iter().map(|row| row.2).max().unwrap_or(1).max(1);
         for (_, end, count) in rows {
-            // Whatever is there can be seen.
+            // Rounded up, so that every row that is not empty has a bar.
             let bar = (count * WIDTH as u64).div_ceil(most) as usize;
             let line = format!("  {:>10} {:<WIDTH$} {count}", time(end), "█".repeat(bar));
             writeln!(text, "{}", line.trim_end())?;
@@ -66,7 +66,7 @@ fn write_to(text: &mut String, args: &Args, done: &Done) -> fmt::Result {
     Ok(())
 }
 
-/// How many of a hundred.
+/// Successful requests, in per cent.
 pub(crate) fn success(done: &Done) -> f64 {
     match done.summary.requests() {
         0 => 0.0,
@@ -74,7 +74,7 @@ pub(crate) fn success(done: &Done) -> f64 {
     }
 }
 
-/// How many a second.
+/// Requests per second.
 pub(crate) fn rate(done: &Done) -> f64 {
     done.summary.requests() as f64 / done.took.as_secs_f64().max(1e-9)
 }
