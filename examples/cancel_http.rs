@@ -1,9 +1,9 @@
-//! Two loops that call a service; the first bad status ends both.
+//! Two loops that call a service. The first bad status ends both.
 //!
 //! `cargo run --features http --example cancel_http`
 //!
-//! It brings a server of its own; `--base http://httpbin.org` takes a real one, and
-//! `--seed 7` makes a run that can be repeated.
+//! It starts a server of its own; `--base http://httpbin.org` calls a real one, and
+//! `--seed 7` makes the run repeatable.
 
 #[path = "support/httpbin.rs"]
 mod httpbin;
@@ -14,7 +14,7 @@ use quell::{Canceller, Context};
 use std::time::Duration;
 use tokio::sync::mpsc::{self, Sender};
 
-/// What came, when it is there to its last byte: then its connection is used again.
+/// Returns the answer once its last byte has come, so that its connection is used again.
 async fn ask(ctx: &Context, client: &Client, url: &str) -> Result<(StatusCode, String), CallError> {
     let (head, body) = client.get(ctx, url).await?.into_parts();
     body.bytes(64 * 1024).await?;
@@ -22,7 +22,7 @@ async fn ask(ctx: &Context, client: &Client, url: &str) -> Result<(StatusCode, S
     Ok((head.status, date.unwrap_or("undated").to_string()))
 }
 
-/// Asks for a status, one of four of which is bad, once a second.
+/// Asks for a status once a second; one of the four possible ones is bad.
 async fn statuses(
     ctx: Context,
     canceller: Canceller,
@@ -48,7 +48,7 @@ async fn statuses(
     }
 }
 
-/// Asks for an answer that takes a second, again and again.
+/// Asks again and again for an answer that takes a second.
 pub(crate) async fn delays(
     ctx: Context,
     canceller: Canceller,
@@ -63,14 +63,14 @@ pub(crate) async fn delays(
             }
             Err(error) => {
                 println!("delay: {error}");
-                // The context has ended already: this does nothing, and harms nobody.
+                // The context has ended already: this has no effect.
                 return canceller.cancel();
             }
         }
     }
 }
 
-/// Both at once, until one of them has had enough.
+/// Runs both loops at once, until one of them ends the other.
 pub(crate) async fn both(parent: &Context, client: Client, base: &str) {
     let (ctx, canceller) = parent.with_cancel();
     let (results, mut received) = mpsc::channel(1);

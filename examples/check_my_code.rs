@@ -1,4 +1,4 @@
-//! A test file to copy: checks that one's own code stops, whenever it is told to.
+//! A test file to copy: checks that your own code stops, whenever it is told to.
 //!
 //! `cargo run --features check --example check_my_code`, or copy the body of `main`
 //! into a `#[test]`.
@@ -8,12 +8,12 @@ use quell::{Context, rt};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// What is to be checked: anything that is given a context and stops when that ends.
+/// The code to be checked: anything that takes a context and stops when that ends.
 async fn service(ctx: Context) {
     let (jobs, mut queue) = mpsc::channel(2);
     let worker = ctx.clone();
     let worker = rt::spawn_named("worker", async move {
-        // `run` ends the wait when the context ends. Take it away, and see.
+        // `run` ends the wait when the context ends. Remove it, and see what the checker says.
         while let Ok(Some(job)) = worker.run(queue.recv()).await {
             rt::sleep(Duration::from_millis(job)).await;
         }

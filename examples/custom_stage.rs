@@ -1,5 +1,5 @@
-//! A stage of one's own: it puts together the lines that blocks of text cut apart.
-//! It keeps something between items, makes none or many of one, has something to
+//! A custom stage: it joins the lines that are split across blocks of text.
+//! It keeps state between items, produces none or many for one, has something to
 //! do at the end, and may fail: what `map` and `dispatch` cannot do.
 //!
 //! `cargo run --example custom_stage`
@@ -21,7 +21,7 @@ async fn main() {
                 if c != '\n' {
                     line.push(c);
                 } else {
-                    // `?`: where nobody reads any more, this stage is done, and has not failed.
+                    // `?`: if no reader is left, this stage is done, and has not failed.
                     lines.send(std::mem::take(&mut line)).await?;
                 }
             }
@@ -29,7 +29,7 @@ async fn main() {
                 return Err(format!("line too long: {line}").into());
             }
         }
-        // The input ends with the pipeline, too. Half a line is then not the last one.
+        // The input also ends with the pipeline. Half a line is then not the last one.
         ctx.check()?;
         if !line.is_empty() {
             lines.send(line).await?;
@@ -47,6 +47,6 @@ async fn main() {
     }
 }
 
-/// The models' build has no tokio.
+/// The loom build has no tokio.
 #[cfg(loom)]
 fn main() {}

@@ -1,5 +1,5 @@
-//! A worker that takes no more jobs once Ctrl-C is pressed, and finishes those it
-//! has begun; a second Ctrl-C ends it there and then.
+//! A worker that takes no more jobs once Ctrl-C is pressed, and finishes those that it
+//! has begun; a second Ctrl-C ends it at once.
 //!
 //! `cargo run --example drain_on_ctrl_c`, and press Ctrl-C.
 
@@ -13,7 +13,7 @@ async fn main() {
     let (ctx, _canceller) = signal::interrupt(&Context::background());
     let mut finished = Pipeline::from_iter(&ctx, 1..)
         .named("jobs")
-        .buffer(1) // what is behind the source when it stops is still done: let it be little
+        .buffer(1) // items behind the source when it stops are still done: keep them few
         .throttle(Rate::per_second(20))
         .buffer(1)
         .dispatch(4, |_ctx, job| async move {
@@ -24,7 +24,7 @@ async fn main() {
         .on_cancel(OnCancel::Drain { grace: Duration::from_secs(5) })
         .run();
 
-    // After the signal there are results for as long as there is something to finish.
+    // After the signal, results come for as long as there is something to finish.
     while let Some(job) = finished.next().await {
         println!("job {job} is finished");
     }
@@ -38,6 +38,6 @@ async fn main() {
     }
 }
 
-/// Signals are Unix's, and the models' build has no tokio.
+/// Signals exist on Unix only, and the loom build has no tokio.
 #[cfg(not(all(unix, not(loom))))]
 fn main() {}

@@ -1,5 +1,5 @@
-//! A tracking id that goes through two services and every line of their logs, while
-//! the business logic knows nothing of it.
+//! A tracking id that passes through two services and every line of their logs, without
+//! the business logic knowing of it.
 //!
 //! `cargo run --features http --example guid_tracker`
 
@@ -46,7 +46,7 @@ use quell::{BoxError, Context};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// Writes the id that it finds in the context in front of each line.
+/// Prefixes each line with the id that it finds in the context.
 struct TrackingLogger;
 
 impl Logger for TrackingLogger {
@@ -58,7 +58,7 @@ impl Logger for TrackingLogger {
     }
 }
 
-/// A server whose requests have the id of `X-GUID`, or a new one.
+/// Starts a server whose requests have the id of `X-GUID`, or a new one.
 async fn start(server: &Context, app: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let base = format!("http://{}", listener.local_addr().expect("an address"));

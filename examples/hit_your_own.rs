@@ -1,5 +1,5 @@
-//! A load generator of one's own: requests through a pipeline, read one by one, and
-//! all of it stopped after the third.
+//! Your own load generator: requests through a pipeline, read one by one, and all of it
+//! stopped after the third.
 //!
 //! `cargo run --features http --example hit_your_own`
 

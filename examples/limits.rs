@@ -1,5 +1,5 @@
-//! A server that looks after itself: so many requests at once, so many waiting, and
-//! so much time for each.
+//! A server that protects itself: it limits how many requests run at once, how many
+//! wait, and the time of each.
 //!
 //! `cargo run --features http --example limits`
 
@@ -22,7 +22,7 @@ async fn main() {
             "done"
         }
     };
-    // From inside to outside: the wait for a turn is not part of the time.
+    // The last layer is the outermost: the wait for a turn does not count towards the time limit.
     let app = Router::new()
         .route("/", get(handler))
         .layer(TimeoutLayer::from_millis(2000).answer_503())
@@ -60,8 +60,8 @@ async fn main() {
     let three = ask(3);
     inside(2, 1).await;
     ask(4).await.expect("refused at once");
-    // One of those that run is let through; the other is too slow, and the one that waited as
-    // well.
+    // One of the running requests is let through. The other is too slow, and so is the one that
+    // waited.
     gate.add_permits(1);
     for request in [one, two, three] {
         request.await.expect("answered");

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --features http --example log_level`
 
-/// All that knows how a level gets into a context, and out of it.
+/// The only code that puts a level into a context, and takes it out.
 mod logging {
     use axum::{extract::Request, middleware::Next, response::Response};
     use quell::Context;
@@ -24,7 +24,7 @@ mod logging {
         }
     }
 
-    // Nobody else can name this type, so nobody else can read or cover the value.
+    // No other code can name this type, so no other code can read or cover the value.
     struct AtLeast(Level);
 
     pub(crate) fn context_with_level(ctx: &Context, level: Level) -> Context {
@@ -35,8 +35,8 @@ mod logging {
         ctx.value::<AtLeast>().map(|at_least| at_least.0)
     }
 
-    /// Takes the level from the query. One that is not there, or that there is none of,
-    /// is none.
+    /// Takes the level from the query. If it is missing, or there is no such level, the context
+    /// has none.
     pub(crate) async fn middleware(request: Request, next: Next) -> Response {
         let query = request.uri().query().unwrap_or_default();
         let name = query.split('&').find_map(|pair| pair.strip_prefix("log_level="));
@@ -47,7 +47,7 @@ mod logging {
         next.run(request.with_context(ctx)).await
     }
 
-    /// Prints what the context's level lets through; without a level nothing at all.
+    /// Prints what the context's level lets through; nothing at all without a level.
     pub(crate) fn log(ctx: &Context, level: Level, message: &str) {
         let printed = match level_from_context(ctx) {
             Some(Level::Debug) => true,

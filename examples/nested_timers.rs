@@ -1,5 +1,5 @@
-//! A child never outlives its parent: it asks for three seconds, its parent has
-//! two.
+//! A child never outlives its parent: it asks for three seconds, but its parent has
+//! only two.
 //!
 //! `cargo run --example nested_timers`
 

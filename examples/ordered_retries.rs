@@ -1,5 +1,5 @@
-//! Four calls at a time to a server that fails now and then, each tried again
-//! after a while, and the answers in the order of the questions.
+//! Four calls at a time to a server that fails now and then. Each is retried after a
+//! while, and the answers come in the order of the questions.
 //!
 //! `cargo run --example ordered_retries`
 
@@ -9,7 +9,7 @@ async fn main() {
     use quell::{BoxError, Context, Pipeline, rt};
     use std::time::Duration;
 
-    /// A server that is busy with odd questions twice, has no 6, and hangs at 4.
+    /// A server that is busy twice for odd questions, has no 6, and hangs at 4.
     async fn ask(question: u32, attempt: u32) -> Result<u32, BoxError> {
         rt::sleep(Duration::from_millis(3)).await;
         match question {
@@ -20,7 +20,7 @@ async fn main() {
         }
     }
 
-    /// Asks four times at the most, and waits twice as long each time.
+    /// Asks at most four times, and waits twice as long each time.
     async fn ask_again(question: u32) -> Result<u32, BoxError> {
         let (mut attempt, mut backoff) = (1, Duration::from_millis(5));
         loop {
@@ -32,8 +32,8 @@ async fn main() {
         }
     }
 
-    /// All attempts, and the waits between them, have one deadline. The context is
-    /// derived from the pipeline's: it never outlives that, nor its deadline.
+    /// All attempts, and the waits between them, share one deadline. The context is
+    /// derived from the pipeline's, so it never outlives that, nor its deadline.
     async fn answer(ctx: Context, question: u32) -> Result<u32, BoxError> {
         let (ctx, _canceller) = ctx.with_timeout_cause(Duration::from_millis(300), "no answer");
         match ctx.run(ask_again(question)).await {
@@ -54,6 +54,6 @@ async fn main() {
     println!("\n{}", answers.finish().await);
 }
 
-/// The models' build has no tokio.
+/// The loom build has no tokio.
 #[cfg(loom)]
 fn main() {}

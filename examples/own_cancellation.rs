@@ -1,5 +1,5 @@
-//! Cancellation in code of one's own: π by Leibniz' series, digit upon digit, for as
-//! long as the context lets it.
+//! Cancellation in your own code: π by Leibniz' series, computed for as long as the
+//! context allows.
 //!
 //! `cargo run --release --example own_cancellation -- --millis 1000 --digits 100`
 
@@ -7,8 +7,8 @@ use quell::{Cancelled, Context};
 use std::fmt;
 use std::time::Duration;
 
-/// 4 - 4/3 + 4/5 - 4/7 …, until `ctx` ends: the sum so far, how many terms it has, and
-/// why it has no more. A partial result is worth having here, so it is returned.
+/// 4 - 4/3 + 4/5 - 4/7 …, until `ctx` ends. Returns the sum so far, its number of terms, and
+/// why there are no more: a partial result is worth having here.
 fn leibniz(ctx: &Context, digits: usize) -> (Fixed, u64, Cancelled) {
     let mut sum = Fixed::zero(digits);
     for term in 0.. {
@@ -39,7 +39,7 @@ fn argument(name: &str) -> Option<u64> {
     arguments.nth(1)?.parse().ok()
 }
 
-/// A number from 0 to 999,999,999 with as many decimals as one likes, nine to a limb.
+/// A number from 0 to 999,999,999 with any number of decimals, nine to a limb.
 struct Fixed {
     limbs: Vec<u64>,
     digits: usize,

@@ -1,5 +1,5 @@
-//! A pipeline over a stream: an endless listing that comes page by page, four
-//! entries of it looked up at a time, until there are enough.
+//! A pipeline over a stream: an endless listing that comes page by page, with four
+//! entries looked up at a time, until there are enough.
 //!
 //! `cargo run --example pipeline_stream`
 
@@ -10,7 +10,7 @@ async fn main() {
     use quell::{Context, Pipeline, rt};
     use std::time::Duration;
 
-    /// Any stream is a source, and this one is asynchronous, lazy and endless.
+    /// Any stream is a source; this one is asynchronous, lazy and endless.
     fn entries() -> impl futures::Stream<Item = u32> + Send {
         let pages = stream::unfold(0, |page| async move {
             rt::sleep(Duration::from_millis(5)).await;
@@ -32,12 +32,12 @@ async fn main() {
         .filter_map(|found| found)
         .run();
 
-    // The results are a stream as well, with all that `StreamExt` can do.
+    // The results are also a stream, with all that `StreamExt` can do.
     let mut first: Vec<String> = found.by_ref().take(5).collect().await;
     first.sort(); // they come as they are ready
     println!("the first to be found: {}", first.join(", "));
 
-    // They are also read one by one. Whoever has enough just stops.
+    // They can also be read one by one. To stop early, just stop reading.
     while let Some(entry) = found.next().await {
         if entry.len() > "entry 99".len() {
             println!("the first beyond 99: {entry}");
@@ -50,6 +50,6 @@ async fn main() {
     assert!(report.conserved());
 }
 
-/// The models' build has no tokio.
+/// The loom build has no tokio.
 #[cfg(loom)]
 fn main() {}

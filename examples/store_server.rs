@@ -1,5 +1,5 @@
-//! A slow fetch from a store, which is told to give up when nobody wants its result
-//! any more, and is not told when it finished first.
+//! A slow fetch from a store, which is told to give up when its result is no longer
+//! wanted, and is not told if it finished first.
 //!
 //! `cargo run --features http --example store_server`
 //!
@@ -29,7 +29,7 @@ impl Store {
         result
     }
 
-    /// What the store depends on is slow as well, and gets the context as well.
+    /// What the store depends on is slow too, and gets the context too.
     async fn letters(&self, ctx: &Context) -> Result<String, Cancelled> {
         let mut fetched = String::new();
         for letter in "hello".chars() {
@@ -40,8 +40,8 @@ impl Store {
     }
 }
 
-/// The server does not cancel the store: it passes the context on, and the store sees
-/// to the rest. The fetch is a task of its own, as a fetch might well be.
+/// The server does not cancel the store: it passes the context on, and the store does the
+/// rest. The fetch is a task of its own, as a fetch might well be.
 async fn handler(Ctx(ctx): Ctx, State(store): State<Store>) -> String {
     match tokio::spawn(store.fetch(ctx)).await.expect("a store that does not panic") {
         Ok(fetched) => fetched,
@@ -49,7 +49,7 @@ async fn handler(Ctx(ctx): Ctx, State(store): State<Store>) -> String {
     }
 }
 
-/// The same, for a request whose context ends 5 ms later.
+/// A middleware that ends the request's context after 5 ms.
 async fn in_a_hurry(
     request: axum::extract::Request,
     next: axum::middleware::Next,
@@ -72,7 +72,7 @@ pub(crate) fn app(log: &UnboundedSender<String>) -> Router {
         .route("/slow", get(handler).with_state(store(60_000)))
 }
 
-/// Three clients, one after the other, and what the store says of each.
+/// Three clients, one after the other, and what the store says about each.
 pub(crate) async fn clients(
     ctx: &Context,
     client: &Client,

@@ -1,5 +1,5 @@
 //! Adds up random numbers below 100,000,000 until one of two things happens: 1234
-//! comes, or two seconds are over.
+//! comes up, or two seconds have passed.
 //!
 //! `cargo run --release --example sum_until`
 //! `cargo run --release --example sum_until -- --wanted 99 --below 100 --millis 500`
@@ -37,7 +37,7 @@ fn argument(name: &str) -> Option<u64> {
     arguments.nth(1)?.parse().ok()
 }
 
-/// Random enough for this: a counter, well stirred.
+/// Random enough for this: a well-mixed counter.
 struct Random(u64);
 
 impl Random {

@@ -3,7 +3,7 @@
 //! `cargo run --example timeout`
 //! `cargo run --example timeout -- --slow`
 
-/// The models' build has no tokio.
+/// The loom build has no tokio.
 #[cfg(loom)]
 fn main() {}
 
@@ -26,7 +26,7 @@ async fn main() {
     let slow = std::env::args().any(|argument| argument == "--slow");
     let takes = Duration::from_millis(if slow { 1500 } else { 50 });
 
-    // When `_canceller` goes out of scope the timer does too.
+    // Dropping `_canceller` also drops the timer.
     let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(150));
     match ctx.run(look_up(takes)).await {
         Ok(user) => println!("work complete: user {}", user.id),

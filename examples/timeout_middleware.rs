@@ -1,4 +1,4 @@
-//! A limit in milliseconds to the time of each request, as a middleware.
+//! A time limit in milliseconds for each request, as a middleware.
 //!
 //! `cargo run --features http --example timeout_middleware`
 
@@ -8,7 +8,7 @@ use quell::http::{Client, Ctx, TimeoutLayer, serve};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// Looks at its context, and answers with what it has found when it has to.
+/// Watches its context, and answers with what it has found when that ends.
 async fn search(Ctx(ctx): Ctx) -> String {
     let mut found = 0;
     while ctx.run(tokio::time::sleep(Duration::from_millis(20))).await.is_ok() {
@@ -18,7 +18,7 @@ async fn search(Ctx(ctx): Ctx) -> String {
     format!("found {}; {why}", if found > 0 { "something" } else { "nothing" })
 }
 
-/// Has never heard of contexts.
+/// Knows nothing of contexts.
 async fn oblivious() -> &'static str {
     tokio::time::sleep(Duration::from_secs(60)).await;
     "at last"

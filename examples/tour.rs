@@ -9,7 +9,7 @@ fn main() {
 
     struct UserId(u32);
 
-    /// Work that takes as long as it is let: it asks now and then.
+    /// Work that goes on for as long as it may: it checks the context now and then.
     fn work(ctx: &Context) -> Result<u64, Cancelled> {
         let mut steps = 0;
         while steps < 1_000_000_000_000 {
@@ -21,14 +21,14 @@ fn main() {
 
     let (server, shutdown) = Context::background().with_cancel();
 
-    // A request of a user, with a limit, and work on its behalf.
+    // A user's request, with a limit, and work on its behalf.
     let (request, _request) = server.with_timeout(Duration::from_millis(50));
     let request = request.with_value(UserId(7));
     let (lookup, _lookup) = request.with_reserve(Duration::from_millis(20));
     let UserId(user) = lookup.value().unwrap();
     println!("{lookup}\n  on behalf of user {user}\n");
 
-    // Another, which waits for something that never comes.
+    // Another one, which waits for something that never comes.
     let (idle, _idle) = server.with_cancel();
     idle.after_func(|| println!("  the idle request cleans up"));
 
@@ -47,6 +47,6 @@ fn main() {
     println!("\na mistake: {}", ctx.cause().unwrap());
 }
 
-/// The models' build has no clock and no tree.
+/// The loom build has no clock and no tree.
 #[cfg(loom)]
 fn main() {}

@@ -1,9 +1,9 @@
-//! Who is asking, from the cookie `identity`: taken by a middleware, kept in the
+//! The user, from the cookie `identity`: taken by a middleware, kept in the
 //! context, and handed to the business logic as an argument.
 //!
 //! `cargo run --features http --example user_identity`
 
-/// All that knows how a user gets into a context, and out of it.
+/// The only code that puts a user into a context, and takes it out.
 mod identity {
     use axum::http::{HeaderMap, StatusCode, header};
     use axum::response::{IntoResponse, Response};
@@ -21,7 +21,7 @@ mod identity {
         ctx.value::<User>().map(|user| user.0.as_str())
     }
 
-    /// In earnest the cookie would be signed: anybody can write this one.
+    /// In production the cookie would be signed: anyone can write this one.
     fn user_in_cookie(headers: &HeaderMap) -> Option<&str> {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|all| all.to_str().ok());
         cookies
@@ -45,14 +45,14 @@ use quell::http::{Client, Ctx, serve};
 use quell::{Cancelled, Context};
 use tokio::net::TcpListener;
 
-/// What it needs it is told: no value of the context is a way around its arguments.
+/// The business logic gets its input as arguments, not through values of the context.
 async fn greet(ctx: &Context, user: &str, data: &str) -> Result<String, Cancelled> {
     ctx.check()?;
     Ok(format!("hello {user}, about {data}"))
 }
 
 async fn handler(Ctx(ctx): Ctx, request: Request<Body>) -> Result<String, StatusCode> {
-    // Without the middleware there is no user; that is a mistake of ours.
+    // Without the middleware there is no user; that is a mistake in this program.
     let user = identity::user_from_context(&ctx).ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
     let data = request.uri().query().and_then(|query| query.strip_prefix("data="));
     let greeting = greet(&ctx, user, data.unwrap_or("nothing")).await;
@@ -64,7 +64,7 @@ async fn main() {
     let app = Router::new()
         .route("/", get(handler))
         .layer(middleware::from_fn(identity::middleware))
-        .route("/forgotten", get(handler)); // after the layer, and so outside of it
+        .route("/forgotten", get(handler)); // after the layer, so outside it
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/?data=tea", listener.local_addr().expect("an address"));
     let (server, stop) = Context::background().with_cancel();

@@ -1,8 +1,8 @@
-//! What the three examples with two loops call: a small relative of httpbin.org, inside
-//! the process, with two of its addresses.
+//! The server for the three examples with two loops: a small relative of httpbin.org, in
+//! the same process, with two of its addresses.
 //!
 //! * `/status/200,200,200,500` answers with one of these at random.
-//! * `/delay/1` answers after so many seconds, ten at the most.
+//! * `/delay/1` answers after that many seconds, at most ten.
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The address to call: `--base URL` if it was given, else that of a server of its
-/// own. With `--seed N` that one answers as it did the last time.
+/// The address to call: `--base URL` if given, else that of a server started here. With
+/// `--seed N` that server gives the same answers in every run.
 pub(crate) async fn base() -> String {
     if let Some(base) = argument("--base") {
         return base.trim_end_matches('/').to_string();
@@ -29,7 +29,7 @@ pub(crate) async fn base() -> String {
     base
 }
 
-/// What answers there.
+/// The service itself.
 pub(crate) fn app(seed: u64) -> Router {
     Router::new()
         .route("/status/{choices}", get(status))
@@ -46,7 +46,7 @@ async fn status(Path(choices): Path<String>, State(state): State<Arc<AtomicU64>>
     choice.parse().unwrap_or(StatusCode::BAD_REQUEST)
 }
 
-/// As long as that of the real one, more or less.
+/// About as long as that of the real one.
 const JSON: &str = r#"{
   "args": {}, "data": "", "files": {}, "form": {}, "headers": {"Accept": "*/*"},
   "origin": "127.0.0.1", "url": "http://127.0.0.1/delay/1"
