@@ -1,12 +1,12 @@
-//! How fast the checker is, beside shuttle, in one run: `cargo bench --features check --bench check`.
+//! How fast the checker is, beside shuttle, in one run: `cargo bench --features check --bench
+//! check`.
 //!
-//! The same pipeline: a producer, workers that share a channel, results read until the
-//! first, then a cancel. The channel is the same source for both, made of std's locks here
-//! and of shuttle's there; tasks and contexts are each one's own. What is counted is
-//! schedules a second. The granularity differs, and that is most of it: shuttle may switch at every
-//! access to a lock, a channel or an atomic, with a stack for each task; here tasks
-//! switch where they await, and are polled. Shuttle therefore sees more of what happens
-//! inside of a poll, and nothing of time.
+//! Both run the same pipeline: a producer, workers that share a channel, results read until the
+//! first, then a cancel. The channel is the same source for both, made of std's locks here and of
+//! shuttle's there; each has its own tasks and contexts. What is counted is schedules a second.
+//! Most of the difference is granularity: shuttle may switch at every access to a lock, a channel
+//! or an atomic, with a stack for each task; here tasks switch where they await, and are polled.
+//! Shuttle therefore sees more of what happens inside a poll, and nothing of time.
 
 #![allow(missing_docs)]
 
@@ -14,8 +14,8 @@ use quell::check::{Checker, Inject};
 use quell::rt;
 use std::time::{Duration, Instant};
 
-/// A channel with room for one, made of the locks that are in scope: std's for quell, to
-/// whom they are nothing, and shuttle's, which it sees into.
+/// A channel with room for one, made of the locks in scope: std's for quell, which does not see
+/// them, and shuttle's, which it instruments.
 macro_rules! channel {
     () => {
         struct Link {
@@ -97,7 +97,7 @@ macro_rules! channel {
     };
 }
 
-/// For quell.
+/// The pipeline for quell.
 mod in_quell {
     use quell::{Context, rt};
     use std::collections::VecDeque;
@@ -146,7 +146,8 @@ mod in_quell {
     }
 }
 
-/// The same for shuttle: tasks, and a context of its locks, so that it sees into it. A context is a flag and whoever waits for it, and no more.
+/// The same for shuttle: tasks, and a context made of its locks, so that it sees into it. The
+/// context is only a flag and its waiters.
 mod in_shuttle {
     use shuttle::future;
     use shuttle::sync::{Arc, Mutex};
@@ -240,7 +241,7 @@ fn rate(schedules: u64, took: Duration) -> f64 {
 }
 
 fn main() {
-    // `cargo test --benches` asks whether it runs at all.
+    // `cargo test --benches` only checks that it runs.
     let quick = std::env::args().any(|arg| arg == "--test");
     let (rounds, ours, theirs) = if quick { (1, 200, 20) } else { (20, 10_000, 1_000) };
     println!(
@@ -320,7 +321,7 @@ fn main() {
     println!("{schedules} schedules in {:?}, {}", began.elapsed(), peak());
 }
 
-/// The most memory this process has had.
+/// The peak memory of this process.
 fn peak() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM"));

@@ -1,9 +1,9 @@
 //! Every operation of a context beside that of its peer, with criterion.
 //!
-//! `cargo bench --bench context` takes a few minutes; `-- NAME` runs the groups
-//! with that name. Whether the figures are good enough is judged by the bench
-//! `targets`, which measures both sides in turns; this one is for looking closer
-//! and for comparing with an earlier run. Both sides of a group do the same work.
+//! `cargo bench --bench context` takes a few minutes; `-- NAME` runs the groups with that name.
+//! Both sides of a group do the same work. This bench is for a closer look and for comparing with
+//! an earlier run; the bench `targets`, which measures both sides in turns, judges whether the
+//! figures are good enough.
 
 #[cfg(not(loom))]
 fn main() {
@@ -48,7 +48,7 @@ mod bench {
         group.bench_function(name, |b| b.iter(&mut op));
     }
 
-    /// For what takes long: few samples, each as long as the others.
+    /// For slow operations: few samples, all of the same length.
     fn slow(group: &mut Group<'_>, elements: usize) {
         group.sample_size(10).sampling_mode(SamplingMode::Flat);
         group.throughput(Throughput::Elements(elements as u64));
@@ -109,7 +109,7 @@ mod bench {
         shared::<Token>(&mut group);
         group.finish();
 
-        // A token has no deadline: its side is a plain child.
+        // A token has no deadline: its side derives a plain child.
         let timeout = |group: &mut Group<'_>| {
             let parent = Quell::root();
             each(group, "quell", || {
@@ -191,7 +191,7 @@ mod bench {
         for count in [1, 16, 1024] {
             let ctx =
                 (0..count).fold(Context::background(), |ctx, key| ctx.with_entry(&KEYS[key], 7));
-            // In no order.
+            // In a scattered order.
             let keys: Vec<_> = (0..count).map(|key| &KEYS[key * 421 % count]).collect();
             let mut keys = keys.into_iter().cycle();
             let mut group = criterion.benchmark_group(format!("value among {count} keys"));

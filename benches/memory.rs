@@ -1,9 +1,9 @@
 //! Memory per live child: a million children of one parent, each held.
 //!
-//! `cargo bench --bench memory` prints two figures for each side: the bytes that
-//! are allocated, as a counting allocator sees them, and by how much the resident
-//! set of a process has grown that made nothing else. Both contain the handles in
-//! the list that holds them. Go's figure is in the table of the `targets` bench.
+//! `cargo bench --bench memory` prints two figures for each side: the allocated bytes, as a
+//! counting allocator sees them, and the growth of the resident set of a process that made nothing
+//! else. Both include the handles in the list that holds them. Go's figure is in the table of the
+//! `targets` bench.
 
 #[cfg(not(loom))]
 fn main() {
@@ -30,7 +30,7 @@ mod memory {
 
     const CHILDREN: usize = 1_000_000;
 
-    /// The system's allocator, and a count of the bytes that are out.
+    /// The system's allocator, with a count of the allocated bytes.
     struct Counting;
 
     static BYTES: AtomicUsize = AtomicUsize::new(0);
@@ -90,7 +90,7 @@ mod memory {
         }
     }
 
-    /// In a process of its own: what another measurement has freed is not given back.
+    /// Measures in a process of its own: memory freed by another measurement is not given back.
     fn measure_apart(side: &str, kind: &str) -> Figures {
         let exe = std::env::current_exe().expect("this program has a path");
         let output = Command::new(exe)

@@ -1,19 +1,18 @@
-//! Measures quell's pipelines against pipelines that are wired by hand from its
-//! peers' channels, and says whether they are as fast as they should be.
+//! Measures quell's pipelines against pipelines wired by hand from its peers' channels, and says
+//! whether they are as fast as they should be.
 //!
-//! `cargo bench --bench pipelines` takes two minutes or so. All contenders of a
-//! row run in turns; the median of each counts, and the median of the ratios to
-//! the best peer of the same round. After `--`, a word runs only the rows with
-//! that word in their name, and `--strict` makes a miss the exit code 1.
+//! `cargo bench --bench pipelines` takes two minutes or so. All contenders of a row run in turns;
+//! the median of each counts, and the median of the ratios to the best peer of the same round.
+//! After `--`, a word runs only the rows with that word in their name, and `--strict` makes a miss
+//! the exit code 1.
 //!
-//! The same work for everybody: a producer, a relay and eight workers that add
-//! one, each a task, with room for 64 items between them, and a reader that sums
-//! up. By hand, each await races a cancellation in a `select!`, as it is usually
-//! written; "kanal, kept" makes the future of the cancellation once for each task
-//! instead of once for each await, and is only to be looked at. `buffer_unordered` has
-//! the relay as well and ends with a cancellation, made once; that it does not in
-//! brackets, and is only to be looked at. Go's figures come
-//! from the program in `benches/go`, if a `go` is on the PATH.
+//! All contenders do the same work: a producer, a relay and eight workers that add one, each a
+//! task, with room for 64 items between them, and a reader that sums up. By hand, each await races
+//! a cancellation in a `select!`, as it is usually written; "kanal, kept" makes the future of the
+//! cancellation once for each task instead of once for each await, and is for information only.
+//! `buffer_unordered` also has the relay, and ends with a cancellation, made once; in brackets it
+//! has neither, and is for information only. Go's figures come from the program in `benches/go`, if
+//! a `go` is on the PATH.
 
 #[cfg(not(loom))]
 fn main() -> std::process::ExitCode {
@@ -75,11 +74,12 @@ mod pipelines {
         missed: usize,
     }
 
-    /// A name and how to measure it. A name in brackets is not judged by.
+    /// A name and how to measure it. A name in brackets is not compared against.
     type Contender<'a> = (&'a str, Box<dyn FnMut() -> f64 + 'a>);
 
     impl Table {
-        /// One row: quell first, then its peers. At most zero: only to be looked at.
+        /// One row: quell first, then its peers. With `at_most` zero, the row is for information
+        /// only.
         fn row(&mut self, name: &str, rounds: usize, at_most: f64, mut all: Vec<Contender<'_>>) {
             if !self.only.is_empty() && !self.only.iter().any(|word| name.contains(word.as_str())) {
                 return;
@@ -122,7 +122,7 @@ mod pipelines {
         }
     }
 
-    /// Nanoseconds an item, of a future that runs as a task.
+    /// Nanoseconds per item of a future that runs as a task.
     fn per_item<F>(runtime: &Runtime, items: u64, pipeline: F) -> f64
     where
         F: Future<Output = u64> + Send + 'static,
@@ -185,7 +185,7 @@ mod pipelines {
         sum
     }
 
-    // By hand: what follows is written once for all channels.
+    // By hand: the following is written once for all channels.
 
     /// How an await races the cancellation.
     trait Stop: Send + 'static {
@@ -196,7 +196,7 @@ mod pipelines {
         fn wait(&mut self) -> Self::Wait<'_>;
     }
 
-    /// As it is usually written: `token.cancelled()` in each `select!`.
+    /// The usual way: `token.cancelled()` in each `select!`.
     struct Fresh(CancellationToken);
 
     impl Stop for Fresh {
@@ -247,7 +247,7 @@ mod pipelines {
     impl Channel for Tokio {
         type Sender<T: Send + 'static> = mpsc::Sender<T>;
         type Receiver<T: Send + 'static> = mpsc::Receiver<T>;
-        // It is for one: workers share it behind a lock, as is usual.
+        // It has a single consumer: workers share it behind a lock, as is usual.
         type Shared<T: Send + 'static> = Arc<tokio::sync::Mutex<mpsc::Receiver<T>>>;
         fn channel<T: Send + 'static>() -> (mpsc::Sender<T>, mpsc::Receiver<T>) {
             mpsc::channel(ROOM)
@@ -310,7 +310,7 @@ mod pipelines {
         recv
     );
 
-    /// The three stages: what comes out of them, and their tasks.
+    /// The three stages: their output, and their tasks.
     fn by_hand<C, S, T, W, Fut>(
         token: &CancellationToken,
         source: impl Stream<Item = T> + Send + 'static,
@@ -398,7 +398,7 @@ mod pipelines {
         sum_up(results.take_until(token.cancelled())).await
     }
 
-    /// The last of them alone, and no way to end it.
+    /// The last stage alone, with no way to end it.
     async fn bare_buffer_unordered(items: u64, workers: usize) -> u64 {
         sum_up(futures::stream::iter(0..items).map(add_one).buffer_unordered(workers)).await
     }
@@ -523,8 +523,8 @@ mod pipelines {
         }, C::recv)
     }
 
-    /// Nanoseconds from an item's making to its receipt, of a source
-    /// that makes one every millisecond.
+    /// Nanoseconds from making an item to receiving it, with a source that makes one every
+    /// millisecond.
     macro_rules! slow_source {
         ($runtime:expr, $items:ident => $make:expr, $next:expr) => {
             $runtime.block_on(async {
@@ -604,7 +604,7 @@ mod pipelines {
         std::future::pending().await
     }
 
-    /// Lets everything come to where it waits.
+    /// Lets every task reach the point where it waits.
     async fn come_to_rest() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -670,7 +670,7 @@ mod pipelines {
         }
     }
 
-    /// Bytes of one idle pipeline; in a process of its own.
+    /// Bytes of one idle pipeline; run in a process of its own.
     fn memory_of_one(whose: &str) -> f64 {
         const MANY: usize = 10_000;
         let resident = || {

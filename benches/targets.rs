@@ -1,14 +1,13 @@
 //! Measures quell against its peers and says whether it is as fast as it should be.
 //!
-//! `cargo bench --bench targets` takes a minute or so. Both sides of a row are
-//! measured in turns, and only the median of the ratios counts: a machine that is
-//! busy with something else slows both. After `--`, a word runs only the rows
-//! with that word in their name, and `--strict` makes a miss the exit code 1.
+//! `cargo bench --bench targets` takes a minute or so. Both sides of a row are measured in turns,
+//! and only the median of the ratios counts: a machine that is busy with something else slows both.
+//! After `--`, a word runs only the rows with that word in their name, and `--strict` makes a miss
+//! the exit code 1.
 //!
-//! Where the target is a number of nanoseconds, the other side of the row is a
-//! yardstick: an allocation with its free (25 ns where the target was set), or a
-//! lock with its unlock (14 ns). The target is met in plain nanoseconds, or by
-//! the ratio of the two on a machine that is slower.
+//! If the target is a number of nanoseconds, the other side of the row is a yardstick: an
+//! allocation with its free (25 ns where the target was set), or a lock with its unlock (14 ns).
+//! The target is met in plain nanoseconds or, on a slower machine, by the ratio of the two.
 //!
 //! Go's column comes from the program in `benches/go`, if a `go` is on the PATH.
 
@@ -38,7 +37,7 @@ mod targets {
     use std::time::{Duration, Instant};
     use tokio::runtime::Builder;
 
-    /// Rounds of a row that is measured in milliseconds, and of one that takes a second.
+    /// Rounds of a row that takes milliseconds, and of one that takes a second.
     const QUICK: usize = 15;
     const SLOW: usize = 3;
 
@@ -78,13 +77,13 @@ mod targets {
 
     #[derive(Clone, Copy)]
     enum Target {
-        /// Of what the peer takes.
+        /// At most this fraction of the peer's time.
         Ratio(f64),
-        /// Of what the peer takes, and less than Go takes.
+        /// At most this fraction of the peer's time, and less than Go's.
         RatioAndGo(f64),
-        /// In nanoseconds, where the peer takes `peer` of them.
+        /// Nanoseconds, on a machine where the peer takes `peer` of them.
         Nanos { at_most: f64, peer: f64 },
-        /// Only to be looked at.
+        /// For information only.
         None,
     }
 
@@ -100,7 +99,7 @@ mod targets {
             self.only.is_empty() || self.only.iter().any(|word| name.contains(word.as_str()))
         }
 
-        /// Measures and judges one row; both sides give nanoseconds per operation.
+        /// Measures and judges one row; both sides return nanoseconds per operation.
         fn row(
             &mut self,
             name: &str,
@@ -113,7 +112,7 @@ mod targets {
                 return;
             }
             if rounds > SLOW {
-                // The first time finds out how often to repeat; slow rows do not.
+                // The first run finds out how often to repeat; slow rows do not need that.
                 quell();
                 peer();
             }
@@ -144,7 +143,7 @@ mod targets {
         }
     }
 
-    /// Nanoseconds of one `op`, from as many as take a few milliseconds.
+    /// Nanoseconds of one `op`, repeated for a few milliseconds.
     fn each(op: impl FnMut()) -> impl FnMut() -> f64 {
         each_of(1, op)
     }
@@ -161,8 +160,8 @@ mod targets {
         }
     }
 
-    /// A function of its own for each `op`: what stands around a loop of five instructions
-    /// would otherwise decide how fast it is.
+    /// One function per `op`: otherwise the code around a loop of five instructions would decide
+    /// how fast it is.
     #[inline(never)]
     fn time_of(times: usize, op: &mut impl FnMut()) -> Duration {
         let start = Instant::now();
@@ -191,7 +190,7 @@ mod targets {
         })
     }
 
-    /// What the machine itself takes: no operation can be faster than what it is made of.
+    /// What the machine itself takes: no operation can be faster than its parts.
     fn yardsticks() {
         let counter = AtomicUsize::new(0);
         let count = each(|| {
@@ -327,7 +326,7 @@ mod targets {
 
     // Values.
 
-    /// Each of the eight keys, asked where it lies at the bottom.
+    /// Looks up each of the eight keys in a chain that has it at the bottom.
     fn look_up(depth: usize) -> impl FnMut() -> f64 {
         let chains: Vec<Context> = (0..8).map(|bottom| chain(depth, bottom)).collect();
         each_of(8, move || {
@@ -354,7 +353,7 @@ mod targets {
         })
     }
 
-    /// One value under each of so many keys, and the keys in no order.
+    /// One value under each of `count` keys, and the keys in a scattered order.
     fn keys(count: usize) -> (Context, Vec<&'static Key<u64>>) {
         let ctx = (0..count).fold(Context::background(), |ctx, key| ctx.with_entry(&KEYS[key], 7));
         (ctx, (0..count).map(|key| &KEYS[key * 421 % count]).collect())
@@ -372,7 +371,7 @@ mod targets {
         let peer = ("depth 1", look_up(1));
         table.row("value, depth 1024 : depth 1", QUICK, target, look_up(1024), peer);
         let peer = ("depth 1", look_up_typed(1));
-        // Not judged: how many of eight types are two steps away is the compiler's to say.
+        // Not judged: how many of eight types are two steps away is up to the compiler.
         let name = "value by type, depth 1024 : depth 1";
         table.row(name, QUICK, Target::None, look_up_typed(1024), peer);
 
@@ -442,7 +441,7 @@ mod targets {
 
     // Memory.
 
-    /// Prints by how much a million live children make this process bigger, per child.
+    /// Prints by how much a million live children grow this process, per child.
     fn report_memory(quell: bool, waited_for: bool) {
         fn grown<T: Tree>(waited_for: bool) -> Option<f64> {
             let root = T::root();
@@ -464,7 +463,7 @@ mod targets {
         println!("{}", grown.map_or("unknown".into(), |bytes| format!("{bytes:.1}")));
     }
 
-    /// A process of its own for each figure: memory once used stays with a process.
+    /// Each figure has a process of its own: a process keeps memory that it has used.
     fn memory(table: &mut Table) {
         let bytes = |side: &str, kind: &str| -> Option<f64> {
             let exe = std::env::current_exe().ok()?;

@@ -1,6 +1,6 @@
-// Measures Go's context package: the same work as benches/targets.rs does, under
-// the same names; with the argument `pipelines`, that of benches/pipelines.rs. Prints a name, a tab and the nanoseconds (for memory: the
-// bytes) of one operation on each line.
+// Measures Go's context package: the same work as benches/targets.rs, under the same
+// names; with the argument `pipelines`, that of benches/pipelines.rs. Each line is a name,
+// a tab and the nanoseconds (for memory: the bytes) of one operation.
 package main
 
 import (
@@ -101,7 +101,7 @@ func median(rounds int, measure func() float64) float64 {
 	return figures[rounds/2]
 }
 
-// each gives the nanoseconds of one op.
+// each returns the nanoseconds of one op.
 func each(op func()) float64 {
 	times := 1
 	once := func() time.Duration {
@@ -122,7 +122,7 @@ func derive(parent context.Context) {
 	cancel()
 }
 
-// shared derives in two goroutines at once, each as often.
+// shared derives in two goroutines at once, equally often.
 func shared(parent context.Context) float64 {
 	const times = 100_000
 	return median(7, func() float64 {
@@ -153,7 +153,7 @@ type node struct {
 	cancel context.CancelFunc
 }
 
-// grow makes children; one that is waited for has the channel that waiting takes.
+// grow makes children; a child that is waited for has its Done channel.
 func grow(root context.Context, children []node, waitedFor bool) {
 	for i := range children {
 		ctx, cancel := context.WithCancel(root)
@@ -164,7 +164,7 @@ func grow(root context.Context, children []node, waitedFor bool) {
 	}
 }
 
-// cancelChildren gives the time of cancel alone, per child.
+// cancelChildren returns the time of cancel alone, per child.
 func cancelChildren(count, times int, waitedFor bool) float64 {
 	var took time.Duration
 	children := make([]node, count)
@@ -179,7 +179,7 @@ func cancelChildren(count, times int, waitedFor bool) float64 {
 	return perOp(took, times*count)
 }
 
-// life has no drop: that is the collector's, and counts as far as it runs meanwhile.
+// life has no drop: that is the garbage collector's work, which counts as far as it runs meanwhile.
 func life() float64 {
 	start := time.Now()
 	root, cancel := context.WithCancel(context.Background())
@@ -194,7 +194,7 @@ func life() float64 {
 	return perOp(time.Since(start), million)
 }
 
-// wake gives the time from cancel until all goroutines that wait have ended, per goroutine.
+// wake returns the time from cancel until all waiting goroutines have ended, per goroutine.
 func wake(childEach bool) float64 {
 	const count = 100_000
 	root, cancel := context.WithCancel(context.Background())
@@ -216,7 +216,7 @@ func wake(childEach bool) float64 {
 		}()
 	}
 	ready.Wait()
-	// The last of them may be on their way to sleep.
+	// The last of them may not be asleep yet.
 	time.Sleep(20 * time.Millisecond)
 	start := time.Now()
 	cancel()
@@ -226,7 +226,7 @@ func wake(childEach bool) float64 {
 
 type key int
 
-// chain has as many values under eight keys, this key's at the bottom and there only.
+// chain has depth values under eight keys; the key bottom is at the bottom and there only.
 func chain(depth, bottom int) context.Context {
 	ctx := context.WithValue(context.Background(), key(bottom), 7)
 	for layer := 1; layer < depth; layer++ {
@@ -235,7 +235,7 @@ func chain(depth, bottom int) context.Context {
 	return ctx
 }
 
-// memory gives the live bytes on the heap, per child, with what holds it.
+// memory returns the live bytes on the heap per child, including what holds it.
 func memory(waitedFor bool) float64 {
 	root, cancel := context.WithCancel(context.Background())
 	defer cancel()

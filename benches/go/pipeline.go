@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// The pipeline of benches/pipelines.rs: a producer, a relay and workers that add
-// one, with room for 64 items between them; every send and every receive also
-// waits for the context.
+// pipelines measures the pipeline of benches/pipelines.rs: a producer, a relay and
+// workers that add one, with room for 64 items between them. Every send and every
+// receive also waits for the context.
 func pipelines() {
 	for _, threads := range []int{2, 1} {
 		before := runtime.GOMAXPROCS(threads)

@@ -1,7 +1,7 @@
-//! A server that is not in the way: what `benches/hit/compare.sh` sends its requests to.
+//! A server that is not the bottleneck: `benches/hit/compare.sh` sends its requests to it.
 //!
-//! It answers whatever ends with an empty line with the same few bytes, and looks
-//! at nothing else. Each of its threads takes connections for itself.
+//! It answers everything that ends with an empty line with the same few bytes, and looks at nothing
+//! else. Each of its threads accepts its own connections.
 
 use std::num::NonZero;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

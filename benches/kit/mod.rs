@@ -1,5 +1,5 @@
-//! What several benches measure: a tree of quell's beside one of tokens, both by the same
-//! code; and the machine's and Go's figures beside them.
+//! What several benches measure: a tree of contexts beside a tree of tokens, both by the same code,
+//! with the figures of the machine and of Go beside them.
 #![allow(dead_code, unreachable_pub, reason = "no bench needs all of it, and each is a crate")]
 
 use quell::{Canceller, Context, Done, Key};
@@ -29,7 +29,7 @@ pub trait Tree: Sized + Send + Sync + 'static {
     fn done(&self) -> Self::Done;
 }
 
-/// Both halves of what a derivation gives.
+/// A context and its canceller.
 pub struct Quell {
     pub ctx: Context,
     pub canceller: Canceller,
@@ -91,7 +91,7 @@ pub fn two_workers() -> Runtime {
 
 // Deriving and ending.
 
-/// Two threads at once, each as often; the time from the first's start to the last's end.
+/// Two threads at once derive `times` times each. Returns the time from first start to last end.
 pub fn derive_shared<T: Tree>(parent: &T, times: u64) -> Duration {
     let barrier = Barrier::new(2);
     let work = || {
@@ -133,7 +133,7 @@ pub fn cancel<T: Tree>(children: usize, waited_for: bool) -> Duration {
     took
 }
 
-/// A million children: made, cancelled with their parent, each asked, dropped.
+/// A million children: made, cancelled with their parent, each checked, dropped.
 pub fn life<T: Tree>() {
     let root = T::root();
     let children: Vec<T> = (0..MILLION).map(|_| root.child()).collect();
@@ -184,14 +184,14 @@ pub static MISSING: Key<u64> = Key::new("missing");
 
 pub struct Typed<const N: usize>(pub u64);
 
-/// As many values under eight keys, this key's at the bottom and there only.
+/// `depth` values under eight keys; the key `bottom` is at the bottom and there only.
 pub fn chain(depth: usize, bottom: usize) -> Context {
     let root = Context::background().with_entry(&KEYS[bottom], 7);
     (1..depth)
         .fold(root, |ctx, layer| ctx.with_entry(&KEYS[(bottom + 1 + layer % 7) % 8], layer as u64))
 }
 
-/// The same by type.
+/// The same, with types as keys.
 pub fn typed_chain(depth: usize, bottom: usize) -> Context {
     fn put(ctx: &Context, key: usize, value: u64) -> Context {
         match key {
@@ -239,20 +239,20 @@ pub fn median(of: impl Iterator<Item = f64>) -> f64 {
     of[of.len() / 2]
 }
 
-/// Bytes in memory of this process; `None` where the system does not say.
+/// The resident bytes of this process; `None` if the system does not say.
 pub fn resident() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
 }
 
-/// What the Go program says, if there is a `go`: nanoseconds (for memory: bytes) by name.
+/// The figures of the Go program, if there is a `go`: nanoseconds (for memory: bytes) by name.
 pub fn ask_go(words: &[&str]) -> HashMap<String, f64> {
     let run = Command::new("go")
         .args(["run", "."])
         .args(words)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/go"))
-        // Nothing but what is there.
+        // Downloads nothing.
         .envs([("GOPROXY", "off"), ("GOTOOLCHAIN", "local"), ("GOWORK", "off")])
         .stderr(Stdio::inherit())
         .output();

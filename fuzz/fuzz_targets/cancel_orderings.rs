@@ -1,4 +1,4 @@
-//! Bytes derive, cancel, drop and ask contexts; a plain model says what must come out.
+//! Bytes derive, cancel, drop and query contexts; a plain model says what must come out.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

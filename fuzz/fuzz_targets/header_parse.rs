@@ -1,5 +1,5 @@
-//! Any bytes as the headers that requests carry: no panic, and what is read is written
-//! again as the same, or as less time.
+//! Reads any bytes as the headers of a request: there is no panic, and what was read is written
+//! again as the same time, or less.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

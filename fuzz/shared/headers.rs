@@ -1,5 +1,5 @@
-//! Reads bytes as each of the headers that a request may carry, and writes again
-//! what could be read: a peer must never be given more time than there was.
+//! Reads bytes as each of the headers that a request may carry, and writes again what could be
+//! read: a peer must never be given more time than there was.
 
 use quell::http::parse;
 use std::time::Duration;
@@ -8,7 +8,7 @@ pub(crate) fn run(bytes: &[u8]) {
     if let Ok(left) = parse::grpc_timeout(bytes) {
         let again = parse::format_grpc_timeout(left);
         let read = parse::grpc_timeout(again.as_bytes()).expect("what was written can be read");
-        // Nothing is never written: some take it for no limit.
+        // Zero is never written, because some servers take it for no limit.
         assert!(read <= left.max(Duration::from_nanos(1)), "{again:?} is more than {left:?}");
         assert!(!read.is_zero(), "{again:?}");
     }

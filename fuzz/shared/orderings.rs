@@ -1,9 +1,8 @@
-// What the target `cancel_orderings` does with its bytes; a test does the same with the
-// corpus.
+// What the target `cancel_orderings` does with its bytes; a test does the same with the corpus.
 
 use quell::{Canceller, Context, ContextError};
 
-/// A context as a person would write it down: its parent, and whether and why it ended.
+/// A plain model of a context: its parent, and whether and why it ended.
 struct Plain {
     parent: Option<usize>,
     cut: bool,
@@ -56,14 +55,14 @@ pub fn run(bytes: &[u8]) {
                 }
             }
             (6, Some(at)) => {
-                // Dropping the last canceller ends it; its cause names the line.
+                // Dropping the last canceller ends the context; the cause names the line.
                 if let Some(canceller) = pairs[at].canceller.take() {
                     drop(canceller);
                     end(&mut plain, pairs[at].plain, "dropped");
                 }
             }
             (_, Some(at)) => {
-                // A handle goes; its context lives on in whatever was derived from it.
+                // A handle is dropped; its context lives on in those derived from it.
                 let gone = pairs.swap_remove(at);
                 if gone.canceller.is_some() {
                     end(&mut plain, gone.plain, "dropped");
@@ -86,7 +85,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// Ends one and all below it that have not ended.
+/// Ends a context, and all below it that have not ended.
 fn end(plain: &mut [Plain], which: usize, why: &str) {
     if plain[which].ended.is_some() {
         return;

@@ -1,5 +1,4 @@
-// What the target `pipeline_schedules` does with its bytes; a test does the same with the
-// corpus.
+// What the target `pipeline_schedules` does with its bytes; a test does the same with the corpus.
 
 use quell::check::{Checker, Inject};
 use quell::{Context, OnCancel, Pipeline, Rate, rt};
