@@ -245,7 +245,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    /// Each attempt connects or fails after so many milliseconds.
+    /// Each attempt connects or fails after its number of milliseconds.
     async fn tries(attempts: &[(u64, bool)]) -> (io::Result<usize>, u128) {
         let addresses: Vec<_> = (0..attempts.len())
             .map(|number| SocketAddr::from(([127, 0, 0, 1], number as u16)))

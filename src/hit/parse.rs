@@ -103,7 +103,7 @@ pub(super) struct Chunks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
-    /// In a chunk's size, of which so many digits have come.
+    /// In a chunk's size: its value and its number of digits so far.
     Size(u64, u8),
     /// After the size, up to the end of the line.
     Extension(u64),
@@ -111,7 +111,7 @@ enum At {
     /// In the line end after a chunk.
     AfterData,
     AfterDataLineFeed,
-    /// In a line after the last chunk, of which so many characters have come.
+    /// In a line after the last chunk: its number of characters so far.
     Trailer(usize),
     End,
 }

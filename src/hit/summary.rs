@@ -134,7 +134,7 @@ impl Summary {
         self.durations.mean()
     }
 
-    /// Returns the duration that so many per cent of all did not exceed: `99.9`, say.
+    /// Returns the duration that `percent` per cent of all did not exceed: `99.9`, say.
     #[must_use]
     pub fn percentile(&self, percent: f64) -> Option<Duration> {
         self.durations.percentile(percent)

@@ -42,7 +42,7 @@ pub enum RequestEnd {
     Panicked,
     /// The request took longer than a [`TimeoutLayer`](crate::http::TimeoutLayer) allows.
     TimeLimit(Duration),
-    /// The request took longer than its caller, by a header, was willing to wait.
+    /// The request took longer than its caller said, in a header, that it would wait.
     PeersDeadline(Duration),
 }
 

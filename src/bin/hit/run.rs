@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 pub(crate) struct Done {
     pub(crate) summary: Summary,
     pub(crate) took: Duration,
-    /// The exit status, if the run did not come to its end.
+    /// The exit status, if the run was cut short.
     pub(crate) interrupted: Option<i32>,
 }
 

@@ -30,8 +30,7 @@ use std::str::FromStr;
 pub struct TrackingId(Box<str>);
 
 impl TrackingId {
-    /// Creates an id in the form of a random UUID. It is unlikely to be made twice, but is no
-    /// secret.
+    /// Creates an id in the form of a random UUID: unlikely to be made twice, but no secret.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "no two are the same")]
     pub fn new() -> Self {
