@@ -1,18 +1,18 @@
-//! The guides, one a page: they are the files in `docs/`, and every example in them is compiled as
-//! a test, and run where it ends by itself.
+//! The guides, one per page. They are the files in `docs/`; every example in them is compiled as a
+//! test, and run if it ends by itself.
 //!
 //! | you want to | read |
 //! |---|---|
 //! | build a pipeline, choose its buffers, read its report | [`pipelines`] |
 //! | come from Go | [`from_go`] |
-//! | come from tokio, with a `CancellationToken` perhaps | [`from_tokio`] |
-//! | check your own code | [`checker`], and [`scale`] for hours of it |
+//! | come from tokio, perhaps with a `CancellationToken` | [`from_tokio`] |
+//! | check your own code | [`checker`], and [`scale`] for runs of hours |
 //! | give each request a context | [`http`] |
 //! | put a server under load | [`hit`] |
-//! | know why quell is as it is | [`design`] |
+//! | know why quell is designed as it is | [`design`] |
 
-// A guide's links are to other files, which is what they are in the repository. Here the same
-// names are defined before the file defines them, and the first definition counts.
+// In the repository a guide's links point to other files. Here the same link names are defined
+// before the file is included, and the first definition wins.
 
 #[doc = "[limits]: crate::guide::pipelines#limits"]
 #[doc = ""]

@@ -1,9 +1,9 @@
 //! Go-style contexts, pipelines and groups of tasks that stop completely when their context ends,
-//! and a checker that looks for what does not.
+//! and a checker that finds code that does not.
 //!
-//! A [`Context`] is what Go calls one: it carries cancellation, a deadline, the
-//! reason for its end, and values, from whoever starts some work to whoever does
-//! it. Contexts form a tree; ending one ends everything derived from it.
+//! A [`Context`] is what Go calls a context: it carries cancellation, a deadline, the reason for
+//! its end, and values from the code that starts some work to the code that does it. Contexts form
+//! a tree; ending one ends everything derived from it.
 //!
 //! ```
 //! use quell::Context;
@@ -21,9 +21,9 @@
 //! # });
 //! ```
 //!
-//! A [`Pipeline`] is stages of tasks, from a source to whoever reads the results.
-//! Whatever ends it ends every stage, and its [`Report`] says what became of every
-//! item. A [`Group`] owns tasks that are each different.
+//! A [`Pipeline`] is a chain of stages made of tasks, from a source to the reader of the results.
+//! Whatever ends the pipeline ends every stage, and its [`Report`] accounts for every item.
+//! A [`Group`] owns tasks that each do something different.
 //!
 //! ```
 //! use quell::{Context, Pipeline};
@@ -49,28 +49,28 @@
 //! | end one, with a reason | [`Canceller`] |
 //! | wait in a task | [`Context::run`], [`Context::done`] |
 //! | wait on a thread | [`Context::wait`] |
-//! | ask in a loop | [`Context::check`] |
+//! | check in a loop | [`Context::check`] |
 //! | know why it ended | [`Context::cause`], [`Cause`] |
 //! | carry values | [`Context::with_value`], [`Key`] |
-//! | do something at the end | [`Context::after_func`] |
+//! | run a function at the end | [`Context::after_func`] |
 //! | see what is still alive | [`Context::tree`] |
 //! | stop on Ctrl-C | [`signal::interrupt`] |
 //! | chain stages of tasks | [`Pipeline`], and [the guide](guide::pipelines) |
-//! | keep to a rate | [`Pipeline::throttle`], [`Rate`] |
+//! | limit the rate | [`Pipeline::throttle`], [`Rate`] |
 //! | work on many items at once | [`dispatch`](Pipeline::dispatch), [`dispatch_ordered`](Pipeline::dispatch_ordered), [`try_dispatch`](Pipeline::try_dispatch) |
 //! | write a stage | [`Pipeline::stage`], [`channel::Receiver`], [`channel::Sender`] |
-//! | finish what has begun | [`OnCancel::Drain`] |
+//! | finish the items already begun | [`OnCancel::Drain`] |
 //! | know whether all results have come | [`Results::try_next`], [`Results::try_collect`] |
-//! | know what became of every item | [`Results::finish`], [`Report`] |
+//! | account for every item | [`Results::finish`], [`Report`] |
 //! | own tasks, a few at a time | [`Group`] |
-//! | spawn, sleep, limit a time | [`rt`] |
+//! | spawn, sleep, set a timeout | [`rt`] |
 //! | come from Go, or from tokio | [the guide from Go](guide::from_go), [the guide from tokio](guide::from_tokio) |
 //!
 //! # Checking that it stops
 //!
-//! With the feature `check`, `quell::check` runs an async body under every schedule within a few delays, cancels it
-//! at every point in turn, and shows what does not stop: which task, at which line, and how to see it again. It needs
-//! nothing of the body but that it takes a context. See [the guide](guide::checker).
+//! With the feature `check`, `quell::check` runs an async body under every schedule within a few
+//! delays, cancels it at every point in turn, and shows which task does not stop, at which line,
+//! and how to reproduce it. The body only has to take a context. See [the guide](guide::checker).
 //!
 #![cfg_attr(all(feature = "check", not(loom)), doc = "```")]
 #![cfg_attr(not(all(feature = "check", not(loom))), doc = "```ignore")]
@@ -92,31 +92,31 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `tokio` (default) | groups and pipelines run their tasks on tokio; deadlines go by the clock of the tokio runtime they were made in, paused or not |
+//! | `tokio` (default) | groups and pipelines run their tasks on tokio; deadlines follow the clock of the tokio runtime they were made in, paused or not |
 //! | `tokio-util` | [`Context::token`](Context#method.token) and [`Context::with_token`](Context#method.with_token), to and from `CancellationToken` |
 //! | `tracing` | an event, target `quell`, level debug, when a context ends for a reason of its own |
 //! | `check` | the checker |
-//! | `proptest` | random pipelines and schedules for it |
+//! | `proptest` | random pipelines and schedules for the checker |
 //! | `http` | a context for each request, limits, a client, a server |
 //! | `tls` | HTTPS for `hit` |
 //! | `cli` | the programs `quell`, which runs the built-in checks, and `hit` |
 //! | `full` | all of these |
 //!
-//! Without any of them contexts work on plain threads and under every executor.
+//! Without any of these features, contexts work on plain threads and under every executor.
 //!
 //! # The house
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | `context` | the tree: everything that ends |
+//! | `context` | the tree of contexts: everything that ends |
 //! | [`pipeline`] | sources, stages, throttle, workers, results, reports |
 //! | [`group`] | an owner for tasks |
 //! | [`channel`] | the bounded channel between stages |
-//! | [`rt`] | the runtime seam: who runs tasks, whose clock it is, and who rings |
-//! | `check` | the checker: a schedule, the search through them, what is told of it (feature `check`) |
+//! | [`rt`] | the runtime seam: what runs tasks, which clock applies, and what rings alarms |
+//! | `check` | the checker: a schedule, the search through schedules, the findings (feature `check`) |
 //! | `http` | contexts for HTTP: layers for tower and axum, a server, a client (feature `http`) |
-//! | `hit` | a load generator: requests through a pipeline, and what was measured of them (feature `http`) |
-//! | `sync` | `std` or `loom`, and all the code that carries a proof because the compiler cannot check it |
+//! | `hit` | a load generator: requests through a pipeline, and their measurements (feature `http`) |
+//! | `sync` | `std` or `loom`, and all code the compiler cannot check, each piece with its proof |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -148,7 +148,7 @@ pub use context::{
     AfterFunc, BoxError, Cancelled, Canceller, Cause, Context, ContextError, Done, Key, Run,
 };
 
-/// The checker's tests reach the planted bugs, where those are built in.
+/// The planted bugs, for the checker's tests, in builds that have them.
 #[cfg(all(quell_planted, not(loom)))]
 #[doc(hidden)]
 #[allow(missing_docs)]
@@ -156,30 +156,30 @@ pub mod planted {
     pub use crate::sync::planted::{Break, hurry, plant};
 }
 
-/// The models reach the planted bugs; nobody else does.
+/// The planted bugs and other internals, for the models only.
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod planted {
     pub use crate::sync::planted::{Break, hurry, plant};
 
-    /// Moves the models' clock by so many milliseconds, and rings what is due.
+    /// Advances the models' clock by this many milliseconds, and rings the alarms that are due.
     pub fn advance(millis: usize) {
         crate::rt::by_hand::advance(millis);
     }
 
-    /// Runs a future, and all the tasks that it spawns, on this thread in turns; comes
-    /// back when all have ended.
+    /// Runs a future, and all the tasks that it spawns, on this thread in turns; returns
+    /// when all have ended.
     pub fn on_one_thread<F: Future>(future: F) -> F::Output {
         crate::rt::by_thread::on_one_thread(future)
     }
 
-    /// Waits for what rings on a thread of its own: at the end of a model with a
-    /// deadline.
+    /// Waits for the alarms that ring on a thread of their own. Models with a deadline end
+    /// with this.
     pub fn finish() {
         crate::rt::by_hand::finish();
     }
 
-    /// The channel between two stages: whoever receives offers room when it waits.
+    /// The channel between two stages, whose receiver offers room when it waits.
     pub fn between<T>(capacity: usize) -> (crate::channel::Sender<T>, crate::channel::Receiver<T>) {
         crate::channel::between(capacity)
     }
@@ -194,14 +194,14 @@ pub mod planted {
             Taker(crate::channel::Taker::first(receiver, at_most, false))
         }
 
-        /// The next item, and the takers that it brought into being.
+        /// The next item, and the takers hired for it.
         pub async fn take(&mut self) -> Option<(T, Vec<Taker<T>>)> {
             let here = std::panic::Location::caller();
             let item = std::future::poll_fn(|cx| self.0.poll_take(cx, here)).await?;
             Some((item, std::iter::from_fn(|| self.0.hire()).map(Taker).collect()))
         }
 
-        /// It is about to wait, with its item in hand.
+        /// Notes that this taker is about to wait while it holds an item.
         pub fn pauses(&mut self) {
             self.0.pauses();
         }

@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //!
-//! 1. The user's function is in its [`Job`] until somebody takes it: to run it,
-//!    or to stop it. Taking is under the job's lock, so it is one or the other.
-//! 2. It runs, and is dropped, outside of that lock.
-//! 3. A registered [`Func`] holds its context: nothing else would keep it alive
-//!    and registered until the function has run.
+//! 1. The user's function is in its [`Job`] until it is taken, to run it or to stop it. It is taken
+//!    under the job's lock, so only one of the two happens.
+//! 2. The function runs, and is dropped, outside of that lock.
+//! 3. A registered [`Func`] holds its context: nothing else would keep the context alive, and the
+//!    function registered, until the function has run.
 
 use super::Context;
 use super::scope::Scope;
@@ -19,13 +19,13 @@ use std::fmt;
 
 /// A function registered with [`Context::after_func`].
 ///
-/// Dropping it leaves the function registered; [`stop`](AfterFunc::stop) takes
-/// it back.
+/// Dropping this leaves the function registered; [`stop`](AfterFunc::stop) takes it back.
 pub struct AfterFunc {
     job: Arc<Job>,
-    /// Where it is registered; `None` if it was run at once or never will be.
+    /// The scope and key of its registration; `None` if it was run at once or never will be.
     place: Option<(Arc<Scope>, usize)>,
-    /// By a checker; nobody goes on by what quell's own ask.
+    /// Whether a checker watches it. Quell's own functions are not watched: no user code depends on
+    /// the answer to their `stop`.
     #[cfg(all(feature = "check", not(loom)))]
     watched: bool,
 }
@@ -40,7 +40,7 @@ enum State {
     Waiting(Box<dyn FnOnce() + Send>),
     Running {
         by: ThreadId,
-        /// Whether somebody waits for the end of it.
+        /// Whether a thread waits for its end.
         awaited: bool,
     },
     /// It has run, or was stopped.
@@ -55,7 +55,7 @@ pub(super) struct Func {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// quell's own: it runs before any of the users', which may take as long as they like.
+    /// Quell's own: runs before all user functions, which may take as long as they like.
     Ours,
     Users,
 }
@@ -72,7 +72,7 @@ impl AfterFunc {
             watched: whose == Whose::Users && is_watched,
         };
         let Some(branch) = context.branch() else {
-            // It cannot end: the function waits, for nothing, with this handle.
+            // This context cannot end: the function stays with this handle and never runs.
             return function;
         };
         let Ok(scope) = branch.open() else {
@@ -88,8 +88,8 @@ impl AfterFunc {
         function
     }
 
-    /// Takes the function back. True if it had not started: then it never
-    /// runs. False if it has run, is running, or was stopped before.
+    /// Takes the function back. Returns true if it had not started: then it never runs. Returns
+    /// false if it has run, is running, or was stopped before.
     pub fn stop(&self) -> bool {
         let stopped = self.take_back();
         #[cfg(all(feature = "check", not(loom)))]
@@ -111,9 +111,8 @@ impl AfterFunc {
         true
     }
 
-    /// Like [`stop`](AfterFunc::stop), but where the function is running, waits
-    /// until it has returned. Called from inside the function itself it returns
-    /// false at once.
+    /// Like [`stop`](AfterFunc::stop), but if the function is running, waits until it has returned.
+    /// Called from inside the function itself, it returns false at once.
     ///
     /// This blocks the thread for as long as the function takes.
     pub fn stop_and_wait(&self) -> bool {
@@ -169,7 +168,7 @@ impl Job {
         let Some(f) = self.take_as(running) else { return };
         undisturbed(f);
         let ran = std::mem::replace(&mut *self.state.lock(), State::Over);
-        // To wake nobody takes a call of the system's too.
+        // Notifying costs a system call even if no thread waits.
         if matches!(ran, State::Running { awaited: true, .. }) {
             self.finished.notify_all();
         }
@@ -177,7 +176,7 @@ impl Job {
 }
 
 impl Func {
-    /// One of quell's own: does not keep its context alive.
+    /// One of quell's own, which does not keep its context alive.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn quiet(job: Arc<Job>) -> Self {
         Func { job, context: None }
@@ -187,7 +186,8 @@ impl Func {
         self.job.whose == Whose::Ours
     }
 
-    /// Gives back the context that it has kept alive: with its last handle go the user's values.
+    /// Runs the function, and returns the context that it has kept alive: dropping the last handle
+    /// drops user values.
     pub(super) fn run(mut self) -> Option<Context> {
         self.job.run();
         self.leave()

@@ -1,4 +1,4 @@
-//! Who may end a context.
+//! The right to end a context.
 
 #[cfg(all(feature = "check", not(loom)))]
 use super::Context;
@@ -9,11 +9,11 @@ use crate::sync::Link;
 use std::fmt;
 use std::panic::Location;
 
-/// Ends the context it was made with, and everything derived from that.
+/// Ends the context it was made with, and everything derived from that context.
 ///
-/// Dropping the last clone cancels too, as Go's `defer cancel()` does: a
-/// context ends, at the latest, with the scope that made it. The cause then
-/// names the line that made it, because the usual mistake is not to bind it:
+/// Dropping the last clone cancels too, like Go's `defer cancel()`: a context ends, at the latest,
+/// with the scope that made it. The cause then names the line that made the context, because the
+/// usual mistake is not to bind the canceller:
 ///
 /// ```
 /// use quell::Context;
@@ -33,7 +33,7 @@ use std::panic::Location;
 /// assert!(!ctx.is_done());
 /// ```
 ///
-/// A canceller that is not used at all is a warning:
+/// An unused canceller is a warning:
 ///
 /// ```compile_fail
 /// #![deny(unused_must_use)]
@@ -55,30 +55,28 @@ impl Canceller {
         self.link.layer().branch().expect("cancellers are made for branches")
     }
 
-    /// Ends the context. Once it has ended, does nothing.
+    /// Ends the context. Does nothing if it has ended.
     ///
-    /// When this returns, the context and everything derived from it is marked:
-    /// every question to any of them is answered "done". If this call was the
-    /// one that ended it, everyone who waits has been woken and all
-    /// after-functions have run, on this thread.
+    /// When this returns, the context and everything derived from it are marked: each of them
+    /// reports itself as done. If this call was the one that ended the context, all waiters have
+    /// been woken and all after-functions have run, on this thread.
     ///
-    /// Inside a waker or an after-function only the marking is promised: deep inside, where
-    /// one ends the context of the next, and so on, the rest comes before the outermost call
-    /// returns; and what a waker ends that quell's own timer thread has woken is told on another.
+    /// From inside a waker or an after-function, only the marking is promised. If many such calls
+    /// are nested, the rest is done before the outermost call returns. From a waker that quell's
+    /// timer thread has woken, after-functions run on another thread.
     #[track_caller]
     pub fn cancel(&self) {
         self.cancel_at(Location::caller());
     }
 
-    /// [`cancel`](Canceller::cancel) on behalf of the line `origin`.
+    /// [`cancel`](Canceller::cancel), with `origin` as the origin of the cause.
     pub(crate) fn cancel_at(&self, origin: &'static Location<'static>) {
         self.branch().cancel(Cause::cancelled(Some(origin)));
     }
 
-    /// Ends the context for a reason. The first end wins: once it has ended,
-    /// error and cause stay as they are. A [`Cause`](crate::Cause) or a
-    /// [`Cancelled`](crate::Cancelled) of another context is passed on with the
-    /// origin it has.
+    /// Ends the context for a reason. The first end wins: once the context has ended, error and
+    /// cause stay as they are. A [`Cause`](crate::Cause) or a [`Cancelled`](crate::Cancelled) of
+    /// another context is passed on with its own origin.
     ///
     /// ```
     /// # let (ctx, canceller) = quell::Context::background().with_cancel();
@@ -93,8 +91,8 @@ impl Canceller {
         self.branch().cancel(Cause::given(ContextError::Cancelled, cause.into(), origin));
     }
 
-    /// Ends the context on behalf of the line `origin`: as a cancel does, or as a deadline would,
-    /// though the clock is not there yet. `later`: what may take its time is left to the caller.
+    /// Ends the context with `origin` as the origin: as a cancel does, or as a deadline would,
+    /// though its clock is not there yet. With `later`, slow work is returned to the caller.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn end_at(
         &self,
@@ -110,15 +108,14 @@ impl Canceller {
         None
     }
 
-    /// Whether nobody else has a handle to the context, nor to anything below it.
+    /// Whether this is the only handle to the context, and nothing below it is alive.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn is_alone(&self) -> bool {
         self.link.is_only()
     }
 
-    /// Lays aside a context that could be taken for one that has just been made, until it is
-    /// taken up again: nobody watches it. Where it has had a list of others, that begins anew.
-    /// False: it could not.
+    /// Lays the context aside for reuse, no longer watched and with its list begun anew, if it
+    /// cannot be told from a new one. False if it can.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn lays_aside(&self) -> bool {
         let as_new = self.is_alone() && self.branch().is_as_new();
@@ -128,21 +125,21 @@ impl Canceller {
         as_new
     }
 
-    /// The context that was laid aside, watched as a new one is.
+    /// The context that was laid aside, watched again like a new one.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn takes_up(&self, mark: u16) -> Context {
         self.branch().mark_again_as(mark);
         Context { link: Some(self.link.clone()) }
     }
 
-    /// Ends the context as something else has ended, or failed.
+    /// Ends the context with the cause of another end or failure.
     pub(crate) fn cancel_as(&self, cause: Cause) {
         self.branch().cancel(cause);
     }
 
-    /// Lets go without cancelling: from now on no drop of this canceller or of
-    /// any of its clones ends the context. It ends with its parent, by its
-    /// deadline, or by an explicit [`cancel`](Canceller::cancel) of a clone.
+    /// Releases the context without cancelling it: from now on, no drop of this canceller or of any
+    /// clone ends the context. It ends with its parent, by its deadline, or by an explicit
+    /// [`cancel`](Canceller::cancel) of a clone.
     pub fn detach(self) {
         self.branch().disarm();
     }

@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //!
-//! 1. The error is part of the cause: one value, set by one store, so nobody
-//!    ever sees one without the other.
-//! 2. A cause is a tag and a pointer: to where it began or, only where the user
-//!    gave an error, a counted one to that. Inheriting it allocates nothing.
-//! 3. Where a given error is a `Cause` it is one of the other end: there is no chain.
+//! 1. The error is part of the cause. They are one value, set by one store, so no reader sees one
+//!    without the other.
+//! 2. A cause is a tag and a pointer: to where it began or, only if the user gave an error, a
+//!    counted pointer to that. Inheriting it allocates nothing.
+//! 3. A given error that is itself a `Cause` is the cause of the other end: causes do not chain.
 
 #[cfg(not(loom))]
 use crate::rt;
@@ -17,16 +17,16 @@ use std::fmt;
 use std::ops::Deref;
 use std::panic::Location;
 
-/// Any error that can be a cause: `&str`, `String` and every error type convert.
+/// Any error that can be a cause. `&str`, `String` and every error type convert to it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Which of the two ends a context came to.
+/// How a context ended: cancelled, or by its deadline.
 ///
-/// Reads as in Go: `context canceled`, `context deadline exceeded`.
+/// Displays as in Go: `context canceled`, `context deadline exceeded`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContextError {
-    /// Somebody cancelled it, or a context above it.
+    /// It was cancelled, or a context above it was.
     Cancelled,
     /// Its deadline, or that of a context above it, has passed.
     DeadlineExceeded,
@@ -49,12 +49,11 @@ impl fmt::Display for ContextError {
 
 impl Error for ContextError {}
 
-/// Why a context ended: the error that somebody gave, or what stands for it.
+/// Why a context ended: the error that was given, or a default in its place.
 ///
-/// A cause without an error of its own reads like the [`ContextError`]. It is
-/// an error itself: boxed and given to
-/// [`cancel_with`](crate::Canceller::cancel_with) again, it is passed on as it
-/// is, origin included.
+/// A cause without an error of its own displays like the [`ContextError`]. A cause is an error
+/// itself: given to [`cancel_with`](crate::Canceller::cancel_with), boxed or not, it is passed on
+/// unchanged, origin included.
 ///
 /// ```
 /// use quell::Context;
@@ -68,11 +67,11 @@ impl Error for ContextError {}
 #[derive(Clone)]
 pub struct Cause(Reason<Arc<Given>>);
 
-/// A cause that is borrowed, from wherever it is kept and in whatever form.
+/// A borrowed cause, whatever the form it is kept in.
 #[derive(Clone, Copy)]
 pub(super) struct Seen<'a>(pub(super) Reason<Lent<'a, Given>>);
 
-/// `G` is how it holds what was given.
+/// A cause in parts; `G` is the pointer to what was given.
 #[derive(Clone, Copy)]
 pub(super) enum Reason<G> {
     Cancelled(Origin),
@@ -93,8 +92,7 @@ pub(super) struct Given {
     origin: Origin,
 }
 
-/// An error that somebody gave. Its drop is the user's code, for which no thread of quell's own
-/// waits.
+/// An error that was given. Its drop is user code, which never runs on quell's own threads.
 struct TheUsers(Option<BoxError>);
 
 impl Deref for TheUsers {
@@ -144,7 +142,7 @@ impl<G: Deref<Target = Given>> Reason<G> {
 }
 
 impl Given {
-    /// The error, as it was first given.
+    /// The error as it was first given.
     fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
         let of_the_other_end = self.error.downcast_ref::<Cause>();
         of_the_other_end.and_then(Cause::error).unwrap_or(&*self.error)
@@ -152,7 +150,7 @@ impl Given {
 }
 
 impl Seen<'_> {
-    /// The end that it is the cause of.
+    /// The end that this is the cause of.
     #[inline]
     pub(super) fn end(&self) -> ContextError {
         self.0.end()
@@ -165,7 +163,7 @@ impl Seen<'_> {
 }
 
 impl Cause {
-    /// What it is, to be kept in another form.
+    /// Its parts, to be kept in another form.
     #[inline]
     pub(super) fn into_reason(self) -> Reason<Arc<Given>> {
         self.0
@@ -198,15 +196,15 @@ impl Cause {
         Cause(Reason::Dropped(made_at))
     }
 
-    /// The user's error as the cause of this end. One that is a `Cause` already,
-    /// or carries one, is passed on with the origin it has.
+    /// The user's error as the cause of this end. An error that is or carries a `Cause` is passed
+    /// on with its own origin.
     pub(super) fn given(end: ContextError, error: BoxError, origin: Origin) -> Self {
         let (error, origin) = match Cause::carried(error) {
             Err(error) => (error, origin),
             Ok(cause) if cause.end() == end => return cause,
             Ok(cause) => match cause.of_the_other_end() {
                 Some(first) => return first.clone(),
-                // It reads as it did, though the end is another.
+                // It displays as before, though the end is another.
                 None => {
                     let origin = cause.origin();
                     (Box::new(cause) as BoxError, origin)
@@ -216,7 +214,7 @@ impl Cause {
         Cause(Reason::Given(Arc::new(Given { end, error: TheUsers(Some(error)), origin })))
     }
 
-    /// The cause that this one was made of, if that was for the other end.
+    /// The cause that this one was made from, if that was a cause of the other end.
     fn of_the_other_end(&self) -> Option<&Cause> {
         match &self.0 {
             Reason::Given(given) => given.error.downcast_ref(),
@@ -224,12 +222,12 @@ impl Cause {
         }
     }
 
-    /// What the failure of a task is the cause of.
+    /// The cause of a cancel by a failed task.
     pub(crate) fn failure(error: BoxError, place: &'static Location<'static>) -> Self {
         Cause::given(ContextError::Cancelled, error, Some(place))
     }
 
-    /// The cause in an error that is one, boxed or not, or a [`Cancelled`].
+    /// Takes the cause out of an error that is a `Cause` or a [`Cancelled`], boxed or not.
     fn carried(error: BoxError) -> Result<Cause, BoxError> {
         let error = match error.downcast::<Cause>() {
             Ok(cause) => return Ok(*cause),
@@ -246,7 +244,7 @@ impl Cause {
         error.downcast::<Box<Cancelled>>().map(|cancelled| cancelled.0)
     }
 
-    /// The end that it is the cause of.
+    /// The end that this is the cause of.
     #[inline]
     pub(super) fn end(&self) -> ContextError {
         self.0.end()
@@ -259,15 +257,14 @@ impl Cause {
         }
     }
 
-    /// The error that was given, if it is an `E`: what Go asks with `errors.Is` and
-    /// `errors.As`. The errors below that one are reached by its own `source`.
+    /// The error that was given, if it is an `E`: the counterpart of Go's `errors.Is` and
+    /// `errors.As`. Errors beneath the given one are reached through its own `source`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         self.error()?.downcast_ref()
     }
 
-    /// Where it began: the call that cancelled; for a deadline or a dropped
-    /// `Canceller`, the `with_…` call that made the context. `None` for what
-    /// began outside this crate's sight.
+    /// Where it began: the call that cancelled or, for a deadline or a dropped `Canceller`, the
+    /// `with_…` call that made the context. `None` if it began outside this crate.
     pub fn origin(&self) -> Option<&'static Location<'static>> {
         self.0.origin()
     }
@@ -305,11 +302,11 @@ impl Error for Cause {
     }
 }
 
-/// The context has ended: what `?` carries out of a function that was told to stop,
-/// be it by a cancel or by a deadline; [`error`](Cancelled::error) says which.
+/// The error of a context that has ended, to be returned with `?` from a function that was told to
+/// stop, by a cancel or by a deadline; [`error`](Cancelled::error) says which.
 ///
-/// It reads like the [`ContextError`], and `{:#}` says why as well; its
-/// [`source`](Error::source) is the [`Cause`].
+/// It displays like the [`ContextError`]; `{:#}` adds the reason. Its [`source`](Error::source) is
+/// the [`Cause`].
 #[derive(Clone, Debug)]
 pub struct Cancelled(Cause);
 
@@ -318,18 +315,18 @@ impl Cancelled {
         Cancelled(cause)
     }
 
-    /// Which end it came to.
+    /// How the context ended: cancelled, or by its deadline.
     pub fn error(&self) -> ContextError {
         self.0.end()
     }
 
-    /// Why it ended.
+    /// Why the context ended.
     pub fn cause(&self) -> &Cause {
         &self.0
     }
 }
 
-/// What Go says; with `{:#}`, why as well.
+/// Go's text; with `{:#}`, the reason as well.
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {
@@ -347,7 +344,8 @@ impl Error for Cancelled {
 }
 
 impl Cause {
-    /// Whether both are one: clones of what was given once.
+    /// Whether both are the same cause: of given errors, clones of one; of others, the same end
+    /// and origin.
     pub(crate) fn is(&self, other: &Cause) -> bool {
         match (&self.0, &other.0) {
             (Reason::Given(one), Reason::Given(other)) => Arc::ptr_eq(one, other),
@@ -357,7 +355,7 @@ impl Cause {
     }
 }
 
-/// Whether an error only says that a context has ended, or reads as this cause of such an end does.
+/// Whether an error only says that a context has ended, or displays like `cause`.
 pub(crate) fn is_an_end(error: &(dyn Error + 'static), cause: Option<&Cause>) -> bool {
     let is_end = |this: &(dyn Error + 'static)| {
         this.is::<Cancelled>() || this.is::<ContextError>() || this.is::<Cause>()
@@ -369,11 +367,11 @@ pub(crate) fn is_an_end(error: &(dyn Error + 'static), cause: Option<&Cause>) ->
     })
 }
 
-/// Whether an error is such a one, or comes from one, or reads like one.
+/// Whether an error or one of its sources satisfies `is_such`, or `reads_so` by its text.
 ///
-/// Some that hold another whole neither are that nor come from it: they only say what it says.
-/// (`io::Error::other` is one, but can be asked.) What an error comes from, and says, is the user's
-/// code: one that panics when it is asked is no such one.
+/// A transparent wrapper neither is the error that it holds nor has it as its source: it only
+/// displays like it. (`io::Error::other` is such a wrapper, but can be asked what it holds.)
+/// `source` and `Display` are user code: an error that panics in them does not count.
 pub(crate) fn comes_from(
     error: &(dyn Error + 'static),
     is_such: impl Fn(&(dyn Error + 'static)) -> bool,
@@ -383,7 +381,7 @@ pub(crate) fn comes_from(
         let look = || {
             let mut next = Some(error);
             while let Some(this) = next {
-                // Before it is asked for anything else.
+                // Before any user code is called.
                 if is_it(this) {
                     return true;
                 }
@@ -393,11 +391,11 @@ pub(crate) fn comes_from(
         };
         undisturbed(look).unwrap_or(false)
     };
-    // What can be asked is not judged by its words.
+    // An error whose content can be asked for is not judged by its text.
     any(&is_such) || any(&|this| held_by(this).is_none() && reads_so(this))
 }
 
-/// What an `io::Error` holds, of which it says no more than what that comes from.
+/// The error that an `io::Error` holds. `source` skips that and gives its source.
 fn held_by<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     let held = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     Some(held)

@@ -1,4 +1,4 @@
-//! How a context looks to a person: names, never values, which may be secrets.
+//! How a context displays: with names, but never values, which may be secrets.
 
 use super::Context;
 use super::layer::{Branch, Kind, Layer, Line};
@@ -6,7 +6,7 @@ use crate::sync::{Link, Ref};
 use std::fmt;
 use std::time::Duration;
 
-/// More layers than this are counted, not shown.
+/// Layers beyond this number are counted, not shown.
 const MOST_SHOWN: usize = 64;
 
 impl fmt::Display for Context {
@@ -69,7 +69,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// What was asked for, and what is left of a branch's time.
+/// The time that was asked for, and what is left of it.
 struct Limits<'a>(&'a Branch<'a>);
 
 impl fmt::Display for Limits<'_> {
@@ -82,7 +82,7 @@ impl fmt::Display for Limits<'_> {
         }
         match left {
             Duration::ZERO => f.write_str("passed"),
-            // Not by its deadline, which has not passed.
+            // Its deadline has not passed, so that is not what ended it.
             _ if is_done => f.write_str("cancelled"),
             _ => write!(f, "{left:.1?} left"),
         }
@@ -93,7 +93,7 @@ impl fmt::Display for Limits<'_> {
 fn short(type_name: &str) -> String {
     let mut short = String::new();
     for piece in type_name.split_inclusive(|c: char| !(c.is_alphanumeric() || "_:{}".contains(c))) {
-        // The last character may be the one that was split at.
+        // A piece may end with the character that it was split at.
         let path_end = piece.rfind("::").map_or(0, |at| at + 2);
         short.push_str(&piece[path_end..]);
     }

@@ -4,8 +4,8 @@
 //!
 //! 1. The waker of the last poll is in the scope, or has been woken, or the future is not
 //!    pending.
-//! 2. The scope's deadline is watched from the first waker until it is taken
-//!    back; a `Done` that is dropped leaves nothing behind.
+//! 2. The deadline is watched from the first waker until the waker is taken back. A dropped `Done`
+//!    leaves nothing behind.
 
 use super::{Context, ContextError};
 use crate::rt::probe::{self, Wait};
@@ -15,8 +15,8 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Poll, Waker};
 
-/// The future of [`Context::done`]: ready when the context has ended. Polled
-/// again, it answers again.
+/// The future of [`Context::done`], ready when the context has ended. Polled again after that, it
+/// is ready again.
 #[must_use = "futures do nothing unless polled"]
 pub struct Done {
     ctx: Context,
@@ -36,8 +36,8 @@ impl Done {
         &self.ctx
     }
 
-    /// Has `waker` woken at the end, in place of the last one. `Some`: it has
-    /// ended, and nobody is woken.
+    /// Registers `waker`, in place of the last one, to be woken at the end. `Some`: the context has
+    /// ended, and no waker will be woken.
     pub(super) fn poll_with(&mut self, waker: &Waker) -> Option<ContextError> {
         let wait = Wait { what: "the end of a context", at: self.made_at, of: 0 };
         // Without a branch there is no end to wait for.
@@ -52,7 +52,7 @@ impl Done {
                 let waits = match self.key {
                     Some(key) => scope.wait_with(key, waker),
                     None => {
-                        // Cloned before anything is counted: it is the user's code.
+                        // Cloning is user code and may panic, so it comes before any counting.
                         let waker = waker.clone();
                         branch.watch();
                         self.key = scope.wait(waker);
@@ -66,7 +66,7 @@ impl Done {
                     let of = std::ptr::from_ref(scope.get()) as *const () as usize;
                     probe::waits(|| Wait { of, ..wait });
                     branch.awaited();
-                    // "Not yet" is an answer, by which whoever has only polled may go on.
+                    // "Not yet" is an answer too: code that only polls may act on it.
                     branch.looked();
                     return None;
                 }
@@ -79,7 +79,7 @@ impl Done {
         Some(error)
     }
 
-    /// Takes the waker back: nobody waits any more.
+    /// Takes the waker back, and stops watching the deadline.
     pub(super) fn leave(&mut self) {
         if let (Some(key), Some(branch)) = (self.key.take(), self.ctx.branch()) {
             branch.unwait(key);

@@ -1,9 +1,9 @@
-//! What becomes of a branch, in one word: it ended while it was light, or it got a
-//! scope, which then says how it ended.
+//! What becomes of a branch, in one word: either it ended while it was light, or it got a scope,
+//! which then says how it ended.
 //!
 //! # Invariants
 //!
-//! 1. It is set once, to the one or to the other.
+//! 1. A fate is set once, to one of the two.
 
 use super::cause::{Cause, Given, Reason, Seen};
 use super::scope::Scope;
@@ -17,7 +17,7 @@ pub(super) enum Became<'a> {
     Open(Lent<'a, Scope>),
 }
 
-/// It ended while it was light.
+/// The branch ended while it was light.
 pub(super) struct EndedLight;
 
 impl Fate {
@@ -25,7 +25,7 @@ impl Fate {
         Fate(Tagged::new())
     }
 
-    /// That of a branch that has ended when it is made.
+    /// The fate of a branch that has ended before it is made.
     pub(super) fn ended(cause: Cause) -> Self {
         Fate(Tagged::full(into_word(cause)))
     }
@@ -38,13 +38,13 @@ impl Fate {
         })
     }
 
-    /// Its scope, if it has one. In most questions it does not matter how it ended.
+    /// The branch's scope, if it has one. Most queries do not need to know how it ended.
     #[inline(always)]
     pub(super) fn scope(&self) -> Result<Option<Lent<'_, Scope>>, EndedLight> {
         self.0.first().map_err(|_| EndedLight)
     }
 
-    /// Ends it, light; gives the cause back where it is set already.
+    /// Ends the light branch; gives the cause back if the fate is already set.
     #[inline]
     pub(super) fn end(&self, cause: Cause) -> Result<(), Cause> {
         self.0.set(into_word(cause)).map_err(|refused| match from_word(refused) {
@@ -53,7 +53,7 @@ impl Fate {
         })
     }
 
-    /// Gives it this scope, unless it is set already.
+    /// Gives the branch this scope, unless the fate is already set.
     pub(super) fn open(&self, scope: Scope) {
         let _late = self.0.set(Kept::First(Arc::new(scope)));
     }
@@ -69,7 +69,7 @@ fn into_word(cause: Cause) -> Kept<Arc<Scope>, Arc<Given>, Location<'static>> {
     }
 }
 
-/// How it ended, or its scope, whether owned or lent.
+/// How the branch ended, or its scope; either may be owned or lent.
 #[inline(always)]
 fn from_word<S, G>(word: Kept<S, G, Location<'static>>) -> Result<Reason<G>, S> {
     match word {
@@ -77,7 +77,7 @@ fn from_word<S, G>(word: Kept<S, G, Location<'static>>) -> Result<Reason<G>, S> 
         Kept::Second(given) => Ok(Reason::Given(given)),
         Kept::Static(Label::One, origin) => Ok(Reason::Cancelled(origin)),
         Kept::Static(Label::Two, origin) => Ok(Reason::DeadlineExceeded(origin)),
-        // It was made somewhere.
+        // `Dropped` always has an origin.
         Kept::Static(Label::Three, made_at) => {
             Ok(made_at.map_or(Reason::Cancelled(None), Reason::Dropped))
         }

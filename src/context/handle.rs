@@ -1,4 +1,4 @@
-//! What users hold: every derivation and every question.
+//! The public handle: every derivation and every query.
 
 use super::after::{AfterFunc, Whose};
 use super::canceller::Canceller;
@@ -17,10 +17,9 @@ use std::time::{Duration, Instant};
 
 /// A place in a tree of cancellation, deadlines, causes and values.
 ///
-/// A context is a cheap handle: clone it, send it, pass it as the first
-/// argument to whatever works on behalf of the same task. Derive from it with
-/// the `with_…` methods; ending a context ends everything derived from it,
-/// never its parent or siblings.
+/// A context is a cheap handle: clone it, send it, pass it as the first argument to every function
+/// that works on behalf of the same task. Derive from it with the `with_…` methods; ending a
+/// context ends everything derived from it, never its parent or siblings.
 ///
 /// ```
 /// use quell::Context;
@@ -32,8 +31,8 @@ use std::time::{Duration, Instant};
 /// assert_eq!(child.cause().unwrap().to_string(), "the client went away");
 /// ```
 ///
-/// `Display` shows where it stands, with the names of types and keys but never
-/// the values: `background → cancel → timeout(2s, 1.3s left) → value(UserId)`.
+/// `Display` shows the path from the root, with the names of types and keys but never the values:
+/// `background → cancel → timeout(2s, 1.3s left) → value(UserId)`.
 #[derive(Clone, Default)]
 #[must_use = "a context does nothing unless somebody asks it"]
 pub struct Context {
@@ -45,20 +44,20 @@ pub struct Context {
 impl Context {
     /// The root of every tree: never done, no deadline, no values.
     ///
-    /// Also what [`Default`] makes.
+    /// It is also the [`Default`].
     pub fn background() -> Context {
         Context { link: None }
     }
 
-    /// A root like [`background`](Context::background) for where it is not clear
-    /// yet which context to use. It shows itself as `todo`, so it can be found.
+    /// A root like [`background`](Context::background), for code where it is not yet clear which
+    /// context to use. It displays as `todo`, so it can be found.
     #[track_caller]
     pub fn todo() -> Context {
         let made_at = Location::caller();
         Context::background().derive(false, |_| (Layer::Todo { made_at }, ()))
     }
 
-    /// A child that ends when its [`Canceller`] says so.
+    /// A child that its [`Canceller`] can end.
     #[doc(alias("child_token", "CancellationToken"))]
     #[track_caller]
     pub fn with_cancel(&self) -> (Context, Canceller) {
@@ -66,29 +65,28 @@ impl Context {
         self.branch_off(|parent| (Branch::new(made_at, Kind::Cancel, None, parent), ()))
     }
 
-    /// The context of a pipeline, which the user made there.
+    /// The context of a pipeline, which was made at `made_at`.
     pub(crate) fn of_pipeline(&self, made_at: &'static Location<'static>) -> (Context, Canceller) {
         self.branch_off(|parent| (Branch::new(made_at, Kind::Pipeline, None, parent), ()))
     }
 
-    /// A child that ends at `at`, unless it has ended before.
+    /// A child that ends at `at`, unless it ends before.
     ///
-    /// A child's deadline is never later than its parent's: asking for a later
-    /// one gives the parent's. One in the past gives a context that is done.
+    /// A child's deadline is never later than its parent's: a later `at` gives the parent's
+    /// deadline. An `at` in the past gives a context that is done.
     ///
-    /// The deadline belongs to the clock that is ambient here (see
-    /// [`rt::now`](crate::rt::now)), or to its parent's if that has one. It holds
-    /// whether or not anybody drives the runtime whose clock that is. A
-    /// current-thread tokio runtime should have been built with `enable_time`:
-    /// without, tokio says so once, in a panic that is caught here. Only a clock that was
+    /// The deadline follows the clock of the parent's deadline if there is one, else the ambient
+    /// clock (see [`rt::now`](crate::rt::now)). It holds whether or not the runtime that owns the
+    /// clock is being driven. A current-thread tokio runtime should be built with `enable_time`;
+    /// without it, tokio reports this once, in a panic that is caught here. Only a clock that was
     /// paused when its runtime was dropped stands still, and so does the deadline.
     #[track_caller]
     pub fn with_deadline(&self, at: impl Into<Instant>) -> (Context, Canceller) {
         self.bounded(Location::caller(), (Kind::Deadline, None), None, |_| Some(at.into()))
     }
 
-    /// [`with_deadline`](Context::with_deadline) with a cause of its own. Where
-    /// the parent's deadline is earlier, that ends the child, with its cause.
+    /// [`with_deadline`](Context::with_deadline) with a cause of its own. If the parent's deadline
+    /// is earlier, it ends the child, with the parent's cause.
     #[track_caller]
     pub fn with_deadline_cause(
         &self,
@@ -99,8 +97,8 @@ impl Context {
         self.bounded(Location::caller(), (Kind::Deadline, None), cause, |_| Some(at.into()))
     }
 
-    /// A child that ends after this long, unless it has ended before.
-    /// `Duration::MAX`, or any that goes beyond the clock, is no deadline.
+    /// A child that ends once `after` has elapsed, unless it ends before. With `Duration::MAX`, or
+    /// any duration beyond the clock's range, the child gets no deadline of its own.
     ///
     /// ```
     /// use quell::{Context, ContextError};
@@ -127,10 +125,9 @@ impl Context {
         self.bounded(Location::caller(), kind, cause, |clock| clock.now().checked_add(after))
     }
 
-    /// A child whose deadline comes `keep` before its parent's: what is kept is
-    /// for the caller, to deal with what the child has not finished. Where the
-    /// parent has no deadline neither has the child; where less than `keep` is
-    /// left, the child is done at once.
+    /// A child whose deadline comes `keep` before its parent's: the caller has that time left to
+    /// deal with what the child has not finished. If the parent has no deadline, neither has the
+    /// child; if less than `keep` is left, the child is done at once.
     ///
     /// ```
     /// # use quell::Context;
@@ -143,19 +140,18 @@ impl Context {
     pub fn with_reserve(&self, keep: Duration) -> (Context, Canceller) {
         let parents = self.deadline();
         self.bounded(Location::caller(), (Kind::Reserve, Some(keep)), None, |clock| {
-            // Before the beginning of the clock is long ago.
+            // A time before the clock's range has passed long ago.
             parents.map(|at| at.checked_sub(keep).unwrap_or_else(|| clock.now().min(at)))
         })
     }
 
-    /// A child that also ends when any of `others` does, with the error and
-    /// cause of the first to end. Its deadline is the earliest of all; values
-    /// come from `self` only. Of several that are done already, `self` comes
-    /// first, then `others` in order.
+    /// A child that also ends when any of `others` does, with the error and cause of the first to
+    /// end. Its deadline is the earliest of all; values come from `self` only. If several are done
+    /// already, `self` takes precedence, then `others` in order.
     ///
-    /// Where the deadlines are by different clocks, the earliest by the first of
-    /// those clocks is this context's; the others end it when they ring, for which they
-    /// are watched from here on, whether or not anybody waits.
+    /// If the deadlines follow different clocks, this context's deadline is the earliest on the
+    /// first of those clocks. The deadlines on other clocks end it when they ring; they are
+    /// watched from this call on, whether or not anything waits.
     ///
     /// ```
     /// # use quell::Context;
@@ -169,9 +165,9 @@ impl Context {
     pub fn linked(&self, others: &[&Context]) -> (Context, Canceller) {
         let made_at = Location::caller();
         let all = || std::iter::once(&self).chain(others).filter_map(|ctx| ctx.branch());
-        // It has the deadline as its own, though it is the parent's: so it is this context's
-        // when one of the others ends after it has passed. Times of one clock only can be compared;
-        // `tie` sees to the rest.
+        // Even the parent's deadline becomes this context's own, so that it counts here if one of
+        // the others ends after it has passed. Only times of one clock can be compared; `tie`
+        // handles the deadlines on other clocks.
         let deadlines = || all().filter_map(Branch::deadline);
         let earliest = deadlines().next().and_then(|first| {
             let by_that_clock = deadlines().filter(|deadline| deadline.clock.same(&first.clock));
@@ -195,9 +191,8 @@ impl Context {
         })
     }
 
-    /// A child with this context's values and nothing else of it: no
-    /// cancellation, no deadline, no error, no cause. For work that must go on
-    /// when the request that caused it has ended.
+    /// A child with this context's values and nothing else of it: no cancellation, no deadline, no
+    /// error, no cause. It is for work that must go on after the request that caused it has ended.
     #[track_caller]
     pub fn without_cancel(&self) -> Context {
         let made_at = Location::caller();
@@ -206,9 +201,8 @@ impl Context {
         })
     }
 
-    /// A child that carries `value`. The type is the key: a type of one's own,
-    /// private to a module, can be read or covered only there. Wrap what is not
-    /// one's own: everybody's `String` is the same key.
+    /// A child that carries `value`. The type is the key: a type that is private to a module can be
+    /// read or shadowed only there. Wrap foreign types: `String` is the same key for everyone.
     ///
     /// ```
     /// use quell::Context;
@@ -221,10 +215,10 @@ impl Context {
     /// assert_eq!(ctx.value::<String>(), None);
     /// ```
     ///
-    /// A value that holds a context, which holds one in a value, and so on, is dropped one
-    /// inside the other as boxes are: not a chain for many thousands.
+    /// A value may hold a context whose value holds another, and so on. Such a nest is dropped
+    /// recursively, as nested boxes are, so it must not be many thousands deep.
     ///
-    /// From outside the module there is no way to name the type:
+    /// Outside the module the type cannot be named:
     ///
     /// ```compile_fail,E0603
     /// mod auth {
@@ -298,12 +292,12 @@ impl Context {
 
 /// Asking.
 impl Context {
-    /// A future that is ready when this context ends. It owns what it needs,
-    /// and keeps the context alive.
+    /// A future that is ready when this context ends. It owns what it needs, and keeps the context
+    /// alive.
     ///
-    /// Its waker is woken on the thread that ends the context; at a deadline, on
-    /// the runtime that kept the time or on the one thread that keeps all the others:
-    /// one that blocks there delays them. An executor's does not block.
+    /// Its waker is woken on the thread that ends the context; at a deadline, on the runtime that
+    /// kept the time or on the one thread that keeps all other deadlines. A waker that blocks there
+    /// delays them; those of executors do not block.
     #[doc(alias = "cancelled")]
     #[track_caller]
     pub fn done(&self) -> Done {
@@ -311,7 +305,7 @@ impl Context {
         Done::new(self.clone())
     }
 
-    /// Whether it has ended.
+    /// Whether the context has ended.
     #[doc(alias = "is_cancelled")]
     #[inline]
     pub fn is_done(&self) -> bool {
@@ -322,7 +316,7 @@ impl Context {
         })
     }
 
-    /// Which end it came to, if it has.
+    /// How it ended, if it has: cancelled, or its deadline exceeded.
     #[inline]
     pub fn err(&self) -> Option<ContextError> {
         Some(self.branch()?.answer()?.end())
@@ -333,8 +327,8 @@ impl Context {
         Some(self.branch()?.answer()?.to_cause())
     }
 
-    /// `Err` once it has ended: a `ctx.check()?` now and then lets a long loop
-    /// be stopped, at its deadline too, even where no timer gets to run.
+    /// Returns `Err` once the context has ended. An occasional `ctx.check()?` makes a long loop
+    /// stoppable, also at its deadline, even where no timer gets to run.
     ///
     /// ```
     /// use quell::{Cancelled, Context};
@@ -352,7 +346,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// When the context has ended, with its error and cause.
+    /// If the context has ended, with its error and cause.
     #[inline]
     pub fn check(&self) -> Result<(), Cancelled> {
         match self.branch().and_then(Branch::answer) {
@@ -361,26 +355,26 @@ impl Context {
         }
     }
 
-    /// When it ends at the latest.
+    /// The deadline: when the context ends at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         Some(self.branch()?.deadline()?.at)
     }
 
-    /// Its deadline, if that is what has ended it, and by this clock.
+    /// Its deadline, if that has ended it and is on `clock`.
     pub(crate) fn ran_out_by(&self, clock: &Clock) -> Option<Instant> {
         let branch = self.branch()?;
         let deadline = branch.deadline()?;
         let cause = branch.answer()?.to_cause();
-        // A deadline by another clock may have been made by the same line. (A checker that lets one
-        // pass before its time may do so ahead of the clock, which follows.)
+        // The same line may have made a deadline on another clock. (A checker may let a deadline
+        // pass before its clock has reached it.)
         let is_it =
             cause.is(&deadline.cause) && (deadline.has_passed() || branch.may_end_ahead_of_time());
         (is_it && deadline.clock.same(clock)).then_some(deadline.at)
     }
 
-    /// How long until its deadline: zero once that has passed, or the context has ended with
-    /// [`DeadlineExceeded`](ContextError::DeadlineExceeded), by whichever clock; `None` where
-    /// there is none.
+    /// The time left until its deadline; `None` if it has none. Zero once the deadline has passed,
+    /// or the context has ended with [`DeadlineExceeded`](ContextError::DeadlineExceeded) on
+    /// whichever clock.
     pub fn remaining(&self) -> Option<Duration> {
         let branch = self.branch()?;
         let remaining = branch.remaining();
@@ -390,7 +384,7 @@ impl Context {
 
     /// The value of this type, from the nearest context that carries one.
     ///
-    /// Found in constant time, however deep the tree.
+    /// It is found in constant time, however deep the tree.
     #[inline]
     pub fn value<V: Send + Sync + 'static>(&self) -> Option<&V> {
         self.named(None)
@@ -407,10 +401,9 @@ impl Context {
         values::find(self.link.as_ref()?.as_ref(), name)
     }
 
-    /// Runs `future` until it is finished or this context has ended, whichever
-    /// is first. At every poll the context is looked at first: once it has
-    /// ended, the future is dropped unpolled. What the future has produced is
-    /// never thrown away.
+    /// Runs `future` until it finishes or this context ends, whichever is first. Every poll checks
+    /// the context first: once it has ended, the future is dropped without another poll. An output
+    /// that the future has produced is never thrown away.
     ///
     /// ```
     /// # use quell::Context;
@@ -424,9 +417,9 @@ impl Context {
     ///
     /// # Cancel safety
     ///
-    /// When the context ends, `future` is dropped at the await it has come to, and what it had half
-    /// done stays so. Put `run` around waits, such as a `recv` or a sleep; where work must be
-    /// finished once it has begun, ask [`check`](Context::check) between its steps.
+    /// When the context ends, `future` is dropped at the await it has reached, and work that it has
+    /// half done stays half done. Put `run` around waits, such as a `recv` or a sleep; if work must
+    /// be finished once begun, call [`check`](Context::check) between its steps instead.
     #[doc(alias = "run_until_cancelled")]
     #[track_caller]
     pub fn run<F: Future>(&self, future: F) -> Run<F> {
@@ -434,42 +427,38 @@ impl Context {
         Run::new(self, future)
     }
 
-    /// Blocks this thread until the context ends. On one that cannot, such as
-    /// the background, for ever. In a task, await [`done`](Context::done) instead:
-    /// this would block the runtime's thread.
+    /// Blocks this thread until the context ends: for ever if it cannot, like the background. In a
+    /// task, await [`done`](Context::done) instead: this would block the runtime's thread.
     ///
-    /// It keeps its own time: deadlines need no runtime here. Where the deadline
-    /// belongs to a paused clock, this returns when another thread moves it.
+    /// It keeps its own time, so deadlines need no runtime here. If the deadline is on a paused
+    /// clock, this returns when another thread moves that clock.
     #[track_caller]
     pub fn wait(&self) -> ContextError {
         wait::until(self, None).expect("without a limit only an end returns")
     }
 
-    /// Blocks this thread until the context ends, or for this long at most:
-    /// then it returns `None`. The limit is by the system's clock, whatever clock
-    /// the deadline is by.
+    /// Blocks this thread until the context ends, or returns `None` after `limit`. The limit is on
+    /// the system's clock, whichever clock the deadline is on.
     #[track_caller]
     pub fn wait_timeout(&self, limit: Duration) -> Option<ContextError> {
-        // Beyond the clock is without a limit.
+        // A limit beyond the clock's range is none.
         wait::until(self, Clock::system_now().checked_add(limit))
     }
 
-    /// Has `f` run, once, when this context ends.
+    /// Registers `f` to run, once, when this context ends.
     ///
     /// | it ends by | `f` runs |
     /// |---|---|
-    /// | a cancel, or the drop of the last [`Canceller`] | on that thread, before that returns |
-    /// | a deadline | on the runtime that kept the time, on a thread for the purpose, or on that of a cancel that comes after it |
-    /// | a signal, or a cancel by a waker that a deadline or a signal has woken | on a thread for the purpose |
+    /// | a cancel, or the drop of the last [`Canceller`] | on that thread, before the call returns |
+    /// | a deadline | on the runtime that kept the time, on a dedicated thread, or on the thread of a later cancel |
+    /// | a signal, or a cancel by a waker that a deadline or a signal has woken | on a dedicated thread |
     /// | (it has ended already) | here, before this returns: hold no lock that `f` takes |
     ///
-    /// It may block where it is on a thread for the purpose, and holds up no deadline, no pipeline
-    /// and no signal. There are 512 such threads at the most: while as many functions block, the
-    /// next wait for one of them.
+    /// On a dedicated thread `f` may block; it holds up no deadline, no pipeline and no signal.
+    /// There are at most 512 such threads: while 512 functions block, the next ones wait.
     ///
-    /// A panic in `f` is caught. `f` may do anything with any context. Until it
-    /// has run or was stopped it keeps this context alive. On a context that
-    /// cannot end it never runs.
+    /// A panic in `f` is caught. `f` may do anything with any context. Until `f` has run or was
+    /// stopped, it keeps this context alive. On a context that cannot end, it never runs.
     ///
     /// ```
     /// # use quell::Context;
@@ -485,23 +474,23 @@ impl Context {
         AfterFunc::register(self, Whose::Users, Box::new(f))
     }
 
-    /// [`after_func`](Context::after_func) for what quell does itself: nobody's function
-    /// comes before it, or holds it up.
+    /// [`after_func`](Context::after_func) for quell's own functions: they run before all user
+    /// functions, which therefore cannot hold them up.
     pub(crate) fn at_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
         self.looked();
         AfterFunc::register(self, Whose::Ours, Box::new(f))
     }
 
-    /// The same for what is the users' in it: that is done among their functions.
+    /// The same for functions of quell's that run user code: they run among the user functions.
     pub(crate) fn after_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
         AfterFunc::register(self, Whose::Users, Box::new(f))
     }
 
-    /// Everything below this context that can end by itself and has not: who
-    /// made it and where, for a person to read.
+    /// A human-readable view of the live contexts below this one that can end by themselves: what
+    /// made each, and where.
     ///
-    /// It looks through every context of the process, so it is for finding out
-    /// what is still running, not for the busy path.
+    /// It visits every context of the process, so it is for finding out what is still running, not
+    /// for hot paths.
     #[cfg(not(loom))]
     #[must_use]
     pub fn tree(&self) -> super::Tree {
@@ -511,9 +500,10 @@ impl Context {
     }
 }
 
-/// For the other rooms, and the other files of this one.
+/// For the rest of the crate.
 impl Context {
-    /// Whether it plainly has ended when `other` has: that never does, or the same ends both.
+    /// Whether it surely has ended when `other` has: `other` never ends, or one branch answers for
+    /// both.
     pub(crate) fn ends_with(&self, other: &Context) -> bool {
         match (self.branch(), other.branch()) {
             (_, None) => true,
@@ -522,7 +512,7 @@ impl Context {
         }
     }
 
-    /// A root that a checker watches, and with it all that is derived from it.
+    /// A root that a checker watches, together with everything derived from it.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn watched(
         mark: u16,
@@ -543,7 +533,7 @@ impl Context {
         })
     }
 
-    /// It has been asked: see [`Branch::looked`].
+    /// Notes that it has been asked: see [`Branch::looked`].
     #[inline(always)]
     pub(super) fn looked(&self) {
         #[cfg(all(feature = "check", not(loom)))]
@@ -552,7 +542,7 @@ impl Context {
         }
     }
 
-    /// The branch that answers for this context; `None`: it cannot end.
+    /// The branch that answers for this context; `None` if it cannot end.
     #[inline]
     pub(super) fn branch(&self) -> Option<&Branch<'_>> {
         nearest_branch(self.link.as_ref()?.as_ref())
@@ -566,7 +556,7 @@ impl Context {
         self.link
     }
 
-    /// How many children its scope lists: for the models.
+    /// How many children its scope lists, for the models.
     #[cfg(loom)]
     pub(crate) fn children(&self) -> usize {
         self.branch().and_then(|branch| branch.open().ok()).map_or(0, |scope| scope.children())

@@ -1,17 +1,17 @@
-//! Everybody who is to be told of an end, once all locks are gone.
+//! The notifications of an end, collected under locks and made after all locks are released.
 //!
 //! # Invariants
 //!
-//! 1. A harvest is run, or its pieces dropped, without any lock of quell's held.
-//! 2. Wakers come first, then quell's own functions, then what is the users': nobody waits to
-//!    be woken, and no pipeline to be stopped, for somebody else's code. Subscribers, how a
-//!    cause displays itself and is dropped, and what goes with the last handle of a context, are
-//!    the users' as well. A token comes after quell's own, for what it wakes may be a context with
-//!    functions of its own. Where users' code may not run, it is left to another thread.
-//! 3. A panic in one of them is caught and keeps no other from being told. An alarm that is not
-//!    needed any more counts as one: the last of a cause may go with it.
-//! 4. Ends inside many others are told of before the outermost has been (`nested`); those
-//!    who wait, and quell's own functions, are held up the last.
+//! 1. A harvest is run, or its pieces dropped, while no lock of quell's is held.
+//! 2. Wakers come first, then quell's own functions, then user code, which therefore delays no
+//!    waiter and no pipeline's stop. User code includes subscribers, the `Display` and drop of a
+//!    cause, and whatever is dropped with the last handle of a context. Tokens come after quell's
+//!    own functions, because cancelling one may end a context that has functions. On a thread
+//!    where user code must not run, it is left to another thread.
+//! 3. A panic in one notification is caught and prevents no other. Dropping an alarm that is no
+//!    longer needed counts as one, for that may drop the last handle of a cause.
+//! 4. Ends nested deep inside others are told later, but before the outermost returns (`nested`).
+//!    Wakers and quell's own functions are the last to be deferred, at twice the depth.
 
 use super::Context;
 use super::after::Func;
@@ -24,39 +24,38 @@ use std::task::Waker;
 
 #[derive(Default)]
 pub(super) struct Harvest {
-    /// The whole list of the first who are to be told, as it was: mostly there are no others.
+    /// The first scope's list, taken whole. Usually there is nothing else.
     first: Members,
     wakers: Vec<Waker>,
     ours: Ours,
     users: Users,
 }
 
-/// What is quell's own, and may take its time.
+/// Quell's own work, which may take a while.
 #[derive(Default)]
 struct Ours {
     funcs: Vec<Func>,
-    /// Whatever else is to end with the contexts.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     tokens: Vec<super::token::Root>,
-    /// Not needed any more.
+    /// Alarms that are no longer needed.
     alarms: Vec<rt::Alarm>,
 }
 
-/// What is the users', and comes last.
+/// Everything that runs user code, which comes last.
 #[derive(Default)]
 struct Users {
-    /// Ended by this sweep, each for a reason of its own: there are subscribers.
+    /// Causes of the contexts that this sweep ended for a reason of their own, for subscribers.
     ended: Vec<Cause>,
     funcs: Vec<Func>,
-    /// Ends that came too late: the error in one is the user's to drop.
+    /// Ends that came too late; dropping one may drop a user's error.
     late: Vec<End>,
-    /// Contexts that functions of quell's own have kept alive.
+    /// Contexts that quell's own functions have kept alive.
     kept: Vec<Context>,
 }
 
 impl Harvest {
-    /// Takes all of a list in which there are no children, unless it has one: those that
-    /// come later are told later.
+    /// Takes the whole of a list without children, if this harvest is still empty. Later lists come
+    /// after it.
     pub(super) fn takes_all(&mut self, list: &mut Members) -> bool {
         let is_first = self.is_empty();
         if is_first {
@@ -83,7 +82,7 @@ impl Harvest {
         self.ours.tokens.push(token);
     }
 
-    /// What another sweep has found, told with this one's.
+    /// Adds what another sweep has found.
     #[cfg(all(unix, not(loom)))]
     pub(super) fn join(&mut self, other: Harvest) {
         let Harvest { first, wakers, ours, users } = other;
@@ -103,7 +102,7 @@ impl Harvest {
         self.users.late.push(end);
     }
 
-    /// Tells everybody, on this thread.
+    /// Makes all notifications, on this thread if user code may run here.
     pub(super) fn run(&mut self) {
         #[cfg(not(loom))]
         if !self.is_empty() {
@@ -112,14 +111,14 @@ impl Harvest {
         self.tell();
     }
 
-    /// The same, however many ends this one is inside of.
+    /// The same, however deeply this end is nested.
     pub(super) fn tell(&mut self) {
         let (ours, mut users) = self.wake();
         users.kept.extend(ours.run());
         users.tell();
     }
 
-    /// Tells those who are never kept waiting for somebody else's code, and gives back the rest.
+    /// Wakes the wakers and runs quell's own functions, and gives back the rest.
     #[cfg(not(loom))]
     pub(super) fn tell_those_who_wait(&mut self) -> Harvest {
         let (mut ours, mut users) = self.wake();
@@ -127,7 +126,7 @@ impl Harvest {
         Harvest { ours, users, ..Harvest::default() }
     }
 
-    /// Whether nobody is to be told.
+    /// Whether there is nothing to wake or run.
     fn is_empty(&self) -> bool {
         self.first.is_empty()
             && self.wakers.is_empty()
@@ -135,14 +134,15 @@ impl Harvest {
             && self.users.funcs.is_empty()
     }
 
-    /// Wakes everybody, and leaves what may take its time to another thread.
+    /// Wakes all wakers, and returns the rest as work for another thread.
     pub(super) fn wake_and_leave_the_rest(mut self) -> Option<Work> {
         let (ours, mut users) = self.wake();
         if ours.is_empty() {
             let _nobodys = ours.run();
             return (!users.is_empty()).then(|| Work::new(None, Some(Box::new(|| users.run()))));
         }
-        // What quell's own have kept goes when the users' have run, which is after them.
+        // The contexts that quell's own functions kept are dropped with the user code, which runs
+        // after them.
         let kept = Arc::new(Mutex::new(Vec::new()));
         let keeps = Arc::clone(&kept);
         let ours = Box::new(move || *keeps.lock() = ours.run());
@@ -153,9 +153,9 @@ impl Harvest {
         Some(Work::new(Some(ours), Some(users)))
     }
 
-    /// Wakes everybody, and gives back what comes after that.
+    /// Wakes all wakers, and gives back the rest.
     fn wake(&mut self) -> (Ours, Users) {
-        // They come after those of `first`.
+        // These come after the ones in `first`.
         let (ours, users) = (std::mem::take(&mut self.ours), std::mem::take(&mut self.users));
         for member in std::mem::take(&mut self.first).into_all() {
             match member {
@@ -171,7 +171,7 @@ impl Harvest {
 }
 
 impl Users {
-    /// On this thread, unless that is one of quell's own.
+    /// Runs on this thread, unless it is one of quell's own.
     fn tell(self) {
         if !self.is_empty() {
             rt::for_users(move || self.run());
@@ -179,7 +179,7 @@ impl Users {
     }
 
     fn run(self) {
-        // Whoever has been woken on this thread is not to wait for them.
+        // Tasks that were woken on this thread must not wait for user code.
         if !self.is_empty() {
             rt::free_woken();
         }
@@ -211,7 +211,7 @@ impl Users {
 }
 
 impl Ours {
-    /// Whether there is nobody to be told. (An alarm tells nobody.)
+    /// Whether there is nothing to run or cancel. (Alarms are only dropped.)
     fn is_empty(&self) -> bool {
         #[cfg(all(feature = "tokio-util", not(loom)))]
         if !self.tokens.is_empty() {
@@ -227,13 +227,13 @@ impl Ours {
         self.alarms.extend(later.alarms);
     }
 
-    /// Gives back the contexts that they have kept alive, for later.
+    /// Runs the functions, and gives back the contexts that they have kept alive.
     fn run_funcs(&mut self) -> Vec<Context> {
         let run = self.funcs.drain(..).map(|func| undisturbed(|| func.run()).flatten());
         run.flatten().collect()
     }
 
-    /// The same, and ends all else.
+    /// The same; then cancels the tokens and drops the alarms.
     fn run(mut self) -> Vec<Context> {
         let kept = self.run_funcs();
         #[cfg(all(feature = "tokio-util", not(loom)))]

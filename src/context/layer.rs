@@ -2,16 +2,15 @@
 //!
 //! # Invariants
 //!
-//! 1. A branch (a layer that can end by itself) without a scope has no
-//!    children, no waiters and no functions. Whoever wants to give it one opens
-//!    it first, and opening registers it with its parent's scope. So the scope
-//!    above a branch is always registered, or has no parent.
-//! 2. `fate` is written once: the branch ended while it was light, or it got a
-//!    scope, which then says how it ended. So a light branch that is being
-//!    cancelled and opened at once becomes one or the other.
-//! 3. A question to a branch is answered by its own fate, then by the scope
-//!    above, then by the clock of its nearest deadline. How it ended is written
-//!    down before it is said, so the answer never changes.
+//! 1. A branch (a layer that can end by itself) without a scope has no children, no waiters and no
+//!    functions. Adding one opens the branch first, and opening it registers its scope with the
+//!    parent's scope. So the scope above a branch is always registered, or has no parent.
+//! 2. `fate` is written once: either the branch ended while it was light, or it got a scope, which
+//!    then says how it ended. So a light branch that is cancelled and opened concurrently becomes
+//!    one or the other.
+//! 3. A query to a branch is answered by its own fate, then by the scope above, then by the clock
+//!    of its nearest deadline. How it ended is written down before it is reported, so the answer
+//!    never changes.
 
 use super::cause::{Cause, ContextError, Seen};
 use super::fate::{Became, Fate};
@@ -28,17 +27,17 @@ use std::any::Any;
 use std::panic::Location;
 use std::time::Duration;
 
-/// The family of links that contexts are.
+/// The family of links that contexts are made of.
 pub(super) struct Line;
 
 /// What a derivation adds.
-#[cfg_attr(loom, allow(dead_code))] // only `tree` asks who made a cut or a root
+#[cfg_attr(loom, allow(dead_code))] // only `tree` reads where a cut or a root was made
 pub(super) enum Layer<'a> {
-    /// A root by another name.
+    /// A root that displays as `todo`.
     Todo { made_at: Place },
-    /// Cut off from what is above but for the values.
+    /// Cut off from everything above except the values.
     Detached { made_at: Place, values: Option<Ref<'a, Line>> },
-    /// A value, which is the link's.
+    /// A value, which is stored in the link.
     Value {
         entry: Entry<'a>,
         /// The branch that answers for this layer.
@@ -59,13 +58,13 @@ pub(super) struct Branch<'a> {
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
     pub(super) bound: Bound<'a>,
-    /// Which checker watches it; zero: none. Its descendants inherit it.
+    /// The mark of the checker that watches it, or zero. Descendants inherit it.
     #[cfg(all(feature = "check", not(loom)))]
     mark: Mark,
 }
 
-/// The deadline that ends a branch. Two small things that every branch has lie in here,
-/// where there is room beside the tag: eight bytes less for each context.
+/// The deadline that ends a branch. Two small fields of every branch lie in here, beside the tag,
+/// where they save eight bytes per context.
 pub(super) enum Bound<'a> {
     None {
         cancellers: AtomicU32,
@@ -74,11 +73,11 @@ pub(super) enum Bound<'a> {
     Own {
         cancellers: AtomicU32,
         kind: Kind,
-        /// Nobody asked for it here: it is that of a parent which had ended.
+        /// Whether it was not asked for here, but copied from a parent that had ended.
         is_parents: bool,
         own: Arc<Deadline>,
     },
-    /// That of a scope above.
+    /// The deadline of a scope above.
     Above {
         cancellers: AtomicU32,
         kind: Kind,
@@ -86,7 +85,7 @@ pub(super) enum Bound<'a> {
     },
 }
 
-/// Changed only while nobody else has a handle, so Relaxed is as good as any order.
+/// Changed only while there is no other handle, so Relaxed is enough.
 #[cfg(all(feature = "check", not(loom)))]
 struct Mark(crate::sync::atomic::AtomicU16);
 
@@ -112,7 +111,7 @@ pub(super) enum Kind {
     Linked,
 }
 
-/// The bit in the number of cancellers that says that dropping them does not cancel.
+/// The bit in `cancellers` that means that dropping them does not cancel.
 const DISARMED: u32 = 1 << 31;
 
 #[cfg(not(loom))]
@@ -147,10 +146,10 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// The branch that answers for `layer`: itself, or the nearest above.
+/// The branch that answers for `layer`: the layer itself, or the nearest branch above.
 #[inline]
 pub(super) fn nearest_branch<'a>(layer: Ref<'a, Line>) -> Option<&'a Branch<'a>> {
-    // The usual one first: it is one comparison then.
+    // The usual case first, so that it takes one comparison.
     if let Layer::Branch(branch) = layer.layer() {
         return Some(branch);
     }
@@ -162,7 +161,7 @@ pub(super) fn nearest_branch<'a>(layer: Ref<'a, Line>) -> Option<&'a Branch<'a>>
 
 impl<'a> Branch<'a> {
     /// A light branch below `parent`, with or without a deadline of its own.
-    /// Inlined, so that it is built where it stays: see `Link::new`.
+    /// Inlined, so that it is built in place: see `Link::new`.
     #[inline(always)]
     pub(super) fn new(
         made_at: Place,
@@ -183,7 +182,7 @@ impl<'a> Branch<'a> {
             (None, None) => Bound::None { cancellers, kind },
             (None, Some(parent)) => match (parent.bounding(), parent.deadline()) {
                 (Some(scope), _) => Bound::Above { cancellers, kind, scope },
-                // It has ended, light: there is no scope to point at.
+                // The parent ended while it was light: there is no scope to point at.
                 (None, Some(own)) => {
                     Bound::Own { cancellers, kind, is_parents: true, own: Arc::clone(own) }
                 }
@@ -208,8 +207,8 @@ impl<'a> Branch<'a> {
         branch
     }
 
-    /// Makes sure that a new branch with a deadline of its own can tell, later, whether
-    /// that came before the parent's end: unless it is listed, the parent must note when.
+    /// Makes sure that a new branch with a deadline of its own can later tell whether that came
+    /// before the parent's end. Unless the branch is listed, the parent must note the time.
     #[inline]
     pub(super) fn have_time_noted(&self) {
         if let (Bound::Own { own, .. }, Some(up)) = (&self.bound, self.up) {
@@ -219,7 +218,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Has a new branch watched, and with it all that will be derived from it.
+    /// Has a checker watch a new branch and everything that will be derived from it.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn mark_as(&mut self, mark: u16) {
         if self.mark() == 0 && mark != 0 {
@@ -228,14 +227,14 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Which checker watches it.
+    /// The mark of the checker that watches it, or zero.
     #[cfg(all(feature = "check", not(loom)))]
     #[inline]
     pub(super) fn mark(&self) -> u16 {
         self.mark.get()
     }
 
-    /// Whether its deadline may end it before that is due.
+    /// Whether its deadline may end it before its clock gets there.
     pub(super) fn may_end_ahead_of_time(&self) -> bool {
         #[cfg(all(feature = "check", not(loom)))]
         return self.mark() != 0;
@@ -243,22 +242,22 @@ impl<'a> Branch<'a> {
         false
     }
 
-    /// Has one that is as new watched anew.
+    /// Has a branch that is as new watched again.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn mark_again_as(&self, mark: u16) {
         self.mark.set(mark);
         world::tell(|onlooker| onlooker.made(mark, self.made_at));
     }
 
-    /// Has one that is as new watched no more.
+    /// Has a branch that is as new watched no longer.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn unmark(&self) {
         world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
         self.mark.set(0);
     }
 
-    /// Whether nothing that has been done to it shows, of a branch that nobody else has a
-    /// handle to. One with a deadline is of one time only.
+    /// Whether nothing done to a branch shows, once its list has begun anew. The caller has the
+    /// only handle. A branch with a deadline is never as new: its time is fixed.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn is_as_new(&self) -> bool {
         let scope_is = match self.fate.scope() {
@@ -268,8 +267,8 @@ impl<'a> Branch<'a> {
         scope_is && matches!(self.bound, Bound::None { .. })
     }
 
-    /// It has been asked. Nothing at all, but for a context that a checker watches:
-    /// then this is where it may end, right after the answer.
+    /// Notes that it has been asked. If a checker watches the context, this is where it may end,
+    /// right after the answer; otherwise this does nothing.
     #[inline(always)]
     pub(super) fn looked(&self) {
         #[cfg(all(feature = "check", not(loom)))]
@@ -278,7 +277,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// It is being waited for or ended: no question, but it matters which is first.
+    /// Notes that it is being waited for or ended: no query, but the order matters to a checker.
     #[inline(always)]
     pub(super) fn stirred(&self) {
         #[cfg(all(feature = "check", not(loom)))]
@@ -287,7 +286,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Somebody has left a function to be run at its end.
+    /// Notes that a function was registered to run at its end.
     #[inline(always)]
     pub(super) fn got_func(&self) {
         #[cfg(all(feature = "check", not(loom)))]
@@ -296,7 +295,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Ends a branch that nobody has seen yet.
+    /// Ends a branch that has not been shared yet.
     pub(super) fn end_at_once(&mut self, cause: Cause) {
         self.fate = Fate::ended(cause);
     }
@@ -305,8 +304,8 @@ impl<'a> Branch<'a> {
         self.fate.scope().ok().flatten()?.get().end()
     }
 
-    /// Whether it has ended. Writes nothing down: an end that has been seen stays
-    /// an end, whichever of two it then turns out to be.
+    /// Whether it has ended. Writes nothing down: once true, it stays true, whichever end it turns
+    /// out to be.
     #[inline]
     pub(super) fn is_done(&self) -> bool {
         match self.fate.scope() {
@@ -328,7 +327,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// How long until that; zero for one that a deadline has ended, whatever its clock says.
+    /// How long until its deadline; zero if a deadline has ended it, whatever its clock says.
     pub(super) fn remaining(&self) -> Option<Duration> {
         let deadline = self.deadline()?;
         let by_clock = deadline.at.saturating_duration_since(deadline.clock.now());
@@ -368,7 +367,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// How it ended, if it has: invariant 3. Tells nobody.
+    /// How it ended, if it has (invariant 3). Notifies nothing.
     #[cold]
     pub(super) fn look(&self) -> Option<Seen<'_>> {
         match self.fate.scope() {
@@ -389,7 +388,7 @@ impl<'a> Branch<'a> {
         if self.deadline()?.has_passed() { Some(self.expire()) } else { None }
     }
 
-    /// How it ended, if it did while it was light.
+    /// How it ended, if it ended while it was light.
     fn light_end(&self) -> Option<Seen<'_>> {
         match self.fate.get()? {
             Became::Ended(cause) => Some(cause),
@@ -397,10 +396,10 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// [`look`](Branch::look), by somebody who goes on by the answer.
+    /// [`look`](Branch::look), for a caller that acts on the answer.
     #[inline]
     pub(super) fn answer(&self) -> Option<Seen<'_>> {
-        // Most have not ended: that is told in a register.
+        // Most branches have not ended, and a `bool` is returned in a register.
         let cause = if self.is_done() { self.look() } else { None };
         self.looked();
         cause
@@ -433,8 +432,8 @@ impl<'a> Branch<'a> {
         self.inherit(end)
     }
 
-    /// Ends with `parent`'s end, or by an own deadline that came before it,
-    /// unless it has ended before. (With its own scope's end it changes nothing.)
+    /// Ends as `parent` did, or by a deadline of its own that came first, unless it has ended
+    /// before. (Given the end of its own scope, it changes nothing.)
     #[cold]
     fn inherit(&self, parent: &End) -> Seen<'_> {
         let outran = match &self.bound {
@@ -459,8 +458,8 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Ends a light branch, unless it has ended before: how it ended, and whether
-    /// this call ended it. `Err`: it has a scope, to which the cause may go.
+    /// Ends a light branch, unless it has ended before. Returns how it ended, and whether this call
+    /// ended it. `Err`: it has a scope, for which the cause is given back.
     #[inline]
     fn settle_light(&self, cause: Cause) -> Result<(Seen<'_>, bool), (Lent<'_, Scope>, Cause)> {
         let refused = match self.fate.get() {
@@ -474,12 +473,12 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Ends it for `cause`, unless it has ended before. Everything below it is
-    /// marked when this returns; if this call ended it, everybody has been told.
+    /// Ends it for `cause`, unless it has ended before. Everything below it is marked when this
+    /// returns; if this call ended it, all notifications have been made.
     #[inline]
     pub(super) fn cancel(&self, cause: Cause) {
         self.stirred();
-        // As it is when a canceller is dropped that has been used.
+        // Usually `Err` when a canceller is dropped after it was used.
         if self.fate.scope().is_ok() {
             self.end(cause);
         }
@@ -492,7 +491,7 @@ impl<'a> Branch<'a> {
                 return Branch::end_open(scope, cause);
             }
             Err(_) => return,
-            // Nothing is below a light branch, and nobody has asked how it ended.
+            // Nothing is below a light branch, and its end has not been asked for yet.
             Ok(None) if self.is_done() => return,
             Ok(None) => {}
         }
@@ -504,7 +503,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// [`cancel`](Branch::cancel), by somebody who will call the functions at its end later.
+    /// [`cancel`](Branch::cancel), for a caller that will run the functions at its end later.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn cancel_and_leave_the_rest(&self, cause: Cause) -> Option<crate::rt::Work> {
         self.stirred();
@@ -518,7 +517,7 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Its scope, registered with the parent's; or how it ended.
+    /// Its scope, registered with the parent's; `Err` if it has ended.
     #[inline]
     pub(super) fn open(&self) -> Result<Lent<'_, Scope>, Seen<'_>> {
         if self.is_done() {
@@ -532,14 +531,14 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Makes the scope, lists it, or both.
+    /// Makes the scope, registers it, or both.
     fn open_first(&self) -> Result<Lent<'_, Scope>, Seen<'_>> {
         if self.fate.get().is_none() {
             let own = match &self.bound {
                 Bound::Own { own, .. } => Some(Arc::clone(own)),
                 Bound::None { .. } | Bound::Above { .. } => None,
             };
-            // Whoever comes first: the next line takes what is there.
+            // Another thread may be first: below, what is there counts.
             self.fate.open(Scope::new(own));
         }
         match self.fate.get() {
@@ -547,7 +546,7 @@ impl<'a> Branch<'a> {
             Some(Became::Open(scope)) => {
                 if let Some(up) = self.up {
                     up.register(scope);
-                    // Refused, if the parent has ended: then so has this.
+                    // Registration is refused if the parent has ended: then this has ended too.
                     if let Some(end) = up.end().filter(|_| !skip(Break::RefusedScopeGoesOn)) {
                         return Err(self.inherit(end));
                     }
@@ -558,8 +557,8 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// The scope with the deadline that ends this branch. For an own deadline
-    /// that is its own scope, once it is open.
+    /// The scope with the deadline that ends this branch. For a deadline of its own, that is its
+    /// own scope, once it is open.
     pub(super) fn bounding(&self) -> Option<Lent<'_, Scope>> {
         match (&self.bound, self.fate.scope()) {
             (Bound::Own { .. }, Ok(Some(scope))) => Some(scope),
@@ -568,14 +567,14 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Somebody waits for this branch: its deadline, if there is one, must ring.
+    /// Notes a waiter: from now on the deadline, if there is one, must ring.
     pub(super) fn watch(&self) {
         if let Some(scope) = self.bounding() {
             Scope::watch(scope);
         }
     }
 
-    /// The task that is being polled waits for it, which a checker wants to know.
+    /// Notes, for a checker, that the task being polled waits for it.
     #[inline(always)]
     pub(super) fn awaited(&self) {
         #[cfg(all(feature = "check", not(loom)))]
@@ -598,20 +597,20 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// One more `Canceller`.
+    /// Counts one more `Canceller`.
     pub(super) fn add_canceller(&self) {
-        // Relaxed: whoever adds one has one, so the last is not being dropped.
+        // Relaxed: the caller has a canceller, so the last one is not being dropped.
         if !skip(Break::CloneNotCounted) {
             self.cancellers().fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// One `Canceller` less; true if it was the last and still armed.
+    /// Counts one `Canceller` less; true if it was the last and still armed.
     #[inline]
     pub(super) fn drop_canceller(&self) -> bool {
-        // The last one sees what the threads of all others did before they let go:
-        // Release and Acquire pair among these two lines. A count of exactly one is this
-        // canceller's own, which nobody can clone meanwhile.
+        // The last canceller must see what the threads of all others did before they dropped
+        // theirs: the Release of `fetch_sub` pairs with both Acquires here. A count of exactly one
+        // is this canceller alone, which cannot be cloned while it is being dropped.
         self.cancellers().load(Ordering::Acquire) == 1
             || self.cancellers().fetch_sub(1, Ordering::AcqRel) == 1
     }

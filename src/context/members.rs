@@ -1,12 +1,12 @@
-//! The list of those whom a scope is to tell of its end.
+//! The list of everything that a scope notifies of its end.
 //!
 //! # Invariants
 //!
-//! 1. Whoever is in the list keeps its key until it is taken out.
-//! 2. The first is in the list itself: one is the usual number, and takes no memory of its own.
-//!    What more there may be is behind one pointer.
-//! 3. `children` and `behind` count among the others: those who are children, and those whose
-//!    places are not in the first quarter of the memory.
+//! 1. A member keeps its key until it is taken out.
+//! 2. The first member is stored inline: one is the usual number, and takes no allocation. All
+//!    others are behind one pointer.
+//! 3. `children` and `behind` count among the others: `children` those that are children, `behind`
+//!    those whose places are not in the first quarter of the memory.
 
 use super::after::Func;
 use super::scope::Scope;
@@ -14,7 +14,7 @@ use crate::sync::Arc;
 use slab::Slab;
 use std::task::Waker;
 
-/// Who is to be told of an end.
+/// One entry of the list.
 pub(super) enum Member {
     Child(Arc<Scope>),
     Waiter(Waker),
@@ -23,7 +23,7 @@ pub(super) enum Member {
 
 #[derive(Default)]
 pub(super) struct Members {
-    /// Its key is zero; those of the others are one more than their places.
+    /// Has key zero; the key of any other member is its place plus one.
     first: Option<Member>,
     others: Option<Box<Others>>,
 }
@@ -69,7 +69,7 @@ impl Members {
         }
     }
 
-    /// No key is as high as this.
+    /// An exclusive upper bound of all keys.
     fn room(&self) -> usize {
         1 + self.others.as_ref().map_or(0, |others| others.list.capacity())
     }
@@ -83,7 +83,7 @@ impl Members {
             || self.others.as_ref().is_some_and(|others| others.children > 0)
     }
 
-    /// If nobody is left: who comes next gets the same keys as in a new list.
+    /// Resets the list if it is empty, so that it gives out the same keys as a new one.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn begin_anew(&mut self) -> bool {
         let nobody = self.is_empty();
@@ -95,7 +95,7 @@ impl Members {
         nobody
     }
 
-    /// How many children are in the list: for the models.
+    /// How many children are in the list, for the models.
     #[cfg(loom)]
     pub(super) fn children(&self) -> usize {
         let is_first = matches!(self.first, Some(Member::Child(_)));
@@ -110,7 +110,7 @@ impl Members {
         })
     }
 
-    /// Takes out everybody but the children.
+    /// Takes out all members except the children.
     pub(super) fn take_all_but_children(&mut self, mut each: impl FnMut(Member)) {
         let is_told = |member: &Member| !matches!(member, Member::Child(_));
         self.first.take_if(|first| is_told(first)).into_iter().for_each(&mut each);
@@ -130,8 +130,8 @@ impl Members {
         self.first.into_iter().chain(others.map(|(_, member)| member))
     }
 
-    /// If a crowd has left, the memory behind those who stay goes too, three quarters of it or
-    /// more. Nobody changes places.
+    /// After a crowd has left, once no member is in the last three quarters of the memory, frees
+    /// all behind the last member. No member changes places.
     #[inline]
     pub(super) fn give_memory_back(&mut self) {
         if let Some(others) = &mut self.others {
@@ -145,7 +145,7 @@ impl Members {
 impl Others {
     #[cold]
     fn new() -> Box<Self> {
-        // Half of the time that it takes to have an empty one grow.
+        // Takes half the time of letting an empty one grow.
         Box::new(Others { list: Slab::with_capacity(4), children: 0, behind: 0 })
     }
 
@@ -153,7 +153,7 @@ impl Others {
         self.children += u32::from(matches!(member, Member::Child(_)));
         if self.list.len() == self.list.capacity() {
             self.list.reserve(self.list.capacity());
-            // There is nobody missing among those in front.
+            // The places in front are all taken.
             self.behind = self.list.len().saturating_sub(self.list.capacity() / 4) as u32;
         }
         let place = self.list.insert(member);
@@ -161,7 +161,7 @@ impl Others {
         place
     }
 
-    /// One or none, to be counted in `behind`.
+    /// What a member in `place` adds to `behind`: one or zero.
     fn is_behind(&self, place: usize) -> u32 {
         u32::from(place >= self.list.capacity() / 4)
     }
@@ -205,7 +205,7 @@ mod tests {
         for _ in 0..3 {
             let mut crowd: Vec<_> = (0..100_000).map(|_| waits(&mut members)).collect();
             assert!(members.room() > 100_000);
-            // In no order: each is next to some who have left.
+            // In scattered order, so that each leaves beside some that have left already.
             crowd.sort_by_key(|key| key.wrapping_mul(0x9E37_79B9) % 100_003);
             for key in crowd {
                 assert!(members.take(key).is_some());

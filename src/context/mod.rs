@@ -2,20 +2,20 @@
 
 // | file | its one idea |
 // |---|---|
-// | `handle` | `Context`: what users hold; every `with_…` and every question |
-// | `canceller` | `Canceller`: who may end it |
-// | `layer` | what one derivation adds; how a question is answered |
+// | `handle` | `Context`, the public handle: every `with_…` and every query |
+// | `canceller` | `Canceller`: the right to end a context |
+// | `layer` | what one derivation adds; how a query is answered |
 // | `ties` | ending with any of several parents |
 // | `fate` | what becomes of a branch, in one word |
 // | `scope` | what a parent knows of its children; how an end spreads |
-// | `members` | the list of those who are to be told of it |
-// | `harvest` | who is told of it, after all locks |
-// | `nested` | ends inside ends, on a stack that is not endless |
+// | `members` | the list of what a scope notifies of its end |
+// | `harvest` | the notifications of an end, made after all locks are released |
+// | `nested` | ends inside ends, on a bounded stack |
 // | `cause` | error and cause |
 // | `values` | values in constant time |
 // | `after` | functions that run at the end |
-// | `done`, `run`, `wait` | three ways to wait for it |
-// | `display`, `tree` | how it looks to a person |
+// | `done`, `run`, `wait` | three ways to wait for the end |
+// | `display`, `tree` | human-readable output |
 // | `signal`, `token` | ends that come from outside |
 // | `purse` | clones for workers |
 // | `trace` | the event of the `tracing` feature |

@@ -1,32 +1,31 @@
 //! Ends inside ends: a function, or a waker, that ends a context whose function ends another.
 //!
-//! Each end inside another needs stack, so it is told there and then only while there are
-//! few: below that what may take its time is left for later, and at twice the depth all is.
+//! Each nested end needs stack, so only a limited number are told on the spot. Deeper ones leave
+//! all but wakers and quell's own functions for later; beyond twice the depth all is left.
 //!
 //! # Invariants
 //!
 //! 1. `depth` counts the harvests that this thread is telling, one inside the other.
-//! 2. Only inside of another is a harvest left for later. The outermost tells what was left
-//!    before it returns, whatever panics: so there is never anything left at depth zero, and
-//!    nothing to be dropped with the thread.
-//! 3. What is left has not begun: whoever stops a function in it keeps it from running.
-//! 4. Nobody's code runs while `left` is borrowed.
+//! 2. A harvest is left for later only inside another. The outermost tells what was left before it
+//!    returns, whatever panics. So nothing is ever left at depth zero, nor dropped with the thread.
+//! 3. What is left has not begun: stopping a function in it still keeps it from running.
+//! 4. No user code runs while `left` is borrowed.
 
 use super::harvest::Harvest;
 use crate::rt::undisturbed;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 
-/// So many ends inside each other have all their functions run where they are.
+/// Up to this depth, everything is told on the spot.
 const ALL_TOLD: u32 = 64;
 
-/// From here on nobody is woken either.
+/// Beyond this depth, nothing is told on the spot, not even wakers.
 const NONE_TOLD: u32 = 2 * ALL_TOLD;
 
 struct Ends {
     depth: Cell<u32>,
-    /// Not dropped with the thread, which would then have to be told of it, and forbid it
-    /// in its last moments.
+    /// Never dropped: a thread-local with a destructor must be registered, and cannot be used while
+    /// the thread ends.
     left: RefCell<ManuallyDrop<Vec<Harvest>>>,
 }
 
@@ -36,8 +35,7 @@ thread_local! {
     };
 }
 
-/// Tells everybody in `harvest`, at once or before the outermost call of this on this thread
-/// returns.
+/// Tells `harvest`, at once or before the outermost call of this on this thread returns.
 pub(super) fn tell(harvest: &mut Harvest) {
     let _inside = Inside::enter();
     match ENDS.with(|ends| ends.depth.get()) {
@@ -69,9 +67,9 @@ impl Drop for Inside {
                     break;
                 }
                 for mut harvest in left {
-                    // Each who is told is guarded already. This is for what goes with the
-                    // harvest: an alarm may hold the last of a scope, and an event that of a
-                    // cause, whose drop is the user's.
+                    // Each notification is guarded already. This guards the drop of the harvest:
+                    // an alarm may hold the last handle of a scope, and an event that of a cause,
+                    // whose drop is user code.
                     undisturbed(move || harvest.tell());
                 }
             }

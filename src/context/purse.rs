@@ -1,4 +1,4 @@
-//! Clones of one context, many and soon dropped: what workers give to closures.
+//! Many short-lived clones of one context, which workers give to closures.
 
 use super::Context;
 #[cfg(not(loom))]
@@ -6,13 +6,13 @@ use super::layer::Line;
 #[cfg(not(loom))]
 use crate::sync::Purse;
 
-/// Where a worker has its contexts from.
+/// A worker's supply of contexts.
 #[cfg(not(loom))]
 pub(crate) struct Contexts<'c>(Purse<'c, Line>);
 
 #[cfg(not(loom))]
 impl<'c> Contexts<'c> {
-    /// Clones of `ctx`, which must be derived.
+    /// A supply of clones of `ctx`, which must be derived.
     pub(crate) fn of(ctx: &'c Context) -> Self {
         Contexts(Purse::new(ctx.link.as_ref().expect("a derived context")))
     }
@@ -22,7 +22,7 @@ impl<'c> Contexts<'c> {
         Context { link: Some(self.0.give()) }
     }
 
-    /// What is dropped while `f` runs comes back.
+    /// Runs `f`; clones that are dropped meanwhile are reused.
     #[inline]
     pub(crate) fn within<R>(&mut self, f: impl FnOnce() -> R) -> R {
         let _open = self.0.open();
@@ -30,7 +30,7 @@ impl<'c> Contexts<'c> {
     }
 }
 
-/// Under a model, what they are in every other way.
+/// In models, plain clones, which behave the same.
 #[cfg(loom)]
 pub(crate) struct Contexts<'c>(&'c Context);
 

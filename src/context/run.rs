@@ -29,7 +29,7 @@ impl<F: Future> Future for Run<F> {
 
     /// # Panics
     ///
-    /// When polled again after it was ready.
+    /// If it is polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let output = {
@@ -40,8 +40,8 @@ impl<F: Future> Future for Run<F> {
                 Err(cancelled) => Err(cancelled),
                 Ok(()) => match future.poll(cx) {
                     Poll::Ready(value) => Ok(value),
-                    // The context may have ended while the future was polled: then nobody
-                    // would wake this task for it.
+                    // The context may have ended while the future was polled: then nothing
+                    // would wake this task for that.
                     Poll::Pending => match this.done.poll_with(cx.waker()) {
                         None => return Poll::Pending,
                         Some(_) => match this.done.context().check() {

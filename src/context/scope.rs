@@ -1,37 +1,33 @@
-//! The part of a context that its parent knows: how it ended, and who is to be
-//! told.
+//! The part of a context that its parent knows: how it ended, and what to notify of that.
 //!
-//! A context that nobody waits for and nothing is derived from has no scope; it
-//! asks its parent's. The moment it gets a child, a waiter or an after-function
-//! it gets a scope, and its parent's scope keeps that (never the context) in
-//! its list of children.
+//! A context that has no waiter, no after-function and nothing derived from it has no scope; it
+//! asks its parent's. When it gets the first of these it gets a scope, and its parent's scope
+//! keeps that (never the context) in its list of children.
 //!
 //! # Invariants
 //!
-//! 1. `end` is set once. A scope that is set to end by a `cancel` or an alarm is
-//!    set, and swept, under its own lock without a break. A mere look sets `end`
-//!    without the lock and tells nobody. Where it looked at a parent that has
-//!    ended, the parent's sweep comes by. Where it looked at a deadline that has
-//!    passed, the alarm comes: it is armed while anybody waits below, also if
-//!    the first to wait comes after the look.
-//! 2. A scope is in its parent's `children` from its registration to the drop
-//!    of its context. Registration takes the parent's lock and is refused once
-//!    the parent has ended, so a sweep of the parent sees every child that did
-//!    not see the parent's end.
-//! 3. A sweep holds the locks of the whole path from its root to where it is.
-//!    Locks are taken parent first. So whoever then gets the lock of a scope
-//!    that was `swept`, in either mode, knows that everything below it is marked.
-//! 4. Once it was harvested, waiters and functions have been taken; nothing is added
-//!    after that. A sweep takes only what ended for its own reason (`by`)
-//!    or by a deadline: the rest belongs to the `cancel` that ended it, which has
-//!    promised to have told everybody when it returns. The rest it only marks.
-//!    What a deadline ended belongs to nobody, so a `cancel` that comes after one takes
-//!    it as well: the alarm may be long in coming, where its clock was moved.
-//! 5. Wakers and users' functions and values are used and dropped only after
-//!    every lock is gone.
+//! 1. `end` is set once. A `cancel` or an alarm sets the `end` of its scope and sweeps the scope
+//!    under the scope's lock, without releasing it in between. A mere look sets `end` without the
+//!    lock and notifies nothing. If it found that a parent has ended, the parent's sweep follows.
+//!    If it found that a deadline has passed, the alarm follows: it is armed while there is a
+//!    waiter here or below, even if the first waiter comes after the look.
+//! 2. A scope is in its parent's `children` from its registration to the drop of its context.
+//!    Registration takes the parent's lock and is refused once the parent has ended, so a sweep of
+//!    the parent sees every child that did not see the parent's end.
+//! 3. A sweep holds the locks of the whole path from its root to where it is. Locks are taken
+//!    parent first. So a thread that then gets the lock of a scope that was `swept`, in either
+//!    mode, knows that everything below that scope is marked.
+//! 4. Once a scope was harvested, its waiters and functions have been taken, and none are added
+//!    after that. A sweep harvests only scopes that ended for its own reason (`by`) or by a
+//!    deadline; all others it only marks. They belong to the `cancel` that ended them, which has
+//!    promised to have made all notifications when it returns. A scope that a deadline ended
+//!    belongs to no `cancel`, so a later `cancel` harvests it too: where its clock was moved, the
+//!    alarm may take long to come.
+//! 5. Wakers, user functions and user values are used and dropped only after every lock is
+//!    released.
 //!
-//! A cancel that lost does not wait for a sweep that is under way: it marks its
-//! own subtree itself, which comes to the same.
+//! A cancel that lost does not wait for a sweep that is under way. It marks its own subtree itself,
+//! which has the same result.
 
 use super::ContextError;
 use super::after::Func;
@@ -51,26 +47,26 @@ use std::time::{Duration, Instant};
 #[repr(align(8))]
 pub(super) struct Scope {
     end: Latch<End>,
-    /// The clock by which to note the time when this ends, for the children
-    /// with deadlines that are not in the list: see [`End::outran`].
+    /// The clock by which to note the time when this ends, for children with deadlines that are
+    /// not in the list: see [`End::outran`].
     note: Latch<Box<Clock>>,
     pub(super) deadline: Option<Arc<Deadline>>,
-    /// Key in the parent's list plus one; zero: not registered. Written under
-    /// the parent's lock.
+    /// The key in the parent's list plus one, or zero if not registered. Written under the
+    /// parent's lock.
     seat: AtomicUsize,
     /// How far sweeps have come: zero, or the greatest [`Mode`]. Written under the lock, and read
-    /// without it by the many who have been woken and need not take anything back.
+    /// without it by woken waiters, which then need not take their wakers back.
     swept: AtomicU8,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many wait for the deadline, here or below, and the alarm that is
-    /// armed while anybody does.
+    /// How many wait for the deadline, here or below.
     watchers: u32,
+    /// Armed while there are watchers.
     alarm: Option<Box<crate::rt::Alarm>>,
-    /// The token of which all tokens that were asked for are children.
+    /// The parent of all tokens that were asked for.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     token: Option<super::token::Root>,
     members: Members,
@@ -79,17 +75,17 @@ struct State {
 /// How a scope ended.
 pub(super) struct End {
     pub(super) cause: Cause,
-    /// Identifies the scope in which it began: its address.
+    /// The address of the scope in which the end began.
     by: usize,
-    /// When, by which clock, if anybody wanted it noted.
+    /// The time of the end and its clock, if some child needs it noted.
     when: Option<Box<(Instant, Clock)>>,
 }
 
-/// A deadline of a context's own (one it shares with its parent is its parent's), which the context
-/// and its scope both have.
+/// A deadline of a context's own, which the context and its scope share. (A deadline inherited from
+/// the parent stays the parent's.)
 pub(super) struct Deadline {
     pub(super) at: Instant,
-    /// How much time was asked for, where it was not asked for by the clock.
+    /// The duration that was asked for, if it was not a point in time.
     pub(super) asked: Option<Duration>,
     pub(super) clock: Clock,
     pub(super) cause: Cause,
@@ -102,7 +98,7 @@ impl Deadline {
 }
 
 impl End {
-    /// An end whose scope is not known: of a linked context that ended without one.
+    /// The end of a linked parent that ended without a scope.
     pub(super) fn foreign(cause: Cause) -> Self {
         End { cause, by: 0, when: None }
     }
@@ -111,10 +107,9 @@ impl End {
         self.cause.end() == ContextError::DeadlineExceeded
     }
 
-    /// Whether a child with this deadline had already ended by it when this end
-    /// came. Where the time was not noted, the child was made or came to be
-    /// known while the parent was ending, with its deadline ahead. Either way the time of an
-    /// end is when whoever ends it looks, which is a moment before anybody can see it.
+    /// Whether a child with this deadline had already ended by it when this end came. If the time
+    /// was not noted, the child was made or became known while the parent was ending, with its
+    /// deadline ahead. The noted time is read just before the end becomes visible.
     pub(super) fn outran(&self, deadline: &Deadline) -> bool {
         match self.when.as_deref() {
             Some((when, clock)) if clock.same(&deadline.clock) => deadline.at <= *when,
@@ -130,9 +125,9 @@ const SETTLED: &str = "a latch that refuses a value has one";
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
 enum Mode {
-    /// Sets `end` below it, for a promise made to a cancel that lost.
+    /// Sets `end` below it, to keep the promise of a cancel that lost.
     Mark = 1,
-    /// The same, and takes everybody who is to be told.
+    /// The same, and takes everything that is to be notified.
     Harvest = 2,
 }
 
@@ -142,7 +137,7 @@ struct Frame {
     next: usize,
 }
 
-// Everything in it is written once or under its lock, where nothing panics.
+// Every field is written once, or under a lock, where nothing panics.
 impl std::panic::UnwindSafe for Scope {}
 impl std::panic::RefUnwindSafe for Scope {}
 
@@ -167,8 +162,8 @@ impl Scope {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Sets the end. `Err` gives back the one that came too late; either way
-    /// there is an end when this returns.
+    /// Sets the end. `Err` gives back an end that came too late; either way there is an end when
+    /// this returns.
     fn settle(&self, end: End) -> Result<&End, End> {
         self.end.set(end)
     }
@@ -204,7 +199,7 @@ impl Scope {
         }
     }
 
-    /// Ends as `elder`, a scope above, has ended or should have by its deadline: as a look
+    /// Ends as `elder`, a scope above, has ended, or should have ended by its deadline: as a look
     /// at the context would find.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn end_with(&self, elder: &Scope) {
@@ -219,8 +214,7 @@ impl Scope {
         }
     }
 
-    /// Notes the time by this clock when it ends. False if it already does so
-    /// by another.
+    /// Has the time of the end noted by this clock. False if another clock is used for that.
     pub(super) fn note_time_by(&self, clock: &Clock) -> bool {
         match self.note.get() {
             Some(noted) => noted.same(clock),
@@ -233,11 +227,11 @@ impl Scope {
 
     /// Whether it is in its parent's list.
     pub(super) fn is_listed(&self) -> bool {
-        // Relaxed: a stale "no" only leads to the parent's lock.
+        // Relaxed: a stale `false` only leads to the parent's lock.
         self.seat.load(Ordering::Relaxed) != 0
     }
 
-    /// Puts `child` into this scope's list, unless it is there or this has ended.
+    /// Puts `child` into this scope's list, unless it is listed or this scope has ended.
     pub(super) fn register(&self, child: Lent<'_, Scope>) {
         if child.is_listed() {
             return;
@@ -254,7 +248,8 @@ impl Scope {
         drop(newcomer);
     }
 
-    /// A second parent, for a linked context: the key is the caller's to keep.
+    /// Lists a linked context under a further parent. The caller keeps the key. `None`: this scope
+    /// has ended.
     pub(super) fn adopt(&self, child: Lent<'_, Scope>) -> Option<usize> {
         let mut state = self.state.lock();
         if self.end.get().is_some() && !skip(Break::AdoptedTooLate) {
@@ -269,25 +264,25 @@ impl Scope {
         if skip(Break::DeadChildStays) {
             return;
         }
-        // Relaxed: the context is being dropped, so nobody registers it any more.
+        // Relaxed: the context is being dropped, so it is no longer being registered.
         if let Some(key) = child.seat.load(Ordering::Relaxed).checked_sub(1) {
             self.remove(key);
         }
     }
 
-    /// Adds a waker. `None`: it has ended.
+    /// Adds a waker. `None`: the scope has ended.
     pub(super) fn wait(&self, waker: Waker) -> Option<usize> {
         let mut state = self.state.lock();
         if self.end.get().is_some() && !skip(Break::WaiterNotChecked) {
             drop(state);
-            // The waker is the user's to drop: after the lock.
+            // Dropping a waker is user code: after the lock.
             drop(waker);
             return None;
         }
         Some(state.members.add(Member::Waiter(waker)))
     }
 
-    /// Changes the waker with this key. False: it has ended.
+    /// Replaces the waker with this key. False: the scope has ended.
     pub(super) fn wait_with(&self, key: usize, waker: &Waker) -> bool {
         {
             let mut state = self.state.lock();
@@ -298,7 +293,7 @@ impl Scope {
                 return true;
             }
         }
-        // Cloning a waker and dropping one is the user's code: outside of the lock.
+        // Cloning and dropping a waker is user code: outside of the lock.
         let new = waker.clone();
         let mut state = self.state.lock();
         if self.end.get().is_some() {
@@ -312,7 +307,7 @@ impl Scope {
         true
     }
 
-    /// Takes back a waker that was added, unless a sweep has.
+    /// Takes a waker out, unless a sweep has taken it.
     pub(super) fn unwait(&self, key: usize) {
         if self.is_swept() {
             return;
@@ -320,7 +315,7 @@ impl Scope {
         self.remove(key);
     }
 
-    /// Adds a function; gives it back where the scope has ended.
+    /// Adds a function, or gives it back if the scope has ended.
     pub(super) fn add_func(&self, func: Func) -> Result<usize, Func> {
         let mut state = self.state.lock();
         if self.end.get().is_some() && !skip(Break::FuncNotChecked) {
@@ -330,7 +325,7 @@ impl Scope {
         }
     }
 
-    /// The root of the tokens, which `make` makes where there is none; `None`: it has ended.
+    /// The root of the tokens, made by `make` if there is none. `None`: the scope has ended.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn token(
         &self,
@@ -340,7 +335,7 @@ impl Scope {
         if let Some(token) = root_of(&self.state.lock()) {
             return Some(token);
         }
-        // Outside of the lock: it may arm an alarm.
+        // Outside of the lock, because it may arm an alarm.
         let made = make();
         let mut state = self.state.lock();
         let mut spare = Some(made);
@@ -353,8 +348,8 @@ impl Scope {
         token
     }
 
-    /// Takes out the member with this key, if a sweep has not taken it: nobody else has been
-    /// given its key since (invariant 4).
+    /// Takes out the member with this key, unless a sweep has. In that case the key has not been
+    /// given out again (invariant 4).
     pub(super) fn remove(&self, key: usize) {
         let mut state = self.state.lock();
         let Some(gone) = state.members.take(key) else { return };
@@ -363,9 +358,9 @@ impl Scope {
         drop(gone);
     }
 
-    /// Ends for `cause` if it has not ended; everything below it is marked when
-    /// this returns. What is to be told is in the harvest, if this call was the
-    /// one that ended it. `None`: it had been swept before.
+    /// Ends for `cause` if it has not ended. When this returns, everything below is marked. If this
+    /// call ended it, the harvest has everything that is to be notified. `None`: it had been swept
+    /// before.
     pub(super) fn cancel(this: Lent<'_, Self>, cause: Cause) -> Option<Harvest> {
         Scope::end_and_sweep(this, |harvest| {
             let when = this.note.get().map(|clock| Box::new((clock.now(), Clock::clone(clock))));
@@ -374,13 +369,13 @@ impl Scope {
                     harvest.report(&end.cause);
                     Some(Mode::Harvest)
                 }
-                // Somebody's look came first.
+                // A look came first.
                 Err(late) => {
                     harvest.came_too_late(late);
                     match this.end() {
                         // Invariant 4.
                         Some(end) if end.is_deadline() => Some(Mode::Harvest),
-                        // Whoever it was that ended it will harvest.
+                        // The cancel that ended it will harvest.
                         _ => (!skip(Break::LoserReturnsAtOnce)).then_some(Mode::Mark),
                     }
                 }
@@ -388,7 +383,7 @@ impl Scope {
         })
     }
 
-    /// Ends by its own deadline, which has passed, and tells everybody.
+    /// Ends by its own deadline, which has passed, and harvests.
     fn ring(this: Lent<'_, Self>) -> Option<Harvest> {
         let deadline = this.deadline.as_ref().expect("only a deadline rings");
         Scope::end_and_sweep(this, |harvest| {
@@ -400,14 +395,14 @@ impl Scope {
         })
     }
 
-    /// Ends it with `settle` and sweeps as that says, both under its lock, unless
-    /// it has been swept before.
+    /// Unless it has been swept before, calls `settle` to end it and sweeps in the mode which that
+    /// returns, both under its lock.
     fn end_and_sweep(
         this: Lent<'_, Self>,
         settle: impl FnOnce(&mut Harvest) -> Option<Mode>,
     ) -> Option<Harvest> {
-        // A context that a checker watches may be below this one, which is anybody's: linked
-        // to it, or to what ends with it.
+        // This need not be watched itself to have a watched context below it: one that is linked to
+        // it, or to a context that ends with it.
         #[cfg(all(feature = "check", not(loom)))]
         world::looked(Look::Stirred);
         let mut state = this.state.lock();
@@ -433,20 +428,20 @@ impl Scope {
         Some(harvest)
     }
 
-    /// Whether a sweep has taken everybody who was to be told, or is about to.
+    /// Whether a sweep has taken everything that is to be notified, or is about to.
     fn is_swept(&self) -> bool {
-        // Relaxed: nothing is read by this answer. Who has the lock knows it for certain;
-        // a stale "no" only leads to the lock.
+        // Relaxed: no data is read on the strength of this answer. Under the lock it is exact;
+        // without, a stale `false` only leads to the lock.
         self.is_past(Mode::Harvest)
     }
 
-    /// Whether a sweep has nothing to do here any more.
+    /// Whether a sweep in this mode has nothing left to do here.
     fn is_past(&self, mode: Mode) -> bool {
         // Relaxed: as in `is_swept`.
         self.swept.load(Ordering::Relaxed) >= mode as u8
     }
 
-    /// Marks, and takes everybody who is to be told.
+    /// Notes how far sweeps have come and, to harvest, takes everything that is to be notified.
     fn visit(&self, state: &mut State, mode: Mode, harvest: &mut Harvest) {
         self.swept.store(mode as u8, Ordering::Relaxed);
         if mode == Mode::Mark {
@@ -465,9 +460,9 @@ impl Scope {
         state.members.take_all_but_children(|member| harvest.add(member));
     }
 
-    /// Somebody, here or below, waits for this scope's deadline: the first arms
-    /// the alarm. It does so even where a look has found that the deadline has
-    /// passed: the alarm then rings at once, and sweeps, which the look did not.
+    /// Adds a watcher of this scope's deadline, here or below; the first arms the alarm. It does so
+    /// even if a look has found that the deadline has passed: the alarm then rings at once, and
+    /// sweeps, which the look did not.
     pub(super) fn watch(this: Lent<'_, Self>) {
         let Some(deadline) = &this.deadline else { return };
         {
@@ -478,7 +473,7 @@ impl Scope {
                 return;
             }
         }
-        // Outside of the lock: it may start a thread, or fail to.
+        // Outside of the lock, because it may start a thread, or fail to.
         let scope = this.to_arc();
         let bell = Box::new(move || Scope::ring(Lent::from(&scope))?.wake_and_leave_the_rest());
         let alarm = Box::new(deadline.clock.arm(deadline.at, bell));
@@ -494,7 +489,8 @@ impl Scope {
         drop(needless);
     }
 
-    /// The task that is being polled waits, here or below, and may not be whoever armed it.
+    /// Notes, for a checker, that the task being polled waits, here or below. It may not be the one
+    /// that armed the alarm.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn awaited(&self) {
         if let Some(alarm) = &self.state.lock().alarm {
@@ -502,7 +498,7 @@ impl Scope {
         }
     }
 
-    /// The opposite of `watch`: the last one disarms.
+    /// The opposite of `watch`: the last watcher disarms the alarm.
     pub(super) fn unwatch(&self) {
         if self.deadline.is_some() {
             let mut state = self.state.lock();
@@ -513,9 +509,10 @@ impl Scope {
         }
     }
 
-    /// Its context is being dropped: nobody waits, and so no alarm is armed, but for the token;
-    /// and who is in the list are bridges from tokens, which keep no context alive. Whoever still
-    /// holds this, as a function that was stopped does, is to hold nothing but this.
+    /// Empties the scope of a context that is being dropped. It has no waiters, so only the token
+    /// may have an alarm armed; and the list has only bridges from tokens, which keep no context
+    /// alive. A handle to the scope may remain, in a stopped `AfterFunc` for one, and must not keep
+    /// these alive.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn drop_tokens(&self) {
         if !self.is_swept() {
@@ -526,9 +523,8 @@ impl Scope {
         }
     }
 
-    /// Has its list begin anew, where nobody is left in it and nothing else is kept here:
-    /// the next to come get the same places in it as in a new one, and are told in the same
-    /// order.
+    /// Resets the list, if it is empty and nothing else is kept here, so that the next members get
+    /// the same places as in a new one, and are notified in the same order.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn begins_anew(&self) -> bool {
         let mut state = self.state.lock();
@@ -542,15 +538,14 @@ impl Scope {
         state.members.begin_anew()
     }
 
-    /// How many children are in the list: for the models.
+    /// How many children are in the list, for the models.
     #[cfg(loom)]
     pub(super) fn children(&self) -> usize {
         self.state.lock().members.children()
     }
 }
 
-/// Goes down from a scope that has been visited and whose lock is held
-/// (invariant 3).
+/// Goes down from a scope that has been visited and whose lock is held (invariant 3).
 fn sweep(root: ArcGuard<Scope, State>, mode: Mode, harvest: &mut Harvest) {
     let mut path = vec![Frame { state: root, mode, next: 0 }];
     while let Some(Frame { state, mode, next }) = path.last_mut() {
@@ -575,8 +570,8 @@ fn sweep(root: ArcGuard<Scope, State>, mode: Mode, harvest: &mut Harvest) {
             child.visit(&mut state, mode, harvest);
             continue;
         }
-        // The path keeps the guard, so the guard keeps the child. Nothing is added in
-        // between, for the child has ended; another sweep may come first.
+        // The path keeps the guard, so the guard must keep the child. Between the two locks
+        // nothing is added, because the child has ended; but another sweep may come first.
         drop(state);
         let mut state = lock_arc(Arc::clone(child), |scope| &scope.state);
         let (child, locked) = state.parts();

@@ -1,13 +1,13 @@
-//! Ctrl-C: a context that ends when the process is asked to.
+//! Ctrl-C: a context that ends when the process is asked to stop.
 //!
 //! # Invariants
 //!
-//! 1. `by_default` is true exactly when no context is waiting for a signal: then
-//!    a signal does what it would do without quell. The handler itself sets it,
-//!    so a second signal ends the process however busy or stuck it is.
-//! 2. A context is in the list from [`interrupt`] until it ends, or until that fails.
-//! 3. The thread that hears of signals runs no functions at the end of a context and drops
-//!    nothing that one holds: those may wait for the next signal.
+//! 1. `by_default` is true exactly when no context is waiting for a signal: then a signal does what
+//!    it would do without quell. The handler itself sets it, so a second signal ends the process
+//!    however busy or stuck that is.
+//! 2. A context is in the list from [`interrupt`] until it ends, or until that call fails.
+//! 3. The thread that hears of signals runs no after-functions and drops nothing that a context
+//!    holds: such user code may wait for the next signal.
 
 #![allow(clippy::disallowed_types, reason = "made once, for no model to see")]
 
@@ -38,8 +38,8 @@ impl Interrupted {
         self.signal
     }
 
-    /// The exit status by which a shell reports a process that this signal
-    /// ended: 130 for SIGINT, 143 for SIGTERM.
+    /// The exit status with which a shell reports a process that this signal ended: 130 for SIGINT,
+    /// 143 for SIGTERM.
     pub fn exit_status(&self) -> i32 {
         128 + self.signal
     }
@@ -57,16 +57,16 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// A child of `parent` that the first SIGINT or SIGTERM ends, with a cause that
-/// names it (an [`Interrupted`]). The second ends the process as that signal
-/// does by default, so that a shell sees 130 or 143.
+/// Derives a child of `parent` that the first SIGINT or SIGTERM ends, with a cause that names the
+/// signal (an [`Interrupted`]). The second signal ends the process as it does by default, so that a
+/// shell sees 130 or 143.
 ///
-/// Once the context has ended otherwise, and no other one waits, signals act as
-/// by default again. Unix only.
+/// If the context ends otherwise, and no other one waits for a signal, signals again act as they do
+/// by default. Unix only.
 ///
-/// Functions at the end of the context run on a thread for the purpose, outside of any
-/// runtime, and may wait for a signal that ends another context. A waker is woken on the
-/// thread that hears of signals: one that blocks keeps the next from being heard.
+/// When a signal ends the context, its after-functions run on a dedicated thread, outside of any
+/// runtime; they may wait for a signal that ends another context. Wakers are woken on the thread
+/// that hears of signals: a waker that blocks keeps the next signal from being heard.
 ///
 /// ```no_run
 /// use quell::{Context, signal};
@@ -78,7 +78,7 @@ impl std::error::Error for Interrupted {}
 ///
 /// # Panics
 ///
-/// When the system refuses to have signals watched.
+/// If the system refuses to have signals watched.
 #[doc(alias("ctrl_c", "SIGINT", "SIGTERM"))]
 #[track_caller]
 pub fn interrupt(parent: &Context) -> (Context, Canceller) {
@@ -87,13 +87,13 @@ pub fn interrupt(parent: &Context) -> (Context, Canceller) {
     let watch = Watch::get();
     let key = {
         let mut waiting = watch.waiting.lock();
-        // Release and Acquire in the handler's own loads are signal-hook's; all that
-        // matters is that the flag and the list change under one lock.
+        // The ordering of the handler's own loads is signal-hook's. What matters here is that the
+        // flag and the list change under one lock.
         watch.by_default.store(false, Ordering::SeqCst);
         waiting.insert(Waiting { ctx: ctx.clone(), made_at })
     };
     let place = Place { watch, key };
-    // Where this fails, because no alarm can be armed, the place goes with the function.
+    // If this panics because no alarm can be armed, the place is dropped with the function.
     ctx.at_end(move || drop(place));
     (ctx, canceller)
 }
@@ -103,7 +103,7 @@ struct Waiting {
     made_at: &'static Location<'static>,
 }
 
-/// That of a context in the list: it leaves when this is dropped.
+/// A context's place in the list; dropping this removes the context.
 struct Place {
     watch: &'static Watch,
     key: usize,
@@ -123,8 +123,8 @@ impl Drop for Place {
 
 const REFUSED: &str = "quell could not have signals watched";
 
-/// What the handlers go by. They are there once and for all, whether or not anybody can listen:
-/// with twice as many, the first signal would be taken for the second.
+/// The flag of the handlers. They are registered once, even if starting the listener fails and is
+/// retried: registered twice, they would take the first signal for the second.
 fn handlers() -> Arc<AtomicBool> {
     static BY_DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     let by_default = BY_DEFAULT.get_or_init(|| {
@@ -168,8 +168,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Ends everything that is waiting, and then tells of it: no function at the end of one
-    /// context holds up another, or the next signal.
+    /// Ends all waiting contexts, and only then notifies: no after-function of one context holds up
+    /// the end of another, or the next signal.
     fn tell(&self, interrupted: Interrupted) {
         let all: Vec<_> = {
             let waiting = self.waiting.lock();
@@ -184,7 +184,7 @@ impl Watch {
             harvest.join(found.unwrap_or_default());
         }
         let mut rest = harvest.wake_and_leave_the_rest().unwrap_or_default();
-        // Invariant 3. What the contexts hold may be dropped there: the user's code.
+        // Invariant 3. Dropping the contexts there may drop user values.
         rest.and_then(move || {
             for waiting in all {
                 undisturbed(move || drop(waiting));

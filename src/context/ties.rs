@@ -11,13 +11,13 @@ pub(super) struct Ties {
     pub(super) others: Vec<Context>,
     /// Their scopes, and the linked context's key in each.
     seats: Vec<(Arc<Scope>, usize)>,
-    /// The scopes whose deadlines are by another clock than the linked context's:
-    /// watched for as long as that lives, because it cannot tell their time.
+    /// The scopes whose deadlines are on another clock than the linked context's. They are watched
+    /// for as long as it lives, because it cannot read their clocks.
     watched: Vec<Arc<Scope>>,
 }
 
 impl Ties {
-    /// None yet.
+    /// No ties yet.
     pub(super) fn to(others: Vec<Context>) -> Self {
         Ties { others, seats: Vec::new(), watched: Vec::new() }
     }
@@ -35,13 +35,13 @@ impl Drop for Ties {
 impl Branch<'_> {
     /// Makes a new branch end with any of `others` too.
     pub(super) fn tie(&self, others: Vec<Context>) -> Ties {
-        // From the first on: if an alarm cannot be armed, what is tied so far is untied.
+        // Made first: if arming an alarm panics, its drop unties what was tied so far.
         let mut ties = Ties::to(others);
         for other in ties.others.iter().filter_map(Context::branch) {
-            // Asked for each anew: it may have ended with the one before.
+            // Asked again for each: it may have ended with the previous one.
             let Ok(scope) = self.open() else { break };
             let seat = other.open().map(|up| {
-                // Before it can end with this context in its list.
+                // Before adoption, after which it can end with this context in its list.
                 if let Bound::Own { own, .. } = &self.bound {
                     up.note_time_by(&own.clock);
                 }
@@ -58,7 +58,7 @@ impl Branch<'_> {
                         }
                     }
                 }
-                // It has ended, now or before.
+                // The other parent has ended, just now or before.
                 Ok((_, None)) | Err(_) => match (other.scope_end(), other.look()) {
                     (Some(end), _) => drop(scope.inherit(end)),
                     (None, Some(cause)) => drop(scope.inherit(&End::foreign(cause.to_cause()))),

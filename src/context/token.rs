@@ -1,15 +1,15 @@
 //! A bridge to and from `tokio_util::sync::CancellationToken`.
 //!
-//! No task is spawned in either direction. A context ends its tokens from its scope,
-//! which keeps the one that they are children of; a token ends a context from the waker
-//! of its own future, which is polled by nothing but that waker.
+//! No task is spawned in either direction. A context ends its tokens from its scope, which keeps
+//! the token that is their parent. A token ends a context from the waker of the token's future;
+//! after the first poll, only that waker polls it.
 //!
 //! # Invariants
 //!
-//! 1. A bridge does not keep its context alive, and is gone when the context
-//!    has ended or been dropped: the scope, or a function in it, owns it.
-//! 2. The token's future is polled by one thread at a time, outside of the lock;
-//!    a wake that comes meanwhile is noted, and it is polled again.
+//! 1. A bridge does not keep its context alive, and is gone when the context has ended or been
+//!    dropped: the scope, or a function in it, owns it.
+//! 2. The token's future is polled by one thread at a time, outside of the lock. A wake that comes
+//!    during a poll is noted, and the future is polled again.
 
 use super::after::{Func, Job, Whose};
 use super::cause::Cause;
@@ -26,9 +26,8 @@ pub(super) type Token = CancellationToken;
 
 /// With the feature `tokio-util`.
 impl Context {
-    /// A child that also ends when `token` is cancelled, before that call has
-    /// returned. Its cause then reads `context canceled` and has no origin: the
-    /// token does not know one.
+    /// A child that also ends when `token` is cancelled, before that call returns. Its cause then
+    /// reads `context canceled` and has no origin, because the token does not know one.
     ///
     /// ```
     /// # use quell::Context;
@@ -59,12 +58,12 @@ impl Context {
         (ctx, canceller)
     }
 
-    /// A token that is cancelled when this context ends. Cancelling the token
-    /// does nothing to the context; the token does not keep it alive.
+    /// A token that is cancelled when this context ends. Cancelling the token does nothing to the
+    /// context; the token does not keep it alive.
     ///
-    /// All tokens of a context are children of one, so that those which are dropped leave
-    /// nothing behind. Nobody hears when the last of them is: from the first on, a context
-    /// with a deadline keeps its alarm, until it has ended or been dropped.
+    /// All tokens of a context are children of one, so dropped tokens leave nothing behind. The
+    /// context does not learn of the last drop: from its first token on, a context with a deadline
+    /// keeps its alarm armed until it has ended or been dropped.
     ///
     /// ```
     /// # use quell::Context;
@@ -93,10 +92,10 @@ impl Context {
     }
 }
 
-/// Of which all tokens of a context are children.
+/// The parent of all tokens of a context.
 pub(super) struct Root {
     token: CancellationToken,
-    /// Whose deadline it watches, if there is one.
+    /// The scope whose deadline it watches, if there is one.
     watched: Option<Weak<Scope>>,
 }
 
@@ -121,7 +120,7 @@ impl Drop for Root {
 /// From a token to a scope.
 struct Bridge {
     scope: Weak<Scope>,
-    /// The scope above, and the one with the deadline: what ended those came first.
+    /// The scope above, and the one with the deadline. If they have ended, that end came first.
     elders: [Option<Weak<Scope>>; 2],
     crossing: Mutex<Crossing>,
 }
@@ -132,7 +131,7 @@ enum Crossing {
     Closed,
 }
 
-/// Closes the bridge when it is dropped: run by the scope, or gone with it.
+/// Closes the bridge when it is dropped, as a function that the scope runs or drops.
 struct Owner(std::sync::Arc<Bridge>);
 
 impl Drop for Owner {

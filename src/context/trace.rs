@@ -2,12 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. `is_told` is true from when a cause is put where nobody is at it until whoever is then finds
-//!    none: so none is left, and two are never told at once.
+//! 1. `is_told` is true from the moment a cause is queued while no thread is telling, until the
+//!    thread started for it finds the queue empty. So none is left, and two are never told at once.
 
 use super::cause::Seen;
 
-/// Whether anybody hears of it, for all that can be known without asking a subscriber.
+/// Whether a subscriber may hear of it, as far as can be known without asking one.
 #[inline]
 pub(super) fn is_heard() -> bool {
     #[cfg(feature = "tracing")]
@@ -16,8 +16,8 @@ pub(super) fn is_heard() -> bool {
     false
 }
 
-/// Reports the end of a context that was cancelled, or whose own deadline has
-/// passed. Contexts that end with it are not reported: one event a cause.
+/// Reports the end of a context that was cancelled, or whose own deadline has passed. Contexts that
+/// end with it are not reported: one event per cause.
 #[inline]
 pub(super) fn ended(cause: Seen<'_>) {
     #[cfg(feature = "tracing")]
@@ -32,7 +32,7 @@ pub(super) fn ended(cause: Seen<'_>) {
     let _ = cause;
 }
 
-/// Subscribers, and how a cause displays itself, are the user's.
+/// Runs user code: subscribers, and the `Display` of a cause.
 #[cfg(feature = "tracing")]
 fn tell(cause: &super::cause::Cause) {
     crate::rt::undisturbed(|| {
@@ -47,8 +47,8 @@ fn tell(cause: &super::cause::Cause) {
     });
 }
 
-/// What ends on a thread of quell's own, and has nobody to be told with, is told on another: one for
-/// all such, in their order.
+/// Ends on quell's own threads that are not part of a harvest are reported on one other thread, in
+/// their order.
 #[cfg(all(feature = "tracing", not(loom)))]
 mod later {
     use crate::context::Cause;
@@ -58,7 +58,7 @@ mod later {
 
     struct Untold {
         causes: VecDeque<Cause>,
-        /// Whether somebody is at it, and comes to the last of them.
+        /// Whether a thread is telling, which goes on until the queue is empty.
         is_told: bool,
     }
 

@@ -1,4 +1,4 @@
-//! The live subtree, for a person to read.
+//! The live subtree, in human-readable form.
 
 use super::display::Shown;
 use super::layer::{Layer, Line};
@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 
-/// The contexts below one that can end by themselves and have not: what
-/// [`Context::tree`](crate::Context::tree) found. `Display` draws it:
+/// The result of [`Context::tree`](crate::Context::tree): the contexts below one that can end by
+/// themselves and have not. `Display` draws it:
 ///
 /// ```text
 /// cancel, made at src/main.rs:12:32
@@ -42,7 +42,7 @@ impl Tree {
         let root_address = root.map_or(BACKGROUND, Ref::address);
         let mut children: HashMap<usize, Vec<Node>> = HashMap::new();
         Line::roster().visit(|layers| {
-            // Addresses are good for as long as these layers are held.
+            // Addresses are valid while these layers are held.
             let mut passed = HashMap::new();
             for layer in layers {
                 let Some(branch) = layer.layer().branch() else { continue };
@@ -57,7 +57,7 @@ impl Tree {
                 }
             }
         });
-        // A value is no context of its own: it is called what it is a value of.
+        // A value layer is not drawn: the layer above gives the root's line.
         let mut named = root;
         while let Some(layer) = named.filter(|named| matches!(named.layer(), Layer::Value { .. })) {
             named = layer.parent();
@@ -68,12 +68,12 @@ impl Tree {
         tree
     }
 
-    /// How many contexts it shows, the one it was asked of not counted.
+    /// The number of contexts in it, not counting the one whose tree it is.
     pub fn len(&self) -> usize {
         self.rows[1..].iter().map(|line| line.alike).sum()
     }
 
-    /// Whether nothing is alive below the context it was asked of.
+    /// Whether nothing is alive below the context whose tree it is.
     pub fn is_empty(&self) -> bool {
         self.rows.len() == 1
     }
@@ -89,7 +89,7 @@ impl Tree {
             let text = format!("{}, made at {}", node.what, node.made_at);
             let below = sorted(children.remove(&node.address));
             let last = self.rows.last_mut().expect("the root is always there");
-            // Children that look the same and have none of their own share a line.
+            // Children that look the same and have no children share a line.
             if below.is_empty() && last.depth == depth && last.text == text {
                 last.alike += 1;
             } else {
@@ -100,7 +100,7 @@ impl Tree {
     }
 }
 
-/// In the order of the lines that made them, last first.
+/// Sorts nodes by the source line that made them, last first.
 fn sorted(nodes: Option<Vec<Node>>) -> Vec<Node> {
     let mut nodes = nodes.unwrap_or_default();
     nodes.sort_by(|a, b| {
@@ -110,15 +110,15 @@ fn sorted(nodes: Option<Vec<Node>>) -> Vec<Node> {
     nodes
 }
 
-/// No layer's address.
+/// The address of no layer.
 const BACKGROUND: usize = 0;
 
-/// Under which line a layer is drawn: that of the nearest live branch above it, or the
-/// root's; and whether a `without_cancel` lies between.
+/// The address under which a layer is drawn, of the nearest live branch above it or the root; and
+/// whether a `without_cancel` lies between.
 type Above = (usize, bool);
 
-/// What is above `layer`. What has been found for the layers on the way is in `passed`, so
-/// that none is looked at twice: there may be many values above many branches.
+/// Finds what is above `layer`. Results for the layers on the way are kept in `passed`, so that
+/// none is visited twice: many branches may be below many values.
 fn parent_in_tree(layer: Ref<'_, Line>, root: usize, passed: &mut HashMap<usize, Above>) -> Above {
     let mut on_the_way = Vec::new();
     let mut next = layer.parent();
@@ -158,13 +158,13 @@ fn described(layer: Ref<'_, Line>) -> String {
 }
 
 impl Tree {
-    /// For each row, a bit for each depth at which a sibling is still to come below it.
+    /// For each row, a bit for each depth at which a sibling follows below it.
     fn bars(&self) -> Vec<u64> {
         let mut bars = vec![0; self.rows.len()];
         let mut below = 0;
         for (row, bars) in self.rows.iter().zip(&mut bars).rev() {
             *bars = below;
-            // Whatever is deeper than this row and comes before it ends with it.
+            // Bars deeper than this row do not go on past it.
             if (1..=DEEPEST).contains(&row.depth) {
                 below = (below & (bit(row.depth) - 1)) | bit(row.depth);
             }
@@ -173,7 +173,7 @@ impl Tree {
     }
 }
 
-/// Of a depth from 1 to [`DEEPEST`].
+/// The bit of a depth from 1 to [`DEEPEST`].
 fn bit(depth: usize) -> u64 {
     1 << (depth - 1)
 }

@@ -1,22 +1,20 @@
 //! Values: found in constant time, however deep the tree.
 //!
-//! Every value layer is the root of a trie over all the values visible from it:
-//! itself, and pointers to elder layers. Made from the root before it, a new
-//! layer copies one path of pointers (they are free, see `sync::lineage`) and
-//! no values, so `with_value` does not depend on how many layers there are, and
-//! hardly on how many keys.
+//! Every value layer is the root of a trie over all the values visible from it: its own value, and
+//! pointers to elder layers. A new layer is made from the root before it: it copies one path of
+//! pointers (which are free, see `sync::lineage`) and no values. So the cost of `with_value` does
+//! not depend on the number of layers, and hardly on the number of keys.
 //!
 //! # Invariants
 //!
-//! 1. A name's hash is read four bits at a time, lowest first: digit `l` is the bits
-//!    from `4l` on.
-//! 2. In a layer reached through level `l - 1`, or from anywhere where `l` is 0, the
-//!    sibling `x` at level `l` is the root for the names that share the layer's digits
-//!    below `l` and whose digit `l` is `x`. For the layer's own digit there is none: it
-//!    is that root itself.
-//! 3. The hash of a key is its address, turned: no two keys share one.
-//!    Types of one hash (two of 2^64), or a type and a key, lie in a list:
-//!    `twin`. Which of them a layer is, its value's type tells.
+//! 1. A name's hash is read four bits at a time, lowest first: digit `l` is the four bits from bit
+//!    `4l` on.
+//! 2. Take a layer that was reached through level `l - 1`, or in any way if `l` is 0. Its sibling
+//!    `x` at level `l` is the root for the names that share the layer's digits below `l` and whose
+//!    digit `l` is `x`. It has no sibling for its own digit: it is that root itself.
+//! 3. The hash of a key is its address, rotated, so no two keys share one. Types with the same
+//!    hash (two of 2^64), or a type and a key, form a list, `twin`. The name and the type of its
+//!    value tell which of them a layer is for.
 
 use super::layer::{Layer, Line};
 use crate::sync::Ref;
@@ -26,11 +24,10 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU8;
 
-/// A key for values in a [`Context`](crate::Context): several keys can have values
-/// of one type.
+/// A key for values in a [`Context`](crate::Context). Several keys can have values of one type.
 ///
-/// A key is a `static`, and its address is what makes it this key and no other;
-/// nobody who cannot name the static can read, or cover, its value.
+/// A key is a `static`, identified by its address. Code that cannot name the static can neither
+/// read nor shadow its value.
 ///
 /// ```
 /// use quell::{Context, Key};
@@ -45,7 +42,7 @@ use std::sync::atomic::AtomicU8;
 /// assert_eq!(ctx.entry(&TENANT).unwrap(), "acme");
 /// ```
 ///
-/// A `const` has no address of its own, and is refused:
+/// A `const` has no address of its own, and does not compile:
 ///
 /// ```compile_fail,E0716
 /// # use quell::{Context, Key};
@@ -59,12 +56,12 @@ pub struct Key<V> {
 }
 
 impl<V> Key<V> {
-    /// A key; the name is for people, in `Display` of a context.
+    /// Makes a key. The name is only shown, in the `Display` of a context.
     pub const fn new(name: &'static str) -> Self {
         Key { label: Label { name, _address: AtomicU8::new(0) }, _value: PhantomData }
     }
 
-    /// Its name.
+    /// The name of the key.
     pub fn name(&self) -> &'static str {
         self.label.name
     }
@@ -80,15 +77,15 @@ impl<V> fmt::Debug for Key<V> {
     }
 }
 
-/// The part of a key that does not depend on its type; its address is the key.
+/// The part of a key that does not depend on its type. Its address is the key's identity.
 pub(super) struct Label {
     name: &'static str,
-    /// Never used: its interior mutability stops the compiler from promoting a
-    /// `&const` to a static that other constants might share.
+    /// Never used. Its interior mutability keeps the compiler from promoting a `&const` to a static
+    /// that other constants might share.
     _address: AtomicU8,
 }
 
-/// What a value is found by: its key, or (`None`) its type.
+/// The name of a value: its key or, if `None`, its type.
 pub(super) type Name = Option<&'static Label>;
 
 impl Label {
@@ -96,9 +93,9 @@ impl Label {
         self.name
     }
 
-    /// Labels lie eight bytes apart or more, and those of one program not far from each
-    /// other: the lowest bits that can differ come first, and eight that were written one
-    /// after another have eight different first digits.
+    /// Labels lie at least eight bytes apart, and those of one program near each other. Rotated,
+    /// the lowest bits that can differ come first, and eight keys that were declared one after
+    /// another have eight different first digits.
     #[inline]
     fn hash(&'static self) -> u64 {
         (std::ptr::from_ref(self).addr() as u64).rotate_right(align_of::<Label>().trailing_zeros())
@@ -133,17 +130,17 @@ impl Hasher for TakeFirst {
 pub(super) struct Entry<'a> {
     hash: u64,
     pub(super) name: Name,
-    /// The siblings from level 0 on; nobody has any who is the only one.
+    /// The siblings from level 0 on. A lone layer has none.
     index: Levels<'a>,
 }
 
 type Sib<'a> = Option<Ref<'a, Line>>;
 
-/// How many bits of a hash are a digit. Among eight names, most are then one step away from
-/// any layer; with fewer bits more are two, with more a layer takes longer to make.
+/// How many bits of a hash make a digit. With four, most of eight names are one step away from any
+/// layer; with fewer, more are two steps away; with more, a layer takes longer to make.
 const BITS: usize = 4;
 
-/// One level, and those below it.
+/// One level, and the levels below it.
 type Levels<'a> = Option<Box<Level<'a>>>;
 
 /// The siblings at one level, by their digit.
@@ -163,7 +160,7 @@ fn digit(hash: u64, level: usize) -> usize {
     (hash >> (BITS * level)) as usize % (1 << BITS)
 }
 
-/// The level at which two hashes part; `None` if they are one.
+/// The level at which two hashes part; `None` if they are equal.
 #[inline]
 fn parting(hash: u64, other: u64) -> Option<usize> {
     let differ = hash ^ other;
@@ -171,11 +168,11 @@ fn parting(hash: u64, other: u64) -> Option<usize> {
 }
 
 impl<'a> Entry<'a> {
-    /// The entry of a layer with a value of type `V`, above which `top` is seen.
+    /// The entry of a layer with a value of type `V`; `top` is the topmost value layer above it.
     pub(super) fn new<V: 'static>(name: Name, top: Sib<'a>) -> Self {
         let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
         let mut new = Entry { hash, name, index: None };
-        // Its way through those that are seen from the top, level by level.
+        // Follow its path through the trie of `top`, level by level.
         let mut place = &mut new.index;
         let mut twin = None;
         let mut next = top;
@@ -184,7 +181,7 @@ impl<'a> Entry<'a> {
             let elder = entry(layer);
             let parts = parting(hash, elder.hash);
             let mut elders = elder.level(level);
-            // Before they part, they have the same siblings.
+            // Until they part, both have the same siblings.
             while let Some(shared) = elders.filter(|_| parts.is_none_or(|parts| level < parts)) {
                 place = &mut put(place, Some(shared)).next;
                 elders = shared.next.as_deref();
@@ -199,8 +196,8 @@ impl<'a> Entry<'a> {
                 place = &mut put(place, None).next;
                 level += 1;
             }
-            // Where they part, the elder is one of this layer's siblings, and one of the
-            // elder's is where this layer's way goes on.
+            // Where they part, the elder becomes a sibling of this layer, and this layer's path
+            // goes on at one of the elder's siblings.
             let own = put(place, elders);
             own.sibs[digit(elder.hash, level)] = Some(layer);
             next = own.sibs[digit(hash, level)].take();
@@ -213,7 +210,7 @@ impl<'a> Entry<'a> {
         new
     }
 
-    /// The siblings at a level, and those below.
+    /// The siblings at this level, and the levels below.
     #[inline]
     fn level(&self, level: usize) -> Option<&Level<'a>> {
         let mut found = self.index.as_deref();
@@ -228,8 +225,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Fills the place of a level, with the siblings that the elders' has. (To be changed there: on
-/// their way into the box it would take longer.)
+/// Fills the place of a level with a copy of the elder's siblings. (The caller changes them in
+/// place: changing them on their way into the box takes longer.)
 fn put<'l, 'a>(place: &'l mut Levels<'a>, elders: Option<&Level<'a>>) -> &'l mut Level<'a> {
     place.insert(match elders {
         Some(elders) => Box::new(Level { sibs: elders.sibs, next: None, twin: None }),
@@ -245,7 +242,7 @@ fn entry<'a>(layer: Ref<'a, Line>) -> &'a Entry<'a> {
     }
 }
 
-/// The value of a layer that has this name: the same key, or the same type and no key.
+/// The value of a layer, if it has this name: the same key, or no key and the same type.
 #[inline]
 fn named<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
     let same = match (entry(layer).name, name) {
@@ -279,7 +276,7 @@ pub(super) fn find<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&
     None
 }
 
-/// The topmost value layer seen from `layer`, itself included.
+/// The topmost value layer visible from `layer`, which may be `layer` itself.
 #[inline]
 pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
     match layer.layer() {
@@ -290,7 +287,7 @@ pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
     }
 }
 
-/// The same out of line: for who is likely to have a value layer.
+/// The same out of line, for callers that are likely to have a value layer.
 #[inline(never)]
 fn top_above<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
     top(layer)

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `woken` is set by a wake and cleared by the waiting thread before it looks
-//!    at the context again, so no wake between a look and a sleep is lost.
+//! 1. A wake sets `woken`, and the waiting thread clears it before it looks at the context again.
+//!    So no wake between a look and a sleep is lost.
 
 use super::{Context, ContextError};
 use crate::rt::Clock;
@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// How often a clock is asked that may jump.
+/// How often a clock that may jump is read.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A thread that can be woken.
@@ -46,8 +46,8 @@ pub(super) fn until(ctx: &Context, limit: Option<Instant>) -> Option<ContextErro
         if limit.is_some_and(|limit| limit <= now) {
             return None;
         }
-        // Its own time too: a deadline needs no timer to be looked at. A clock that is
-        // moved by hand tells nobody, so it is asked now and then.
+        // This keeps its own time too: a deadline needs no timer to be looked at. A clock that is
+        // moved by hand does not notify, so it is read now and then.
         let clock = ctx.branch().and_then(|branch| branch.deadline()).map(|own| &own.clock);
         let patience = if clock.is_some_and(Clock::may_jump) { ASK_AGAIN } else { Duration::MAX };
         let deadline = ctx.remaining().and_then(|left| now.checked_add(left.min(patience)));

@@ -1,18 +1,18 @@
 //! A lock for a handful of instructions.
 //!
-//! Letting go of it is a plain store, where a mutex that threads may sleep on
-//! needs a second read-modify-write to find out whether one does. For the
-//! roster, which every context that is made or dropped goes through, and where
-//! threads hardly ever meet, that is half the cost. Channels have it too, the counts of
-//! a stage, the list of an owner's tasks, and whom a turn keeps. Nothing that is the user's runs under it.
-//! Few hold one for longer: a look at the whole tree, and at the tasks of an owner that are late,
-//! both for a person, while they write down what there is; whoever fetches chunks, while it counts
-//! what is in them; and once whoever is the last of a crowd to go. A thread that meets it yields.
+//! Releasing it is a plain store; a mutex that threads may sleep on needs a second
+//! read-modify-write to find out whether one does. For the roster, which every context that is made
+//! or dropped goes through and where threads hardly ever meet, that halves the cost. Channels, the
+//! counts of a stage, the list of an owner's tasks and the wakers that a turn keeps have one too.
+//!
+//! No user code runs under it. Few holders keep it longer: listings of the whole tree or of an
+//! owner's late tasks, while they are written down; a receiver that fetches chunks, while it counts
+//! their items; and, once, the last of a crowd to leave. A thread that finds it held yields.
 //!
 //! # Invariants
 //!
-//! 1. Only the thread that took `held` from false to true, and has not put it
-//!    back, touches the value.
+//! 1. Only the thread that changed `held` from false to true, and has not changed it back, touches
+//!    the value.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
@@ -23,13 +23,13 @@ pub(crate) struct BriefLock<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock passes the value from thread to thread (`T: Send`), to one at a
-// time (so `T: Sync` is not needed).
+// SAFETY: the lock passes the value from thread to thread (so `T: Send` is needed), to one at a
+// time (so `T: Sync` is not).
 unsafe impl<T: Send> Sync for BriefLock<T> {}
 
 pub(crate) struct BriefGuard<'a, T>(&'a BriefLock<T>);
 
-// SAFETY: to share a guard is to share the value. (By itself it would be as `Sync` as the lock.)
+// SAFETY: sharing a guard shares the value. (The auto impl would ask only that the lock is `Sync`.)
 unsafe impl<T: Sync> Sync for BriefGuard<'_, T> {}
 
 impl<T> BriefLock<T> {
@@ -47,8 +47,8 @@ impl<T> BriefLock<T> {
         BriefGuard(self)
     }
 
-    /// Each look takes the line from the holder, who is about to write it: so it looks
-    /// seldom, and ever more so.
+    /// Waits, with growing pauses: each attempt takes the cache line from the holder, which is
+    /// about to write it.
     #[cold]
     fn wait(&self) {
         let mut pauses = 16;
@@ -62,7 +62,7 @@ impl<T> BriefLock<T> {
             if pauses < 128 {
                 pauses *= 2;
             } else {
-                // The holder may have been put to sleep: let it run.
+                // The holder may have been preempted: let it run.
                 std::thread::yield_now();
             }
         }

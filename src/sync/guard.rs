@@ -1,14 +1,14 @@
-//! A lock guard that keeps alive what it locks.
+//! A lock guard that keeps its owner alive.
 //!
-//! A sweep down the tree holds the locks of a whole path at once, in a `Vec`,
-//! and a guard that borrows cannot be kept beside the owner it borrows from.
+//! A sweep down the tree holds the locks of a whole path at once, in a `Vec`, and a guard that
+//! borrows cannot be kept beside the owner that it borrows from.
 
 use super::{Arc, Mutex, MutexGuard};
 use std::ops::{Deref, DerefMut};
 
 /// The lock of a mutex inside `owner`, and `owner` with it.
 pub(crate) struct ArcGuard<O: 'static, T: 'static> {
-    // Declared before `owner`, so unlocked before the owner can go.
+    // Declared before `owner`, so unlocked before the owner can be dropped.
     guard: MutexGuard<'static, T>,
     owner: Arc<O>,
 }
@@ -16,8 +16,8 @@ pub(crate) struct ArcGuard<O: 'static, T: 'static> {
 /// Locks the mutex that `part` finds in `owner`.
 pub(crate) fn lock_arc<O, T>(owner: Arc<O>, part: fn(&O) -> &Mutex<T>) -> ArcGuard<O, T> {
     let guard = part(&owner).lock();
-    // SAFETY: only the lifetime changes. `part` is a plain function, so the mutex lies
-    // in `*owner` or is static; the `Arc` beside the guard keeps it there, at that
+    // SAFETY: only the lifetime changes. `part` is a plain function that captures nothing, so the
+    // mutex is inside `*owner` or is static. The `Arc` beside the guard keeps it alive, at the same
     // address, until the guard (the first field) has been dropped.
     let guard = unsafe { std::mem::transmute::<MutexGuard<'_, T>, MutexGuard<'static, T>>(guard) };
     ArcGuard { guard, owner }
@@ -28,7 +28,7 @@ impl<O, T> ArcGuard<O, T> {
         &self.owner
     }
 
-    /// The owner, and what is locked.
+    /// The owner, and the locked value.
     pub(crate) fn parts(&mut self) -> (&O, &mut T) {
         (&self.owner, &mut self.guard)
     }

@@ -1,15 +1,14 @@
 //! A cell that is written at most once and read without a lock.
 //!
-//! `std::sync::OnceLock` would do in production, but a model cannot look
-//! inside it, and every question a context is asked goes through one of these.
+//! In production `std::sync::OnceLock` would do, but a model cannot look inside it, and almost
+//! every query to a context goes through a latch.
 //!
 //! # Invariants
 //!
 //! 1. The state moves `EMPTY → BUSY → SET` and never back.
-//! 2. The value is written only by the thread that moved `EMPTY → BUSY`, before
-//!    it stores `SET`.
-//! 3. The value is read only after `SET` was seen, and is never moved or
-//!    changed until the latch is dropped.
+//! 2. Only the thread that moved `EMPTY → BUSY` writes the value, before it stores `SET`.
+//! 3. The value is read only after `SET` was seen, and is never moved or changed until the latch
+//!    is dropped.
 
 use super::planted::{Break, skip};
 use super::{Cell, atomic::AtomicU8, atomic::Ordering, thread};
@@ -22,14 +21,14 @@ const SET: u8 = 2;
 pub(crate) struct Latch<T> {
     state: AtomicU8,
     value: Cell<MaybeUninit<T>>,
-    /// Under a model, those who wait for `BUSY` to pass sleep on this: several that
-    /// spin can be scheduled in turns for ever, and the one that is busy never.
+    /// In models, threads wait on this for `BUSY` to pass: if several span, loom could schedule
+    /// them in turns for ever, and the busy one never.
     #[cfg(loom)]
     turn: super::Mutex<()>,
 }
 
-// SAFETY: a latch hands out `&T` to every thread that shares it (so `T: Sync`)
-// and lets any of them put the value in that another one drops (so `T: Send`).
+// SAFETY: a latch hands out `&T` to every thread that shares it (so `T: Sync` is needed), and one
+// thread may put the value in that another drops (so `T: Send` is needed).
 unsafe impl<T: Send + Sync> Sync for Latch<T> {}
 // SAFETY: owning a latch is owning its value.
 unsafe impl<T: Send> Send for Latch<T> {}
@@ -47,12 +46,12 @@ impl<T> Latch<T> {
     /// The value, if it has been set.
     #[inline]
     pub(crate) fn get(&self) -> Option<&T> {
-        // Acquire: partner of the Release in `set`, so that the value is seen with it.
+        // Acquire: partner of the Release in `set`, so that the value is visible too.
         (self.state.load(Ordering::Acquire) == SET).then(|| self.read())
     }
 
-    /// Sets the value; gives it back where another was set before. Either way
-    /// the latch is set when this returns.
+    /// Sets the value, or gives it back if another was set before. Either way the latch is set when
+    /// this returns.
     #[inline]
     pub(crate) fn set(&self, value: T) -> Result<&T, T> {
         #[cfg(loom)]
@@ -61,8 +60,8 @@ impl<T> Latch<T> {
         match self.state.compare_exchange(EMPTY, BUSY, Ordering::Acquire, Ordering::Acquire) {
             Ok(_) => {
                 self.value.with_mut(|cell| {
-                    // SAFETY: invariant 2: this thread alone moved `EMPTY → BUSY`, and by
-                    // invariant 3 nobody reads before the store below.
+                    // SAFETY: this thread moved `EMPTY → BUSY`, so by invariant 2 it is the only
+                    // one to write; by invariant 3 no thread reads before the store below.
                     unsafe { (*cell).write(value) };
                 });
                 // Release: partner of every Acquire above.
@@ -75,7 +74,7 @@ impl<T> Latch<T> {
                 Ok(self.read())
             }
             Err(_) => {
-                // The winner is between two instructions: nothing of the user's runs there.
+                // The winner is between two instructions, where no user code runs.
                 while self.state.load(Ordering::Acquire) != SET {
                     thread::yield_now();
                 }
@@ -86,8 +85,8 @@ impl<T> Latch<T> {
 
     fn read(&self) -> &T {
         self.value.with(|cell| {
-            // SAFETY: every caller has seen or stored `SET`: by invariant 3 the value is
-            // there and stays as it is while `self` is borrowed.
+            // SAFETY: every caller has seen or stored `SET`, so by invariant 3 the value is there
+            // and stays as it is while `self` is borrowed.
             unsafe { (*cell).assume_init_ref() }
         })
     }
@@ -95,10 +94,11 @@ impl<T> Latch<T> {
 
 impl<T> Drop for Latch<T> {
     fn drop(&mut self) {
-        // Relaxed: `&mut self` proves that all other threads are done with it.
+        // Relaxed: `&mut self` proves that all other threads are done with the latch.
         if self.state.load(Ordering::Relaxed) == SET {
             self.value.with_mut(|cell| {
-                // SAFETY: invariant 3, and nobody else has a reference any more.
+                // SAFETY: after `SET` the value is there (invariant 3), and `&mut self` proves that
+                // no reference to it is left.
                 unsafe { (*cell).assume_init_drop() };
             });
         }

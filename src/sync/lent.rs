@@ -1,11 +1,11 @@
-//! A counted pointer that is borrowed, in one word.
+//! A borrowed counted pointer, in one word.
 //!
-//! A `&Arc<T>` points at where the pointer is kept. This points at the value, so it
-//! can be had from a place that keeps the pointer in another form.
+//! A `&Arc<T>` points at the `Arc`. A `Lent` points at the value, so it can also be made from a
+//! place that keeps the `Arc` in another form.
 //!
 //! # Invariants
 //!
-//! 1. The pointer is that of an `Arc<T>` that is kept, uncounted by this, for `'a`.
+//! 1. The pointer is that of an `Arc<T>` that is kept for `'a`; the `Lent` itself is not counted.
 
 use super::Arc;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 
 pub(crate) struct Lent<'a, T>(NonNull<T>, PhantomData<&'a Arc<T>>);
 
-// SAFETY: it is a `&'a Arc<T>`, which may be sent where `Arc<T>` may be shared.
+// SAFETY: it stands for a `&'a Arc<T>`, which is `Send` if `Arc<T>` is `Sync`.
 unsafe impl<T: Send + Sync> Send for Lent<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Lent<'_, T> {}
@@ -29,26 +29,26 @@ impl<'a, T> Lent<'a, T> {
 
     #[inline]
     pub(crate) fn get(self) -> &'a T {
-        // SAFETY: invariant 1: the value lives for `'a`.
+        // SAFETY: by invariant 1 the value lives for `'a`.
         unsafe { self.0.as_ref() }
     }
 
-    /// The pointer itself.
+    /// Takes over the `Arc` itself.
     ///
     /// # Safety
     ///
-    /// Nobody else keeps it, and no other copy of this is used afterwards.
+    /// The `Arc` is not kept anywhere else, and no other copy of this `Lent` is used afterwards.
     pub(super) unsafe fn assume_owned(self) -> Arc<T> {
-        // SAFETY: invariant 1, and the caller's promise.
+        // SAFETY: invariant 1, and the caller's promise that this takes the count over once.
         unsafe { Arc::from_raw(self.0.as_ptr().cast_const()) }
     }
 
-    /// One that is counted.
+    /// A counted pointer to the same value.
     #[inline]
     pub(crate) fn to_arc(self) -> Arc<T> {
         let pointer = self.0.as_ptr().cast_const();
-        // SAFETY: by invariant 1 the pointer came from an `Arc<T>` that is alive, and the
-        // one made here is counted by the first line.
+        // SAFETY: by invariant 1 the pointer is that of an `Arc<T>` that is alive, and the first
+        // line counts the one made here.
         unsafe {
             Arc::increment_strong_count(pointer);
             Arc::from_raw(pointer)
@@ -59,9 +59,9 @@ impl<'a, T> Lent<'a, T> {
 impl<'a, T> From<&'a Arc<T>> for Lent<'a, T> {
     #[inline]
     fn from(arc: &'a Arc<T>) -> Self {
-        // Not by way of a `&T`: from such a pointer the count beside the value is out of reach.
+        // Not by way of a `&T`: its provenance does not cover the count beside the value.
         let pointer = Arc::as_ptr(arc).cast_mut();
-        // SAFETY: the value of an `Arc` is never at null, and this one is kept for `'a`.
+        // SAFETY: the value of an `Arc` is never at null, and `arc` is borrowed for `'a`.
         unsafe { Lent::new(NonNull::new_unchecked(pointer)) }
     }
 }

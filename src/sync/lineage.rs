@@ -1,31 +1,28 @@
 //! Counted links to a parent, with free pointers to elder links.
 //!
-//! A context is a link in a chain that ends at a root. Three things a chain of
-//! `Arc`s cannot do are done here, and are why this file exists:
+//! A context is a link in a chain that ends at a root. This file exists for three things that a
+//! chain of `Arc`s cannot do:
 //!
-//! * A link may point at *any* link above it, or at anything a link above it
-//!   owns, without counting: its parent keeps it all alive. That is how a value
-//!   is found in constant time and a question reaches the nearest scope in one
-//!   step, at no cost when a link is made or dropped.
+//! * A link may point at *any* link above it, or at anything a link above it owns, without
+//!   counting: its parent keeps all of that alive. So a value is found in constant time, and a
+//!   query reaches the nearest scope in one step, at no cost when a link is made or dropped.
 //! * The value of a link lies in the link's own allocation, whatever its type.
-//! * A chain of any length is dropped in a loop, not by recursion, however many
-//!   threads let go of it at once.
+//! * A chain of any length is dropped in a loop, not by recursion, however many threads drop their
+//!   links to it at once.
 //!
 //! # Invariants
 //!
-//! 1. `count` is the number of `Link`s to a head, and of those that a `Purse` has
-//!    paid for; a purse borrows a link. A head is destroyed by the
-//!    thread that takes the count from one to zero, and by no other.
-//! 2. A head owns one `Link` to its parent until it is destroyed; layer and
-//!    value are dropped before that link is let go. So everything that a layer
-//!    may point at (its elders, invariant 3) outlives the layer.
-//! 3. The builder of a layer gets its parent for a lifetime it knows nothing
-//!    about, so every reference in the layer is to something static or to
-//!    something the parent keeps alive.
-//! 4. Layer and value are never moved, and never lent out mutably, between
-//!    construction and destruction.
-//! 5. A head that has a seat is in the roster from construction until the first
-//!    step of its destruction; whoever holds the roster's shard may read it.
+//! 1. `count` is the number of `Link`s to a head, plus those that a `Purse` has paid for; a purse
+//!    borrows a link. Only the thread that takes the count from one to zero destroys the head.
+//! 2. A head owns one `Link` to its parent until it is destroyed; layer and value are dropped
+//!    before that link is given up. So everything that a layer may point at (its elders,
+//!    invariant 3) outlives the layer.
+//! 3. The builder of a layer gets its parent for a lifetime that it knows nothing about. So every
+//!    reference in the layer is to something static or to something the parent keeps alive.
+//! 4. Layer and value are never moved, and never lent out mutably, between construction and
+//!    destruction.
+//! 5. A head with a seat is in the roster from construction until the first step of its
+//!    destruction. A thread that holds the roster's shard may read it.
 
 use super::atomic::{AtomicU32, Ordering};
 use super::planted::{Break, skip};
@@ -40,18 +37,18 @@ use std::ptr::NonNull;
 
 /// What the links of one kind of chain carry.
 pub(crate) trait Family: Sized + 'static {
-    /// The part every link has. `'a` is how long the elders last.
+    /// The part that every link has. The elders live for `'a`.
     type Layer<'a>: Send + Sync;
 
-    /// Shortens a layer's lifetime. That `layer` alone is a body the compiler
-    /// takes is the proof that a layer for long is as good as one for short.
+    /// Shortens a layer's lifetime. That the body `layer` compiles proves that layers are covariant
+    /// in their lifetime.
     fn shorten<'s, 'l: 's>(layer: &'s Self::Layer<'l>) -> &'s Self::Layer<'s>;
 
-    /// Takes out the links that a value owns, so that they are let go in a loop
-    /// too, like the one to the parent.
+    /// Takes out the links that a value owns, so that they too are dropped in a loop, like the link
+    /// to the parent.
     fn take_links<V: 'static>(value: &mut V, into: &mut Vec<Link<Self>>);
 
-    /// Where the seated links of this family sit.
+    /// The roster of this family's seated links.
     #[cfg(not(loom))]
     fn roster() -> &'static roster::Roster<Self>;
 }
@@ -59,7 +56,7 @@ pub(crate) trait Family: Sized + 'static {
 /// A counted link: a handle of one word.
 pub(crate) struct Link<F: Family>(NonNull<Head<F>>);
 
-/// A borrowed link: what elders are pointed at with.
+/// A borrowed link, as layers use to point at their elders.
 pub(crate) struct Ref<'a, F: Family>(NonNull<Head<F>>, PhantomData<&'a Head<F>>);
 
 #[repr(C)]
@@ -69,8 +66,8 @@ struct Head<F: Family> {
     seat: Option<roster::Seat>,
     parent: Option<Link<F>>,
     shape: &'static Shape<F>,
-    /// Lives as long as the parent does, which the type system is not told: the
-    /// lifetime is `'static` here and shortened on every way out.
+    /// Its references live as long as the parent, which the type cannot say. The lifetime is
+    /// `'static` here and is shortened wherever the layer is lent out.
     layer: ManuallyDrop<F::Layer<'static>>,
 }
 
@@ -80,24 +77,24 @@ struct Body<F: Family, V> {
     value: V,
 }
 
-/// What is known of a body whose value type has been forgotten.
+/// The vtable of a body whose value type is erased.
 struct Shape<F: Family> {
     destroy: Destroy<F>,
-    /// Whether the value is of this type. It is said in a register: a `TypeId` that is
-    /// returned is read back from the stack, which can take longer than all the rest.
+    /// Whether the value is of this type. The answer is in a register; a returned `TypeId` would be
+    /// read back from the stack, which can take longer than all the rest.
     is: fn(TypeId) -> bool,
     type_name: fn() -> &'static str,
 }
 
-/// Drops the body; gives back the link to the parent. What else there is to be done goes into
-/// the rest.
+/// Drops the body and gives back the link to the parent. Everything else left to do goes into the
+/// rest.
 type Destroy<F> = unsafe fn(NonNull<Head<F>>, &mut Rest<F>) -> Option<Link<F>>;
 
 /// What destroying a head leaves behind.
 struct Rest<F: Family> {
-    /// Links that values owned, which few do.
+    /// Links that values owned; few values own any.
     links: Vec<Link<F>>,
-    /// The first panic in a drop of the user's.
+    /// The first panic in a drop of user code.
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -113,34 +110,34 @@ impl<F: Family, V: Send + Sync + 'static> Shaped<F> for V {
     };
 }
 
-/// More links than anybody has. Far from where the count would wrap.
+/// More links than any program has, and far below where the count would wrap.
 const MOST: u32 = i32::MAX as u32;
 
-// SAFETY: a link shares its layer and value with every other link to the same head
-// (both are `Sync`) and may be the one that drops them (both are `Send`).
+// SAFETY: a link shares its layer and value with every other link to the same head (both are
+// `Sync`), and may be the one that drops them (both are `Send`).
 unsafe impl<F: Family> Send for Link<F> {}
 // SAFETY: as above.
 unsafe impl<F: Family> Sync for Link<F> {}
-// SAFETY: a `Ref` is a shared reference to what `Link` shares.
+// SAFETY: a `Ref` is a shared reference to what a `Link` shares.
 unsafe impl<F: Family> Send for Ref<'_, F> {}
 // SAFETY: as above.
 unsafe impl<F: Family> Sync for Ref<'_, F> {}
 
-// Layers are written once or under locks: a panic elsewhere leaves them whole.
+// Layers are written once or under locks, so a panic elsewhere leaves them consistent.
 impl<F: Family> UnwindSafe for Link<F> {}
 impl<F: Family> RefUnwindSafe for Link<F> {}
 
 impl<F: Family> Link<F> {
-    /// A new link below `parent`; `build` makes its layer and its value. `seated`
-    /// links are found by the roster.
+    /// A new link below `parent`, whose layer and value `build` makes. `seated` links are in the
+    /// roster.
     pub(crate) fn new<V: Send + Sync + 'static>(
         parent: Option<Link<F>>,
         seated: bool,
         build: impl for<'p> FnOnce(Option<Ref<'p, F>>) -> (F::Layer<'p>, V),
     ) -> Self {
         let (layer, value) = build(parent.as_ref().map(Link::as_ref));
-        // SAFETY: only the lifetime changes. By invariant 3 every reference in the layer
-        // lasts as long as the parent, and by invariant 2 the layer is gone before that.
+        // SAFETY: only the lifetime changes. By invariant 3 every reference in the layer is valid
+        // for as long as the parent lives, and by invariant 2 the layer is dropped before that.
         let layer = unsafe { lengthen::<F>(layer) };
         #[cfg(loom)]
         let _ = seated;
@@ -155,25 +152,26 @@ impl<F: Family> Link<F> {
             },
             value,
         });
-        // `into_raw` of the whole body: the pointer may reach the value as well.
+        // `into_raw` of the whole body, so that the pointer may reach the value as well.
         let head = Box::into_raw(body).cast::<Head<F>>();
         // SAFETY: a box is never null.
         let head = unsafe { NonNull::new_unchecked(head) };
         #[cfg(not(loom))]
         if seated {
             F::roster().join(head, |seat| {
-                // SAFETY: neither a link nor the sitter has been handed out yet.
+                // SAFETY: no link has been handed out yet, and the roster does not have the head
+                // yet, so no other thread can reach it.
                 unsafe { (&raw mut (*head.as_ptr()).seat).write(Some(seat)) };
             });
         }
         Link(head)
     }
 
-    /// Two links to one head, counted without a read-modify-write where this is
-    /// the only one, as it is right after `new`.
+    /// Two links to one head. If this is the only one, as it is right after `new`, it is counted
+    /// without a read-modify-write.
     pub(crate) fn twin(self) -> (Link<F>, Link<F>) {
-        // Acquire: as in `count_off`, for the store below is no part of what was released
-        // to this count. With a count of one no other thread has a link to count on or off.
+        // Acquire: as in `count_off`, for the store below ends the release sequences of earlier
+        // decrements. With a count of one, no other thread has a link to count on or off.
         if self.head().count.load(Ordering::Acquire) == 1 {
             self.head().count.store(2, Ordering::Relaxed);
             let other = Link(self.0);
@@ -183,16 +181,16 @@ impl<F: Family> Link<F> {
         }
     }
 
-    /// Whether there is no other link to this head.
+    /// Whether this is the only link to its head.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn is_only(&self) -> bool {
-        // Acquire: what the threads of other links did came before their Release in
-        // `count_off`. With a count of one nobody else can make it more.
+        // Acquire: partner of the Release in `count_off`, so that what the threads of other links
+        // did is visible. With a count of one, no other thread can raise it.
         self.head().count.load(Ordering::Acquire) == 1
     }
 
     fn head(&self) -> &Head<F> {
-        // SAFETY: invariant 1: this link is counted, so the head has not been destroyed.
+        // SAFETY: this link is counted, so by invariant 1 the head has not been destroyed.
         unsafe { self.0.as_ref() }
     }
 
@@ -210,11 +208,11 @@ impl<F: Family> Link<F> {
 impl<F: Family> Clone for Link<F> {
     #[inline]
     fn clone(&self) -> Self {
-        // Relaxed: whoever clones already has a link, so the count is above zero and
-        // nothing is published by its going up.
+        // Relaxed: the caller has a link, so the count is above zero, and raising it publishes
+        // nothing.
         let old = self.head().count.fetch_add(1, Ordering::Relaxed);
         if old > MOST {
-            // Billions of forgotten clones: stop before the count wraps, as `Arc` does.
+            // Billions of forgotten clones: abort before the count wraps, as `Arc` does.
             std::process::abort();
         }
         Link(self.0)
@@ -237,7 +235,7 @@ impl<F: Family> Drop for Link<F> {
 /// For [`Purse`](super::Purse).
 #[cfg(not(loom))]
 impl<F: Family> Link<F> {
-    /// Counts `n` links that there are not yet.
+    /// Counts `n` links in advance.
     pub(super) fn prepay(&self, n: u32) {
         // Relaxed, and the check, as in `clone`.
         let old = self.head().count.fetch_add(n, Ordering::Relaxed);
@@ -254,8 +252,9 @@ impl<F: Family> Link<F> {
 
     /// Counts off `n` links that were paid for, or have come back.
     pub(super) fn refund(&self, n: u32) {
-        // Release: what this thread did with the links that came back comes before the
-        // destruction, by the Acquire in `count_off`. This link is still counted.
+        // Release: partner of the Acquire in `count_off`, so that what this thread did with the
+        // links that came back happens before the destruction. This link is still counted, so the
+        // count does not reach zero here.
         self.head().count.fetch_sub(n, Ordering::Release);
     }
 
@@ -265,15 +264,15 @@ impl<F: Family> Link<F> {
 }
 
 impl<F: Family> Link<F> {
-    /// Takes this link off the count; true if it was the last, and the head is
-    /// now this thread's to destroy. The link must not be used afterwards.
+    /// Takes this link off the count. True if it was the last: then this thread must destroy the
+    /// head. The link must not be used afterwards.
     #[inline]
     fn count_off(&self) -> bool {
-        // Acquire on the load: with a count of one all other links are gone, and what
-        // their threads did comes before the destruction. With more than one, Release
-        // publishes what this thread did, and Acquire, for the thread that comes last,
-        // collects it. Looking first saves the last link its swap: 3 ns in the life of a
-        // context that is made, cancelled and dropped.
+        // Acquire on the load: with a count of one all other links are gone, and what their threads
+        // did happens before the destruction. With more than one, Release publishes what this
+        // thread did, and Acquire makes it visible to the thread that comes last. The load first
+        // saves the last link its swap: 3 ns in the life of a context that is made, cancelled and
+        // dropped.
         let count = &self.head().count;
         if skip(Break::LinkDroppedUnordered) {
             return count.fetch_sub(1, Ordering::Relaxed) == 1;
@@ -282,14 +281,14 @@ impl<F: Family> Link<F> {
     }
 }
 
-/// Destroys a head, and then every elder that nobody else holds, in a loop. A value that
-/// panics in its drop keeps none of the others from theirs.
+/// Destroys a head, and then every elder that has no other link, in a loop. A value that panics in
+/// its drop does not keep the others from being dropped.
 fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
     let mut rest = Rest { links: Vec::new(), panic: None };
     let mut next = Some(first);
     while let Some(head) = next {
-        // SAFETY: the count of this head has just been spent (by the caller or by the
-        // last turn of the loop): by invariant 1 it is this thread's to destroy.
+        // SAFETY: this thread has just taken the count of this head to zero (in the caller or in
+        // the last iteration), so by invariant 1 it destroys the head, and no other thread does.
         let mut parent = unsafe { (head.as_ref().shape.destroy)(head, &mut rest) };
         next = None;
         while let Some(link) = parent.take().or_else(|| rest.links.pop()) {
@@ -307,33 +306,33 @@ fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
 
 /// # Safety
 ///
-/// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, its count is
-/// spent, and it is not used afterwards.
+/// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, this thread has taken its count
+/// to zero, and it is not used afterwards.
 unsafe fn destroy<F: Family, V: 'static>(
     head: NonNull<Head<F>>,
     rest: &mut Rest<F>,
 ) -> Option<Link<F>> {
     #[cfg(not(loom))]
     {
-        // SAFETY: the head is alive until the box below is dropped.
+        // SAFETY: the head is alive until the box made below is dropped.
         if let Some(seat) = unsafe { head.as_ref() }.seat {
             F::roster().leave(seat);
         }
     }
-    // SAFETY: the pointer came from `Box::into_raw` of this very type.
+    // SAFETY: the pointer came from `Box::into_raw` of this very type, and is not used afterwards.
     let mut body = unsafe { Box::from_raw(head.cast::<Body<F, V>>().as_ptr()) };
-    // Kept until layer and value are gone: invariant 2.
+    // Kept until layer and value are dropped: invariant 2.
     let parent = body.head.parent.take();
     F::take_links(&mut body.value, &mut rest.links);
     let dropped = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: dropped once, here; `ManuallyDrop` keeps the box from doing it.
+        // SAFETY: the layer is dropped once, here; `ManuallyDrop` keeps the box from dropping it.
         unsafe { ManuallyDrop::drop(&mut body.head.layer) };
         drop(body);
     }));
     if let Err(payload) = dropped {
         match rest.panic {
             None => rest.panic = Some(payload),
-            // It is the user's as well, and might panic again.
+            // Dropping the payload is user code too, and might panic again.
             Some(_) => mem::forget(payload),
         }
     }
@@ -342,11 +341,10 @@ unsafe fn destroy<F: Family, V: 'static>(
 
 /// # Safety
 ///
-/// The layer must be dropped, and never lent out for longer, while everything
-/// it refers to is alive.
+/// The layer must be dropped while everything it refers to is alive, and never lent out for longer.
 unsafe fn lengthen<F: Family>(layer: F::Layer<'_>) -> F::Layer<'static> {
     let layer = ManuallyDrop::new(layer);
-    // SAFETY: lifetimes do not change a type's layout, and the original is forgotten.
+    // SAFETY: lifetimes do not change a type's layout, and the original is never dropped.
     unsafe { mem::transmute_copy(&layer) }
 }
 
@@ -360,8 +358,8 @@ impl<F: Family> Copy for Ref<'_, F> {}
 
 impl<'a, F: Family> Ref<'a, F> {
     fn head(self) -> &'a Head<F> {
-        // SAFETY: a `Ref<'a>` is made from a `&'a Link`, or lies in the layer of a link
-        // borrowed for `'a`, whose elders last as long (invariants 2 and 3).
+        // SAFETY: a `Ref<'a>` is made from a `&'a Link`, or is in the layer of a link that is
+        // borrowed for `'a`, whose elders live as long (invariants 2 and 3).
         unsafe { self.0.as_ref() }
     }
 
@@ -374,7 +372,7 @@ impl<'a, F: Family> Ref<'a, F> {
         self.head().parent.as_ref().map(|parent| Ref(parent.0, PhantomData))
     }
 
-    /// Tells this link from every other that is alive.
+    /// An address that no other live link has.
     #[cfg(not(loom))]
     pub(crate) fn address(self) -> usize {
         self.0.addr().get()
@@ -384,14 +382,14 @@ impl<'a, F: Family> Ref<'a, F> {
     #[inline]
     pub(crate) fn value<V: 'static>(self) -> Option<&'a V> {
         (self.head().shape.is)(TypeId::of::<V>()).then(|| {
-            // SAFETY: `shape` was made from the value's type, which is `V`, so this is a
-            // `Body<F, V>`; the pointer came from the whole body's box. Nobody has it
-            // mutably (invariant 4).
+            // SAFETY: `shape` was made from the value's type, and says that it is `V`, so this is a
+            // `Body<F, V>`. The pointer came from the whole body's box, and by invariant 4 the
+            // value is not borrowed mutably.
             unsafe { &(*self.0.cast::<Body<F, V>>().as_ptr()).value }
         })
     }
 
-    /// What the value's type is called.
+    /// The name of the value's type.
     pub(crate) fn value_type(self) -> &'static str {
         (self.head().shape.type_name)()
     }
@@ -404,11 +402,10 @@ impl<'a, F: Family> Deref for Ref<'a, F> {
     }
 }
 
-/// Who is there: every seated link of a family, for a look at the whole tree.
+/// The list of every seated link of a family, for a look at the whole tree.
 ///
-/// Nothing that a context promises depends on it. A thread joins in a shard of
-/// its own, so joining and leaving meet no other thread as a rule. Who finds its
-/// shard full (with 67 million) is not seen.
+/// No promise of a context depends on it. A thread joins in a shard of its own, so threads rarely
+/// meet when they join or leave. A link that finds its shard full (with 67 million) is not listed.
 #[cfg(not(loom))]
 pub(crate) mod roster {
     use super::{Family, Head, Ref};
@@ -425,22 +422,23 @@ pub(crate) mod roster {
 
     type Shard<F> = OwnLines<BriefLock<Places<F>>>;
 
-    /// Places of one word each: a sitter, or (odd, so not a pointer) twice the
-    /// number of the next free place plus one.
+    /// Places of one word each: a sitter or, if odd and so not a pointer, twice the number of the
+    /// next free place plus one.
     struct Places<F: Family> {
         all: Vec<*mut Head<F>>,
         /// The first free place; past the end if there is none.
         free: usize,
-        /// How many sit in the second half of the places, and where that begins.
+        /// The number of sitters from `half` on.
         behind: usize,
+        /// Where the second half of the places begins.
         half: usize,
     }
 
-    // SAFETY: a sitter is a shared reference to a head (which is `Sync`), valid while
-    // its shard is held.
+    // SAFETY: a sitter is a shared reference to a head (which is `Sync`), valid while its shard is
+    // held.
     unsafe impl<F: Family> Send for Places<F> {}
 
-    /// One more than the place, times `SHARDS`, plus the shard.
+    /// The place plus one, times `SHARDS`, plus the shard.
     #[derive(Clone, Copy)]
     pub(super) struct Seat(NonZero<u32>);
 
@@ -464,7 +462,7 @@ pub(crate) mod roster {
         static OWN_SHARD: Cell<u32> = const { Cell::new(u32::MAX) };
     }
 
-    /// The shard of this thread: the next free number, wrapped, at its first use.
+    /// The shard of this thread, assigned round robin at its first use.
     fn own_shard() -> u32 {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         OWN_SHARD.with(|own| {
@@ -481,7 +479,7 @@ pub(crate) mod roster {
             Roster([const { OwnLines(BriefLock::new(Places::NONE)) }; SHARDS])
         }
 
-        /// Seats `sitter`, having told it where, if there is a place.
+        /// Seats `sitter` if there is a place, after calling `tell` with its seat.
         #[inline]
         pub(super) fn join(&self, sitter: NonNull<Head<F>>, tell: impl FnOnce(Seat)) {
             let shard = own_shard();
@@ -508,7 +506,7 @@ pub(crate) mod roster {
             sitters
         }
 
-        /// Shows every seated link to `see`, a shard at a time; it must not make or drop
+        /// Shows every seated link to `see`, one shard at a time. `see` must not make or drop
         /// links.
         pub(crate) fn visit(
             &self,
@@ -517,7 +515,7 @@ pub(crate) mod roster {
             for shard in &self.0 {
                 let places = shard.lock();
                 let sitters = places.all.iter().filter(|place| place.addr() % 2 == 0);
-                // Alive while the shard is held: invariant 5.
+                // By invariant 5 sitters are alive while the shard is held.
                 see(&mut sitters.map(|&place| {
                     Ref(NonNull::new(place).expect("sitters are not null"), PhantomData)
                 }));
@@ -539,7 +537,7 @@ pub(crate) mod roster {
                 None => {
                     self.all.push(sitter.as_ptr());
                     self.free = self.all.len();
-                    // There was no free one: all are taken.
+                    // No place was free, so all are taken.
                     self.half = self.all.len() / 2;
                     self.behind = self.all.len() - self.half;
                 }
@@ -557,15 +555,15 @@ pub(crate) mod roster {
             }
         }
 
-        /// A crowd has gone: the memory behind those who stay goes too, half of it or more.
-        /// Nobody changes places.
+        /// After a crowd has left, frees the memory behind the last sitter, half of it or more. No
+        /// sitter changes places.
         #[cold]
         fn give_memory_back(&mut self) {
             let is_taken = |place: &*mut Head<F>| place.addr() % 2 == 0;
             let stay = self.all.iter().rposition(is_taken).map_or(0, |last| last + 1);
             self.all.truncate(stay);
             self.all.shrink_to_fit();
-            // Those in front are the first to be taken again.
+            // The free places in front are the first to be taken again.
             self.free = stay;
             for place in (0..stay).rev() {
                 if !is_taken(&self.all[place]) {
@@ -610,7 +608,7 @@ mod tests {
         for _ in 0..3 {
             let mut crowd: Vec<_> = (0..100_000).map(|_| bare()).collect();
             assert!(BARE.places() > 100_000);
-            // In no order: each is next to some that have gone.
+            // In scattered order, so that each leaves beside some that have left already.
             for place in 0..crowd.len() {
                 crowd.swap(place, place.wrapping_mul(0x9E37_79B9) % 100_000);
             }

@@ -1,21 +1,21 @@
-//! The ground everything stands on: `std` in production, `loom` under a model.
+//! The primitives under all other rooms: `std` in production, `loom` in models.
 //!
-//! No other room names an atomic, a lock or a counted pointer directly, so a
-//! model sees every step that two threads could disagree about. It is also the
-//! only room in which `unsafe` may be written; each block carries its proof.
+//! No other room names an atomic, a lock or a counted pointer directly, so a model sees every step
+//! that two threads could disagree about. This is also the only room in which `unsafe` may be
+//! written; each block carries its proof.
 
 // | file | what it is |
 // |---|---|
 // | `latch` | a cell that is written once and read without a lock |
 // | `tagged` | the same in one word, for one of three kinds of pointer |
-// | `lent` | a counted pointer that is borrowed, in one word |
+// | `lent` | a borrowed counted pointer, in one word |
 // | `lineage` | counted links to a parent, with free pointers to elder links |
 // | `purse` | clones of one link, paid for in advance |
 // | `brief` | a lock for a handful of instructions |
 // | `guard` | a lock guard that keeps its owner alive |
 // | `planted` | bugs for the models to catch |
 // | `numbered` | a waker that is a number, for the checker |
-// | `traced` | a waker that tells when it is cloned, for the checker |
+// | `traced` | a waker that reports its clones, for the checker |
 // | `watched` | loom's atomics, with the schedules that loom leaves out |
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the right door")]
@@ -66,8 +66,8 @@ pub(crate) use std::thread::{self, ThreadId};
 use std::ops::Deref;
 use std::sync::PoisonError;
 
-/// A mutex without poison: no lock of quell's is held while user code runs, so
-/// a panic under a lock would be a bug of quell's own, not a state to report.
+/// A mutex without poisoning: no lock of quell's is held while user code runs, so a panic under a
+/// lock would be a bug in quell, not a state to report.
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(
     #[cfg(loom)] loom::sync::Mutex<T>,
@@ -94,8 +94,8 @@ impl<T> Mutex<T> {
     }
 }
 
-/// On cache lines of its own, two as the processor fetches them: what one thread writes
-/// again and again would otherwise slow down who only reads what lies beside it.
+/// A value on cache lines of its own, two because processors fetch them in pairs. Frequent writes
+/// by one thread would otherwise slow down threads that only read what lies beside it.
 #[repr(align(128))]
 pub(crate) struct OwnLines<T>(pub(crate) T);
 
@@ -107,18 +107,18 @@ impl<T> Deref for OwnLines<T> {
     }
 }
 
-/// Under a model every lock is one that loom sees.
+/// In models every lock is one that loom sees.
 #[cfg(loom)]
 pub(crate) type BriefLock<T> = Mutex<T>;
 #[cfg(loom)]
 pub(crate) type BriefGuard<'a, T> = MutexGuard<'a, T>;
 
-/// Waits on `condvar`, poison ignored as in [`Mutex::lock`].
+/// Waits on `condvar`, ignoring poison as [`Mutex::lock`] does.
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An unsafe cell that a model can watch; a plain one otherwise.
+/// An `UnsafeCell`: loom's in models, so that accesses are checked; std's otherwise.
 #[derive(Debug)]
 pub(crate) struct Cell<T>(
     #[cfg(loom)] loom::cell::UnsafeCell<T>,
@@ -136,7 +136,7 @@ impl<T> Cell<T> {
         Cell(loom::cell::UnsafeCell::new(value))
     }
 
-    /// Reads through a shared pointer; under a model, a racing write is reported.
+    /// Reads through a shared pointer; in models, a racing write is reported.
     pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
         #[cfg(loom)]
         return self.0.with(f);
@@ -144,7 +144,7 @@ impl<T> Cell<T> {
         f(self.0.get())
     }
 
-    /// Writes through an exclusive pointer; under a model, any racing access is reported.
+    /// Writes through an exclusive pointer; in models, any racing access is reported.
     pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
         #[cfg(loom)]
         return self.0.with_mut(f);

@@ -1,26 +1,25 @@
-//! A waker that is a number: nothing to count and nothing to free.
+//! A waker that is a number, with nothing to count and nothing to free.
 //!
-//! A checker makes, clones, wakes and drops wakers by the million, all on one thread.
-//! The standard library's are counted by atomics, which is a good part of what a
-//! schedule costs.
+//! A checker makes, clones, wakes and drops wakers by the million, all on one thread. The standard
+//! library's are counted by atomics, which would be a good part of a schedule's cost.
 //!
 //! # Invariants
 //!
-//! 1. The pointer in a waker made here is a number. Nobody follows it.
+//! 1. The pointer in a waker made here is a number and is never dereferenced.
 
 use std::ptr::without_provenance;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-/// Who knows what to wake by its number.
+/// Knows by its number what to wake.
 pub(crate) trait Numbered: 'static {
-    /// Wakes it, on whatever thread this is called.
+    /// Wakes it, on whatever thread calls this.
     fn wake(number: usize);
 }
 
 #[inline]
 pub(crate) fn waker<T: Numbered>(number: usize) -> Waker {
-    // SAFETY: the table's functions take the pointer for the number it is (invariant 1),
-    // which may be copied, used on any thread and forgotten.
+    // SAFETY: the table's functions treat the pointer as the number that it is (invariant 1), which
+    // may be copied, used on any thread and forgotten.
     unsafe { Waker::from_raw(raw::<T>(without_provenance(number))) }
 }
 

@@ -1,98 +1,97 @@
-//! Planted bugs: each breaks one line that a model guards, to show that the
-//! model would notice. They exist under `--cfg loom`, and for the checker
-//! under `--cfg quell_planted`; everywhere else [`skip`] is a constant `false`, and
-//! the line stands as it is written.
+//! Planted bugs: each breaks one line that a model guards, to show that the model would notice.
+//! They exist under `--cfg loom`, and for the checker under `--cfg quell_planted`. In all other
+//! builds [`skip`] is a constant `false`, and the line is as written.
 
-/// A line that can be broken on purpose. The name says what is then wrong.
+/// A line that can be broken on purpose. The name says what goes wrong.
 #[cfg_attr(not(any(loom, quell_planted)), allow(unreachable_pub))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Break {
-    /// That a value is there may be seen before the value.
+    /// A latch may be seen to be set before its value is visible.
     LatchAnnouncesUnordered,
-    /// What a context's word points at may be seen before it is there.
+    /// A context's word may be seen before what it points at is visible.
     WordAnnouncesUnordered,
-    /// Letting go of a link publishes nothing to the thread that comes last.
+    /// Dropping a link publishes nothing to the thread that drops the last one.
     LinkDroppedUnordered,
     /// A scope that its parent refused goes on as if it were registered.
     RefusedScopeGoesOn,
-    /// A waker is added without asking, under the lock, whether it is too late.
+    /// A waker is added without checking, under the lock, whether it is too late.
     WaiterNotChecked,
     /// The waker of the second poll does not replace that of the first.
     WakerNotReplaced,
     /// A cancel that lost returns before everything below it is marked.
     LoserReturnsAtOnce,
-    /// A sweep takes waiters that another cancel has promised to have woken.
+    /// A sweep takes waiters that another cancel has promised to wake.
     SweepTakesOthersWaiters,
     /// A dropped context stays in its parent's list.
     DeadChildStays,
-    /// `stop` says that it took the function back and leaves it there.
+    /// `stop` reports that it took the function back, but leaves it there.
     StopTakesNothing,
     /// A clone of a canceller is not counted.
     CloneNotCounted,
-    /// A waiter below a deadline that a look has found passed arms no alarm.
+    /// If a look has found a deadline passed, a waiter below it arms no alarm.
     WatchTrustsTheLook,
-    /// A function is added without asking, under the lock, whether it is too late.
+    /// A function is added without checking, under the lock, whether it is too late.
     FuncNotChecked,
     /// `stop_and_wait` does not wait.
     StopDoesNotWait,
-    /// A thread that waits is woken but not told.
+    /// A waiting thread's flag is set, but the thread is not notified.
     SleeperNotTold,
     /// A light context that gets its first child while it is cancelled lives on.
     LightCancelGivesUp,
-    /// How a context ended is said without being written down.
+    /// How a context ended is reported without being written down.
     LookNotWrittenDown,
     /// A linked context is adopted by a parent that has ended.
     AdoptedTooLate,
-    /// Room that came back is not offered to a sender that waits.
+    /// Room that came back is not offered to a waiting sender.
     RoomNotOffered,
     /// A sender that waits for room does not announce itself.
     WaiterNotAnnounced,
-    /// A sender that goes away keeps the room that was promised to it.
+    /// A send that is dropped keeps the room that was promised to it.
     PromiseNotPassedOn,
-    /// An item is put in and its reader is not woken.
+    /// An item is put in, but its reader is not woken.
     ReaderNotWoken,
-    /// The last sender leaves without telling the reader.
+    /// The last sender leaves without waking the reader.
     LastSenderSilent,
-    /// Who closes a channel forgets those who wait to send.
+    /// Closing a channel does not wake the waiting senders.
     CloseForgetsWriters,
     /// A receiver does not look again before it waits.
     ReaderTrustsFirstLook,
     /// A taker that goes idle does not ask to be called.
     IdleTakerNotNoted,
-    /// What a task returns because its group ended is taken for its first failure.
+    /// An error that a task returns because its group ended is taken for the first failure.
     EchoTakenForFailure,
-    /// A task that ends gives its place to nobody.
+    /// A task that ends does not offer its place.
     PlaceNotOffered,
-    /// A spawn that goes away calls nobody for the place that was promised to it.
+    /// A spawn that is dropped does not pass on the place that was promised to it.
     PlaceNotPassedOn,
-    /// A task is started as if nobody could shut the group down meanwhile.
+    /// A task is started as if the group could not be shut down meanwhile.
     StartNotAnnounced,
     /// A spawn that waits for room does not look at its group's context.
     SpawnIgnoresTheEnd,
-    /// A pipeline that ends leaves its tasks to themselves.
+    /// A pipeline that ends does not stop its tasks.
     StagesNotStopped,
     /// A reader may see the end of a stage before how it ended is known.
     EndBeforeEnding,
-    /// Whoever passes a result on does not wake the holder of the next.
+    /// A worker that passes its result on does not wake the holder of the next.
     TurnNotPassedOn,
-    /// A pause of any length is made up in full.
+    /// A pause of any length is made up for in full.
     PauseEarnsAll,
-    /// A taker that goes alone waits for its item, and calls nobody.
+    /// A taker that goes alone waits for its item without calling the others.
     LoneTakerCallsNobody,
-    /// A taker that was called and goes away does not pass the call on.
+    /// A taker that leaves after it was called does not pass the call on.
     CallNotPassedOn,
-    /// A taker that goes away keeps the room of what it used.
+    /// A taker that leaves keeps the room of the items it used.
     LeaverKeepsRoom,
-    /// What a channel drops when it is closed is not counted.
+    /// Items that a channel drops when it is closed are not counted.
     LeftNotCounted,
     /// A task that fails second ends the group for its own error.
     SecondFailureIsTheCause,
-    /// A throttle that does not look at its context.
+    /// A throttle does not look at its context.
     ThrottleNotStopped,
-    /// The thread of a source looks whether it should ask for an item before it says that it does.
+    /// A source's thread checks whether to ask for an item before it announces that it asks.
     SourceLooksTooSoon,
-    /// Workers that do not look at theirs.
+    /// Workers do not look at their context.
     WorkersNotStopped,
     /// A look that finds a deadline passed does not write it down.
     ExpiryNotWrittenDown,
@@ -120,8 +119,8 @@ mod on {
     use super::Break;
     use std::cell::Cell;
 
-    // A model runs all its threads on the thread that called it, so tests that run side
-    // by side do not see each other's bugs.
+    // A model runs all its threads on the thread that called it, so concurrent tests do not see
+    // each other's bugs.
     std::thread_local! {
         static PLANTED: Cell<Option<Break>> = const { Cell::new(None) };
         static HURRIED: Cell<bool> = const { Cell::new(false) };
@@ -132,9 +131,8 @@ mod on {
         PLANTED.set(Some(line));
     }
 
-    /// No bug: whether the items of stages that this thread makes from now on are taken to be
-    /// ones that take no time. In models and under a checker, where no time is measured, they
-    /// would never be.
+    /// Not a bug: sets whether items are taken to need no time, in stages that this thread makes
+    /// from now on. Models and checkers measure no time, so otherwise that would never be the case.
     pub fn hurry(yes: bool) {
         HURRIED.set(yes);
     }

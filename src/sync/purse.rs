@@ -1,17 +1,16 @@
-//! Clones of one link that have been paid for.
+//! Clones of one link, paid for in advance.
 //!
-//! A worker of a pipeline gives each item's closure a context of its own: a clone,
-//! and soon after its drop, each a read-modify-write on a count that all workers
-//! share. A purse pays for many clones at once, and while it is open, those that
-//! are dropped on its thread go back into it. In a pipeline of small items that is
-//! a fifth of the time of an item.
+//! A pipeline's worker gives each item's closure a context of its own: a clone, soon dropped. Clone
+//! and drop are each a read-modify-write on a count that all workers share. A purse pays for many
+//! clones at once; while it is open, clones that are dropped on its thread go back into it. In a
+//! pipeline of small items this saves a fifth of an item's time.
 //!
 //! # Invariants
 //!
-//! 1. What is in a purse is counted by the head (see `lineage`, invariant 1). The link
-//!    that it borrows keeps the head alive for as long as the purse.
-//! 2. `OPEN` names the head of a purse that is open on this thread, or nothing. The
-//!    purse outlives its being open, and is closed on the thread that opened it.
+//! 1. The clones in a purse are counted by the head (see `lineage`, invariant 1). The link that the
+//!    purse borrows keeps the head alive for as long as the purse.
+//! 2. `OPEN` names the head of the purse that is open on this thread, or nothing. A purse outlives
+//!    the period it is open, and is closed on the thread that opened it.
 
 use super::lineage::{Family, Link};
 use std::cell::Cell;
@@ -21,15 +20,16 @@ use std::ptr::NonNull;
 /// How many clones are paid for at once.
 const PAYMENT: u32 = 64;
 
-/// More than this is not kept.
+/// The most clones that a purse keeps.
 const MOST: u32 = 4 * PAYMENT;
 
 thread_local! {
-    /// The head whose links go back into a purse, and how many have.
+    /// The head whose dropped links go back into a purse, and how many have.
     static OPEN: Cell<(Option<NonNull<()>>, u32)> = const { Cell::new((None, 0)) };
 }
 
-/// Whether a link to this head, which is being dropped, has gone into a purse.
+/// Takes a link to this head that is being dropped back into the open purse; false if it does not
+/// belong there.
 #[inline]
 pub(super) fn takes_back(head: NonNull<()>) -> bool {
     let (open, count) = OPEN.get();
@@ -42,7 +42,7 @@ pub(super) fn takes_back(head: NonNull<()>) -> bool {
 
 pub(crate) struct Purse<'l, F: Family> {
     link: &'l Link<F>,
-    /// Clones that are paid for and not given out.
+    /// Clones that are paid for but not given out.
     spare: u32,
 }
 
@@ -51,7 +51,7 @@ impl<'l, F: Family> Purse<'l, F> {
         Purse { link, spare: 0 }
     }
 
-    /// A clone of its link.
+    /// A clone of the link.
     #[inline]
     pub(crate) fn give(&mut self) -> Link<F> {
         if self.spare == 0 {
@@ -62,8 +62,8 @@ impl<'l, F: Family> Purse<'l, F> {
         self.link.paid_clone()
     }
 
-    /// Until the guard is dropped, links to the same head that are dropped on this
-    /// thread go back into this purse.
+    /// Opens the purse: until the guard is dropped, links to the same head that are dropped on this
+    /// thread go back into it.
     #[inline]
     pub(crate) fn open(&mut self) -> Open<'_, 'l, F> {
         let before = OPEN.replace((Some(self.link.address()), 0));
@@ -79,7 +79,7 @@ impl<F: Family> Drop for Purse<'_, F> {
     }
 }
 
-/// A purse that is open: on this thread only.
+/// A purse that is open, on this thread only.
 pub(crate) struct Open<'a, 'l, F: Family> {
     purse: &'a mut Purse<'l, F>,
     before: (Option<NonNull<()>>, u32),

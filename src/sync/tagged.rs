@@ -1,20 +1,20 @@
 //! A latch of one word, for one of three kinds of pointer.
 //!
-//! Every context has one, and most have nothing in it for most of their lives: in
-//! an enum in a [`Latch`](super::Latch) it would take three words, and a context is
-//! nine. It is set by one swap, with no state in between.
+//! Every branch has one, and most are empty for most of their lives. An enum in a
+//! [`Latch`](super::Latch) would take three words, and a context is nine. This is set by one swap,
+//! with no state in between.
 //!
 //! # Invariants
 //!
-//! 1. The word is null, or one of these, told apart by its three lowest bits, for
-//!    which `A` and `B` are aligned to eight bytes and `S` to four:
+//! 1. The word is null, or one of these. Its three lowest bits tell them apart; to free the bits,
+//!    `A` and `B` are aligned to eight bytes and `S` to four:
 //!
 //!    | bits | what |
 //!    |---|---|
 //!    | `000` | the pointer of an `Arc<A>` that this owns |
-//!    | `100` | that of an `Arc<B>` that this owns, plus four |
-//!    | `x01`, `x10`, `x11` | a `&'static S` or nothing, plus its label |
-//! 2. It changes from null to one of these, and not again until the latch is dropped.
+//!    | `100` | the pointer of an `Arc<B>` that this owns, plus four |
+//!    | `x01`, `x10`, `x11` | a `&'static S` or null, plus its label |
+//! 2. The word changes once, from null to one of these, and stays so until the latch is dropped.
 
 use super::atomic::{AtomicPtr, Ordering};
 use super::planted::{Break, skip};
@@ -44,10 +44,10 @@ pub(crate) struct Tagged<A, B, S: 'static> {
     keeps: PhantomData<Kept<Arc<A>, Arc<B>, S>>,
 }
 
-/// It is of another kind.
+/// The error of [`Tagged::first`]: the value is of another kind.
 pub(crate) struct Another;
 
-/// The bits of a label, and the one of the second kind.
+/// The bits of a label, and the bit of the second kind.
 const LABEL: usize = 0b011;
 const SECOND: usize = 0b100;
 
@@ -61,17 +61,17 @@ impl<A, B, S: 'static> Tagged<A, B, S> {
         Tagged { word: AtomicPtr::new(into_word(kept).as_ptr()), keeps: PhantomData }
     }
 
-    /// What it keeps, if it has been set.
+    /// The value, if it has been set.
     #[inline]
     pub(crate) fn get(&self) -> Option<Lends<'_, A, B, S>> {
-        // Acquire: partner of the Release in `set`, so that what is pointed at is seen.
+        // Acquire: partner of the Release in `set`, so that the pointee is visible.
         let word = NonNull::new(self.word.load(Ordering::Acquire))?;
-        // SAFETY: by invariant 1 the word is one that `into_word` made, and by invariant 2
-        // this owns what it points at for as long as it is borrowed.
+        // SAFETY: by invariant 1 `into_word` made the word, and by invariant 2 `self` owns what it
+        // points at for as long as `self` is borrowed.
         Some(unsafe { lend(word) })
     }
 
-    /// The same where only the first kind matters: `Err`, if it is of another.
+    /// The same if only the first kind matters; `Err` if the value is of another kind.
     #[inline(always)]
     pub(crate) fn first(&self) -> Result<Option<Lent<'_, A>>, Another> {
         // Acquire: as in `get`.
@@ -79,22 +79,22 @@ impl<A, B, S: 'static> Tagged<A, B, S> {
         if word.addr().get() & (LABEL | SECOND) != 0 {
             return Err(Another);
         }
-        // SAFETY: by invariant 1 it is the pointer of an `Arc<A>`, and by invariant 2 this
-        // owns that for as long as it is borrowed.
+        // SAFETY: by invariant 1 the word is the pointer of an `Arc<A>`, and by invariant 2 `self`
+        // owns that `Arc` for as long as `self` is borrowed.
         Ok(Some(unsafe { Lent::new(word.cast()) }))
     }
 
-    /// Sets it; gives back what came too late. Either way it is set when this returns.
+    /// Sets the value; gives back one that came too late. Either way it is set when this returns.
     #[inline]
     pub(crate) fn set(&self, kept: Owned<A, B, S>) -> Result<(), Owned<A, B, S>> {
         let word = into_word(kept);
-        // Release: partner of every Acquire here. Acquire on failure: the caller goes on
-        // by what another has set.
+        // Release: partner of every Acquire here. Acquire on failure: the caller goes on to read
+        // what another thread has set.
         let order =
             if skip(Break::WordAnnouncesUnordered) { Ordering::Relaxed } else { Ordering::Release };
         match self.word.compare_exchange(ptr::null_mut(), word.as_ptr(), order, Ordering::Acquire) {
             Ok(_) => Ok(()),
-            // SAFETY: the word was made above and has gone nowhere.
+            // SAFETY: `into_word` made the word above, and it was not stored anywhere.
             Err(_) => Err(unsafe { from_word(word) }),
         }
     }
@@ -102,13 +102,13 @@ impl<A, B, S: 'static> Tagged<A, B, S> {
 
 impl<A, B, S: 'static> Drop for Tagged<A, B, S> {
     fn drop(&mut self) {
-        // `&mut self` proves that all other threads are done with it; loom asks whether they are.
+        // `&mut self` proves that all other threads are done with it; loom checks that.
         #[cfg(not(loom))]
         let word = *self.word.get_mut();
         #[cfg(loom)]
         let word = self.word.taken();
         if let Some(word) = NonNull::new(word) {
-            // SAFETY: invariant 1, and nobody has a reference any more.
+            // SAFETY: invariant 1; and by `&mut self` nothing borrows from it, or uses it later.
             drop(unsafe { from_word::<A, B, S>(word) });
         }
     }
@@ -129,15 +129,15 @@ fn into_word<A, B, S>(kept: Owned<A, B, S>) -> NonNull<()> {
 
 /// # Safety
 ///
-/// `into_word` made the word, and what it points at is kept for `'a`.
+/// `into_word` made the word, and what it points at is kept alive for `'a`.
 #[inline]
 unsafe fn lend<'a, A, B, S>(word: NonNull<()>) -> Lends<'a, A, B, S> {
     let word = word.as_ptr();
     let label = match word.addr() & LABEL {
         0 => {
             let value = word.map_addr(|addr| addr & !SECOND);
-            // SAFETY: no label, so this is the pointer of an `Arc`, which is not null, of
-            // the kind that the bit says.
+            // SAFETY: there is no label, so this is the pointer of an `Arc`, which is not null; the
+            // bit says of which kind. The caller promises that it is kept for `'a`.
             return unsafe {
                 if word.addr() & SECOND == 0 {
                     Kept::First(Lent::new(NonNull::new_unchecked(value.cast())))
@@ -150,7 +150,7 @@ unsafe fn lend<'a, A, B, S>(word: NonNull<()>) -> Lends<'a, A, B, S> {
         2 => Label::Two,
         _ => Label::Three,
     };
-    // SAFETY: with a label it is a `&'static S`, or null.
+    // SAFETY: with a label, the rest of the word is a `&'static S` or null.
     Kept::Static(label, unsafe { word.map_addr(|addr| addr & !LABEL).cast::<S>().as_ref() })
 }
 
@@ -158,7 +158,7 @@ unsafe fn lend<'a, A, B, S>(word: NonNull<()>) -> Lends<'a, A, B, S> {
 ///
 /// `into_word` made the word, which is not used afterwards.
 unsafe fn from_word<A, B, S>(word: NonNull<()>) -> Owned<A, B, S> {
-    // SAFETY: each `Arc` is the one that `into_word` took apart, put together once.
+    // SAFETY: an `Arc` is the one that `into_word` took apart; its count is taken over once.
     unsafe {
         match lend::<A, B, S>(word) {
             Kept::First(a) => Kept::First(a.assume_owned()),

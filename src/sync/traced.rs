@@ -1,27 +1,27 @@
-//! A waker that tells when it is cloned, and that knows its clones apart.
+//! A waker that reports when it is cloned, and that tells its clones apart.
 //!
-//! Whoever is going to wait keeps a clone of the waker it was polled with: the
-//! moment of the clone is the moment at which a stack trace shows who waits. The
-//! standard library's wakers of an `Arc` clone without a word.
+//! A future that is going to wait keeps a clone of the waker it was polled with, so a stack trace
+//! taken at the clone shows what waits. The standard library's wakers of an `Arc` do not report
+//! their clones.
 //!
 //! # Invariants
 //!
-//! 1. The pointer in a waker made here is from `Arc::into_raw` of an `Arc<T>`, and
-//!    the waker owns that count: it is given back by `wake` or by the drop, once.
+//! 1. The pointer in a waker made here is from `Arc::into_raw` of an `Arc<T>`, and the waker owns
+//!    that count: `wake` or the drop gives it back, once.
 
 use std::sync::Arc;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-/// What stands behind such a waker.
+/// The target of such a waker.
 pub(crate) trait Traced: Send + Sync + 'static {
     fn wake(&self);
-    /// What is to stand behind a clone that is being made, by the code that is running now.
+    /// The target of a clone that the code running now is making.
     fn cloned(&self) -> Arc<Self>;
 }
 
 pub(crate) fn waker<T: Traced>(traced: Arc<T>) -> Waker {
-    // SAFETY: the table's functions take the pointer for what it is, an `Arc<T>` whose
-    // count this waker owns (invariant 1); `T` may be used from any thread (`Traced`).
+    // SAFETY: the table's functions treat the pointer as what it is, an `Arc<T>` of which the waker
+    // owns a count (invariant 1). `T` is `Send` and `Sync` (`Traced`), so any thread may use it.
     unsafe { Waker::from_raw(raw(traced)) }
 }
 
@@ -32,17 +32,17 @@ fn raw<T: Traced>(traced: Arc<T>) -> RawWaker {
 
 /// # Safety
 ///
-/// Called by a `Waker` with its own pointer, which invariant 1 is about.
+/// Called by a `Waker` with its own pointer, for which invariant 1 holds.
 unsafe fn clone<T: Traced>(pointer: *const ()) -> RawWaker {
-    // SAFETY: the waker that is being cloned keeps the value alive meanwhile.
+    // SAFETY: the waker that is being cloned keeps the value alive during the call.
     raw(unsafe { &*pointer.cast::<T>() }.cloned())
 }
 
 /// # Safety
 ///
-/// As for `clone`; the waker gives its count up with this call.
+/// As for `clone`; the waker gives up its count with this call.
 unsafe fn wake<T: Traced>(pointer: *const ()) {
-    // SAFETY: from `Arc::into_raw`, with a count that is ours now.
+    // SAFETY: the pointer is from `Arc::into_raw`, and its count now belongs to this call.
     unsafe { Arc::from_raw(pointer.cast::<T>()) }.wake();
 }
 
@@ -50,7 +50,7 @@ unsafe fn wake<T: Traced>(pointer: *const ()) {
 ///
 /// As for `clone`.
 unsafe fn wake_by_ref<T: Traced>(pointer: *const ()) {
-    // SAFETY: the waker keeps the value alive meanwhile.
+    // SAFETY: the waker keeps the value alive during the call.
     unsafe { &*pointer.cast::<T>() }.wake();
 }
 
@@ -58,6 +58,6 @@ unsafe fn wake_by_ref<T: Traced>(pointer: *const ()) {
 ///
 /// As for `wake`.
 unsafe fn drop_one<T: Traced>(pointer: *const ()) {
-    // SAFETY: from `Arc::into_raw`, with a count that is ours now.
+    // SAFETY: the pointer is from `Arc::into_raw`, and its count now belongs to this call.
     drop(unsafe { Arc::from_raw(pointer.cast::<T>()) });
 }

@@ -1,19 +1,18 @@
 //! Atomics for the models: loom's, with the schedules that loom leaves out.
 //!
-//! For each operation loom asks which earlier one it might have to come before,
-//! and remembers only the latest on that atomic. A thread that reads and then
-//! writes thereby hides its write from a thread that read before it: of "A
-//! reads, B reads, B writes" loom 0.7 never tries the order in which B comes
-//! first (`tests/loom/loom_itself.rs` shows it). Code that looks before it swaps, as
+//! For each operation loom considers which earlier one it might have to precede, and remembers only
+//! the latest operation on that atomic. So a thread that reads and then writes hides its write from
+//! a thread that read before it: of "A reads, B reads, B writes" loom 0.7 never tries the order in
+//! which B comes first (`tests/loom/loom_itself.rs` shows it). Code that looks before it swaps, as
 //! all of quell's does, would be explored in one order and called correct.
 //!
-//! So every operation here first swaps nothing into a shadow of the atomic.
-//! Two swaps always depend on each other, so all orders are tried; and as the
-//! swap is relaxed it makes nothing visible that the operation itself would not.
+//! So every operation here first does a read-modify-write that changes nothing on a shadow of the
+//! atomic. Two of these always depend on each other, so all orders are tried. As they are relaxed,
+//! they make nothing visible that the operation itself would not.
 //!
 //! # Invariants
 //!
-//! 1. Every operation swaps into the shadow first, and nothing reads it.
+//! 1. Every operation first does such a read-modify-write. The shadow's value is never used.
 
 use super::atomic::Ordering;
 
@@ -101,7 +100,7 @@ impl<T> AtomicPtr<T> {
         &self.real
     }
 
-    /// What it ends with; every access must have come before.
+    /// The final value; every access must have come before.
     pub(crate) fn taken(&mut self) -> *mut T {
         self.real.with_mut(|value| *value)
     }
