@@ -76,7 +76,7 @@ mod memory {
             }
         }
         if !args.iter().any(|arg| arg == "--bench") {
-            println!("nothing is measured but under `cargo bench`");
+            println!("measures only under `cargo bench`");
             return;
         }
         println!("bytes per child, of {CHILDREN} live ones");

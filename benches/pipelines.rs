@@ -53,7 +53,7 @@ mod pipelines {
             return ExitCode::SUCCESS;
         }
         if !args.iter().any(|arg| arg == "--bench") {
-            println!("nothing is measured but under `cargo bench`");
+            println!("measures only under `cargo bench`");
             return ExitCode::SUCCESS;
         }
         let words = args.iter().filter(|arg| !arg.starts_with("--"));

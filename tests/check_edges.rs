@@ -366,7 +366,7 @@ fn the_story_of_a_schedule_ends_where_the_schedule_does() {
         pending::<()>().await;
     });
     let story = report.violations()[0].to_string();
-    assert!(!story.contains("lets those who wait know"), "{story}");
+    assert!(!story.contains("notifies its waiters"), "{story}");
 }
 
 #[test]
@@ -386,11 +386,11 @@ fn time_stands_still_only_where_it_does() {
         report.violations()[0].to_string()
     };
     assert!(
-        told(1).contains("comes to no end, in the steps it has (`max_steps`)\n"),
+        told(1).contains("is busy, and has not ended within its steps (`max_steps`)\n"),
         "{}",
         told(1)
     );
-    assert!(told(0).contains("comes to no end, while time stands still, in the"), "{}", told(0));
+    assert!(told(0).contains("is busy while time stands still, and has"), "{}", told(0));
 }
 
 /// It hears at once, and then takes its time.
@@ -991,7 +991,7 @@ fn a_story_says_who_waits_for_what_is_another_librarys() {
         pending::<()>().await;
     });
     let story = report.violations()[0].to_string();
-    assert!(story.contains("other  waits for what is not quell's\n"), "{story}");
+    assert!(story.contains("other  waits for something that is not quell's\n"), "{story}");
     assert_eq!(story.matches("not quell's").count(), 2, "once each, `other` and the body: {story}");
 }
 
@@ -1026,7 +1026,7 @@ fn who_waits_for_a_cancel_that_is_not_injected_is_told_that_nobody_cancels() {
             let violation = &report.violations()[0];
             assert_eq!(violation.kind(), ViolationKind::BlockedStage);
             assert_eq!(violation.waiting_for(), Some("the end of a context"), "{report}");
-            let why = format!(": nobody cancels under `Inject::{kind:?}`\n");
+            let why = format!(": nothing cancels under `Inject::{kind:?}`\n");
             assert!(violation.to_string().contains(&why), "{report}");
         }
     }

@@ -412,7 +412,7 @@ fn a_timer_that_is_kept_when_all_has_ended_is_told() {
     });
     assert_eq!(found(&report), [(ViolationKind::LeakedContext, None)], "{report}");
     let what = report.violations()[0].waiting_for().unwrap();
-    assert!(what.contains("a timer is pending"), "{what}");
+    assert!(what.contains("a timer is still pending"), "{what}");
 }
 
 #[test]

@@ -751,7 +751,7 @@ fn what_was_never_so_where_a_maximum_has_cut_says_that() {
     });
     let why = report.violations()[0].waiting_for().unwrap();
     let advice =
-        "in no schedule was it ever so: `late`; a maximum has cut this check short: raise it";
+        "in no schedule did this ever hold: `late`; a maximum has cut this check short: raise it";
     assert_eq!(why, advice);
     assert!(report.covered().contains("cancel at some of "), "{}", report.covered());
 }

@@ -187,7 +187,7 @@ fn what_could_not_be_printed_is_status_2_unless_nobody_reads_it() {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let (code, err) = ends(start(args, full.into()));
         assert_eq!(code, 2, "{args:?}: {err}");
-        assert!(err.contains("could not write what there is to say"), "{args:?}: {err}");
+        assert!(err.contains("could not write the output"), "{args:?}: {err}");
         let mut unread = start(args, Stdio::piped());
         drop(unread.stdout.take());
         assert_eq!(ends(unread), (0, String::new()), "{args:?}");
@@ -268,7 +268,7 @@ fn a_violation_names_its_lines_alike_wherever_the_program_is_run() {
 
 #[test]
 fn what_is_for_want_of_schedules_says_so_and_is_seen_in_none_of_them() {
-    for (strategy, advice) in [("usual", "raise it"), ("pct", "let there be more")] {
+    for (strategy, advice) in [("usual", "raise it"), ("pct", "run more")] {
         let args = ["check", "contexts", "--schedules", "1", "--strategy", strategy];
         let (code, out, _) = quell(&args);
         assert_eq!(code, 1, "{out}");

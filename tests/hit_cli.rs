@@ -375,7 +375,10 @@ fn a_summary_that_cannot_be_written_is_an_error_and_a_reader_who_has_gone_is_non
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = hit(full.into());
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(text(&output.stderr).starts_with("hit: nothing can be written: "), "{output:?}");
+    assert!(
+        text(&output.stderr).starts_with("hit: cannot write to standard output: "),
+        "{output:?}"
+    );
     let (reader, writer) = UnixStream::pair().unwrap();
     drop(reader);
     let output = hit(OwnedFd::from(writer).into());
@@ -396,7 +399,7 @@ fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
         (&["--rps", "99999999999", url], "rps is too high"),
         (&["-d", "0s", url], "duration must be positive"),
         (&["-d", "-1s", url], "duration must be positive"),
-        (&["-d", "soon", url], "duration is no time: \"soon\""),
+        (&["-d", "soon", url], "duration is not a time: \"soon\""),
         (&["-t", "0", url], "timeout must be positive"),
         (&["-n", "many", url], "invalid value 'many' for '-n <COUNT>'"),
         (&["localhost:3000/"], "not a URL"),
@@ -405,8 +408,8 @@ fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
         (&["http://"], "not a URL"),
         (&["http:///path"], "not a URL"),
         (&["ftp://host/"], "neither http nor https"),
-        (&["http://host:99999/"], "no port"),
-        (&["http://host:port/"], "no port"),
+        (&["http://host:99999/"], "no valid port"),
+        (&["http://host:port/"], "no valid port"),
         (&["--what", url], "unexpected argument '--what'"),
         (&[url, url], "unexpected argument"),
         (&[], "the URL is missing"),
@@ -415,8 +418,8 @@ fn what_cannot_be_asked_for_is_one_line_and_ends_with_2() {
         (&["-H", "a b: c", url], "not a header"),
         (&["-b", "@/does/not/exist", url], "the body cannot be read"),
         (&["-b", "@two\nlines", url], "the body cannot be read from \"two\\nlines\""),
-        (&["--http2", "-H", "host: a b", url], "the header host is no place"),
-        (&["-H", "content-length: 5", url], "content-length is not that of the body"),
+        (&["--http2", "-H", "host: a b", url], "the header host is neither a host"),
+        (&["-H", "content-length: 5", url], "content-length does not match the body"),
         (&["-H", "transfer-encoding: chunked", url], "transfer-encoding is for connections"),
         (&["--latency-correction", url], "needs a rate"),
     ];

@@ -20,7 +20,7 @@ pub(super) const USUAL: Limits =
 /// When `number` is zero.
 #[track_caller]
 fn require_some(number: impl Into<u64>, what: &str) {
-    assert!(number.into() > 0, "quell: no {what} at all checks nothing; pass 1 or more");
+    assert!(number.into() > 0, "quell: zero {what}s check nothing; pass 1 or more");
 }
 
 const SEED: u64 = 0x5EED;
@@ -394,7 +394,8 @@ impl Checker {
                     return super::on_tokio::replay(&plan, token, target, body);
                     #[cfg(not(feature = "tokio"))]
                     return Err(ReplayError::Malformed {
-                        why: format!("`{target:?}` is a point on a tokio, and the feature is off"),
+                        why: "it is of `Checker::tokio`, and the feature `tokio` is off"
+                            .to_string(),
                     });
                 }
                 exploration::replay(&plan, token, body)

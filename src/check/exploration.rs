@@ -343,13 +343,12 @@ impl<'a> Session<'a> {
                 break;
             }
         }
-        let difference = difference.unwrap_or_else(|| {
-            format!("it was the same again when it was tried {TRIES} times more")
-        });
+        let difference =
+            difference.unwrap_or_else(|| format!("{TRIES} more runs of it were all the same"));
         let mut finding = Finding::new(ViolationKind::Nondeterministic);
         finding.message = Some(format!(
             "{difference}; the usual causes: a `select!` that is not `biased` (or goes by \
-             `rt::choose`), the order of a HashMap, a clock of the system's, random numbers, threads, \
+             `rt::choose`), the order of a HashMap, the system's clock, random numbers, threads, \
              state that outlives the body"
         ));
         self.violation(&finding, &outcome, first)
@@ -360,19 +359,19 @@ fn headline(finding: &Finding, task: Option<&str>) -> String {
     let who = match task {
         Some("body") => "the body".to_string(),
         Some(task) => format!("the task `{task}`"),
-        None => "somebody".to_string(),
+        None => "a task".to_string(),
     };
     match finding.kind {
         ViolationKind::LeakedTask if finding.busy => {
-            let time = if finding.stands_still { ", while time stands still" } else { "" };
-            format!("{who} is busy and comes to no end{time}, in the steps it has (`max_steps`)")
+            let time = if finding.stands_still { " while time stands still" } else { "" };
+            format!("{who} is busy{time}, and has not ended within its steps (`max_steps`)")
         }
         ViolationKind::LeakedTask => format!("{who} goes on after it was told to stop"),
-        ViolationKind::BlockedStage => format!("{who} waits for what will never come"),
+        ViolationKind::BlockedStage => format!("{who} waits for something that will never come"),
         ViolationKind::Panicked => format!("{who} has panicked"),
-        ViolationKind::LostItem => "an item was dropped that nobody had settled".to_string(),
+        ViolationKind::LostItem => "an item was dropped before it was settled".to_string(),
         ViolationKind::LeakedContext => {
-            "everything has ended, but not everything is gone".to_string()
+            "every task has ended, but a context or a timer is still alive".to_string()
         }
         ViolationKind::Nondeterministic => "the same choices led to another schedule".to_string(),
         ViolationKind::Vacuous => "this check has checked nothing".to_string(),
@@ -403,7 +402,7 @@ fn first_difference(one: &Log, other: &Log) -> Option<String> {
         return spawned_otherwise(one, other, at);
     }
     Some(format!(
-        "event {} was once: {}, and another time: {}",
+        "event {} differs: {} in one run, {} in another",
         at + 1,
         story(one, at),
         story(other, at)

@@ -66,10 +66,12 @@ pub(super) fn page(report: &Report) -> String {
     );
     if report.violations().is_empty() {
         let (when, but) = match (report.complete(), of) {
-            (true, _) if !report.is_everywhere() => ("In what was tried", ""),
+            (true, _) if !report.is_everywhere() => ("In every schedule tried", ""),
             (true, 1) => ("Whenever the end came", ""),
             (true, _) => ("Whenever the end came in this part of the schedules", ""),
-            (false, _) => ("In what was tried", ", and not all was tried that was to be"),
+            (false, _) => {
+                ("In every schedule tried", " (but not all were tried that should have been)")
+            }
         };
         let _ = writeln!(
             page,

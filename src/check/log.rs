@@ -180,7 +180,7 @@ impl Log {
         let most = hangs.iter().rev().find(tells_most);
         let hang = most.or_else(|| known(1)).or_else(|| known(0));
         let Some(hang) = hang else {
-            let nowhere = "nothing: it has left its waker nowhere, so nobody can wake it";
+            let nowhere = "nothing: it has left its waker nowhere, so nothing can wake it";
             return Hung { what: Some(nowhere.to_string()), ..Hung::default() };
         };
         let seen = hang.trace.as_ref().map(|trace| place::users_line(trace, asked_at));

@@ -169,16 +169,16 @@ impl Pulse {
             say(format_args!(
                 "quell: the end came in the middle of the turn of {who}, at a look at its context, and a \
                  function at that end (`after_func`) has kept the thread for {patience:?}.\n\
-                 If it takes a lock that the turn holds while it looks, that is no mistake of yours: a \
+                 If it takes a lock that the turn holds while it looks, that is not a bug in your code: a \
                  thread that cancels would wait for the turn, but a checker has one thread.\n\
                  `Checker::functions_after_turns` has such functions called after the turn."
             ));
             return;
         }
         say(format_args!(
-            "quell: {who}, has kept the thread for {patience:?} without coming back from its poll, or its drop.\n\
+            "quell: {who}, has kept the thread for {patience:?} without returning from its poll or its drop.\n\
              It blocks (on a lock, a channel of std's, a sleep of std's, the network), or loops \
-             without an await, or past such as never have to wait (of a closed channel).\n\
+             without an await, or its awaits never have to wait (as on a closed channel).\n\
              A checker has one thread, and cannot go on: await instead, or model what blocks.\n\
              Work that only takes long needs more: `Checker::patience`."
         ));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What was checked, and what was found.
 #[derive(Clone, Debug)]
-#[must_use = "a report says nothing unless it is asked: `assert_clean`"]
+#[must_use = "a report does nothing by itself: call `assert_clean`"]
 pub struct Report {
     pub(super) violations: Vec<Violation>,
     pub(super) schedules: u64,
@@ -211,8 +211,7 @@ impl fmt::Display for Covered {
             Some(Early::Unsteady) => f.write_str(" (ended where the body is not deterministic)"),
             #[cfg(feature = "tokio")]
             Some(Early::Missed) => f.write_str(
-                " (a run has come to other points than another: the body is slow, or not \
-                 deterministic)",
+                " (two runs came to different points: the body is slow, or not deterministic)",
             ),
             None if self.cut => f.write_str(" (cut short by a maximum)"),
             None => Ok(()),
@@ -234,7 +233,7 @@ impl fmt::Display for Report {
             write!(f, " (part {} of {})", self.shard.0, self.shard.1)?;
         }
         if self.covered.iter().any(|covered| covered.cut) && self.must_be_complete {
-            f.write_str("\na maximum has cut it short, and it was required to be complete")?;
+            f.write_str("\na maximum has cut it short, and `require_complete` was asked for")?;
         }
         for violation in &self.violations {
             write!(f, "\n\n{violation}")?;

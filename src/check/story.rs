@@ -187,7 +187,7 @@ impl Story {
                 format!("waits for {what}, spawned at {}", Place::from(*at))
             }
             What::WaitsFor { what, at } => format!("waits for {what} at {}", Place::from(*at)),
-            What::Waits => "waits for what is not quell's".to_string(),
+            What::Waits => "waits for something that is not quell's".to_string(),
             What::Ended => "has ended".to_string(),
             What::Woken { by: who } => format!("is woken{}", by(*who)),
             What::Aborted { by: who } => format!("is aborted{}", by(*who)),
@@ -196,10 +196,10 @@ impl Story {
             What::Chose { value, of } => format!("is told {value} by `choose({of})`"),
             What::Time => format!("time moves to {}", time(note.time)),
             What::Looked => "looks at its context".to_string(),
-            What::Touched { what } => format!("lets those who wait know: {what}"),
+            What::Touched { what } => format!("notifies its waiters: {what}"),
             What::Injected { kind, .. } => format!("*** {kind} ***"),
             What::Panicked { message } => format!("panics: {message}"),
-            What::Lost { what } => format!("drops an item that nobody has settled: {what}"),
+            What::Lost { what } => format!("drops an unsettled item: {what}"),
         })
     }
 

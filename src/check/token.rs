@@ -159,7 +159,7 @@ impl Token {
         }
         // A schedule has one spelling: no sign, no number twice, each in its place.
         if token.to_string() != text {
-            return Err(malformed("nothing but quell's own way to write it will do"));
+            return Err(malformed("it is not written in quell's own way"));
         }
         Ok(token)
     }

@@ -11,10 +11,10 @@ pub(super) fn advice(covered: &[Covered]) -> &'static str {
         return "; a maximum has cut this check short: raise it";
     }
     match covered.iter().map(|covered| covered.schedules).sum() {
-        0 => "; there are fewer schedules than injections: let there be more",
+        0 => "; there are fewer schedules than injections: run more",
         // If all schedules have been run, there is no other.
         1 if covered.iter().any(|covered| !covered.everywhere) => {
-            "; one schedule shows little: let there be more"
+            "; one schedule shows little: run more"
         }
         _ => "",
     }
@@ -33,7 +33,7 @@ pub(super) fn of_the_whole(report: &Report, looked: bool) -> Vec<Violation> {
     // A check that ended early has not come to all there is.
     let never = report.sometimes.iter().filter(|(_, reached)| !reached && !report.ended_early());
     all.extend(never.map(|(name, _)| {
-        vacuous(Inject::None, format!("in no schedule was it ever so: `{name}`{advice}"))
+        vacuous(Inject::None, format!("in no schedule did this ever hold: `{name}`{advice}"))
     }));
     all
 }

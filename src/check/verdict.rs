@@ -119,9 +119,9 @@ pub(super) fn judge(engine: &Engine, end: End) -> Option<Finding> {
     if engine.contexts > 0 || !engine.clock.is_empty() {
         let mut finding = Finding::new(ViolationKind::LeakedContext);
         finding.message = Some(if engine.contexts > 0 {
-            "nobody is left to use it, and it is still alive".to_string()
+            "it is still alive, and nothing is left that could use it".to_string()
         } else {
-            "a timer is pending, and nobody is left to wait for it".to_string()
+            "a timer is still pending, and nothing is left that waits for it".to_string()
         });
         finding.saw = engine.made_at | 1;
         return Some(finding);
@@ -148,7 +148,7 @@ fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
             finding.message = Some(
                 match at {
                     Some(_) => {
-                        "a time that has come already, again and again, and never lets others run"
+                        "a time that has already come, again and again, and never lets others run"
                     }
                     None => "it looks at its context again and again, and never lets others run",
                 }
@@ -160,8 +160,8 @@ fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
         Trouble::Threads { task } => {
             let mut finding = Finding::new(ViolationKind::Nondeterministic).of(engine, *task);
             finding.message = Some(
-                "it was woken or aborted by another thread of the system, whose time a checker cannot choose; \
-                 what such a thread does must be a task here"
+                "it was woken or aborted by another OS thread, whose timing a checker cannot control; \
+                 make what that thread does a task"
                     .to_string(),
             );
             finding

@@ -43,7 +43,7 @@ impl ViolationKind {
                 Some("look for a cycle of `Arc`s that holds it, or a `mem::forget`")
             }
             ViolationKind::Nondeterministic => Some(
-                "`biased` in a `select!`, a `BTreeMap` for a `HashMap`, `rt::now` for the time",
+                "use `biased` in `select!`, `BTreeMap` instead of `HashMap`, `rt::now` for the time",
             ),
             ViolationKind::Panicked | ViolationKind::Vacuous => None,
         }
@@ -124,7 +124,7 @@ impl Violation {
     pub(super) fn says_that_nobody_cancels(&mut self, kind: Inject) {
         let waits = self.waiting_for.as_deref() == Some(END_OF_CONTEXT);
         if waits && self.kind == ViolationKind::BlockedStage && !kind.comes_by_itself() {
-            let why = format!(": nobody cancels under `Inject::{kind:?}`");
+            let why = format!(": nothing cancels under `Inject::{kind:?}`");
             self.story.headline.push_str(&why);
         }
     }

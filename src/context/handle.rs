@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 /// `Display` shows the path from the root, with the names of types and keys but never the values:
 /// `background → cancel → timeout(2s, 1.3s left) → value(UserId)`.
 #[derive(Clone, Default)]
-#[must_use = "a context does nothing unless somebody asks it"]
+#[must_use = "a context does nothing unless it is asked"]
 pub struct Context {
     /// `None`: the background.
     pub(super) link: Option<Link<Line>>,

@@ -232,7 +232,7 @@ mod tests {
             job.map(drop).map_err(|error| error.to_string())
         };
         assert_eq!(refused("3", "abc"), Ok(()));
-        let why = "the header content-length is not that of the body, which has 0 bytes";
+        let why = "the header content-length does not match the body, which has 0 bytes";
         assert_eq!(refused("5", ""), Err(why.into()));
         assert!(refused("03", "abc").is_err());
     }
@@ -247,7 +247,7 @@ mod tests {
         assert!(why("localhost:3000").contains("no scheme"), "{}", why("localhost:3000"));
         assert!(why("ftp://host/").contains("neither http nor https"), "{}", why("ftp://host/"));
         assert!(why("http://:80/").contains("no host"), "{}", why("http://:80/"));
-        assert!(why("http://one:99999/").contains("no port"), "{}", why("http://one:99999/"));
+        assert!(why("http://one:99999/").contains("no valid port"), "{}", why("http://one:99999/"));
         for secret in ["http://u:pass@one:a/", "http://u:pass/word@one", "ftp://u:pass@one/"] {
             assert!(!why(secret).contains("pass"), "{}", why(secret));
         }

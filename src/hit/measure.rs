@@ -156,8 +156,8 @@ impl fmt::Display for ErrorKind {
         f.write_str(match self {
             ErrorKind::Resolve => "the host has no address",
             ErrorKind::Refused => "connection refused",
-            ErrorKind::Connect => "no connection",
-            ErrorKind::Tls => "no agreement on TLS",
+            ErrorKind::Connect => "could not connect",
+            ErrorKind::Tls => "TLS handshake failed",
             ErrorKind::Timeout => "timeout",
             ErrorKind::Reset => "connection reset",
             ErrorKind::Closed => "closed before the end of the response",

@@ -145,21 +145,21 @@ impl fmt::Display for Error {
             }
             Problem::NoHost(url) => write!(f, "the URL has no host: {url}"),
             Problem::NoPort(url) => {
-                write!(f, "what stands after the host is no port, 0 to 65535: {url}")
+                write!(f, "the URL has no valid port (0 to 65535): {url}")
             }
             #[cfg(not(feature = "tls"))]
             Problem::NoTls => f.write_str("https needs the feature tls"),
             #[cfg(feature = "tls")]
-            Problem::Certificates(why) => write!(f, "no certificates to trust: {why}"),
+            Problem::Certificates(why) => write!(f, "found no certificates to trust: {why}"),
             Problem::Header(name) => {
                 write!(f, "the header {name} is for connections, not for requests")
             }
             Problem::Host(host) => {
-                write!(f, "the header host is no place, such as host:port: {host:?}")
+                write!(f, "the header host is neither a host nor host:port: {host:?}")
             }
             Problem::Length(bytes) => write!(
                 f,
-                "the header content-length is not that of the body, which has {bytes} bytes"
+                "the header content-length does not match the body, which has {bytes} bytes"
             ),
         }
     }

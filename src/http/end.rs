@@ -66,7 +66,10 @@ impl fmt::Display for RequestEnd {
                 write!(f, "the request took longer than its limit of {limit:?}")
             }
             RequestEnd::PeersDeadline(left) => {
-                write!(f, "the request took longer than the {left:?} that its caller waits")
+                write!(
+                    f,
+                    "the request took longer than the {left:?} that its caller was going to wait"
+                )
             }
         }
     }

@@ -489,7 +489,7 @@ fn every_end_reads_as_a_sentence_and_only_the_servers_has_a_source() {
         ),
         (
             RequestEnd::PeersDeadline(Duration::from_millis(50)),
-            "the request took longer than the 50ms that its caller waits",
+            "the request took longer than the 50ms that its caller was going to wait",
         ),
     ];
     for (end, text) in ends {

@@ -119,7 +119,7 @@ async fn the_callers_deadline_is_answered_for_too_but_a_cancel_is_not() {
     let answer = call(&app, early).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     let said = text(answer.into_body()).await;
-    assert!(said.contains("20ms that its caller waits"), "{said}");
+    assert!(said.contains("20ms that its caller was going to wait"), "{said}");
 
     let (ctx, canceller) = Context::background().with_cancel();
     let waits = call(&app, request().with_context(&ctx));

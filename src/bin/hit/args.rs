@@ -7,22 +7,22 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use quell::hit::Options;
 use std::time::Duration;
 
-/// Sends requests to a server, and says how it did.
+/// Sends requests to a server and reports how it performed.
 #[derive(Parser)]
 #[command(name = "hit", version, max_term_width = 100)]
 struct Cli {
-    /// Where to: http://… or https://…
+    /// The URL to request: http://… or https://…
     url: String,
-    /// How many requests [default: 200, or as many as come with --duration]
+    /// How many requests to send [default: 200, or no limit with --duration]
     #[arg(short, value_name = "COUNT", allow_negative_numbers = true)]
     n: Option<i64>,
-    /// How many at once, each over a connection of its own [default: 50, or n]
+    /// How many at once, each over its own connection [default: 50, or n if fewer]
     #[arg(short, value_name = "COUNT", allow_negative_numbers = true)]
     c: Option<i64>,
-    /// At most so many requests a second [default: as many as come back]
+    /// At most this many requests a second [default: no limit]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     rps: Option<i64>,
-    /// For so long: 10s, 500ms, 2m
+    /// How long to send: 10s, 500ms, 2m
     #[arg(short, long, value_name = "TIME", allow_hyphen_values = true)]
     duration: Option<String>,
     /// How long one request may take [default: 30s]
@@ -34,19 +34,19 @@ struct Cli {
     /// A header; may be given more than once
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// The body, or @FILE with it
+    /// The body, or @FILE to read it from a file
     #[arg(short, long, value_name = "BODY", allow_hyphen_values = true)]
     body: Option<String>,
-    /// HTTP/2, over TLS and without
+    /// Use HTTP/2, with or without TLS
     #[arg(long)]
     http2: bool,
-    /// A connection for each request
+    /// Use a new connection for each request
     #[arg(long)]
     no_keepalive: bool,
-    /// Take any certificate
+    /// Accept any certificate
     #[arg(short = 'k', long)]
     insecure: bool,
-    /// The summary as JSON (docs/hit.md has its schema)
+    /// Print the summary as JSON (docs/hit.md has its schema)
     #[arg(long)]
     json: bool,
     /// With --rps: count how long a request that was due had to wait for a connection, too
@@ -91,7 +91,7 @@ impl Args {
 /// The first paragraph of clap's message as one line, without its advice.
 fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingRequiredArgument {
-        return "where to? the URL is missing".into();
+        return "the URL is missing".into();
     }
     let text = error.to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
@@ -130,7 +130,7 @@ impl Cli {
         let host = self.url.split_once("://").map_or("", |(_, rest)| rest);
         let host = host.split('/').next().unwrap_or_default();
         if host.split_once('#').is_some_and(|(_, behind)| behind.contains('@')) {
-            return Err("not a URL: write %23 for a `#` in front of an `@`".to_string());
+            return Err("not a URL: write %23 for a `#` before an `@`".to_string());
         }
         *request.uri_mut() = self.url.parse::<Uri>().map_err(no_url)?;
         for text in &self.headers {
@@ -182,6 +182,7 @@ fn without_user(url: &str, uri: &Uri) -> String {
 
 /// `10s`, `1.5s`, `500ms`, `2m`, `1h`; seconds, if there is no unit.
 fn time(name: &str, text: &str) -> Result<Duration, String> {
+    let no_time = || format!("{name} is not a time: {text:?} (write 10s, 500ms or 2m)");
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
     let number = &text[..text.len() - unit.len()];
     let seconds = match unit {
@@ -190,13 +191,12 @@ fn time(name: &str, text: &str) -> Result<Duration, String> {
         "ms" => 1e-3,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("{name} is no time: {text:?}; 10s, 500ms, 2m are")),
+        _ => return Err(no_time()),
     };
-    let number: f64 =
-        number.parse().map_err(|_| format!("{name} is no time: {text:?}; 10s, 500ms, 2m are"))?;
+    let number: f64 = number.parse().map_err(|_| no_time())?;
     match Duration::try_from_secs_f64(number * seconds) {
         Ok(time) if !time.is_zero() => Ok(time),
-        Ok(_) | Err(_) => Err(format!("{name} must be positive, and not for ever: got {text}")),
+        Ok(_) | Err(_) => Err(format!("{name} must be positive and finite: got {text}")),
     }
 }
 
@@ -211,7 +211,7 @@ fn read(body: String) -> Result<Bytes, String> {
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let no_header = || format!("not a header: {text:?}; \"name: value\" is");
+    let no_header = || format!("not a header: {text:?} (write \"name: value\")");
     let (name, value) = text.split_once(':').ok_or_else(no_header)?;
     let name = name.trim().parse().map_err(|_| no_header())?;
     let value = value.trim().parse().map_err(|_| no_header())?;

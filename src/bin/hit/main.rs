@@ -53,7 +53,7 @@ fn print(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(std::io::stderr(), "hit: nothing can be written: {error}");
+            let _ = writeln!(std::io::stderr(), "hit: cannot write to standard output: {error}");
             false
         }
         _ => true,

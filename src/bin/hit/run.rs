@@ -49,8 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
             let results = send_shared(&timed, &quota, args.request.clone(), options);
             // Before anything is sent: an error after that would lose measurements.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime =
-                runtime.map_err(|error| format!("there is no runtime to send with: {error}"))?;
+            let runtime = runtime.map_err(|error| format!("cannot start a runtime: {error}"))?;
             Ok((runtime, results.map_err(|error| error.to_string())?))
         })
         .collect::<Result<_, String>>()?;
@@ -70,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
         std::thread::Builder::new()
             .name(format!("hit-{number}"))
             .spawn(move || send(runtime, results, &counts, &sender))
-            .map_err(|error| format!("there is no thread to send from: {error}"))?;
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
     }
     drop(sender);
 

@@ -59,7 +59,7 @@ fn command() -> Command {
     };
     Command::new("quell")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Puts an end to things, quietly and completely; and checks that it does.")
+        .about("Checks that pipelines, groups and contexts stop completely: runs the built-in scenarios.")
         .subcommand(
             Command::new("check")
                 .about("Checks the built-in scenarios: all, or those named")
@@ -72,7 +72,7 @@ fn command() -> Command {
                     option(
                         "strategy",
                         "STRATEGY",
-                        "Which schedules; usual: all within two delays, then some at random",
+                        "Which schedules to run; usual: all within two delays, then some at random",
                     )
                     .value_parser(["usual", "exhaustive", "random", "pct"])
                     .default_value("usual"),
@@ -129,7 +129,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
     if matches.contains_id("seed") && !["random", "pct"].contains(&strategy.as_str()) {
         return Err(format!(
             "`--seed` says which schedules `random` and `pct` take, and the strategy `{strategy}` \
-             always takes the same: pass `--strategy random`, or leave the seed away"
+             always takes the same: pass `--strategy random`, or leave out the seed"
         ));
     }
     let _page = html.map(|file| must_be_writable(file)).transpose()?;

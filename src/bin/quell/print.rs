@@ -14,7 +14,7 @@ macro_rules! say {
 pub(crate) fn must(written: io::Result<()>) {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("quell: could not write what there is to say: {error}");
+            eprintln!("quell: could not write the output: {error}");
             std::process::exit(2);
         }
         _ => {}
@@ -82,11 +82,7 @@ fn verdict(scenario: &Scenario, report: &Report, well: bool) -> String {
 pub(crate) fn foot(shown: Option<(&Scenario, &Report, bool)>, all_well: bool) {
     let Some((scenario, report, well)) = shown else { return };
     if well {
-        say!(
-            "\nWhat a violation looks like, here that of `{}` ({}):\n",
-            scenario.name,
-            scenario.about
-        );
+        say!("\nAn example of a violation, from `{}` ({}):\n", scenario.name, scenario.about);
     } else {
         say!("\n`{}`:\n", scenario.name);
     }

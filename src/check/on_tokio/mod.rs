@@ -375,7 +375,7 @@ fn judge(
     asked_at: &'static Location<'static>,
 ) -> Option<Violation> {
     if let Some(panic) = watcher.state.lock().panicked.take() {
-        let headline = "somebody has panicked".to_string();
+        let headline = "a task or the body has panicked".to_string();
         return Some(told(ViolationKind::Panicked, headline, panic.message, panic.place));
     }
     if left.body != Body::Ended {
@@ -383,8 +383,7 @@ fn judge(
         let (kind, headline, what) = match left.body {
             Body::Busy => (
                 ViolationKind::LeakedTask,
-                "the body is busy and comes to no end, in the steps it has (`max_steps`)"
-                    .to_string(),
+                "the body is busy, and has not ended within its steps (`max_steps`)".to_string(),
                 "it is polled again and again".to_string(),
             ),
             waits => (
@@ -396,7 +395,7 @@ fn judge(
                 if injected {
                     format!("the body has not ended {within} after the injection")
                 } else {
-                    "the body comes to no end".to_string()
+                    "the body does not end".to_string()
                 },
                 left.waits.called.unwrap_or_else(|| {
                     let comes = if waits == Body::GoesOn { "comes later" } else { "will not come" };
@@ -426,11 +425,11 @@ fn judge(
     }
     let mut state = watcher.state.lock();
     if let Some((what, place)) = state.lost.take() {
-        let headline = "an item was dropped that nobody had settled".to_string();
+        let headline = "an item was dropped before it was settled".to_string();
         return Some(told(ViolationKind::LostItem, headline, what, Some(place)));
     }
     let context = state.contexts.last().map(|&at| Place::from(at))?;
-    let headline = "everything has ended, but not everything is gone".to_string();
-    let what = "nobody is left to use it, and it is still alive".to_string();
+    let headline = "every task has ended, but a context is still alive".to_string();
+    let what = "it is still alive, and nothing is left that could use it".to_string();
     Some(told(ViolationKind::LeakedContext, headline, what, Some(context)))
 }

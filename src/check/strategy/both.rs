@@ -100,7 +100,7 @@ impl Strategy for Both {
                 if self.steps < self.enough {
                     return format!("{first}, then {second}");
                 }
-                format!("{first} ({} steps are enough), then {second}", grouped(self.enough))
+                format!("{first} (stopped after {} steps), then {second}", grouped(self.enough))
             }
             None => self.first.covered(),
         }
@@ -150,10 +150,10 @@ mod tests {
         let share = Share { part: 0, of: 1, limit: 100_000 };
         let mut both = Both::new(2, true, 1, share, 1_000);
         assert_eq!(run_to_chance(&mut both), 1_001);
-        assert!(both.covered().contains("(100,000,000 steps are enough), then"), "{both:?}");
+        assert!(both.covered().contains("(stopped after 100,000,000 steps), then"), "{both:?}");
         let mut both = Both::new(2, true, 1, share, 1_000);
         both.has_found();
         assert_eq!(run_to_chance(&mut both), 101);
-        assert!(both.covered().contains("(10,000,000 steps are enough), then"), "{both:?}");
+        assert!(both.covered().contains("(stopped after 10,000,000 steps), then"), "{both:?}");
     }
 }

@@ -118,7 +118,7 @@ impl fmt::Display for CallError {
                 f,
                 "the body is longer than {limit} bytes: allow more, or read it frame by frame"
             ),
-            Why::NotText => f.write_str("the body is not UTF-8: take bytes() of it"),
+            Why::NotText => f.write_str("the body is not UTF-8: use bytes()"),
         }
     }
 }

@@ -210,7 +210,7 @@ impl AsyncWrite for Wire {
 
 fn can_be_reached(uri: &Uri, plain_tcp: bool) -> Result<(), &'static str> {
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("a user in an address is not sent: set the header authorization");
+        return Err("a user in the URL is not sent: set the header authorization");
     }
     match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(_)) => Ok(()),

@@ -44,7 +44,7 @@ impl LimitLayer {
         assert!(
             at_once > 0,
             "a limit of 0 requests at once would let none through: pass 1 or more \
-             (the second number, of those that wait, may be 0)"
+             (the second number, how many may wait, may be 0)"
         );
         LimitLayer { house: House::new(at_once, waiting), retry_after: 1 }
     }

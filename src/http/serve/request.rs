@@ -108,7 +108,8 @@ impl Body for Watched {
         let error: BoxError = match Pin::new(&mut self.body).poll_frame(task) {
             Poll::Ready(Some(Err(error))) => error.into(),
             Poll::Pending if self.is_over(task) => {
-                io::Error::new(io::ErrorKind::TimedOut, "the client does not send the body").into()
+                io::Error::new(io::ErrorKind::TimedOut, "the client has stopped sending the body")
+                    .into()
             }
             Poll::Pending => return Poll::Pending,
             Poll::Ready(frame) => {

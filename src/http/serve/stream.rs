@@ -46,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         match Pin::new(done).poll(task) {
             Poll::Ready(ContextError::DeadlineExceeded) => Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client does not read",
+                "the client has stopped reading",
             ))),
             _ => Poll::Pending,
         }
