@@ -151,7 +151,7 @@ impl Calls {
 pub(crate) fn discard<T>(items: impl IntoIterator<Item = T>) {
     if std::mem::needs_drop::<T>() {
         for item in items {
-            rt::undisturbed(|| drop(item));
+            rt::contain_panic(|| drop(item));
         }
     }
 }
@@ -270,7 +270,7 @@ impl<T> Link<T> {
         if items.is_empty() || !std::mem::needs_drop::<T>() {
             return;
         }
-        rt::keep_no_more();
+        rt::stop_keeping();
         match &self.bulk {
             Some(bulk) => items.into_iter().for_each(bulk.discard),
             None => discard(items),
@@ -517,11 +517,12 @@ mod tests {
         }
         let runtime = rt::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         let _there = runtime.enter();
-        let (woken, count, seen) = (rt::Woken::here(), Arc::<Count>::default(), Arc::default());
+        let (woken, count, seen) =
+            (rt::KeptWakers::here(), Arc::<Count>::default(), Arc::default());
         let (sender, receiver) = crate::channel::bounded(1);
         assert!(sender.put(Looks(Arc::clone(&count), Arc::clone(&seen))).is_ok());
         woken.hand().turn(|| {
-            rt::keep_woken(true);
+            rt::set_keeping(true);
             rt::wake_at(woken.id(), [Waker::from(Arc::clone(&count))]);
             drop(receiver);
         });

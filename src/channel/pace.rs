@@ -85,9 +85,9 @@ impl Pace {
 
 /// The clock, read at most once for all that is reckoned in one look.
 #[derive(Default)]
-pub(super) struct Glance(Option<Instant>);
+pub(super) struct ClockOnce(Option<Instant>);
 
-impl Glance {
+impl ClockOnce {
     pub(super) fn now(&mut self) -> Instant {
         *self.0.get_or_insert_with(crate::rt::now)
     }
@@ -113,7 +113,7 @@ impl Stint {
     }
 
     #[inline(always)]
-    pub(super) fn take(&mut self, glance: &mut Glance) {
+    pub(super) fn take(&mut self, glance: &mut ClockOnce) {
         if self.items == 0 {
             self.begin(glance);
         }
@@ -121,7 +121,7 @@ impl Stint {
     }
 
     #[inline(never)]
-    fn begin(&mut self, glance: &mut Glance) {
+    fn begin(&mut self, glance: &mut ClockOnce) {
         self.began = glance.that_counts();
     }
 
@@ -131,7 +131,7 @@ impl Stint {
     }
 
     /// Ends it and accounts for it.
-    pub(super) fn end(&mut self, glance: &mut Glance, pace: &mut Pace, alone: bool) {
+    pub(super) fn end(&mut self, glance: &mut ClockOnce, pace: &mut Pace, alone: bool) {
         if let Some((began, now)) = self.began.take().zip(glance.that_counts()) {
             pace.charge(self.items as usize, now.saturating_duration_since(began), alone);
         }

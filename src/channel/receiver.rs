@@ -164,7 +164,7 @@ impl<T> Receiver<T> {
         }
         let next = self.batch.pop_front();
         if next.is_none() && self.roams {
-            crate::rt::keep_no_more();
+            crate::rt::stop_keeping();
         }
         Poll::Ready(next.map(|item| self.hand_out(item)))
     }
@@ -248,7 +248,7 @@ impl<T> Drop for Receiver<T> {
             self.link.close();
             // User code goes on to something else.
             if self.roams {
-                crate::rt::keep_no_more();
+                crate::rt::stop_keeping();
             }
             self.link.discard();
             self.link.discard_all(std::mem::take(&mut self.batch));

@@ -29,7 +29,7 @@
 use super::link::{Calls, Link};
 #[cfg(not(loom))]
 use super::pace::GETS_ON;
-use super::pace::{Glance, Pace, Stint};
+use super::pace::{ClockOnce, Pace, Stint};
 use super::receiver::Receiver;
 use crate::rt;
 use crate::rt::probe::{self, Wait};
@@ -168,7 +168,7 @@ impl<T> Link<T> {
             if crate::rt::look_often(look).is_err() {
                 let mut front = this.takes.front.lock();
                 front.pace.overdraw();
-                let called = this.looks_no_more(&mut front);
+                let called = this.unwatch(&mut front);
                 drop(front);
                 rt::wake_at(this.pipeline, called);
             }
@@ -184,7 +184,7 @@ impl<T> Link<T> {
         if front.alone != 0 && front.taken - before >= GETS_ON {
             return true;
         }
-        let called = self.looks_no_more(&mut front);
+        let called = self.unwatch(&mut front);
         drop(front);
         rt::wake_at(self.pipeline, called);
         false
@@ -193,7 +193,7 @@ impl<T> Link<T> {
     /// Ends the watching, and with it going alone.
     #[must_use]
     #[cfg(not(loom))]
-    fn looks_no_more(&self, front: &mut Front<T>) -> Option<Waker> {
+    fn unwatch(&self, front: &mut Front<T>) -> Option<Waker> {
         front.watched = false;
         if front.alone == 0 {
             return None;
@@ -298,7 +298,7 @@ impl<T: Send + 'static> Taker<T> {
     fn calls_others(&mut self) {
         let mut front = self.link.takes.front.lock();
         // The others have waited for what it did until now.
-        self.seat.stint.end(&mut Glance::default(), &mut front.pace, true);
+        self.seat.stint.end(&mut ClockOnce::default(), &mut front.pace, true);
         self.seat.alone = false;
         if front.alone != self.seat.number {
             return;
@@ -312,7 +312,7 @@ impl<T: Send + 'static> Taker<T> {
     /// run them, and it too: so it goes on alone, as long as that pays.
     pub(crate) fn rests(&mut self) {
         let mut front = self.link.takes.front.lock();
-        self.seat.stint.end(&mut Glance::default(), &mut front.pace, self.seat.alone);
+        self.seat.stint.end(&mut ClockOnce::default(), &mut front.pace, self.seat.alone);
         let is_enough = front.pace.is_brisk();
         drop(front);
         if !is_enough {
@@ -359,7 +359,7 @@ impl<T: Send + 'static> Taker<T> {
                     self.seat.before = self.link.take(&mut front, &item);
                     // A look of the timer thread may have ended it meanwhile.
                     self.seat.alone = front.alone == self.seat.number;
-                    self.seat.stint.take(&mut Glance::default());
+                    self.seat.stint.take(&mut ClockOnce::default());
                     return Poll::Ready(Some(item));
                 }
             }
@@ -376,7 +376,7 @@ impl<T: Send + 'static> Taker<T> {
         let Taker { link, seat } = self;
         let address = Arc::as_ptr(link) as *const () as usize;
         let mut waker = std::mem::take(&mut seat.expects_nothing).then(|| cx.waker().clone());
-        let mut glance = Glance::default();
+        let mut glance = ClockOnce::default();
         loop {
             let mut front = link.takes.front.lock();
             let came = seat.arrive(&mut front, &mut glance);
@@ -462,7 +462,7 @@ impl<T: Send + 'static> Taker<T> {
 impl Seat {
     /// Decides whether it goes alone with the item that it has just taken. True: the caller must
     /// have the timer thread watch, and it may go alone from the next item on.
-    fn goes_alone<T>(&mut self, front: &mut Front<T>, glance: &mut Glance) -> bool {
+    fn goes_alone<T>(&mut self, front: &mut Front<T>, glance: &mut ClockOnce) -> bool {
         if self.stint.is_long() {
             self.stint.end(glance, &mut front.pace, self.alone);
         }
@@ -483,7 +483,7 @@ impl Seat {
     }
 
     /// It looks: it is no longer idle or arriving. Returns its old waker, if there is one.
-    fn arrive<T>(&mut self, front: &mut Front<T>, glance: &mut Glance) -> Option<Waker> {
+    fn arrive<T>(&mut self, front: &mut Front<T>, glance: &mut ClockOnce) -> Option<Waker> {
         let before = match self.state {
             State::Busy => return None,
             State::New => {
@@ -514,7 +514,7 @@ impl<T> Drop for Taker<T> {
         }
         let mut front = self.link.takes.front.lock();
         let mut was_called = self.seat.state != State::Busy;
-        let before = self.seat.arrive(&mut front, &mut Glance::default());
+        let before = self.seat.arrive(&mut front, &mut ClockOnce::default());
         // Together with the one it was to start, if it was dropped before it could.
         let hires = usize::from(self.seat.hires);
         front.takers -= 1 + hires;

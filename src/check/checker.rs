@@ -440,8 +440,8 @@ impl Checker {
                 let share = share(schedules.min(most));
                 Box::new(Pct::new(seed, depth, share, farthest, most < schedules))
             }
-            How::Exhaustive => Box::new(Exhaustive::new(self.delays, kind.strikes(), all)),
-            _ => Box::new(Both::new(self.delays, kind.strikes(), SEED, all, farthest)),
+            How::Exhaustive => Box::new(Exhaustive::new(self.delays, kind.is_any(), all)),
+            _ => Box::new(Both::new(self.delays, kind.is_any(), SEED, all, farthest)),
         }
     }
 }

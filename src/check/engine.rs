@@ -372,7 +372,7 @@ impl Engine {
         if self.ready.len() > 1 || time {
             passed_over = self.turn(time);
             if passed_over == self.ready.len() {
-                self.gives_back_what_passes();
+                self.extend_until();
                 return if self.jumps_next() { Step::Strike } else { Step::Tick };
             }
         }
@@ -443,7 +443,7 @@ impl Engine {
 
     /// Time is about to move although tasks are ready. They are not to blame for that, so it does
     /// not count as time that they have to stop.
-    fn gives_back_what_passes(&mut self) {
+    fn extend_until(&mut self) {
         let passes = self.clock.next().map_or(0, |due| due - self.clock.now);
         self.until = self.until.map(|until| until.saturating_add(passes));
     }
@@ -521,7 +521,7 @@ impl Engine {
     #[inline]
     fn may_come(&self) -> bool {
         let is_late = self.body_ended && self.kind != Inject::Panic;
-        self.landed.is_none() && !is_late && self.kind.strikes()
+        self.landed.is_none() && !is_late && self.kind.is_any()
     }
 
     #[inline]
@@ -590,7 +590,7 @@ impl Engine {
 
     /// Whether the end of the root would reach nothing: no task is left, no context but the root,
     /// and no function was ever to run at an end.
-    pub(super) fn nobody_is_left(&self) -> bool {
+    pub(super) fn is_deserted(&self) -> bool {
         self.alive == 0 && self.contexts == 1 && !self.funcs
     }
 

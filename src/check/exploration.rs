@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
         let mut traced = 0;
         let best = shrink(
             outcome.shown(),
-            self.kind.strikes(),
+            self.kind.is_any(),
             |candidate| {
                 let (tried, _) = self.replay(candidate);
                 (tried.rough() == rough).then(|| tried.shown())
@@ -327,7 +327,7 @@ impl<'a> Session<'a> {
             replay: self.token(&outcome.taken),
             story: Box::new(story),
         };
-        violation.says_that_nobody_cancels(self.kind);
+        violation.note_missing_end(self.kind);
         violation
     }
 
@@ -450,7 +450,7 @@ struct Findings {
 impl Findings {
     fn add(&mut self, session: &Session<'_>, outcome: &Outcome) -> Result<(), Diverged> {
         let Some(key) = outcome.key() else { return Ok(()) };
-        self.unsure += u64::from(!key.is_sure());
+        self.unsure += u64::from(!key.is_exact());
         if let Some(place) = self.place_of(&key) {
             self.violations[place].count += 1;
             return Ok(());
@@ -478,7 +478,7 @@ impl Findings {
     /// The violation that a finding is, if that is known without another run.
     fn place_of(&self, key: &Key) -> Option<usize> {
         let known = self.known.get(key).copied();
-        if key.is_sure() {
+        if key.is_exact() {
             return known;
         }
         // There is a limit to tracing.
@@ -593,7 +593,7 @@ pub(super) fn explore(
         drop(session);
         // A look under an injection that ends no context says nothing.
         looked |= seen && kind.comes_at_a_look();
-        if kind.strikes() && !landed && whole && covered.early.is_none() && !report.strays {
+        if kind.is_any() && !landed && whole && covered.early.is_none() && !report.strays {
             findings.add_told(nowhere(&covered), &pulse);
         }
         report.covered.push(covered);

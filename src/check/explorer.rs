@@ -104,16 +104,16 @@ impl Onlooker for Explorer {
         engine::with(|engine| engine.look(look)).unwrap_or(false)
     }
 
-    fn strikes(&self) {
+    fn inject(&self) {
         if here(|engine| engine.trouble.is_some()) {
             std::panic::panic_any(quiet::Unwinding);
         }
         let later = here(|engine| {
-            engine.pulse.strikes(true);
+            engine.pulse.set_striking(true);
             engine.limits.after_turns
         });
         strike(later);
-        here(|engine| engine.pulse.strikes(false));
+        here(|engine| engine.pulse.set_striking(false));
     }
 
     fn made(&self, mark: u16, made_at: &'static Location<'static>) {
@@ -302,7 +302,7 @@ fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
         (engine.root.take(), engine.mark, engine.kind)
     });
     let (ctx, canceller) = match root {
-        Some(canceller) => (canceller.takes_up(mark), canceller),
+        Some(canceller) => (canceller.reuse(mark), canceller),
         None => {
             let after = (kind == Inject::Deadline).then_some(Duration::from_nanos(super::DEADLINE));
             Context::watched(mark, asked_at, after)
@@ -414,19 +414,19 @@ fn poll_task(task: u32, hand: &mut Hand) -> Turned {
 
 /// Ends the body: its canceller goes, and what it has left behind has `stop_within` to stop.
 fn end_body() {
-    let (canceller, nobody_is_left) = here(|engine| {
+    let (canceller, is_deserted) = here(|engine| {
         engine.ended(BODY);
         engine.body_ended = true;
         let soon = engine.clock.now.saturating_add(engine.limits.stop_within);
         engine.until = Some(engine.until.unwrap_or(soon));
-        (engine.canceller.take(), engine.nobody_is_left())
+        (engine.canceller.take(), engine.is_deserted())
     });
     match canceller {
-        Some(canceller) if nobody_is_left && canceller.lays_aside() => {
+        Some(canceller) if is_deserted && canceller.try_recycle() => {
             here(|engine| engine.root = Some(canceller));
         }
         // If it is not alone, another thread may still wait.
-        Some(canceller) if nobody_is_left && canceller.is_alone() => canceller.detach(),
+        Some(canceller) if is_deserted && canceller.is_alone() => canceller.detach(),
         canceller => {
             guard(|| drop(canceller));
         }

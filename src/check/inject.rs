@@ -47,7 +47,7 @@ impl Inject {
     }
 
     /// Whether it comes at any point at all.
-    pub(super) fn strikes(self) -> bool {
+    pub(super) fn is_any(self) -> bool {
         self != Inject::None
     }
 }

@@ -183,7 +183,7 @@ impl Log {
             let nowhere = "nothing: it has left its waker nowhere, so nothing can wake it";
             return Hung { what: Some(nowhere.to_string()), ..Hung::default() };
         };
-        let seen = hang.trace.as_ref().map(|trace| place::users_line(trace, asked_at));
+        let seen = hang.trace.as_ref().map(|trace| place::user_line(trace, asked_at));
         let Some(wait) = hang.wait else {
             let seen = seen.unwrap_or(Seen { place: None, called: None, no_lines: false });
             let no_lines = seen.no_lines;

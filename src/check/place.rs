@@ -73,7 +73,7 @@ fn as_given(file: &str, frames: &[Frame], asked_at: &Location<'_>) -> String {
     let root = frames.iter().rev().find_map(|frame| {
         let asks = absolute(&Place::parse(frame.file.as_deref()?)?.file);
         let root = asks.strip_suffix(asked_at.file()).filter(|root| root.ends_with('/'))?;
-        (frame.whose() == Whose::Users).then(|| root.to_string())
+        (frame.whose() == Origin::User).then(|| root.to_string())
     });
     let below = root.and_then(|root| Some(absolute(file).strip_prefix(&root)?.to_string()));
     below.unwrap_or_else(|| file.to_string())
@@ -99,22 +99,22 @@ pub(super) struct Seen {
 /// The innermost line of user code between the code that took the trace and the checker that polls
 /// the task. What is outside of that runs the check. If there is none, the task is a library's
 /// future from the beginning.
-pub(super) fn users_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
+pub(super) fn user_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
     let mut seen = Seen { place: None, called: None, no_lines: true };
     let (mut called, mut began, mut for_an_end) = (None, false, false);
     let frames = frames(&trace.to_string());
     for frame in &frames {
         seen.no_lines &= frame.file.is_none();
         match frame.whose() {
-            Whose::Checkers if began => break,
-            Whose::Users => {
+            Origin::Checker if began => break,
+            Origin::User => {
                 seen.place = frame.file.as_deref().and_then(Place::parse);
                 if let Some(place) = &mut seen.place {
                     place.file = as_given(&place.file, &frames, asked_at);
                 }
                 break;
             }
-            whose => began |= whose == Whose::Librarys,
+            whose => began |= whose == Origin::Library,
         }
         called = frame.named().or(called);
         for_an_end |= frame.waits_for_an_end();
@@ -136,17 +136,17 @@ pub(super) fn tokio_catches(trace: &Backtrace) -> bool {
 #[cfg(feature = "tokio")]
 fn is_caught_by_tokio(frames: &[Frame]) -> bool {
     let panicking = |frame: &&Frame| !frame.symbol.contains("panic_with_hook");
-    let inside = |frame: &&Frame| frame.whose() != Whose::Checkers;
+    let inside = |frame: &&Frame| frame.whose() != Origin::Checker;
     let mut outwards = frames.iter().skip_while(panicking).take_while(inside);
     // `catch_unwind`, by what it calls, or by its own name if that has been merged away.
     let catches = |frame: &Frame| {
-        let stds = frame.whose() == Whose::Stds && frame.symbol.contains("catch_unwind");
-        stds || frame.symbol.contains("do_call") || frame.symbol.contains("__rust_try")
+        let is_std_frame = frame.whose() == Origin::Std && frame.symbol.contains("catch_unwind");
+        is_std_frame || frame.symbol.contains("do_call") || frame.symbol.contains("__rust_try")
     };
     if !outwards.any(catches) {
         return true;
     }
-    let catches = outwards.find(|frame| frame.whose() != Whose::Stds);
+    let catches = outwards.find(|frame| frame.whose() != Origin::Std);
     let tokios = |name: String| name.trim_start_matches('<').starts_with("tokio::runtime::");
     catches.is_none_or(|frame| frame.named().is_some_and(tokios))
 }
@@ -160,11 +160,11 @@ struct Frame {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Whose {
-    Users,
-    Librarys,
-    Stds,
-    Checkers,
+enum Origin {
+    User,
+    Library,
+    Std,
+    Checker,
 }
 
 fn frames(trace: &str) -> Vec<Frame> {
@@ -183,7 +183,7 @@ fn frames(trace: &str) -> Vec<Frame> {
 }
 
 impl Frame {
-    fn whose(&self) -> Whose {
+    fn whose(&self) -> Origin {
         let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
         let symbol = self.symbol.trim_start_matches('<');
         // A library's macro has its code at the user's line, which is right. The start of a thread
@@ -191,20 +191,20 @@ impl Frame {
         let std = ["std::", "core::", "__rust"].iter().any(|std| symbol.starts_with(std));
         let Some(file) = &self.file else {
             return match symbol {
-                _ if symbol.starts_with("quell::check::") => Whose::Checkers,
-                _ if std => Whose::Stds,
-                _ => Whose::Librarys,
+                _ if symbol.starts_with("quell::check::") => Origin::Checker,
+                _ if std => Origin::Std,
+                _ => Origin::Library,
             };
         };
         let absolute = absolute(file);
         match absolute.strip_prefix(own) {
-            Some(file) if file.starts_with("check/") => Whose::Checkers,
-            Some(file) if !file.starts_with("bin/") => Whose::Librarys,
-            _ if self.symbol.starts_with("quell::check::") => Whose::Checkers,
-            _ if is_stds(&absolute) => Whose::Stds,
-            _ if std && !self.symbol.starts_with('<') => Whose::Stds,
-            _ if package(&absolute).is_some() => Whose::Librarys,
-            _ => Whose::Users,
+            Some(file) if file.starts_with("check/") => Origin::Checker,
+            Some(file) if !file.starts_with("bin/") => Origin::Library,
+            _ if self.symbol.starts_with("quell::check::") => Origin::Checker,
+            _ if is_std(&absolute) => Origin::Std,
+            _ if std && !self.symbol.starts_with('<') => Origin::Std,
+            _ if package(&absolute).is_some() => Origin::Library,
+            _ => Origin::User,
         }
     }
 
@@ -264,7 +264,7 @@ fn package(file: &str) -> Option<(&str, &str)> {
 }
 
 /// Whether a file belongs to the standard library, or to its dependencies.
-fn is_stds(file: &str) -> bool {
+fn is_std(file: &str) -> bool {
     let toolchain = ["/rustc/", "/rustc-", "/rustlib/src/rust/"];
     file.starts_with("/rust/deps/")
         || (file.contains("/library/") && toolchain.iter().any(|folder| file.contains(folder)))
@@ -402,7 +402,7 @@ mod tests {
             (format!("{git}/crates/some-part/src/one.rs:1:1"), "some_part::one"),
         ];
         for (file, name) in libraries {
-            assert_eq!(whose(&file), Whose::Librarys, "{file}");
+            assert_eq!(whose(&file), Origin::Library, "{file}");
             assert_eq!(module(&file).unwrap(), name);
         }
         for file in [
@@ -410,7 +410,7 @@ mod tests {
             "/usr/src/rustc-1.85.0/library/std/src/panic.rs:1:1",
             "/home/ann/.rustup/toolchains/stable/lib/rustlib/src/rust/library/alloc/src/boxed.rs:1:1",
         ] {
-            assert_eq!(whose(file), Whose::Stds, "{file}");
+            assert_eq!(whose(file), Origin::Std, "{file}");
         }
         for file in [
             "./tests/library/mod.rs:2:15",
@@ -418,7 +418,7 @@ mod tests {
             "/home/ann/shop/src/vendor/invoice.rs:1:1",
             "/home/ann/crates/registry/src/store-1/lib.rs:1:1",
         ] {
-            assert_eq!(whose(file), Whose::Users, "{file}");
+            assert_eq!(whose(file), Origin::User, "{file}");
         }
     }
 
@@ -429,10 +429,10 @@ mod tests {
         std::fs::create_dir_all(package.join("src")).unwrap();
         std::fs::write(package.join(".cargo-checksum.json"), "{}").unwrap();
         let file = format!("{}:1:1", package.join("src").join("one.rs").display());
-        assert_eq!(frame("poll<u32>", &file).whose(), Whose::Librarys);
+        assert_eq!(frame("poll<u32>", &file).whose(), Origin::Library);
         assert_eq!(module(&file).unwrap(), "some_lib::one");
         std::fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(frame("poll<u32>", &file).whose(), Whose::Users);
+        assert_eq!(frame("poll<u32>", &file).whose(), Origin::User);
     }
 
     #[test]

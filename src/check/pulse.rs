@@ -90,7 +90,7 @@ impl Pulse {
     }
 
     /// Sets whether an end has come in the middle of a turn and its functions are being called.
-    pub(super) fn strikes(&self, strikes: bool) {
+    pub(super) fn set_striking(&self, strikes: bool) {
         // Relaxed: see `beats`.
         self.strikes.store(strikes, Ordering::Relaxed);
     }

@@ -102,7 +102,7 @@ impl Report {
     pub(super) fn is_everywhere(&self) -> bool {
         let everywhere = |one: &Covered| one.everywhere && one.schedules > 0;
         self.covered.iter().any(|one| one.kind.comes_by_itself() && everywhere(one))
-            && self.covered.iter().all(|one| !one.kind.strikes() || everywhere(one))
+            && self.covered.iter().all(|one| !one.kind.is_any() || everywhere(one))
     }
 
     /// Whether there was no schedule to run, as in one part of several.

@@ -4,7 +4,7 @@
 //!
 //! 1. The number of a waker says which schedule and which task it is of. A waker that outlives its
 //!    schedule wakes no task.
-//! 2. `ELSEWHERE` is the number of wakes in `ABROAD`: reading it is enough to know that there are
+//! 2. `FOREIGN_COUNT` is the number of wakes in `FOREIGN_WAKES`: reading it tells that there are
 //!    none.
 
 use super::engine::{self, Engine};
@@ -26,8 +26,8 @@ const MOST_RUNS: usize = usize::MAX >> TASK_BITS;
 static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 /// Wakes from threads that run no schedule.
-static ABROAD: Mutex<Vec<(usize, u32)>> = Mutex::new(Vec::new());
-static ELSEWHERE: AtomicUsize = AtomicUsize::new(0);
+static FOREIGN_WAKES: Mutex<Vec<(usize, u32)>> = Mutex::new(Vec::new());
+static FOREIGN_COUNT: AtomicUsize = AtomicUsize::new(0);
 static ARRIVED: Condvar = Condvar::new();
 
 /// The number of a new schedule, never zero.
@@ -76,14 +76,14 @@ pub(super) fn stop(run: usize, task: u32) -> Stop {
 pub(super) fn wake(run: usize, task: u32) {
     let wake = |engine: &mut Engine| engine.of_run(run).map(|engine| engine.wake(task));
     if engine::with(wake).is_none() {
-        let mut abroad = ABROAD.lock();
+        let mut abroad = FOREIGN_WAKES.lock();
         // Wakes for schedules that are over are never collected.
         if abroad.len() > 10_000 {
             abroad.clear();
         }
         abroad.push((run, task));
         // Relaxed: a thread that sees the count takes the lock.
-        ELSEWHERE.store(abroad.len(), Ordering::Relaxed);
+        FOREIGN_COUNT.store(abroad.len(), Ordering::Relaxed);
         ARRIVED.notify_all();
     }
 }
@@ -91,7 +91,7 @@ pub(super) fn wake(run: usize, task: u32) {
 /// Gives other threads this long to wake a task of a schedule that hangs. A body that counts on
 /// them hangs only because a checker is faster.
 pub(super) fn wait_for_other_threads(run: usize, patience: Duration) {
-    let abroad = ABROAD.lock();
+    let abroad = FOREIGN_WAKES.lock();
     let none = |abroad: &mut Vec<(usize, u32)>| !abroad.iter().any(|(of, _)| *of == run);
     let waited = ARRIVED.wait_timeout_while(abroad, patience, none);
     drop(waited);
@@ -101,14 +101,14 @@ pub(super) fn wait_for_other_threads(run: usize, patience: Duration) {
 #[inline]
 pub(super) fn is_any_elsewhere() -> bool {
     // Relaxed: a wake that is missed now is seen at the next step.
-    ELSEWHERE.load(Ordering::Relaxed) > 0
+    FOREIGN_COUNT.load(Ordering::Relaxed) > 0
 }
 
 /// The first task of this schedule that was woken on another thread since this was last called.
 pub(super) fn from_other_threads(run: usize) -> Option<u32> {
-    let mut abroad = ABROAD.lock();
+    let mut abroad = FOREIGN_WAKES.lock();
     let woken = abroad.iter().find(|(of, _)| *of == run).map(|(_, task)| *task);
     abroad.retain(|(of, _)| *of != run);
-    ELSEWHERE.store(abroad.len(), Ordering::Relaxed);
+    FOREIGN_COUNT.store(abroad.len(), Ordering::Relaxed);
     woken
 }

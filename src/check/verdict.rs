@@ -64,7 +64,7 @@ pub(super) type Rough = (ViolationKind, Option<u32>, Option<(u32, u32, u32)>, Op
 
 impl Key {
     /// Whether two findings with this key are the same for certain, wherever a stack trace leads.
-    pub(super) fn is_sure(&self) -> bool {
+    pub(super) fn is_exact(&self) -> bool {
         self.saw == 0
     }
 }
@@ -111,7 +111,7 @@ pub(super) fn judge(engine: &Engine, end: End) -> Option<Finding> {
         return Some(of_trouble(engine, trouble));
     }
     if end != End::Quiet {
-        return Some(of_the_living(engine, end));
+        return Some(of_live_tasks(engine, end));
     }
     if let Some(lost) = &engine.lost {
         return Some(of_trouble(engine, lost));
@@ -169,7 +169,7 @@ fn of_trouble(engine: &Engine, trouble: &Trouble) -> Finding {
     }
 }
 
-fn of_the_living(engine: &Engine, end: End) -> Finding {
+fn of_live_tasks(engine: &Engine, end: End) -> Finding {
     let alive: Vec<u32> = (0..engine.tasks.len() as u32)
         .filter(|&task| engine.tasks[task as usize].state != State::Ended)
         .collect();

@@ -121,7 +121,7 @@ impl Violation {
     }
 
     /// If a task waits for the end of a context and no end is injected, the headline says so.
-    pub(super) fn says_that_nobody_cancels(&mut self, kind: Inject) {
+    pub(super) fn note_missing_end(&mut self, kind: Inject) {
         let waits = self.waiting_for.as_deref() == Some(END_OF_CONTEXT);
         if waits && self.kind == ViolationKind::BlockedStage && !kind.comes_by_itself() {
             let why = format!(": nothing cancels under `Inject::{kind:?}`");

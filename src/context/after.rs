@@ -10,7 +10,7 @@
 
 use super::Context;
 use super::scope::Scope;
-use crate::rt::undisturbed;
+use crate::rt::contain_panic;
 #[cfg(all(feature = "check", not(loom)))]
 use crate::rt::world::Look;
 use crate::sync::planted::{Break, skip};
@@ -79,7 +79,7 @@ impl AfterFunc {
             job.run();
             return function;
         };
-        branch.got_func();
+        branch.note_func();
         branch.watch();
         match scope.add_func(Func { job, context: Some(context.clone()) }) {
             Ok(key) => function.place = Some((scope.to_arc(), key)),
@@ -94,7 +94,7 @@ impl AfterFunc {
         let stopped = self.take_back();
         #[cfg(all(feature = "check", not(loom)))]
         if self.watched {
-            super::layer::looked(Look::Asked);
+            super::layer::tell_checker(Look::Asked);
         }
         stopped
     }
@@ -166,7 +166,7 @@ impl Job {
     fn run(&self) {
         let running = State::Running { by: thread::current().id(), awaited: false };
         let Some(f) = self.take_as(running) else { return };
-        undisturbed(f);
+        contain_panic(f);
         let ran = std::mem::replace(&mut *self.state.lock(), State::Over);
         // Notifying costs a system call even if no thread waits.
         if matches!(ran, State::Running { awaited: true, .. }) {

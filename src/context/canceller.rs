@@ -4,7 +4,7 @@
 use super::Context;
 use super::ContextError;
 use super::cause::{BoxError, Cause};
-use super::layer::{Branch, Line};
+use super::layer::{Branch, ContextFamily};
 use crate::sync::Link;
 use std::fmt;
 use std::panic::Location;
@@ -43,11 +43,11 @@ use std::panic::Location;
 #[doc(alias = "DropGuard")]
 #[must_use = "dropping the last Canceller cancels its context at once; bind it, or detach() it"]
 pub struct Canceller {
-    link: Link<Line>,
+    link: Link<ContextFamily>,
 }
 
 impl Canceller {
-    pub(super) fn new(link: Link<Line>) -> Self {
+    pub(super) fn new(link: Link<ContextFamily>) -> Self {
         Canceller { link }
     }
 
@@ -117,8 +117,8 @@ impl Canceller {
     /// Lays the context aside for reuse, no longer watched and with its list begun anew, if it
     /// cannot be told from a new one. False if it can.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(crate) fn lays_aside(&self) -> bool {
-        let as_new = self.is_alone() && self.branch().is_as_new();
+    pub(crate) fn try_recycle(&self) -> bool {
+        let as_new = self.is_alone() && self.branch().reset_if_pristine();
         if as_new {
             self.branch().unmark();
         }
@@ -127,7 +127,7 @@ impl Canceller {
 
     /// The context that was laid aside, watched again like a new one.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(crate) fn takes_up(&self, mark: u16) -> Context {
+    pub(crate) fn reuse(&self, mark: u16) -> Context {
         self.branch().mark_again_as(mark);
         Context { link: Some(self.link.clone()) }
     }

@@ -10,7 +10,7 @@
 
 #[cfg(not(loom))]
 use crate::rt;
-use crate::rt::undisturbed;
+use crate::rt::contain_panic;
 use crate::sync::{Arc, Lent};
 use std::error::Error;
 use std::fmt;
@@ -88,14 +88,14 @@ type Origin = Option<&'static Location<'static>>;
 #[repr(align(8))]
 pub(super) struct Given {
     end: ContextError,
-    error: TheUsers,
+    error: UserError,
     origin: Origin,
 }
 
 /// An error that was given. Its drop is user code, which never runs on quell's own threads.
-struct TheUsers(Option<BoxError>);
+struct UserError(Option<BoxError>);
 
-impl Deref for TheUsers {
+impl Deref for UserError {
     type Target = dyn Error + Send + Sync;
 
     fn deref(&self) -> &Self::Target {
@@ -104,7 +104,7 @@ impl Deref for TheUsers {
 }
 
 #[cfg(not(loom))]
-impl Drop for TheUsers {
+impl Drop for UserError {
     fn drop(&mut self) {
         if rt::is_quells_own() {
             let error = self.0.take();
@@ -211,7 +211,7 @@ impl Cause {
                 }
             },
         };
-        Cause(Reason::Given(Arc::new(Given { end, error: TheUsers(Some(error)), origin })))
+        Cause(Reason::Given(Arc::new(Given { end, error: UserError(Some(error)), origin })))
     }
 
     /// The cause that this one was made from, if that was a cause of the other end.
@@ -389,7 +389,7 @@ pub(crate) fn comes_from(
             }
             false
         };
-        undisturbed(look).unwrap_or(false)
+        contain_panic(look).unwrap_or(false)
     };
     // An error whose content can be asked for is not judged by its text.
     any(&is_such) || any(&|this| held_by(this).is_none() && reads_so(this))

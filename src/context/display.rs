@@ -1,7 +1,7 @@
 //! How a context displays: with names, but never values, which may be secrets.
 
 use super::Context;
-use super::layer::{Branch, Kind, Layer, Line};
+use super::layer::{Branch, ContextFamily, Kind, Layer};
 use crate::sync::{Link, Ref};
 use std::fmt;
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl fmt::Debug for Context {
 }
 
 /// One layer.
-pub(super) struct Shown<'a>(pub(super) Ref<'a, Line>);
+pub(super) struct Shown<'a>(pub(super) Ref<'a, ContextFamily>);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

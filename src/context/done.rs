@@ -45,7 +45,7 @@ impl Done {
             probe::waits(|| wait);
             return None;
         };
-        branch.stirred();
+        branch.note_stir();
         let cause = match branch.open() {
             Err(cause) => cause,
             Ok(scope) => {
@@ -67,7 +67,7 @@ impl Done {
                     probe::waits(|| Wait { of, ..wait });
                     branch.awaited();
                     // "Not yet" is an answer too: code that only polls may act on it.
-                    branch.looked();
+                    branch.note_look();
                     return None;
                 }
                 branch.look().expect("a scope refuses once it has ended")

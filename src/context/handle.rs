@@ -4,7 +4,7 @@ use super::after::{AfterFunc, Whose};
 use super::canceller::Canceller;
 use super::cause::{BoxError, Cancelled, Cause, ContextError, Seen};
 use super::done::Done;
-use super::layer::{Branch, Kind, Layer, Line, nearest_branch};
+use super::layer::{Branch, ContextFamily, Kind, Layer, nearest_branch};
 use super::run::Run;
 use super::scope::Deadline;
 use super::ties::Ties;
@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 #[must_use = "a context does nothing unless it is asked"]
 pub struct Context {
     /// `None`: the background.
-    pub(super) link: Option<Link<Line>>,
+    pub(super) link: Option<Link<ContextFamily>>,
 }
 
 /// Deriving.
@@ -247,16 +247,16 @@ impl Context {
     fn derive<V: Send + Sync + 'static>(
         &self,
         seated: bool,
-        build: impl for<'p> FnOnce(Option<Ref<'p, Line>>) -> (Layer<'p>, V),
+        build: impl for<'p> FnOnce(Option<Ref<'p, ContextFamily>>) -> (Layer<'p>, V),
     ) -> Context {
         let child = Context { link: Some(Link::new(self.link.clone(), seated, build)) };
-        child.looked();
+        child.note_look();
         child
     }
 
     fn branch_off<V: Send + Sync + 'static>(
         &self,
-        build: impl for<'p> FnOnce(Option<Ref<'p, Line>>) -> (Branch<'p>, V),
+        build: impl for<'p> FnOnce(Option<Ref<'p, ContextFamily>>) -> (Branch<'p>, V),
     ) -> (Context, Canceller) {
         let child = self.derive(true, |parent| {
             let (branch, value) = build(parent);
@@ -301,7 +301,7 @@ impl Context {
     #[doc(alias = "cancelled")]
     #[track_caller]
     pub fn done(&self) -> Done {
-        self.looked();
+        self.note_look();
         Done::new(self.clone())
     }
 
@@ -311,7 +311,7 @@ impl Context {
     pub fn is_done(&self) -> bool {
         self.branch().is_some_and(|branch| {
             let done = branch.is_done();
-            branch.looked();
+            branch.note_look();
             done
         })
     }
@@ -361,7 +361,7 @@ impl Context {
     }
 
     /// Its deadline, if that has ended it and is on `clock`.
-    pub(crate) fn ran_out_by(&self, clock: &Clock) -> Option<Instant> {
+    pub(crate) fn expired_by(&self, clock: &Clock) -> Option<Instant> {
         let branch = self.branch()?;
         let deadline = branch.deadline()?;
         let cause = branch.answer()?.to_cause();
@@ -378,7 +378,7 @@ impl Context {
     pub fn remaining(&self) -> Option<Duration> {
         let branch = self.branch()?;
         let remaining = branch.remaining();
-        branch.looked();
+        branch.note_look();
         remaining
     }
 
@@ -423,7 +423,7 @@ impl Context {
     #[doc(alias = "run_until_cancelled")]
     #[track_caller]
     pub fn run<F: Future>(&self, future: F) -> Run<F> {
-        self.looked();
+        self.note_look();
         Run::new(self, future)
     }
 
@@ -470,19 +470,19 @@ impl Context {
     /// assert_eq!(told.recv().unwrap(), "closed");
     /// ```
     pub fn after_func(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
-        self.looked();
+        self.note_look();
         AfterFunc::register(self, Whose::Users, Box::new(f))
     }
 
     /// [`after_func`](Context::after_func) for quell's own functions: they run before all user
     /// functions, which therefore cannot hold them up.
-    pub(crate) fn at_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
-        self.looked();
+    pub(crate) fn own_func_at_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
+        self.note_look();
         AfterFunc::register(self, Whose::Ours, Box::new(f))
     }
 
     /// The same for functions of quell's that run user code: they run among the user functions.
-    pub(crate) fn after_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
+    pub(crate) fn users_func_at_end(&self, f: impl FnOnce() + Send + 'static) -> AfterFunc {
         AfterFunc::register(self, Whose::Users, Box::new(f))
     }
 
@@ -495,7 +495,7 @@ impl Context {
     #[must_use]
     pub fn tree(&self) -> super::Tree {
         let tree = super::Tree::of(self.link.as_ref().map(Link::as_ref));
-        self.looked();
+        self.note_look();
         tree
     }
 }
@@ -535,10 +535,10 @@ impl Context {
 
     /// Notes that it has been asked: see [`Branch::looked`].
     #[inline(always)]
-    pub(super) fn looked(&self) {
+    pub(super) fn note_look(&self) {
         #[cfg(all(feature = "check", not(loom)))]
         if let Some(branch) = self.branch() {
-            branch.looked();
+            branch.note_look();
         }
     }
 
@@ -548,11 +548,11 @@ impl Context {
         nearest_branch(self.link.as_ref()?.as_ref())
     }
 
-    pub(super) fn link(&self) -> Option<&Link<Line>> {
+    pub(super) fn link(&self) -> Option<&Link<ContextFamily>> {
         self.link.as_ref()
     }
 
-    pub(super) fn into_link(self) -> Option<Link<Line>> {
+    pub(super) fn into_link(self) -> Option<Link<ContextFamily>> {
         self.link
     }
 

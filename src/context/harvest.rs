@@ -18,7 +18,7 @@ use super::after::Func;
 use super::cause::Cause;
 use super::members::{Member, Members};
 use super::scope::End;
-use crate::rt::{self, Work, undisturbed};
+use crate::rt::{self, Work, contain_panic};
 use crate::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -120,7 +120,7 @@ impl Harvest {
 
     /// Wakes the wakers and runs quell's own functions, and gives back the rest.
     #[cfg(not(loom))]
-    pub(super) fn tell_those_who_wait(&mut self) -> Harvest {
+    pub(super) fn wake_and_run_own(&mut self) -> Harvest {
         let (mut ours, mut users) = self.wake();
         users.kept.extend(ours.run_funcs());
         Harvest { ours, users, ..Harvest::default() }
@@ -184,16 +184,16 @@ impl Users {
             rt::free_woken();
         }
         for cause in self.ended {
-            undisturbed(move || super::trace::ended(cause.seen()));
+            contain_panic(move || super::trace::ended(cause.seen()));
         }
         for func in self.funcs {
-            undisturbed(|| drop(func.run()));
+            contain_panic(|| drop(func.run()));
         }
         for end in self.late {
-            undisturbed(|| drop(end));
+            contain_panic(|| drop(end));
         }
         for context in self.kept {
-            undisturbed(|| drop(context));
+            contain_panic(|| drop(context));
         }
     }
 
@@ -229,7 +229,7 @@ impl Ours {
 
     /// Runs the functions, and gives back the contexts that they have kept alive.
     fn run_funcs(&mut self) -> Vec<Context> {
-        let run = self.funcs.drain(..).map(|func| undisturbed(|| func.run()).flatten());
+        let run = self.funcs.drain(..).map(|func| contain_panic(|| func.run()).flatten());
         run.flatten().collect()
     }
 
@@ -238,11 +238,11 @@ impl Ours {
         let kept = self.run_funcs();
         #[cfg(all(feature = "tokio-util", not(loom)))]
         for token in self.tokens.drain(..) {
-            undisturbed(|| token.cancel());
+            contain_panic(|| token.cancel());
             rt::note_woken();
         }
         for alarm in self.alarms {
-            undisturbed(move || drop(alarm));
+            contain_panic(move || drop(alarm));
         }
         kept
     }

@@ -28,7 +28,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 /// The family of links that contexts are made of.
-pub(super) struct Line;
+pub(super) struct ContextFamily;
 
 /// What a derivation adds.
 #[cfg_attr(loom, allow(dead_code))] // only `tree` reads where a cut or a root was made
@@ -36,7 +36,7 @@ pub(super) enum Layer<'a> {
     /// A root that displays as `todo`.
     Todo { made_at: Place },
     /// Cut off from everything above except the values.
-    Detached { made_at: Place, values: Option<Ref<'a, Line>> },
+    Detached { made_at: Place, values: Option<Ref<'a, ContextFamily>> },
     /// A value, which is stored in the link.
     Value {
         entry: Entry<'a>,
@@ -53,7 +53,7 @@ pub(super) struct Branch<'a> {
     /// The `with_…` call.
     pub(super) made_at: Place,
     /// The topmost value layer above.
-    pub(super) values: Option<Ref<'a, Line>>,
+    pub(super) values: Option<Ref<'a, ContextFamily>>,
     fate: Fate,
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
@@ -115,24 +115,24 @@ pub(super) enum Kind {
 const DISARMED: u32 = 1 << 31;
 
 #[cfg(not(loom))]
-static ROSTER: crate::sync::lineage::roster::Roster<Line> =
+static ROSTER: crate::sync::lineage::roster::Roster<ContextFamily> =
     crate::sync::lineage::roster::Roster::new();
 
-impl Family for Line {
+impl Family for ContextFamily {
     type Layer<'a> = Layer<'a>;
 
     fn shorten<'s, 'l: 's>(layer: &'s Layer<'l>) -> &'s Layer<'s> {
         layer
     }
 
-    fn take_links<V: 'static>(value: &mut V, into: &mut Vec<Link<Line>>) {
+    fn take_links<V: 'static>(value: &mut V, into: &mut Vec<Link<ContextFamily>>) {
         if let Some(ties) = (value as &mut dyn Any).downcast_mut::<Ties>() {
             into.extend(ties.others.drain(..).filter_map(Context::into_link));
         }
     }
 
     #[cfg(not(loom))]
-    fn roster() -> &'static crate::sync::lineage::roster::Roster<Line> {
+    fn roster() -> &'static crate::sync::lineage::roster::Roster<ContextFamily> {
         &ROSTER
     }
 }
@@ -148,7 +148,7 @@ impl<'a> Layer<'a> {
 
 /// The branch that answers for `layer`: the layer itself, or the nearest branch above.
 #[inline]
-pub(super) fn nearest_branch<'a>(layer: Ref<'a, Line>) -> Option<&'a Branch<'a>> {
+pub(super) fn nearest_branch<'a>(layer: Ref<'a, ContextFamily>) -> Option<&'a Branch<'a>> {
     // The usual case first, so that it takes one comparison.
     if let Layer::Branch(branch) = layer.layer() {
         return Some(branch);
@@ -167,7 +167,7 @@ impl<'a> Branch<'a> {
         made_at: Place,
         kind: Kind,
         own: Option<Arc<Deadline>>,
-        parent: Option<Ref<'a, Line>>,
+        parent: Option<Ref<'a, ContextFamily>>,
     ) -> Self {
         let values = parent.and_then(super::values::top);
         let parent = parent.and_then(nearest_branch);
@@ -259,9 +259,9 @@ impl<'a> Branch<'a> {
     /// Whether nothing done to a branch shows, once its list has begun anew. The caller has the
     /// only handle. A branch with a deadline is never as new: its time is fixed.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn is_as_new(&self) -> bool {
+    pub(super) fn reset_if_pristine(&self) -> bool {
         let scope_is = match self.fate.scope() {
-            Ok(scope) => scope.is_none_or(|scope| scope.begins_anew()),
+            Ok(scope) => scope.is_none_or(|scope| scope.reset_if_empty()),
             Err(_) => false,
         };
         scope_is && matches!(self.bound, Bound::None { .. })
@@ -270,28 +270,28 @@ impl<'a> Branch<'a> {
     /// Notes that it has been asked. If a checker watches the context, this is where it may end,
     /// right after the answer; otherwise this does nothing.
     #[inline(always)]
-    pub(super) fn looked(&self) {
+    pub(super) fn note_look(&self) {
         #[cfg(all(feature = "check", not(loom)))]
         if self.mark() != 0 {
-            looked(Look::Asked);
+            tell_checker(Look::Asked);
         }
     }
 
     /// Notes that it is being waited for or ended: no query, but the order matters to a checker.
     #[inline(always)]
-    pub(super) fn stirred(&self) {
+    pub(super) fn note_stir(&self) {
         #[cfg(all(feature = "check", not(loom)))]
         if self.mark() != 0 {
-            looked(Look::Stirred);
+            tell_checker(Look::Stirred);
         }
     }
 
     /// Notes that a function was registered to run at its end.
     #[inline(always)]
-    pub(super) fn got_func(&self) {
+    pub(super) fn note_func(&self) {
         #[cfg(all(feature = "check", not(loom)))]
         if self.mark() != 0 {
-            looked(Look::AfterFunc);
+            tell_checker(Look::AfterFunc);
         }
     }
 
@@ -401,7 +401,7 @@ impl<'a> Branch<'a> {
     pub(super) fn answer(&self) -> Option<Seen<'_>> {
         // Most branches have not ended, and a `bool` is returned in a register.
         let cause = if self.is_done() { self.look() } else { None };
-        self.looked();
+        self.note_look();
         cause
     }
 
@@ -436,14 +436,14 @@ impl<'a> Branch<'a> {
     /// before. (Given the end of its own scope, it changes nothing.)
     #[cold]
     fn inherit(&self, parent: &End) -> Seen<'_> {
-        let outran = match &self.bound {
-            Bound::Own { own, .. } if parent.outran(own) => Some(own),
+        let came_after = match &self.bound {
+            Bound::Own { own, .. } if parent.came_after(own) => Some(own),
             _ => None,
         };
-        let cause = outran.map_or(&parent.cause, |own| &own.cause);
+        let cause = came_after.map_or(&parent.cause, |own| &own.cause);
         match self.settle_light(cause.clone()) {
             Ok((cause, first)) => {
-                if first && outran.is_some() {
+                if first && came_after.is_some() {
                     trace::ended(cause);
                 }
                 cause
@@ -477,7 +477,7 @@ impl<'a> Branch<'a> {
     /// returns; if this call ended it, all notifications have been made.
     #[inline]
     pub(super) fn cancel(&self, cause: Cause) {
-        self.stirred();
+        self.note_stir();
         // Usually `Err` when a canceller is dropped after it was used.
         if self.fate.scope().is_ok() {
             self.end(cause);
@@ -506,7 +506,7 @@ impl<'a> Branch<'a> {
     /// [`cancel`](Branch::cancel), for a caller that will run the functions at its end later.
     #[cfg(all(feature = "check", not(loom)))]
     pub(super) fn cancel_and_leave_the_rest(&self, cause: Cause) -> Option<crate::rt::Work> {
-        self.stirred();
+        self.note_stir();
         let scope = self.open().ok()?;
         Scope::cancel(scope, cause)?.wake_and_leave_the_rest()
     }
@@ -623,9 +623,9 @@ impl<'a> Branch<'a> {
 }
 
 #[cfg(all(feature = "check", not(loom)))]
-pub(super) fn looked(look: Look) {
+pub(super) fn tell_checker(look: Look) {
     if world::looked(look) {
-        world::befalls();
+        world::inject();
     }
 }
 

@@ -85,7 +85,7 @@ impl Members {
 
     /// Resets the list if it is empty, so that it gives out the same keys as a new one.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn begin_anew(&mut self) -> bool {
+    pub(super) fn reset_if_empty(&mut self) -> bool {
         let nobody = self.is_empty();
         match &mut self.others {
             Some(others) if nobody && others.list.capacity() <= 4 => others.list.clear(),

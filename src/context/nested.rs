@@ -12,7 +12,7 @@
 //! 4. No user code runs while `left` is borrowed.
 
 use super::harvest::Harvest;
-use crate::rt::undisturbed;
+use crate::rt::contain_panic;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 
@@ -40,7 +40,7 @@ pub(super) fn tell(harvest: &mut Harvest) {
     let _inside = Inside::enter();
     match ENDS.with(|ends| ends.depth.get()) {
         depth if depth <= ALL_TOLD => harvest.tell(),
-        depth if depth <= NONE_TOLD => leave(harvest.tell_those_who_wait()),
+        depth if depth <= NONE_TOLD => leave(harvest.wake_and_run_own()),
         _ => leave(std::mem::take(harvest)),
     }
 }
@@ -70,7 +70,7 @@ impl Drop for Inside {
                     // Each notification is guarded already. This guards the drop of the harvest:
                     // an alarm may hold the last handle of a scope, and an event that of a cause,
                     // whose drop is user code.
-                    undisturbed(move || harvest.tell());
+                    contain_panic(move || harvest.tell());
                 }
             }
             ends.depth.set(ends.depth.get() - 1);

@@ -2,13 +2,13 @@
 
 use super::Context;
 #[cfg(not(loom))]
-use super::layer::Line;
+use super::layer::ContextFamily;
 #[cfg(not(loom))]
 use crate::sync::Purse;
 
 /// A worker's supply of contexts.
 #[cfg(not(loom))]
-pub(crate) struct Contexts<'c>(Purse<'c, Line>);
+pub(crate) struct Contexts<'c>(Purse<'c, ContextFamily>);
 
 #[cfg(not(loom))]
 impl<'c> Contexts<'c> {

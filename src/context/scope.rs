@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Scope {
     end: Latch<End>,
     /// The clock by which to note the time when this ends, for children with deadlines that are
-    /// not in the list: see [`End::outran`].
+    /// not in the list: see [`End::came_after`].
     note: Latch<Box<Clock>>,
     pub(super) deadline: Option<Arc<Deadline>>,
     /// The key in the parent's list plus one, or zero if not registered. Written under the
@@ -110,7 +110,7 @@ impl End {
     /// Whether a child with this deadline had already ended by it when this end came. If the time
     /// was not noted, the child was made or became known while the parent was ending, with its
     /// deadline ahead. The noted time is read just before the end becomes visible.
-    pub(super) fn outran(&self, deadline: &Deadline) -> bool {
+    pub(super) fn came_after(&self, deadline: &Deadline) -> bool {
         match self.when.as_deref() {
             Some((when, clock)) if clock.same(&deadline.clock) => deadline.at <= *when,
             Some(_) => deadline.has_passed(),
@@ -185,7 +185,7 @@ impl Scope {
         if let Some(end) = self.end.get() {
             return (end, false);
         }
-        if let Some(deadline) = self.deadline.as_ref().filter(|own| parent.outran(own)) {
+        if let Some(deadline) = self.deadline.as_ref().filter(|own| parent.came_after(own)) {
             return self.settle_deadline(deadline);
         }
         let when = self.note.get().map(|clock| match parent.when.as_deref() {
@@ -526,7 +526,7 @@ impl Scope {
     /// Resets the list, if it is empty and nothing else is kept here, so that the next members get
     /// the same places as in a new one, and are notified in the same order.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn begins_anew(&self) -> bool {
+    pub(super) fn reset_if_empty(&self) -> bool {
         let mut state = self.state.lock();
         #[cfg(feature = "tokio-util")]
         let keeps_token = state.token.is_some();
@@ -535,7 +535,7 @@ impl Scope {
         if self.end.get().is_some() || self.note.get().is_some() || keeps_token {
             return false;
         }
-        state.members.begin_anew()
+        state.members.reset_if_empty()
     }
 
     /// How many children are in the list, for the models.

@@ -15,7 +15,7 @@ use super::cause::Cause;
 use super::harvest::Harvest;
 use super::scope::Scope;
 use super::{Canceller, Context, ContextError};
-use crate::rt::{self, Clock, undisturbed};
+use crate::rt::{self, Clock, contain_panic};
 use crate::sync::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, iterator::Signals};
@@ -94,7 +94,7 @@ pub fn interrupt(parent: &Context) -> (Context, Canceller) {
     };
     let place = Place { watch, key };
     // If this panics because no alarm can be armed, the place is dropped with the function.
-    ctx.at_end(move || drop(place));
+    ctx.own_func_at_end(move || drop(place));
     (ctx, canceller)
 }
 
@@ -162,7 +162,7 @@ impl Watch {
         std::thread::Builder::new().name("quell-signals".into()).spawn(move || {
             rt::becomes_quells_own();
             for signal in signals.forever() {
-                undisturbed(|| Watch::get().tell(Interrupted { signal }));
+                contain_panic(|| Watch::get().tell(Interrupted { signal }));
             }
         })?;
         Ok(())
@@ -187,7 +187,7 @@ impl Watch {
         // Invariant 3. Dropping the contexts there may drop user values.
         rest.and_then(move || {
             for waiting in all {
-                undisturbed(move || drop(waiting));
+                contain_panic(move || drop(waiting));
             }
         });
         rt::leave_to_crew(Clock::system(), rest);

@@ -73,11 +73,11 @@ impl Context {
     /// assert!(token.is_cancelled());
     /// ```
     pub fn token(&self) -> CancellationToken {
-        self.looked();
+        self.note_look();
         let Some(branch) = self.branch() else { return CancellationToken::new() };
         let root = branch.open().ok().and_then(|scope| {
             scope.token(|| {
-                branch.got_func();
+                branch.note_func();
                 branch.watch();
                 let watched = branch.bounding().map(|scope| Arc::downgrade(&scope.to_arc()));
                 Root { token: CancellationToken::new(), watched }

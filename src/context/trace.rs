@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! 1. `is_told` is true from the moment a cause is queued while no thread is telling, until the
+//! 1. `is_draining` is true from the moment a cause is queued while no thread is telling, until the
 //!    thread started for it finds the queue empty. So none is left, and two are never told at once.
 
 use super::cause::Seen;
@@ -35,7 +35,7 @@ pub(super) fn ended(cause: Seen<'_>) {
 /// Runs user code: subscribers, and the `Display` of a cause.
 #[cfg(feature = "tracing")]
 fn tell(cause: &super::cause::Cause) {
-    crate::rt::undisturbed(|| {
+    crate::rt::contain_panic(|| {
         tracing::event!(
             target: "quell",
             tracing::Level::DEBUG,
@@ -59,15 +59,16 @@ mod later {
     struct Untold {
         causes: VecDeque<Cause>,
         /// Whether a thread is telling, which goes on until the queue is empty.
-        is_told: bool,
+        is_draining: bool,
     }
 
-    static UNTOLD: Mutex<Untold> = Mutex::new(Untold { causes: VecDeque::new(), is_told: false });
+    static UNTOLD: Mutex<Untold> =
+        Mutex::new(Untold { causes: VecDeque::new(), is_draining: false });
 
     pub(super) fn tell(cause: Cause) {
         let mut untold = UNTOLD.lock();
         untold.causes.push_back(cause);
-        if !std::mem::replace(&mut untold.is_told, true) {
+        if !std::mem::replace(&mut untold.is_draining, true) {
             drop(untold);
             rt::leave_to_crew(Clock::system(), Work::new(None, Some(Box::new(tell_all))));
         }
@@ -77,12 +78,12 @@ mod later {
         loop {
             let mut untold = UNTOLD.lock();
             let Some(cause) = untold.causes.pop_front() else {
-                untold.is_told = false;
+                untold.is_draining = false;
                 return;
             };
             drop(untold);
             super::tell(&cause);
-            rt::undisturbed(|| drop(cause));
+            rt::contain_panic(|| drop(cause));
         }
     }
 }

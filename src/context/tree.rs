@@ -1,7 +1,7 @@
 //! The live subtree, in human-readable form.
 
 use super::display::Shown;
-use super::layer::{Layer, Line};
+use super::layer::{ContextFamily, Layer};
 use crate::sync::{Family, Ref};
 use std::collections::HashMap;
 use std::fmt;
@@ -38,10 +38,10 @@ struct Node {
 }
 
 impl Tree {
-    pub(super) fn of(root: Option<Ref<'_, Line>>) -> Tree {
+    pub(super) fn of(root: Option<Ref<'_, ContextFamily>>) -> Tree {
         let root_address = root.map_or(BACKGROUND, Ref::address);
         let mut children: HashMap<usize, Vec<Node>> = HashMap::new();
-        Line::roster().visit(|layers| {
+        ContextFamily::roster().visit(|layers| {
             // Addresses are valid while these layers are held.
             let mut passed = HashMap::new();
             for layer in layers {
@@ -119,7 +119,11 @@ type Above = (usize, bool);
 
 /// Finds what is above `layer`. Results for the layers on the way are kept in `passed`, so that
 /// none is visited twice: many branches may be below many values.
-fn parent_in_tree(layer: Ref<'_, Line>, root: usize, passed: &mut HashMap<usize, Above>) -> Above {
+fn parent_in_tree(
+    layer: Ref<'_, ContextFamily>,
+    root: usize,
+    passed: &mut HashMap<usize, Above>,
+) -> Above {
     let mut on_the_way = Vec::new();
     let mut next = layer.parent();
     let (parent, mut cut_off) = loop {
@@ -143,7 +147,7 @@ fn parent_in_tree(layer: Ref<'_, Line>, root: usize, passed: &mut HashMap<usize,
 }
 
 /// The root's line.
-fn described(layer: Ref<'_, Line>) -> String {
+fn described(layer: Ref<'_, ContextFamily>) -> String {
     let what = Shown(layer);
     match layer.layer() {
         Layer::Branch(branch) => {

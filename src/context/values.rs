@@ -16,7 +16,7 @@
 //!    hash (two of 2^64), or a type and a key, form a list, `twin`. The name and the type of its
 //!    value tell which of them a layer is for.
 
-use super::layer::{Layer, Line};
+use super::layer::{ContextFamily, Layer};
 use crate::sync::Ref;
 use std::any::TypeId;
 use std::fmt;
@@ -134,7 +134,7 @@ pub(super) struct Entry<'a> {
     index: Levels<'a>,
 }
 
-type Sib<'a> = Option<Ref<'a, Line>>;
+type Sib<'a> = Option<Ref<'a, ContextFamily>>;
 
 /// How many bits of a hash make a digit. With four, most of eight names are one step away from any
 /// layer; with fewer, more are two steps away; with more, a layer takes longer to make.
@@ -235,7 +235,7 @@ fn put<'l, 'a>(place: &'l mut Levels<'a>, elders: Option<&Level<'a>>) -> &'l mut
 }
 
 #[inline]
-fn entry<'a>(layer: Ref<'a, Line>) -> &'a Entry<'a> {
+fn entry<'a>(layer: Ref<'a, ContextFamily>) -> &'a Entry<'a> {
     match layer.layer() {
         Layer::Value { entry, .. } => entry,
         _ => unreachable!("only value layers are in the trie"),
@@ -244,7 +244,7 @@ fn entry<'a>(layer: Ref<'a, Line>) -> &'a Entry<'a> {
 
 /// The value of a layer, if it has this name: the same key, or no key and the same type.
 #[inline]
-fn named<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
+fn named<'a, V: 'static>(layer: Ref<'a, ContextFamily>, name: Name) -> Option<&'a V> {
     let same = match (entry(layer).name, name) {
         (Some(one), Some(two)) => std::ptr::eq(one, two),
         (None, None) => true,
@@ -256,7 +256,7 @@ fn named<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
 
 /// The value of the nearest layer with this name, `layer` or one above it.
 #[inline]
-pub(super) fn find<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&'a V> {
+pub(super) fn find<'a, V: 'static>(layer: Ref<'a, ContextFamily>, name: Name) -> Option<&'a V> {
     let hash = name.map_or_else(hash_of_type::<V>, Label::hash);
     let top = match layer.layer() {
         Layer::Value { .. } => layer,
@@ -278,7 +278,7 @@ pub(super) fn find<'a, V: 'static>(layer: Ref<'a, Line>, name: Name) -> Option<&
 
 /// The topmost value layer visible from `layer`, which may be `layer` itself.
 #[inline]
-pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
+pub(super) fn top<'a>(layer: Ref<'a, ContextFamily>) -> Sib<'a> {
     match layer.layer() {
         Layer::Value { .. } => Some(layer),
         Layer::Branch(branch) => branch.values,
@@ -289,6 +289,6 @@ pub(super) fn top<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
 
 /// The same out of line, for callers that are likely to have a value layer.
 #[inline(never)]
-fn top_above<'a>(layer: Ref<'a, Line>) -> Sib<'a> {
+fn top_above<'a>(layer: Ref<'a, ContextFamily>) -> Sib<'a> {
     top(layer)
 }

@@ -249,10 +249,10 @@ impl<T, O: Owner<T>> Owned<T, O> {
             Err(payload) => Ending::panicked(payload),
         };
         // A panic in it would be one in a drop, perhaps in the middle of another.
-        let then = rt::undisturbed(|| owner.ended(ending)).flatten();
+        let then = rt::contain_panic(|| owner.ended(ending)).flatten();
         self.tasks.remove(self.key);
         if let Some(then) = then {
-            rt::undisturbed(then);
+            rt::contain_panic(then);
         }
     }
 }

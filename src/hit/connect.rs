@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
-/// The way to the server.
-pub(super) struct Way {
+/// Where the server is, and how to connect to it.
+pub(super) struct Target {
     host: String,
     port: u16,
     addresses: Addresses,
@@ -30,13 +30,13 @@ pub(super) struct Way {
     tls: Option<super::tls::Tls>,
 }
 
-impl Way {
+impl Target {
     pub(super) fn new(
         host: String,
         port: u16,
         https: bool,
         options: &Options,
-    ) -> Result<Way, Error> {
+    ) -> Result<Target, Error> {
         #[cfg(feature = "tls")]
         let tls = https.then(|| super::tls::Tls::new(&host, options)).transpose()?;
         #[cfg(not(feature = "tls"))]
@@ -46,7 +46,7 @@ impl Way {
         }
         let known = host.parse::<IpAddr>().map(|address| vec![SocketAddr::new(address, port)]);
         let addresses = Addresses::new(known.ok());
-        Ok(Way {
+        Ok(Target {
             host,
             port,
             addresses,
@@ -283,20 +283,20 @@ mod tests {
         let [one, two, three] =
             [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let all = [&one, &two, &three].map(|listener| listener.local_addr().unwrap());
-        let mut way = Way::new("three".into(), 1, false, &Options::new()).unwrap();
-        way.addresses = Addresses::new(Some(all.to_vec()));
-        let connect = async |way: &Way| match way.connect().await.unwrap() {
+        let mut target = Target::new("three".into(), 1, false, &Options::new()).unwrap();
+        target.addresses = Addresses::new(Some(all.to_vec()));
+        let connect = async |target: &Target| match target.connect().await.unwrap() {
             Stream::Plain(tcp) => tcp.peer_addr().unwrap(),
             #[cfg(feature = "tls")]
             Stream::Tls(_) => unreachable!("it is plain"),
         };
-        assert_eq!(connect(&way).await, all[0]);
+        assert_eq!(connect(&target).await, all[0]);
         drop(one);
-        assert_eq!(connect(&way).await, all[1]);
+        assert_eq!(connect(&target).await, all[1]);
         let again = std::net::TcpListener::bind(all[0]).unwrap();
-        assert_eq!(connect(&way).await, all[1], "though the first is there again");
+        assert_eq!(connect(&target).await, all[1], "though the first is there again");
         drop((again, two));
-        assert_eq!(connect(&way).await, all[2]);
+        assert_eq!(connect(&target).await, all[2]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -341,12 +341,12 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let options = Options::new().insecure(true);
-        let way = Way::new("127.0.0.1".into(), port, true, &options).unwrap();
+        let target = Target::new("127.0.0.1".into(), port, true, &options).unwrap();
         let accept = async {
             let acceptor = TlsAcceptor::from(Arc::new(config));
             acceptor.accept(listener.accept().await.unwrap().0).await.unwrap()
         };
-        let (stream, mut server) = tokio::join!(way.connect(), accept);
+        let (stream, mut server) = tokio::join!(target.connect(), accept);
         let mut stream = stream.unwrap();
         // The tickets come before it.
         server.write_all(b"a").await.unwrap();

@@ -28,12 +28,12 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
-    pub(super) taken: Taken,
+    pub(super) taken: Progress,
 }
 
 /// How far the server got with a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum Progress {
     /// It has certainly not looked at the request.
     No,
     /// Nothing of a response has come.
@@ -68,7 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<Answer, Failure> {
         let mut untouched = true;
         let answer = self.try_exchange(wire, head_only, &mut untouched).await;
-        let taken = if untouched { Taken::Perhaps } else { Taken::Yes };
+        let taken = if untouched { Progress::Perhaps } else { Progress::Yes };
         answer.map_err(|kind| Failure { kind, taken })
     }
 

@@ -17,7 +17,7 @@
 
 use super::ErrorKind;
 use super::connect::Stream;
-use super::h1::{Answer, Failure, Taken};
+use super::h1::{Answer, Failure, Progress};
 use super::job::Job;
 use crate::rt;
 use ::h2::Reason;
@@ -42,7 +42,7 @@ pub(super) struct Connection {
     driver: rt::JoinHandle<()>,
     tasks: Tasks,
     /// Whether there is a request that has not ended. Invariant 3.
-    midway: bool,
+    in_request: bool,
     /// Why it is unusable, if something went wrong.
     failed: Arc<OnceLock<ErrorKind>>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
-        if let Some(socket) = self.tasks.0.get().filter(|_| self.midway) {
+        if let Some(socket) = self.tasks.0.get().filter(|_| self.in_request) {
             socket.abort();
         }
     }
@@ -70,7 +70,7 @@ impl Connection {
                 let _ = leaves.set(kind(&error));
             }
         });
-        Ok(Connection { sender: Some(sender), driver, tasks, midway: false, failed })
+        Ok(Connection { sender: Some(sender), driver, tasks, in_request: false, failed })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -78,10 +78,10 @@ impl Connection {
     }
 
     pub(super) async fn exchange(&mut self, job: &Job) -> Result<Answer, Failure> {
-        let closed = Failure { kind: ErrorKind::Closed, taken: Taken::No };
+        let closed = Failure { kind: ErrorKind::Closed, taken: Progress::No };
         let sender = self.sender.as_mut().ok_or(closed)?;
         let parts = job.parts.as_deref().expect("asked for HTTP/2").clone();
-        self.midway = true;
+        self.in_request = true;
         let (body, mut sent) = Upload::of(job.body.clone());
         let response = sender.send_request(Request::from_parts(parts, body));
         let response = self.answered(response).await.map_err(|error| {
@@ -92,7 +92,7 @@ impl Connection {
         let (head, mut body) = response?.into_parts();
         let mut bytes = 0;
         while let Some(frame) = poll_fn(|task| Pin::new(&mut body).poll_frame(task)).await {
-            let failed = |error| Failure { kind: kind(&error), taken: Taken::Yes };
+            let failed = |error| Failure { kind: kind(&error), taken: Progress::Yes };
             bytes += frame.map_err(failed)?.data_ref().map_or(0, |data| data.len() as u64);
         }
         // Nothing is ever sent over it; the drop of its other end is the answer. As over HTTP/1.1,
@@ -106,7 +106,7 @@ impl Connection {
         } else {
             sent.try_recv() != Err(oneshot::error::TryRecvError::Empty)
         };
-        self.midway = !gone;
+        self.in_request = !gone;
         Ok(Answer { status, bytes, keep: gone })
     }
 
@@ -148,18 +148,18 @@ fn kind(error: &hyper::Error) -> ErrorKind {
 }
 
 /// How far the server got with a request that nothing has come back for.
-fn taken(error: &hyper::Error) -> Taken {
+fn taken(error: &hyper::Error) -> Progress {
     if error.is_canceled() {
-        return Taken::No;
+        return Progress::No;
     }
     match cause::<::h2::Error>(error) {
         // A `GOAWAY` fails only requests after the last one that the server takes.
-        Some(error) if error.is_remote() && error.is_go_away() => Taken::No,
+        Some(error) if error.is_remote() && error.is_go_away() => Progress::No,
         Some(error) if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) => {
-            Taken::No
+            Progress::No
         }
-        Some(error) if error.is_reset() => Taken::Yes,
-        _ => Taken::Perhaps,
+        Some(error) if error.is_reset() => Progress::Yes,
+        _ => Progress::Perhaps,
     }
 }
 

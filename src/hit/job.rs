@@ -1,7 +1,7 @@
 //! A request, checked and serialized once for all the times that it is sent.
 
 use super::Options;
-use super::connect::Way;
+use super::connect::Target;
 use super::options::{Error, Problem};
 use super::parse::tokens;
 use super::user;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// What every connection needs to know.
 pub(super) struct Job {
-    pub(super) way: Way,
+    pub(super) target: Target,
     /// The request as it goes over an HTTP/1.1 connection, to the last byte.
     pub(super) wire: Bytes,
     /// Whether responses have no body, whatever they say.
@@ -53,7 +53,7 @@ impl Job {
         }
         fill(&mut parts, header::USER_AGENT, concat!("quell-hit/", env!("CARGO_PKG_VERSION")));
         fill(&mut parts, header::ACCEPT, "*/*");
-        let way = Way::new(host, port, https, options)?;
+        let target = Target::new(host, port, https, options)?;
         let mut keepalive = options.keepalive;
         let wire = write(&parts, &body, options.keepalive);
         let http2 = if options.http2 {
@@ -68,7 +68,7 @@ impl Job {
             None
         };
         Ok(Job {
-            way,
+            target,
             wire,
             head_only,
             idempotent,

@@ -13,7 +13,7 @@
 #![allow(clippy::disallowed_types, reason = "no model has sockets")]
 
 use super::connect::Stream;
-use super::h1::{self, Answer, Taken};
+use super::h1::{self, Answer, Progress};
 use super::h2;
 use super::job::Job;
 use super::{ErrorKind, Hit};
@@ -101,9 +101,9 @@ impl Connection {
             // The server may close a kept connection while the request is on its way.
             let closed = matches!(failure.kind, ErrorKind::Closed | ErrorKind::Reset);
             let again = match failure.taken {
-                Taken::No => true,
-                Taken::Perhaps => job.idempotent,
-                Taken::Yes => false,
+                Progress::No => true,
+                Progress::Perhaps => job.idempotent,
+                Progress::Yes => false,
             };
             if !(kept && closed && again) {
                 return Err(failure.kind);
@@ -121,7 +121,7 @@ impl Connection {
     }
 
     async fn open(job: &Job) -> Result<Connection, ErrorKind> {
-        let stream = job.way.connect().await?;
+        let stream = job.target.connect().await?;
         if job.parts.is_some() {
             return Ok(Connection::Two(Box::new(h2::Connection::open(stream).await?)));
         }

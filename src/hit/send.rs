@@ -4,7 +4,7 @@ use super::job::Job;
 use super::quota::{Quota, Share};
 use super::results::{Departures, Results};
 use super::seats::Seats;
-use super::timetable::{Ride, Timetable};
+use super::timetable::{Timetable, UnderWay};
 use super::{Error, ErrorKind, Hit, Options};
 use crate::context::Context;
 use crate::pipeline::{OnCancel, Pipeline, Rate};
@@ -156,9 +156,9 @@ where
         // is one that others have sent meanwhile.
         let sending = (!outer.is_done() && share.take()).then(|| {
             departed.one_more();
-            let ride = due.map(|due| timetable.begin(due));
-            let began = ride.as_ref().map_or_else(rt::now, Ride::began);
-            (began, ride, outer.run(send(inner, began)))
+            let under_way = due.map(|due| timetable.begin(due));
+            let began = under_way.as_ref().map_or_else(rt::now, UnderWay::began);
+            (began, under_way, outer.run(send(inner, began)))
         });
         async move {
             let (began, _ride, sending) = sending?;

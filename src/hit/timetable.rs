@@ -41,7 +41,7 @@ impl Timetable {
     }
 
     /// A request that was due at `due` is sent now.
-    pub(super) fn begin(self: &Arc<Self>, due: Instant) -> Ride {
+    pub(super) fn begin(self: &Arc<Self>, due: Instant) -> UnderWay {
         let sent = rt::now();
         let mut places = self.places();
         let free = if places.unused > 0 {
@@ -52,12 +52,12 @@ impl Timetable {
         };
         drop(places);
         let reckoned = free.map_or(due, |Reverse(free)| free.max(due));
-        Ride { timetable: Arc::clone(self), sent, waited: reckoned - due, reckoned }
+        UnderWay { timetable: Arc::clone(self), sent, waited: reckoned - due, reckoned }
     }
 }
 
 /// A request under way.
-pub(super) struct Ride {
+pub(super) struct UnderWay {
     timetable: Arc<Timetable>,
     sent: Instant,
     /// How long it waited for a worker.
@@ -65,14 +65,14 @@ pub(super) struct Ride {
     reckoned: Instant,
 }
 
-impl Ride {
+impl UnderWay {
     /// The instant from which its latency counts. Invariant 2.
     pub(super) fn began(&self) -> Instant {
         self.sent.checked_sub(self.waited).unwrap_or(self.sent)
     }
 }
 
-impl Drop for Ride {
+impl Drop for UnderWay {
     /// Invariant 1.
     fn drop(&mut self) {
         let took = rt::now().saturating_duration_since(self.sent);

@@ -94,7 +94,7 @@ where
         // A worker that goes alone keeps wakers: the timer thread watches it.
         if alone != taker.is_alone() {
             alone = !alone;
-            rt::keep_woken(alone);
+            rt::set_keeping(alone);
         }
         rt::free_woken();
         tally.give_to_user();
@@ -124,7 +124,7 @@ where
             Ok(made) => made,
             Err(error) => {
                 tally.fail();
-                rt::keep_no_more();
+                rt::stop_keeping();
                 return Err(error);
             }
         };
@@ -138,7 +138,7 @@ where
             taker.pauses();
             let sent = work.output.send(made).await;
             if sent.is_err() {
-                rt::keep_no_more();
+                rt::stop_keeping();
                 if let Some(turns) = &work.turns {
                     turns.next(pipeline);
                 }
@@ -157,7 +157,7 @@ where
             turn = turn.rest().await;
             // Again, because it lasts only a few turns.
             alone = taker.is_alone();
-            rt::keep_woken(alone);
+            rt::set_keeping(alone);
         }
     }
 }

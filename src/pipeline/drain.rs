@@ -46,7 +46,7 @@ impl Drain {
 
     /// When the grace is over, if `parent` has ended by a deadline: however late that is noticed.
     fn over(&self, parent: &Context) -> Option<Instant> {
-        parent.ran_out_by(&self.clock).and_then(|at| at.checked_add(self.grace))
+        parent.expired_by(&self.clock).and_then(|at| at.checked_add(self.grace))
     }
 
     /// Whether the grace is over, even if no task has had a turn to say so, or perhaps to begin the

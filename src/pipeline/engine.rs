@@ -24,7 +24,7 @@ use crate::channel::at_home;
 use crate::channel::{AnyLink, Bulk, Receiver, Sender};
 use crate::context::{BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Boxed, Ending, Owner, Tasks};
-use crate::rt::{self, Hand, Woken};
+use crate::rt::{self, Hand, KeptWakers};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
@@ -47,7 +47,7 @@ pub(super) struct Engine {
     pub(super) ctx: Context,
     canceller: Canceller,
     pub(super) tasks: Arc<Tasks>,
-    pub(super) woken: Woken,
+    pub(super) woken: KeptWakers,
     pub(super) stages: Vec<Stage>,
     /// Invariant 2.
     end: Mutex<Option<End>>,
@@ -107,7 +107,7 @@ impl Engine {
             ctx,
             canceller,
             tasks: Tasks::new(),
-            woken: Woken::here(),
+            woken: KeptWakers::here(),
             stages,
             end: Mutex::new(None),
             stopped: AtomicUsize::new(0),
@@ -122,11 +122,11 @@ impl Engine {
     /// If no alarm can be armed for its deadline.
     pub(super) fn watch(this: &Arc<Self>) {
         let (stopping, discarding) = (Arc::clone(this), Arc::clone(this));
-        let _registered = this.ctx.at_end(move || stopping.stop());
-        let _registered = this.ctx.after_end(move || discarding.discard());
+        let _registered = this.ctx.own_func_at_end(move || stopping.stop());
+        let _registered = this.ctx.users_func_at_end(move || discarding.discard());
         if let Some(drain) = &this.drain {
             let draining = Arc::clone(this);
-            drain.watch(this.parent.at_end(move || {
+            drain.watch(this.parent.own_func_at_end(move || {
                 Engine::begin_to_drain(&draining);
                 Engine::let_go(draining);
             }));

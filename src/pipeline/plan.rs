@@ -65,11 +65,11 @@ pub struct Pipeline<T> {
 }
 
 /// Starts the stage of this number: takes its inputs off the pile, and puts its output on it.
-type Step = Box<dyn FnOnce(&Arc<Engine>, usize, &mut Pile) + Send>;
+type Step = Box<dyn FnOnce(&Arc<Engine>, usize, &mut Unclaimed) + Send>;
 
 /// Receivers of started stages that no other stage has taken for its input yet.
 #[derive(Default)]
-struct Pile(Vec<Box<dyn Any>>);
+struct Unclaimed(Vec<Box<dyn Any>>);
 
 /// Sources.
 impl<T: Send + 'static> Pipeline<T> {
@@ -410,7 +410,7 @@ impl<T: Send + 'static> Pipeline<T> {
     }
 }
 
-impl Pile {
+impl Unclaimed {
     fn put<T: Send + 'static>(&mut self, receiver: Receiver<T>) {
         self.0.push(Box::new(receiver));
     }
@@ -443,7 +443,7 @@ impl<T> Pipeline<T> {
             engine.note(End::cancelled(cause));
             return None;
         }
-        let mut pile = Pile::default();
+        let mut pile = Unclaimed::default();
         for (index, step) in self.steps.into_iter().enumerate() {
             step(engine, index, &mut pile);
         }

@@ -294,7 +294,7 @@ impl<T> Results<T> {
     fn stop_reading(&mut self, place: &'static Location<'static>) -> Arc<Engine> {
         let (engine, before) = self.take_over();
         engine.end(End::reader_stopped(place));
-        rt::undisturbed(|| drop(before));
+        rt::contain_panic(|| drop(before));
         engine
     }
 }

@@ -71,7 +71,7 @@ impl<T, F: FnMut(&mut std::task::Context<'_>) -> Poll<T>> Future for PollHere<F>
 
 /// Ends a task that runs a closure of the user's.
 pub(super) fn ends(end: StageEnd) -> StageResult {
-    rt::keep_no_more();
+    rt::stop_keeping();
     Ok(end)
 }
 

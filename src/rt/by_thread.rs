@@ -166,7 +166,7 @@ impl Stop {
 
 /// Every task has a thread of its own, or shares one with all others: no waker is kept, and no
 /// nudge needed.
-pub(crate) struct Woken;
+pub(crate) struct KeptWakers;
 
 pub(crate) struct Hand;
 
@@ -177,9 +177,9 @@ impl PipelineId {
     pub(crate) const NONE: PipelineId = PipelineId;
 }
 
-impl Woken {
+impl KeptWakers {
     pub(crate) fn here() -> Self {
-        Woken
+        KeptWakers
     }
 
     pub(crate) fn on_threads(&self) -> bool {
@@ -223,6 +223,6 @@ pub(crate) fn step() {}
 
 pub(crate) fn was_brisk(_is_brisk: bool) {}
 
-pub(crate) fn keep_woken(_may: bool) {}
+pub(crate) fn set_keeping(_may: bool) {}
 
-pub(crate) fn keep_no_more() {}
+pub(crate) fn stop_keeping() {}

@@ -73,8 +73,8 @@ pub(crate) use task::{Stop, Unstarted};
 pub(crate) use aside::block_aside;
 #[cfg(loom)]
 pub(crate) use by_thread::{
-    Hand, PipelineId, Woken, free_woken, has_woken, keep_no_more, keep_woken, note_woken, step,
-    wake_at, wake_now, was_brisk,
+    Hand, KeptWakers, PipelineId, free_woken, has_woken, note_woken, set_keeping, step,
+    stop_keeping, wake_at, wake_now, was_brisk,
 };
 #[cfg(all(unix, not(loom)))]
 pub(crate) use runner::becomes_quells_own;
@@ -83,7 +83,7 @@ pub(crate) use runner::{for_users, is_quells_own, run as leave_to_crew};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;
-pub(crate) use task::{Abort, panic_words, require, runs_tasks, spawn_at, undisturbed, wake};
+pub(crate) use task::{Abort, contain_panic, panic_words, require, runs_tasks, spawn_at, wake};
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 #[cfg(not(loom))]
 pub(crate) use timer::look_often;
@@ -97,8 +97,8 @@ pub use turn::{YieldNow, choose, yield_now};
 pub(crate) use waiting::Waiting;
 #[cfg(not(loom))]
 pub(crate) use woken::{
-    Hand, PipelineId, Woken, free_woken, has_woken, keep_no_more, keep_woken, note_woken, step,
-    wake_at, wake_now, was_brisk,
+    Hand, KeptWakers, PipelineId, free_woken, has_woken, note_woken, set_keeping, step,
+    stop_keeping, wake_at, wake_now, was_brisk,
 };
 
 use std::time::Instant;
@@ -106,7 +106,7 @@ use std::time::Instant;
 /// A model has no threads of quell's own.
 #[cfg(loom)]
 pub(crate) fn for_users(job: impl FnOnce()) {
-    undisturbed(job);
+    contain_panic(job);
 }
 
 /// The time by the clock that is ambient here: the clock of the tokio runtime this is called in

@@ -375,7 +375,7 @@ impl Future for Keeper {
 /// is dropped with the bell: once its context is gone, that holds the last reference to a cause,
 /// whose drop is user code and must not end the task that all deadlines of the runtime depend on.
 fn ring(bell: Bell) {
-    super::undisturbed(|| {
+    super::contain_panic(|| {
         if let Some(work) = bell() {
             work.run();
         }

@@ -32,7 +32,7 @@ pub(crate) fn waits(_wait: impl FnOnce() -> Wait) {
 pub(crate) fn passes(_wait: impl FnOnce() -> Option<Wait>) {
     #[cfg(all(feature = "check", not(loom)))]
     if super::world::ask(|world| _wait().is_some_and(|wait| world.passes(wait))) == Some(true) {
-        super::world::befalls();
+        super::world::inject();
     }
 }
 

@@ -17,7 +17,7 @@
 //!    functions to the second, also those of contexts that end by quell's own work or by a waker;
 //!    and so it does with the drop of an error.
 
-use super::task::undisturbed;
+use super::task::contain_panic;
 use super::{Clock, Work};
 use crate::sync::{Condvar, Mutex};
 use std::cell::Cell;
@@ -61,7 +61,7 @@ pub(crate) fn for_users(job: impl FnOnce() + Send + 'static) {
     if is_quells_own() {
         run(Clock::ambient(), Work::new(None, Some(Box::new(job))));
     } else {
-        undisturbed(job);
+        contain_panic(job);
     }
 }
 
@@ -139,17 +139,17 @@ impl Runner {
 /// goes with the clock, if that holds the last handle of a runtime.
 fn run_here((clock, mut work): (Clock, Work)) {
     let Some(ours) = work.ours.take() else {
-        undisturbed(|| clock.inside(|| work.run()));
-        undisturbed(move || {
+        contain_panic(|| clock.inside(|| work.run()));
+        contain_panic(move || {
             let _goes = clock;
         });
         return;
     };
-    undisturbed(|| clock.inside(ours));
+    contain_panic(|| clock.inside(ours));
     if work.users.is_some() {
         run(clock, work);
     } else {
-        undisturbed(move || {
+        contain_panic(move || {
             let _goes = clock;
         });
     }

@@ -364,7 +364,7 @@ pub(crate) fn panic_words(payload: Box<dyn Any + Send>) -> String {
 
 /// Runs user code whose panic concerns nothing here: the panic hook has printed it, a checker notes
 /// it, and it goes no further.
-pub(crate) fn undisturbed<R>(f: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn contain_panic<R>(f: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => Some(result),
         Err(payload) => {
@@ -380,7 +380,7 @@ pub(crate) fn undisturbed<R>(f: impl FnOnce() -> R) -> Option<R> {
 #[inline]
 pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
-        undisturbed(|| waker.wake());
+        contain_panic(|| waker.wake());
     }
 }
 

@@ -10,7 +10,7 @@
 //!    which runs it here only if no other thread can be had. No lock is held while a bell rings or
 //!    is dropped.
 
-use super::task::undisturbed;
+use super::task::contain_panic;
 use super::{Bell, Clock, runner};
 use crate::sync::{Condvar, Mutex};
 use std::collections::BTreeMap;
@@ -191,8 +191,8 @@ impl Timer {
             let Armed { clock, bell, .. } = armed;
             // A waker may panic, and so may user code that goes with the last handle of a runtime:
             // that must not end the thread that all deadlines depend on.
-            let work = undisturbed(bell).flatten();
-            undisturbed(move || {
+            let work = contain_panic(bell).flatten();
+            contain_panic(move || {
                 let goes = clock;
                 if let Some(work) = work {
                     runner::run(goes, work);

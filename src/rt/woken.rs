@@ -23,7 +23,7 @@
 //! 3. No waker is kept under a checker, nor where one thread runs all tasks. (Models have tasks of
 //!    their own, see `by_thread`.)
 
-use super::task::{Nudge, undisturbed, wake};
+use super::task::{Nudge, contain_panic, wake};
 use super::{Turn, is_in_real_time, look_often, real_now};
 use crate::sync::{Arc, BriefLock};
 use std::cell::Cell;
@@ -47,15 +47,15 @@ const UNKEPT: u32 = 20_000;
 std::thread_local! {
     /// Whether a woken task may lie in this thread's LIFO slot, where no other thread finds it
     /// until this poll ends.
-    static WOKE: Cell<bool> = const { Cell::new(false) };
-    /// Whether `WOKE` matters: not in a turn of a task whose runtime has only one thread.
-    static MATTERS: Cell<bool> = const { Cell::new(true) };
+    static IN_LIFO_SLOT: Cell<bool> = const { Cell::new(false) };
+    /// Whether `IN_LIFO_SLOT` matters: not in a turn of a task whose runtime has only one thread.
+    static HAS_OTHER_THREADS: Cell<bool> = const { Cell::new(true) };
     /// The pipeline whose channels' wakers this turn keeps.
     static KEEPS: Cell<PipelineId> = const { Cell::new(PipelineId::NONE) };
     /// How many of its [`STEPS`] steps the user code in this turn has made.
     static STEP: Cell<u32> = const { Cell::new(0) };
     /// The state of the task whose turn it is.
-    static TASK: Cell<Option<Box<Known>>> = const { Cell::new(None) };
+    static TASK: Cell<Option<Box<TaskState>>> = const { Cell::new(None) };
 }
 
 /// Which pipeline a channel belongs to.
@@ -72,7 +72,7 @@ impl PipelineId {
 }
 
 /// The wakers that the tasks of a pipeline keep.
-pub(crate) struct Woken {
+pub(crate) struct KeptWakers {
     /// `None` where one thread runs all tasks: no waker is kept.
     shared: Option<Arc<Shared>>,
     on_threads: bool,
@@ -86,9 +86,9 @@ struct Shared {
 struct Kept {
     wakers: Vec<Waker>,
     /// Whether a waker has been kept since the last look.
-    used: bool,
+    kept_since_look: bool,
     /// Whether the last look found kept wakers, and none has been sent since.
-    seen: bool,
+    kept_at_look: bool,
     /// Whether there will be another look.
     looked_after: bool,
     /// How many more wakers are to be woken at once.
@@ -96,9 +96,9 @@ struct Kept {
 }
 
 /// A task's state between its turns; empty where one thread runs all tasks.
-pub(crate) struct Hand(Cell<Option<Box<Known>>>);
+pub(crate) struct Hand(Cell<Option<Box<TaskState>>>);
 
-struct Known {
+struct TaskState {
     shared: Arc<Shared>,
     keeps: bool,
     /// Whether it has kept a waker in this turn.
@@ -111,17 +111,23 @@ struct Known {
     step: u32,
 }
 
-impl Woken {
+impl KeptWakers {
     /// For tasks of the runtime that is ambient here.
     pub(crate) fn here() -> Self {
         let nudge = Nudge::here();
         let on_threads = nudge.on_threads();
         let shared = nudge.is_needed().then(|| {
             let wakers = Vec::new();
-            let kept = Kept { wakers, used: false, seen: false, looked_after: false, unkept: 0 };
+            let kept = Kept {
+                wakers,
+                kept_since_look: false,
+                kept_at_look: false,
+                looked_after: false,
+                unkept: 0,
+            };
             Arc::new(Shared { nudge, kept: BriefLock::new(kept) })
         });
-        Woken { shared, on_threads }
+        KeptWakers { shared, on_threads }
     }
 
     /// Whether one thread may be kept busy while another runs tasks. (True of a single worker, too:
@@ -133,7 +139,7 @@ impl Woken {
     /// Wakes the kept wakers, on a thread that may go on to something else.
     pub(crate) fn send(&self) {
         if self.shared.as_ref().is_some_and(|shared| shared.send()) {
-            WOKE.set(true);
+            IN_LIFO_SLOT.set(true);
         }
     }
 
@@ -143,7 +149,7 @@ impl Woken {
 
     pub(crate) fn hand(&self) -> Hand {
         Hand(Cell::new(self.shared.as_ref().map(|shared| {
-            Box::new(Known {
+            Box::new(TaskState {
                 shared: Arc::clone(shared),
                 keeps: false,
                 has_kept: false,
@@ -173,10 +179,10 @@ struct HasTurn<'a> {
 
 /// The thread's state before this turn: user code in another turn may run a pipeline of its own.
 struct Before {
-    task: Option<Box<Known>>,
+    task: Option<Box<TaskState>>,
     keeps: PipelineId,
-    matters: bool,
-    woke: bool,
+    has_other_threads: bool,
+    in_lifo_slot: bool,
     step: u32,
 }
 
@@ -184,8 +190,8 @@ impl<'a> HasTurn<'a> {
     #[inline]
     fn begin(hand: &'a Hand) -> Self {
         let mine = hand.0.take();
-        let (woke, step) = (WOKE.replace(false), STEP.get());
-        let matters = MATTERS.replace(mine.is_some());
+        let (in_lifo_slot, step) = (IN_LIFO_SLOT.replace(false), STEP.get());
+        let has_other_threads = HAS_OTHER_THREADS.replace(mine.is_some());
         let keeps = KEEPS.replace(PipelineId::NONE);
         let mut task = None;
         if let Some(mut mine) = mine {
@@ -196,7 +202,7 @@ impl<'a> HasTurn<'a> {
             STEP.set(mine.step);
             task = TASK.try_with(|task| task.replace(Some(mine))).ok().flatten();
         }
-        HasTurn { hand, before: Before { task, keeps, matters, woke, step } }
+        HasTurn { hand, before: Before { task, keeps, has_other_threads, in_lifo_slot, step } }
     }
 }
 
@@ -205,8 +211,8 @@ impl Drop for HasTurn<'_> {
     fn drop(&mut self) {
         let keeps = KEEPS.replace(self.before.keeps);
         let step = STEP.replace(self.before.step);
-        WOKE.set(self.before.woke);
-        if !MATTERS.replace(self.before.matters) {
+        IN_LIFO_SLOT.set(self.before.in_lifo_slot);
+        if !HAS_OTHER_THREADS.replace(self.before.has_other_threads) {
             return;
         }
         let before = self.before.task.take();
@@ -221,7 +227,7 @@ impl Drop for HasTurn<'_> {
 }
 
 /// Calls `f` with the state of the task whose turn it is. `f` runs no user code.
-fn in_turn<R>(f: impl FnOnce(&mut Known) -> R) -> Option<R> {
+fn in_turn<R>(f: impl FnOnce(&mut TaskState) -> R) -> Option<R> {
     let at_the_end_of_a_thread = TASK.try_with(|task| {
         let mut known = task.take()?;
         let result = f(&mut known);
@@ -240,7 +246,7 @@ impl Shared {
             return Err(waker);
         }
         // Set before the next look: one that finds it unset, and no waker, is the last.
-        kept.used = true;
+        kept.kept_since_look = true;
         kept.wakers.push(waker);
         Ok(std::mem::replace(&mut kept.looked_after, true))
     }
@@ -255,7 +261,7 @@ impl Shared {
             (kept.looked_after, kept.unkept) = (false, UNKEPT);
             drop(kept);
             this.send();
-            WOKE.set(true);
+            IN_LIFO_SLOT.set(true);
         }
     }
 
@@ -265,7 +271,7 @@ impl Shared {
         let mut sent = false;
         loop {
             let mut kept = self.kept.lock();
-            kept.seen = false;
+            kept.kept_at_look = false;
             let waker = kept.wakers.pop();
             let is_last = kept.wakers.is_empty();
             drop(kept);
@@ -280,13 +286,13 @@ impl Shared {
     /// Invariant 1, on the timer thread. Returns whether to look again.
     fn look(&self) -> bool {
         let mut kept = self.kept.lock();
-        let used = std::mem::take(&mut kept.used);
-        if !kept.seen {
-            kept.seen = !kept.wakers.is_empty();
-            kept.looked_after = used || kept.seen;
+        let kept_since_look = std::mem::take(&mut kept.kept_since_look);
+        if !kept.kept_at_look {
+            kept.kept_at_look = !kept.wakers.is_empty();
+            kept.looked_after = kept_since_look || kept.kept_at_look;
             return kept.looked_after;
         }
-        (kept.seen, kept.looked_after, kept.unkept) = (false, false, UNKEPT);
+        (kept.kept_at_look, kept.looked_after, kept.unkept) = (false, false, UNKEPT);
         let wakers = std::mem::take(&mut kept.wakers);
         drop(kept);
         wake(wakers);
@@ -299,7 +305,7 @@ impl Shared {
 pub(crate) fn wake_now(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
         note_woken();
-        undisturbed(|| waker.wake());
+        contain_panic(|| waker.wake());
     }
 }
 
@@ -334,18 +340,18 @@ fn keep(waker: Waker) -> Option<Waker> {
 
 /// Notes that a task has been woken, spawned or aborted, and runs next on this thread.
 pub(crate) fn note_woken() {
-    WOKE.set(true);
+    IN_LIFO_SLOT.set(true);
 }
 
 /// Whether a task has been woken in this turn and not been [freed](free_woken) since.
 pub(crate) fn has_woken() -> bool {
-    WOKE.get() && MATTERS.get()
+    IN_LIFO_SLOT.get() && HAS_OTHER_THREADS.get()
 }
 
 /// Frees woken tasks for other threads: what comes now may keep this one busy.
 #[inline]
 pub(crate) fn free_woken() {
-    if WOKE.replace(false) && MATTERS.get() {
+    if IN_LIFO_SLOT.replace(false) && HAS_OTHER_THREADS.get() {
         nudge();
     }
 }
@@ -354,7 +360,7 @@ pub(crate) fn free_woken() {
 fn nudge() {
     let shared = in_turn(|task| Arc::clone(&task.shared));
     // Spawning may run user code as well.
-    undisturbed(|| match shared {
+    contain_panic(|| match shared {
         Some(shared) => shared.nudge.nudge(),
         // Not in a turn: perhaps in a task of the user's.
         None => {
@@ -369,7 +375,7 @@ fn nudge() {
 /// Counts a step of user code: a use of its end of a channel.
 #[inline]
 pub(crate) fn step() {
-    if !MATTERS.get() {
+    if !HAS_OTHER_THREADS.get() {
         return;
     }
     STEP.set(STEP.get() + 1);
@@ -390,7 +396,7 @@ fn steps() {
 
 /// Notes whether the task's latest steps were brisk.
 pub(crate) fn was_brisk(is_brisk: bool) {
-    if !MATTERS.get() {
+    if !HAS_OTHER_THREADS.get() {
         return;
     }
     let brisk = in_turn(|task| {
@@ -398,23 +404,23 @@ pub(crate) fn was_brisk(is_brisk: bool) {
         task.brisk = if is_brisk { (task.brisk + 1).min(BRISK) } else { 0 };
         task.brisk
     });
-    keep_woken(brisk == Some(BRISK));
+    set_keeping(brisk == Some(BRISK));
 }
 
 /// Ends keeping, and frees what has been woken: no further item comes from where the task asked,
 /// and what it does or drops now may take its time.
-pub(crate) fn keep_no_more() {
-    if !MATTERS.get() {
+pub(crate) fn stop_keeping() {
+    if !HAS_OTHER_THREADS.get() {
         return;
     }
     in_turn(|task| task.brisk = 0);
-    keep_woken(false);
+    set_keeping(false);
     free_woken();
 }
 
 /// Sets whether this task keeps wakers from now on.
-pub(crate) fn keep_woken(may: bool) {
-    if !MATTERS.get() {
+pub(crate) fn set_keeping(may: bool) {
+    if !HAS_OTHER_THREADS.get() {
         return;
     }
     let keeps = may && is_in_real_time();
@@ -426,7 +432,7 @@ pub(crate) fn keep_woken(may: bool) {
     });
     if let Some(shared) = kept.flatten() {
         shared.send();
-        WOKE.set(true);
+        IN_LIFO_SLOT.set(true);
     }
 }
 

@@ -44,11 +44,11 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
 pub(crate) trait Onlooker: Send + Sync + fmt::Debug {
     /// A watched context was asked, or derived from, or is to run a function at its end; not called
     /// for questions that are [only counted](only_count). True: the onlooker intervenes here, and
-    /// [`strikes`](Onlooker::strikes) is called for that.
+    /// [`inject`](Onlooker::inject) is called for that.
     fn looks(&self, look: Look) -> bool;
 
     /// Intervenes, which may run user code.
-    fn strikes(&self);
+    fn inject(&self);
 
     /// A context has been made.
     fn made(&self, mark: u16, made_at: &'static Location<'static>);
@@ -170,11 +170,11 @@ pub(crate) fn looked(look: Look) -> bool {
         }
         Look::Asked | Look::AfterFunc => false,
     });
-    !noted && is_to_befall(look)
+    !noted && is_to_inject(look)
 }
 
 #[cold]
-fn is_to_befall(look: Look) -> bool {
+fn is_to_inject(look: Look) -> bool {
     ONLOOKER
         .try_with(|onlooker| onlooker.borrow().as_deref().is_some_and(|one| one.looks(look)))
         .unwrap_or(false)
@@ -182,9 +182,9 @@ fn is_to_befall(look: Look) -> bool {
 
 /// Has the onlooker intervene, here and now. Out of line: it may end contexts and run user code.
 #[cold]
-pub(crate) fn befalls() {
+pub(crate) fn inject() {
     if let Some(onlooker) = onlooker() {
-        onlooker.strikes();
+        onlooker.inject();
     }
 }
 

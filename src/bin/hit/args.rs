@@ -73,17 +73,17 @@ pub(crate) struct Args {
 }
 
 /// Why there is nothing to run.
-pub(crate) enum Instead {
+pub(crate) enum Exit {
     Help(String),
     Usage(String),
 }
 
 impl Args {
-    pub(crate) fn parse() -> Result<Args, Instead> {
+    pub(crate) fn parse() -> Result<Args, Exit> {
         match Cli::try_parse() {
-            Ok(cli) => cli.check().map_err(Instead::Usage),
-            Err(error) if !error.use_stderr() => Err(Instead::Help(error.to_string())),
-            Err(error) => Err(Instead::Usage(one_line(&error))),
+            Ok(cli) => cli.check().map_err(Exit::Usage),
+            Err(error) if !error.use_stderr() => Err(Exit::Help(error.to_string())),
+            Err(error) => Err(Exit::Usage(one_line(&error))),
         }
     }
 }

@@ -23,10 +23,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let args = match args::Args::parse() {
         Ok(args) => args,
-        Err(args::Instead::Help(help)) => {
+        Err(args::Exit::Help(help)) => {
             return if print(&help) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        Err(args::Instead::Usage(problem)) => return usage(&problem),
+        Err(args::Exit::Usage(problem)) => return usage(&problem),
     };
     let done = match run::run(&args) {
         Ok(done) => done,

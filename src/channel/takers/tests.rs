@@ -162,7 +162,7 @@ fn who_goes_alone_and_has_long_taken_too_long_calls_another() {
     let (mut first, mut second, _sender, calls) = one_goes_alone();
     let now = || crate::rt::real_now().expect("neither a model nor a checker");
     while !first.seat.stint.is_long() {
-        first.seat.stint.take(&mut Glance::default());
+        first.seat.stint.take(&mut ClockOnce::default());
     }
     // More than has been saved.
     let began = now();
@@ -199,11 +199,11 @@ fn who_would_go_alone_unwatched_does_so_from_the_next_item_on() {
     link.fetch(&mut link.state.lock(), &mut front.batch);
     front.pace = Pace::brisk();
     assert!(
-        first.seat.goes_alone(front, &mut Glance::default()),
+        first.seat.goes_alone(front, &mut ClockOnce::default()),
         "that it is watched is to be arranged"
     );
     assert!(!first.seat.alone);
-    assert!(!first.seat.goes_alone(front, &mut Glance::default()), "it is arranged");
+    assert!(!first.seat.goes_alone(front, &mut ClockOnce::default()), "it is arranged");
     assert!(first.seat.alone);
 }
 

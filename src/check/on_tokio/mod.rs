@@ -157,7 +157,7 @@ pub(super) fn explore(
             let from = target.map_or(0, |target| target + 1);
             target = (from..).find(|&next| in_part(Some(next)));
         }
-        if kind.strikes() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
+        if kind.is_any() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
             findings.violations.push(nowhere(&covered));
         }
         covered.everywhere &= !covered.cut;
@@ -332,7 +332,7 @@ fn run(
     };
     let mut violation = judge(&watcher, left, point.is_some(), stop_within, plan.asked_at);
     if let Some(violation) = &mut violation {
-        violation.says_that_nobody_cancels(kind);
+        violation.note_missing_end(kind);
         violation.story.injected = Some(injected);
         let token = Token::new(kind, fingerprint(body), plan.limits, USUAL, Vec::new());
         // If the injection came by itself, or not at all, no point brings it back.

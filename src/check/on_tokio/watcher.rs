@@ -9,7 +9,7 @@
 
 use super::super::exploration::Plan;
 use super::super::inject::Inject;
-use super::super::place::{self, END_OF_CONTEXT, Place, tokio_catches, users_line};
+use super::super::place::{self, END_OF_CONTEXT, Place, tokio_catches, user_line};
 use super::super::pulse::Pulse;
 use super::super::quiet::{self, Panic};
 use crate::context::Canceller;
@@ -173,17 +173,17 @@ impl Onlooker for Watcher {
             state.kind.comes_at_a_look() && !state.asked_for && state.point(Point::Look(look));
         drop(state);
         if let (true, Some(trail)) = (strikes, &self.trail) {
-            let line = || users_line(&Backtrace::force_capture(), trail.asked_at).place;
+            let line = || user_line(&Backtrace::force_capture(), trail.asked_at).place;
             let place = self.pulse.own_time(line);
             trail.seen.lock().struck = place;
         }
         strikes
     }
 
-    fn strikes(&self) {
-        self.pulse.strikes(true);
+    fn inject(&self) {
+        self.pulse.set_striking(true);
         self.ends_root(self.plan.limits.after_turns);
-        self.pulse.strikes(false);
+        self.pulse.set_striking(false);
         let driver = self.state.lock().driver.clone();
         if let Some(driver) = driver {
             driver.wake();
@@ -255,7 +255,7 @@ impl Onlooker for Abroad {
         false
     }
 
-    fn strikes(&self) {}
+    fn inject(&self) {}
 
     fn made(&self, mark: u16, made_at: &'static Location<'static>) {
         self.0.made(mark, made_at);
@@ -317,7 +317,7 @@ impl Trail {
     /// Where the body waits; for a library's future from the beginning, where the check is run.
     pub(super) fn waits(&self) -> Waits {
         let seen = self.seen.lock();
-        let line = |(_, trace): &(u64, Backtrace)| users_line(trace, self.asked_at);
+        let line = |(_, trace): &(u64, Backtrace)| user_line(trace, self.asked_at);
         let lines: Vec<_> = seen.clones.iter().rev().map(line).collect();
         let says_more = |line: &&place::Seen| line.called.as_deref() != Some(END_OF_CONTEXT);
         let known = || lines.iter().filter(|line| line.place.is_some());

@@ -1,7 +1,7 @@
 //! The bodies of answers and of requests, both of which end with the context.
 
 use super::CallError;
-use super::error::Name;
+use super::error::CallName;
 use crate::context::{BoxError, Cancelled, Context, Done};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -19,18 +19,18 @@ pin_project! {
     /// The end of the context is noticed when this is polled or dropped. Read the body to its end
     /// so that the connection can be used again.
     pub struct CallBody<B = Incoming> {
-        call: Name,
+        call: CallName,
         #[pin]
-        body: Within<B>,
+        body: CancelBody<B>,
     }
 }
 
 impl<B> CallBody<B> {
-    pub(super) fn new(call: Name, ctx: &Context, body: B) -> Self
+    pub(super) fn new(call: CallName, ctx: &Context, body: B) -> Self
     where
         B: Body,
     {
-        CallBody { call, body: Within::new(ctx, body) }
+        CallBody { call, body: CancelBody::new(ctx, body) }
     }
 }
 
@@ -126,7 +126,7 @@ impl<B> fmt::Debug for CallBody<B> {
 
 pin_project! {
     /// A body that ends with a context.
-    pub(super) struct Within<B> {
+    pub(super) struct CancelBody<B> {
         // `None` once the end of the context no longer matters.
         told: Option<(Context, Done)>,
         #[pin]
@@ -148,14 +148,14 @@ impl From<Stopped> for BoxError {
     }
 }
 
-impl<B: Body> Within<B> {
+impl<B: Body> CancelBody<B> {
     pub(super) fn new(ctx: &Context, body: B) -> Self {
         let told = (!body.is_end_stream()).then(|| (ctx.clone(), ctx.done()));
-        Within { told, body: Some(body) }
+        CancelBody { told, body: Some(body) }
     }
 }
 
-impl<B> Body for Within<B>
+impl<B> Body for CancelBody<B>
 where
     B: Body,
     B::Error: Into<BoxError>,

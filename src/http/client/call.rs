@@ -1,7 +1,7 @@
 //! The client, and how a call is made.
 
-use super::body::Within;
-use super::error::Name;
+use super::body::CancelBody;
+use super::error::CallName;
 use super::{CallBody, CallError, Transport};
 use crate::context::{BoxError, Context};
 use crate::http::propagation::{TRACKING_ID, propagate_as};
@@ -122,7 +122,7 @@ where
     {
         let uri = uri
             .try_into()
-            .map_err(|error| CallError::failed(Name::unreadable(&Method::GET), error))?;
+            .map_err(|error| CallError::failed(CallName::unreadable(&Method::GET), error))?;
         let mut request = Request::new(axum_core::body::Body::empty());
         *request.uri_mut() = uri;
         self.send(ctx, request).await
@@ -146,8 +146,9 @@ where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let call = Name::new(request.method(), request.uri());
-        let mut request = request.map(|body| axum_core::body::Body::new(Within::new(ctx, body)));
+        let call = CallName::new(request.method(), request.uri());
+        let mut request =
+            request.map(|body| axum_core::body::Body::new(CancelBody::new(ctx, body)));
         propagate_as(ctx, request.headers_mut(), &self.id);
         let mut service = self.service.clone();
         let answer = ctx.run(async move {

@@ -24,7 +24,7 @@ use std::fmt;
 /// ```
 #[derive(Debug)]
 pub struct CallError {
-    call: Name,
+    call: CallName,
     why: Why,
 }
 
@@ -38,12 +38,12 @@ enum Why {
 
 /// The method and the address of a call.
 #[derive(Clone, Debug)]
-pub(super) struct Name {
+pub(super) struct CallName {
     method: Method,
     place: Box<str>,
 }
 
-impl Name {
+impl CallName {
     pub(super) fn new(method: &Method, uri: &Uri) -> Self {
         let mut place = String::new();
         if let Some(scheme) = uri.scheme_str() {
@@ -54,21 +54,21 @@ impl Name {
             let whole = authority.as_str();
             place += whole.rsplit_once('@').map_or(whole, |(_, host)| host);
         }
-        Name { method: method.clone(), place: (place + uri.path()).into() }
+        CallName { method: method.clone(), place: (place + uri.path()).into() }
     }
 
     /// For a call whose address could not be parsed.
     pub(super) fn unreadable(method: &Method) -> Self {
-        Name { method: method.clone(), place: "(no valid address)".into() }
+        CallName { method: method.clone(), place: "(no valid address)".into() }
     }
 }
 
 impl CallError {
-    pub(super) fn gave_up(call: Name, cancelled: Cancelled) -> Self {
+    pub(super) fn gave_up(call: CallName, cancelled: Cancelled) -> Self {
         CallError { call, why: Why::Cancelled(cancelled) }
     }
 
-    pub(super) fn failed(call: Name, error: impl Into<BoxError>) -> Self {
+    pub(super) fn failed(call: CallName, error: impl Into<BoxError>) -> Self {
         let error = error.into();
         // An error of the request's body comes back wrapped.
         let mut source: Option<&(dyn Error + 'static)> = Some(&*error);
@@ -82,11 +82,11 @@ impl CallError {
         CallError { call, why: Why::Failed(error) }
     }
 
-    pub(super) fn too_long(call: Name, limit: usize) -> Self {
+    pub(super) fn too_long(call: CallName, limit: usize) -> Self {
         CallError { call, why: Why::TooLong(limit) }
     }
 
-    pub(super) fn not_text(call: Name) -> Self {
+    pub(super) fn not_text(call: CallName) -> Self {
         CallError { call, why: Why::NotText }
     }
 

@@ -36,9 +36,9 @@ where
 {
     let (parts, body) = request.into_parts();
     let before = failures.count();
-    let left = Left(Arc::new(Mutex::new(Some(body))));
+    let left = Unread(Arc::new(Mutex::new(Some(body))));
     loop {
-        let body = Body::new(Lent { left: left.clone(), taken: None });
+        let body = Body::new(LentBody { left: left.clone(), taken: None });
         match send(Request::from_parts(parts.clone(), body)).await {
             Err(error) if left.is_there() && waited_in_vain(&error) => {
                 // If nothing listens there, all calls fail at once, not one after the other.
@@ -70,7 +70,7 @@ struct Noted {
 }
 
 /// How many are kept. A call that waits for one that is forgotten tries once more.
-const MOST: usize = 64;
+const MAX_FAILURES: usize = 64;
 
 impl Failures {
     /// No failures yet.
@@ -100,7 +100,7 @@ impl Failures {
             let gone = match &why {
                 Ok(_) => noted.last.remove(&server),
                 Err(why) => {
-                    if noted.last.len() >= MOST {
+                    if noted.last.len() >= MAX_FAILURES {
                         noted.last.clear();
                     }
                     noted.count += 1;
@@ -133,9 +133,9 @@ impl Error for NotConnected {
 
 /// A body, until some of it is asked for.
 #[derive(Clone)]
-struct Left(Arc<Mutex<Option<Body>>>);
+struct Unread(Arc<Mutex<Option<Body>>>);
 
-impl Left {
+impl Unread {
     fn is_there(&self) -> bool {
         self.look(|body| body.is_some())
     }
@@ -145,12 +145,12 @@ impl Left {
     }
 }
 
-struct Lent {
-    left: Left,
+struct LentBody {
+    left: Unread,
     taken: Option<Body>,
 }
 
-impl http_body::Body for Lent {
+impl http_body::Body for LentBody {
     type Data = Bytes;
     type Error = axum_core::Error;
 
@@ -211,7 +211,7 @@ mod tests {
         note("one:80", Ok(()));
         assert_eq!(told(&failures, before, "one:80"), None, "it has been reached since");
         (0..1_000).for_each(|n| note(&format!("{n}:80"), Err(io::ErrorKind::TimedOut)));
-        assert!(failures.0.lock().last.len() <= MOST);
+        assert!(failures.0.lock().last.len() <= MAX_FAILURES);
         assert_eq!(told(&failures, before, "999:80"), Some(io::ErrorKind::TimedOut));
     }
 }

@@ -69,7 +69,7 @@ impl ContextLayer {
         };
         canceller.clone().detach();
         let ended = server.clone();
-        let tell = server.at_end(move || {
+        let tell = server.own_func_at_end(move || {
             let why = ended.cause().expect("after-functions run when the context has ended");
             canceller.cancel_with(RequestEnd::ServerStopped(why));
         });

@@ -1,7 +1,7 @@
 //! The layer that limits how many requests run at once, and how many wait.
 
 use super::LimitService;
-use super::places::House;
+use super::places::Limiter;
 use std::time::Duration;
 use tower_layer::Layer;
 
@@ -28,7 +28,7 @@ use tower_layer::Layer;
 /// their caller does, or inside to make the wait count towards the time limit.
 #[derive(Clone, Debug)]
 pub struct LimitLayer {
-    house: House,
+    limiter: Limiter,
     retry_after: u64,
 }
 
@@ -46,7 +46,7 @@ impl LimitLayer {
             "a limit of 0 requests at once would let none through: pass 1 or more \
              (the second number, how many may wait, may be 0)"
         );
-        LimitLayer { house: House::new(at_once, waiting), retry_after: 1 }
+        LimitLayer { limiter: Limiter::new(at_once, waiting), retry_after: 1 }
     }
 
     /// Sets the `Retry-After` of refused requests, in whole seconds, rounded up. The default is one
@@ -60,13 +60,13 @@ impl LimitLayer {
     /// Returns how many requests have a place now.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.house.running()
+        self.limiter.running()
     }
 
     /// Returns how many requests wait for a place.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.house.waiting()
+        self.limiter.waiting()
     }
 }
 
@@ -74,6 +74,6 @@ impl<S> Layer<S> for LimitLayer {
     type Service = LimitService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LimitService::new(inner, self.house.clone(), self.retry_after)
+        LimitService::new(inner, self.limiter.clone(), self.retry_after)
     }
 }

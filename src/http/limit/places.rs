@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[derive(Clone, Debug)]
-pub(super) struct House {
+pub(super) struct Limiter {
     room: Arc<Semaphore>,
     seats: Arc<Semaphore>,
     at_once: usize,
@@ -34,11 +34,11 @@ pub(in crate::http) struct Places {
     _seat: OwnedSemaphorePermit,
 }
 
-impl House {
+impl Limiter {
     pub(super) fn new(at_once: usize, waiting: usize) -> Self {
         let at_once = at_once.min(Semaphore::MAX_PERMITS);
         let together = at_once.saturating_add(waiting).min(Semaphore::MAX_PERMITS);
-        House {
+        Limiter {
             room: Arc::new(Semaphore::new(together)),
             seats: Arc::new(Semaphore::new(at_once)),
             at_once,

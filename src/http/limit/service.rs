@@ -1,7 +1,7 @@
 //! The service that finds each request a place, or none.
 
 use super::LimitFuture;
-use super::places::House;
+use super::places::Limiter;
 use crate::http::RequestExt;
 use crate::http::body::ContextBody;
 use ::http::{Request, Response};
@@ -14,13 +14,13 @@ use tower_service::Service;
 #[derive(Clone, Debug)]
 pub struct LimitService<S> {
     inner: S,
-    house: House,
+    limiter: Limiter,
     retry_after: u64,
 }
 
 impl<S> LimitService<S> {
-    pub(super) fn new(inner: S, house: House, retry_after: u64) -> Self {
-        LimitService { inner, house, retry_after }
+    pub(super) fn new(inner: S, limiter: Limiter, retry_after: u64) -> Self {
+        LimitService { inner, limiter, retry_after }
     }
 }
 
@@ -38,16 +38,16 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(waiting) = self.house.enter() else {
+        let Some(waiting) = self.limiter.enter() else {
             return LimitFuture::refused(self.retry_after);
         };
-        match self.house.seat_at_once(waiting) {
+        match self.limiter.seat_at_once(waiting) {
             Ok(places) => {
                 let method = request.method().clone();
                 LimitFuture::running(places, method, self.inner.call(request), self.retry_after)
             }
             Err(waiting) => {
-                let seat = request.context().run(self.house.seat(waiting));
+                let seat = request.context().run(self.limiter.seat(waiting));
                 // The service that is ready waits with the request; a clone takes its place here.
                 let clone = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, clone);

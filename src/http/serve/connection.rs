@@ -40,7 +40,7 @@ pub struct PeerAddress(pub SocketAddr);
 
 /// What all connections of a server have in common.
 #[derive(Clone)]
-pub(super) struct House {
+pub(super) struct Shared {
     /// Ends when connections must not take another request.
     pub(super) stopping: Context,
     /// What the requests' contexts are derived from.
@@ -56,7 +56,7 @@ pub(super) struct House {
 
 /// Serves one connection until it closes or the server is over. Returns whether it ended by itself.
 pub(super) async fn serve<S, R>(
-    house: House,
+    shared: Shared,
     stream: TcpStream,
     peer: SocketAddr,
     service: S,
@@ -70,26 +70,26 @@ where
 {
     // Answers are written whole; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let requests = house.requests.with_value(PeerAddress(peer));
-    let (patience, greeted) = match house.header_limit {
-        Some(limit) => house.over.with_timeout(limit),
-        None => house.over.with_cancel(),
+    let requests = shared.requests.with_value(PeerAddress(peer));
+    let (patience, greeted) = match shared.header_limit {
+        Some(limit) => shared.over.with_timeout(limit),
+        None => shared.over.with_cancel(),
     };
-    let service = ContextLayer::below(requests).layer(Arriving::new(service, house.body_limit));
+    let service = ContextLayer::below(requests).layer(Arriving::new(service, shared.body_limit));
     let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
     // An upgraded connection outlives the server, and so does the limit.
-    let stream = Stream::new(stream, house.write_limit, house.over.without_cancel());
-    let mut builder = auto::Builder::new(Within { house: house.clone() });
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(house.header_limit);
+    let stream = Stream::new(stream, shared.write_limit, shared.over.without_cancel());
+    let mut builder = auto::Builder::new(StreamExecutor { shared: shared.clone() });
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(shared.header_limit);
     // An HTTP/2 client may be silent for as long as it likes, but it must answer pings.
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(house.header_limit);
-    if let Some(limit) = house.header_limit {
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(shared.header_limit);
+    if let Some(limit) = shared.header_limit {
         builder.http2().keep_alive_timeout(limit);
     }
 
     let mut connection = pin!(builder.serve_connection_with_upgrades(stream, service));
-    let mut stopping = Once(Some(house.stopping.done()));
+    let mut stopping = Once(Some(shared.stopping.done()));
     // Hyper limits the time for the head of a request, but not for the bytes before it knows the
     // protocol.
     let mut patience = Once(Some(patience.done()));
@@ -104,7 +104,7 @@ where
         // context.
         connection.as_mut().poll(task).map(drop)
     });
-    house.over.run(served).await.is_ok()
+    shared.over.run(served).await.is_ok()
 }
 
 /// Ends the wait for the first request as soon as one has come, even if the service is not ready
@@ -139,18 +139,18 @@ impl Once {
 
 /// Spawns the streams of HTTP/2, which must not outlive the server.
 #[derive(Clone)]
-struct Within {
-    house: House,
+struct StreamExecutor {
+    shared: Shared,
 }
 
-impl<F> hyper::rt::Executor<F> for Within
+impl<F> hyper::rt::Executor<F> for StreamExecutor
 where
     F: Future + Send + 'static,
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let alive = self.house.alive.clone();
-        let stream = self.house.over.run(stream);
+        let alive = self.shared.alive.clone();
+        let stream = self.shared.over.run(stream);
         #[allow(
             clippy::disallowed_methods,
             reason = "sockets are tokio's, and so are their tasks"

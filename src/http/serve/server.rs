@@ -1,6 +1,6 @@
 //! How a server is configured, accepts connections, and ends.
 
-use super::connection::{self, House, all_gone};
+use super::connection::{self, Shared, all_gone};
 use crate::context::{BoxError, Context};
 use crate::http::{RequestEnd, trace};
 use ::http::{Request, Response};
@@ -20,7 +20,7 @@ use tower_service::Service;
 
 /// How long to wait after the system could not accept a connection: most often there are no file
 /// descriptors left, and some of them will be closed.
-const BREATH: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Serves HTTP/1.1 and HTTP/2 on `listener` until `ctx` ends.
 ///
@@ -196,7 +196,7 @@ where
     let (requests, end_requests) = over.with_cancel();
     let (alive, gone) = mpsc::channel(1);
     let stopping = ctx.clone();
-    let house = House { stopping, requests, over, alive, header_limit, body_limit, write_limit };
+    let shared = Shared { stopping, requests, over, alive, header_limit, body_limit, write_limit };
 
     let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
     // If this future is dropped midway, the requests end before their connections.
@@ -204,7 +204,7 @@ where
     let mut accepted = 0;
     while let Ok((stream, peer)) = next(&ctx, &listener, &mut connections).await {
         accepted += 1;
-        let connection = connection::serve(house.clone(), stream, peer, service.clone());
+        let connection = connection::serve(shared.clone(), stream, peer, service.clone());
         connections.tasks.spawn(connection);
     }
     drop((listener, service));
@@ -215,7 +215,7 @@ where
     connections.end_within(&ctx, last_words).await;
     end_all.cancel();
     while connections.ended().await {}
-    drop(house);
+    drop(shared);
     all_gone(gone).await;
     Served { connections: accepted, cancelled, dropped: connections.dropped }
 }
@@ -236,7 +236,7 @@ async fn next(
             Err(error) if of_one_connection(&error) => {}
             Err(error) => {
                 trace::not_accepted(&error);
-                let (breath, _canceller) = ctx.with_timeout(BREATH);
+                let (breath, _canceller) = ctx.with_timeout(ACCEPT_RETRY);
                 breath.done().await;
             }
         }

@@ -33,7 +33,7 @@ impl Count {
 /// Tasks of a pipeline on `threads` threads.
 struct Crew {
     runtime: crate::rt::runtime::Runtime,
-    woken: Woken,
+    woken: KeptWakers,
     hand: Hand,
     count: Arc<Count>,
     waker: Waker,
@@ -56,7 +56,7 @@ impl Crew {
         };
         let runtime = runtime.expect("a runtime");
         let there = runtime.enter();
-        let woken = Woken::here();
+        let woken = KeptWakers::here();
         drop(there);
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
@@ -107,7 +107,7 @@ fn gets_brisk(crew: &Crew) {
 fn who_is_kept_is_woken_when_the_turn_ends() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        keep_woken(true);
+        set_keeping(true);
         crew.wake();
         crew.wake();
         assert_eq!(crew.seen(), (0, false));
@@ -123,7 +123,7 @@ fn who_is_kept_is_woken_when_the_turn_ends_by_a_panic() {
     let crew = Crew::on(2);
     let panics = || {
         crew.hand.turn(|| {
-            keep_woken(true);
+            set_keeping(true);
             crew.wake();
             std::panic::resume_unwind(Box::new(()))
         })
@@ -137,12 +137,12 @@ fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
     let crew = Crew::on(2);
     let (other, pipeline) = (crew.woken.hand(), crew.woken.id());
     crew.hand.turn(|| {
-        keep_woken(true);
+        set_keeping(true);
         crew.wake();
         let (count, waker) = (Arc::clone(&crew.count), crew.waker.clone());
         let elsewhere = move || {
             other.turn(|| {
-                keep_woken(true);
+                set_keeping(true);
                 wake_at(pipeline, [waker]);
                 assert_eq!(count.woken(), 0);
             });
@@ -157,7 +157,7 @@ fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
 fn who_is_kept_is_woken_when_the_pipeline_ends_whatever_turn_is_had() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        keep_woken(true);
+        set_keeping(true);
         crew.wake();
         crew.woken.send();
         assert_eq!(crew.seen(), (1, true));
@@ -173,7 +173,7 @@ fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
     crew.hand.turn(|| {
         gets_brisk(&crew);
         let before = crew.count.woken();
-        keep_no_more();
+        stop_keeping();
         let (woken, is_mine) = crew.seen();
         assert!(woken > before && !is_mine);
         // However brisk it is from here on.
@@ -186,15 +186,15 @@ fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
 fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
     let crew = Crew::on(2);
     crew.hand.turn(|| {
-        keep_woken(true);
+        set_keeping(true);
         crew.wake();
-        keep_woken(false);
+        set_keeping(false);
         assert_eq!(crew.seen(), (1, true));
         free_woken();
         crew.wake();
         assert_eq!(crew.seen(), (2, true));
     });
-    crew.hand.turn(|| keep_woken(true));
+    crew.hand.turn(|| set_keeping(true));
     assert!(!crew.keeps());
 }
 
@@ -202,7 +202,7 @@ fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
 fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
     let (crew, other) = (Crew::on(2), Crew::on(2));
     crew.hand.turn(|| {
-        keep_woken(true);
+        set_keeping(true);
         wake_now([crew.waker.clone()]);
         assert_eq!(crew.seen(), (1, true));
         assert!(!other.keeps());
@@ -211,7 +211,7 @@ fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
             let inner = Crew::on(threads);
             inner.hand.turn(|| {
                 assert!(!crew.keeps() && !inner.keeps());
-                keep_woken(true);
+                set_keeping(true);
                 assert!(!crew.keeps());
                 assert_eq!(inner.keeps(), threads > 1);
             });
@@ -231,7 +231,7 @@ fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
     for threads in [0, 1] {
         let crew = Crew::on(threads);
         crew.hand.turn(|| {
-            keep_woken(true);
+            set_keeping(true);
             crew.wake();
             assert_eq!(crew.seen(), (1, false));
         });
@@ -242,7 +242,7 @@ fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
 fn whoever_is_kept_by_a_turn_that_hangs_is_woken_all_the_same_and_the_next_at_once() {
     let crew = Crew::looked_after(2);
     crew.hand.turn(|| {
-        keep_woken(true);
+        set_keeping(true);
         crew.wake();
         soon("it is not woken", || crew.count.woken() > 0);
         for _ in 0..UNKEPT {
@@ -258,7 +258,7 @@ fn nobody_looks_after_nobody() {
     let kept = &crew.woken.shared.as_ref().expect("there are two threads").kept;
     for before in 0..2 {
         crew.hand.turn(|| {
-            keep_woken(true);
+            set_keeping(true);
             crew.wake();
             // Unless this turn took so long that the timer thread woke it.
             assert!(kept.lock().looked_after || crew.count.woken() > before);
