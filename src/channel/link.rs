@@ -521,7 +521,7 @@ mod tests {
             (rt::KeptWakers::here(), Arc::<Count>::default(), Arc::default());
         let (sender, receiver) = crate::channel::bounded(1);
         assert!(sender.put(Looks(Arc::clone(&count), Arc::clone(&seen))).is_ok());
-        woken.hand().turn(|| {
+        woken.turns().turn(|| {
             rt::set_keeping(true);
             rt::wake_at(woken.id(), [Waker::from(Arc::clone(&count))]);
             drop(receiver);

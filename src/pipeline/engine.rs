@@ -24,7 +24,7 @@ use crate::channel::at_home;
 use crate::channel::{AnyLink, Bulk, Receiver, Sender};
 use crate::context::{BoxError, Canceller, Cause, Context, is_an_end};
 use crate::group::{Boxed, Ending, Owner, Tasks};
-use crate::rt::{self, Hand, KeptWakers};
+use crate::rt::{self, KeptWakers, Turns};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock, Latch, Mutex};
@@ -315,7 +315,7 @@ impl Engine {
             let _ = stage.input_links.set(links.collect());
         }
         stage.counts.lock().running += 1;
-        let owner = StageTask { engine: Arc::clone(this), index, hand: this.woken.hand() };
+        let owner = StageTask { engine: Arc::clone(this), index, turns: this.woken.turns() };
         Tasks::spawn(tasks, stage.name.clone(), stage.place, future, owner);
         rt::note_woken();
     }
@@ -358,14 +358,14 @@ impl Engine {
 struct StageTask {
     engine: Arc<Engine>,
     index: usize,
-    hand: Hand,
+    turns: Turns,
 }
 
 impl Owner<StageResult> for StageTask {
     /// Offers the room of what the task has used when it waits.
     #[inline]
     fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
-        self.hand.turn(|| {
+        self.turns.turn(|| {
             let inputs = self.engine.stages[self.index]
                 .input_links
                 .get()

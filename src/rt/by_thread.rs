@@ -168,7 +168,7 @@ impl Stop {
 /// nudge needed.
 pub(crate) struct KeptWakers;
 
-pub(crate) struct Hand;
+pub(crate) struct Turns;
 
 #[derive(Clone, Copy)]
 pub(crate) struct PipelineId;
@@ -192,12 +192,12 @@ impl KeptWakers {
         PipelineId
     }
 
-    pub(crate) fn hand(&self) -> Hand {
-        Hand
+    pub(crate) fn turns(&self) -> Turns {
+        Turns
     }
 }
 
-impl Hand {
+impl Turns {
     pub(crate) fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
         poll()
     }

@@ -73,7 +73,7 @@ pub(crate) use task::{Stop, Unstarted};
 pub(crate) use aside::block_aside;
 #[cfg(loom)]
 pub(crate) use by_thread::{
-    Hand, KeptWakers, PipelineId, free_woken, has_woken, note_woken, set_keeping, step,
+    KeptWakers, PipelineId, Turns, free_woken, has_woken, note_woken, set_keeping, step,
     stop_keeping, wake_at, wake_now, was_brisk,
 };
 #[cfg(all(unix, not(loom)))]
@@ -97,7 +97,7 @@ pub use turn::{YieldNow, choose, yield_now};
 pub(crate) use waiting::Waiting;
 #[cfg(not(loom))]
 pub(crate) use woken::{
-    Hand, KeptWakers, PipelineId, free_woken, has_woken, note_woken, set_keeping, step,
+    KeptWakers, PipelineId, Turns, free_woken, has_woken, note_woken, set_keeping, step,
     stop_keeping, wake_at, wake_now, was_brisk,
 };
 

@@ -96,7 +96,7 @@ struct Kept {
 }
 
 /// A task's state between its turns; empty where one thread runs all tasks.
-pub(crate) struct Hand(Cell<Option<Box<TaskState>>>);
+pub(crate) struct Turns(Cell<Option<Box<TaskState>>>);
 
 struct TaskState {
     shared: Arc<Shared>,
@@ -147,8 +147,8 @@ impl KeptWakers {
         self.shared.as_ref().map_or(PipelineId::NONE, PipelineId::of)
     }
 
-    pub(crate) fn hand(&self) -> Hand {
-        Hand(Cell::new(self.shared.as_ref().map(|shared| {
+    pub(crate) fn turns(&self) -> Turns {
+        Turns(Cell::new(self.shared.as_ref().map(|shared| {
             Box::new(TaskState {
                 shared: Arc::clone(shared),
                 keeps: false,
@@ -162,7 +162,7 @@ impl KeptWakers {
     }
 }
 
-impl Hand {
+impl Turns {
     /// Runs a turn of the task.
     #[inline]
     pub(crate) fn turn<R>(&self, poll: impl FnOnce() -> R) -> R {
@@ -173,7 +173,7 @@ impl Hand {
 
 /// A task's turn on this thread, until this is dropped.
 struct HasTurn<'a> {
-    hand: &'a Hand,
+    turns: &'a Turns,
     before: Before,
 }
 
@@ -188,8 +188,8 @@ struct Before {
 
 impl<'a> HasTurn<'a> {
     #[inline]
-    fn begin(hand: &'a Hand) -> Self {
-        let mine = hand.0.take();
+    fn begin(turns: &'a Turns) -> Self {
+        let mine = turns.0.take();
         let (in_lifo_slot, step) = (IN_LIFO_SLOT.replace(false), STEP.get());
         let has_other_threads = HAS_OTHER_THREADS.replace(mine.is_some());
         let keeps = KEEPS.replace(PipelineId::NONE);
@@ -202,7 +202,7 @@ impl<'a> HasTurn<'a> {
             STEP.set(mine.step);
             task = TASK.try_with(|task| task.replace(Some(mine))).ok().flatten();
         }
-        HasTurn { hand, before: Before { task, keeps, has_other_threads, in_lifo_slot, step } }
+        HasTurn { turns, before: Before { task, keeps, has_other_threads, in_lifo_slot, step } }
     }
 }
 
@@ -222,7 +222,7 @@ impl Drop for HasTurn<'_> {
         if std::mem::take(&mut mine.has_kept) {
             mine.shared.send();
         }
-        self.hand.0.set(Some(mine));
+        self.turns.0.set(Some(mine));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::rt::probe::Wait;
 use std::panic::Location;
 
 impl Engine {
-    /// Notes a look at a watched context. True: something befalls it here (see `strikes`).
+    /// Notes a look at a watched context. True: the onlooker is to [`inject`](crate::rt::world::Onlooker::inject) here.
     pub(in super::super) fn look(&mut self, look: Look) -> bool {
         self.stirred = true;
         self.funcs |= look == Look::AfterFunc;
@@ -55,7 +55,7 @@ impl Engine {
     }
 
     /// The current task lets no other run: the injection comes by itself, or the task is thrown out
-    /// of its loop (see `strikes`).
+    /// of its loop (by the injector).
     fn spins(&mut self, at: Option<&'static Location<'static>>) {
         if self.may_come_by_itself() && self.kind != Inject::Drop {
             self.cut = true;

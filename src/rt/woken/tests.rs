@@ -34,7 +34,7 @@ impl Count {
 struct Crew {
     runtime: crate::rt::runtime::Runtime,
     woken: KeptWakers,
-    hand: Hand,
+    turns: Turns,
     count: Arc<Count>,
     waker: Waker,
 }
@@ -60,7 +60,7 @@ impl Crew {
         drop(there);
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
-        Crew { runtime, hand: woken.hand(), woken, count, waker }
+        Crew { runtime, turns: woken.turns(), woken, count, waker }
     }
 
     /// Wakes a task that waits at a channel of the pipeline.
@@ -106,7 +106,7 @@ fn gets_brisk(crew: &Crew) {
 #[test]
 fn who_is_kept_is_woken_when_the_turn_ends() {
     let crew = Crew::on(2);
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         set_keeping(true);
         crew.wake();
         crew.wake();
@@ -114,7 +114,7 @@ fn who_is_kept_is_woken_when_the_turn_ends() {
     });
     assert_eq!(crew.count.woken(), 2);
     // Keeping lasts from turn to turn.
-    crew.hand.turn(|| assert!(crew.keeps()));
+    crew.turns.turn(|| assert!(crew.keeps()));
     assert_eq!(crew.count.woken(), 3);
 }
 
@@ -122,7 +122,7 @@ fn who_is_kept_is_woken_when_the_turn_ends() {
 fn who_is_kept_is_woken_when_the_turn_ends_by_a_panic() {
     let crew = Crew::on(2);
     let panics = || {
-        crew.hand.turn(|| {
+        crew.turns.turn(|| {
             set_keeping(true);
             crew.wake();
             std::panic::resume_unwind(Box::new(()))
@@ -135,8 +135,8 @@ fn who_is_kept_is_woken_when_the_turn_ends_by_a_panic() {
 #[test]
 fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
     let crew = Crew::on(2);
-    let (other, pipeline) = (crew.woken.hand(), crew.woken.id());
-    crew.hand.turn(|| {
+    let (other, pipeline) = (crew.woken.turns(), crew.woken.id());
+    crew.turns.turn(|| {
         set_keeping(true);
         crew.wake();
         let (count, waker) = (Arc::clone(&crew.count), crew.waker.clone());
@@ -156,7 +156,7 @@ fn whoever_two_tasks_keep_is_woken_by_the_first_whose_turn_ends() {
 #[test]
 fn who_is_kept_is_woken_when_the_pipeline_ends_whatever_turn_is_had() {
     let crew = Crew::on(2);
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         set_keeping(true);
         crew.wake();
         crew.woken.send();
@@ -170,7 +170,7 @@ fn who_is_kept_is_woken_when_the_pipeline_ends_whatever_turn_is_had() {
 #[test]
 fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
     let crew = Crew::on(2);
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         gets_brisk(&crew);
         let before = crew.count.woken();
         stop_keeping();
@@ -185,7 +185,7 @@ fn who_is_kept_is_free_when_the_input_of_a_task_ends() {
 #[test]
 fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
     let crew = Crew::on(2);
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         set_keeping(true);
         crew.wake();
         set_keeping(false);
@@ -194,14 +194,14 @@ fn nobody_is_kept_outside_of_a_turn_nor_by_a_task_that_is_not_brisk_any_more() {
         crew.wake();
         assert_eq!(crew.seen(), (2, true));
     });
-    crew.hand.turn(|| set_keeping(true));
+    crew.turns.turn(|| set_keeping(true));
     assert!(!crew.keeps());
 }
 
 #[test]
 fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
     let (crew, other) = (Crew::on(2), Crew::on(2));
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         set_keeping(true);
         wake_now([crew.waker.clone()]);
         assert_eq!(crew.seen(), (1, true));
@@ -209,7 +209,7 @@ fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
         // A pipeline that user code runs meanwhile, on this thread.
         for threads in [0, 2] {
             let inner = Crew::on(threads);
-            inner.hand.turn(|| {
+            inner.turns.turn(|| {
                 assert!(!crew.keeps() && !inner.keeps());
                 set_keeping(true);
                 assert!(!crew.keeps());
@@ -219,7 +219,7 @@ fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
         }
         free_woken();
         for woken in [false, true] {
-            other.hand.turn(free_woken);
+            other.turns.turn(free_woken);
             assert_eq!(has_woken(), woken);
             wake_now([crew.waker.clone()]);
         }
@@ -230,7 +230,7 @@ fn nobody_is_kept_who_waits_at_a_channel_that_is_not_of_the_pipeline() {
 fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
     for threads in [0, 1] {
         let crew = Crew::on(threads);
-        crew.hand.turn(|| {
+        crew.turns.turn(|| {
             set_keeping(true);
             crew.wake();
             assert_eq!(crew.seen(), (1, false));
@@ -241,7 +241,7 @@ fn nobody_is_kept_and_nobody_nudged_where_there_is_one_thread() {
 #[test]
 fn whoever_is_kept_by_a_turn_that_hangs_is_woken_all_the_same_and_the_next_at_once() {
     let crew = Crew::looked_after(2);
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         set_keeping(true);
         crew.wake();
         soon("it is not woken", || crew.count.woken() > 0);
@@ -257,7 +257,7 @@ fn nobody_looks_after_nobody() {
     let crew = Crew::looked_after(2);
     let kept = &crew.woken.shared.as_ref().expect("there are two threads").kept;
     for before in 0..2 {
-        crew.hand.turn(|| {
+        crew.turns.turn(|| {
             set_keeping(true);
             crew.wake();
             // Unless this turn took so long that the timer thread woke it.
@@ -271,7 +271,7 @@ fn nobody_looks_after_nobody() {
 #[test]
 fn a_task_keeps_others_that_has_been_brisk_for_a_while_and_not_once_it_was_slow() {
     let crew = Crew::on(2);
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         // The first only notes when the next began.
         (0..BRISK).for_each(|_| brisk());
         assert!(!crew.keeps());
@@ -289,14 +289,14 @@ fn a_task_keeps_others_that_has_been_brisk_for_a_while_and_not_once_it_was_slow(
 #[test]
 fn a_task_that_has_no_long_turns_any_more_keeps_nobody() {
     let crew = Crew::on(2);
-    crew.hand.turn(|| gets_brisk(&crew));
+    crew.turns.turn(|| gets_brisk(&crew));
     for _ in 0..TURNS {
-        crew.hand.turn(|| assert!(crew.keeps()));
+        crew.turns.turn(|| assert!(crew.keeps()));
     }
-    crew.hand.turn(|| assert!(!crew.keeps()));
+    crew.turns.turn(|| assert!(!crew.keeps()));
     // However brisk its few steps are.
     for _ in 0..4 * STEPS {
-        crew.hand.turn(|| {
+        crew.turns.turn(|| {
             step();
             assert!(!crew.keeps());
         });
@@ -317,7 +317,7 @@ fn a_nudge_is_a_task_of_nothing_and_comes_once_for_all_who_have_been_woken() {
         }));
     }
     soon("they do not begin", || begun.woken() == 2);
-    crew.hand.turn(|| {
+    crew.turns.turn(|| {
         free_woken();
         assert_eq!(alive(), 2, "nobody has been woken");
         crew.wake();
