@@ -38,6 +38,6 @@ async fn main() {
     }
 }
 
-/// Signals exist on Unix only, and the loom build has no tokio.
+/// `quell::signal` exists on Unix only, and the loom build has no tokio.
 #[cfg(not(all(unix, not(loom))))]
 fn main() {}

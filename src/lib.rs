@@ -1,5 +1,5 @@
 //! Go-style contexts, pipelines and groups of tasks that stop completely when their context ends,
-//! and a checker that finds code that does not.
+//! and a checker that looks for code that does not.
 //!
 //! A [`Context`] is what Go calls a context: it carries cancellation, a deadline, the reason for
 //! its end, and values from the code that starts some work to the code that does it. Contexts form

@@ -374,7 +374,7 @@ async fn a_failure_on_any_branch_of_a_merge_ends_all() {
     quiet().await;
 }
 
-// ------------------------------------------------------------- stages of one's own
+// ------------------------------------------------------------- custom stages
 
 #[tokio::test]
 async fn a_stage_of_ones_own_may_make_items_keep_them_and_change_their_type() {
@@ -481,7 +481,7 @@ async fn a_stage_that_returns_an_error_ends_the_pipeline_and_the_error_is_the_ca
     assert_eq!(report.into_result().unwrap_err().cause().to_string(), "disk full");
 }
 
-/// What a stage of one's own returns, whose error comes from that of a `send`.
+/// What a custom stage returns, whose error comes from that of a `send`.
 #[derive(Debug)]
 struct NotRelayed(SendError<u64>);
 

@@ -35,13 +35,13 @@ use std::time::{Duration, Instant};
 pub(super) struct Link<T> {
     pub(super) state: OwnLines<BriefLock<State<T>>>,
     pub(super) takes: OwnLines<Takes<T>>,
-    /// Whether room is offered with each item that is handed out. It is where the reader is no
-    /// stage, because nothing tells when such a reader waits.
+    /// Whether room is offered with each item that is handed out. That is so where the reader is
+    /// no stage, because nothing tells when such a reader waits.
     pub(super) offers_each: bool,
-    /// After how many items the receiving side offers their room at the latest, whatever reads.
+    /// After how many items the receiving side offers their room at the latest, whoever reads.
     pub(super) quantum: usize,
     bulk: Option<Bulk<T>>,
-    /// Whether a stage of the user's own puts the items in.
+    /// Whether a custom stage puts the items in.
     pub(super) is_users: bool,
     /// The pipeline between whose stages it lies.
     pub(super) pipeline: PipelineId,

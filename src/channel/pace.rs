@@ -27,8 +27,8 @@ const ITEM_TOGETHER: i64 = 750;
 /// What a brisk item earns if it is taken alone: about as much as that saves.
 const SAVED: i64 = 75;
 
-/// What it earns otherwise. A debt is repaid so slowly that the wait behind it is never more than a
-/// sixth of the time that takes.
+/// What it earns otherwise. A debt is repaid so slowly that the wait that caused it is never more
+/// than a sixth of the time that repaying it takes.
 const REPAID: i64 = 25;
 
 /// As long as a turn may take.

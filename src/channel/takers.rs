@@ -52,7 +52,7 @@ pub(super) struct Front<T> {
     waited: Duration,
     idle: Vec<(usize, Waker)>,
     arriving: usize,
-    /// How many there are. One that goes after the link was closed may not be subtracted.
+    /// How many there are. Those that go after the link was closed are not always subtracted.
     takers: usize,
     /// How many takers there have been: each has a number.
     count: usize,
@@ -254,7 +254,7 @@ impl<T> Taker<T> {
 }
 
 impl<T: Send + 'static> Taker<T> {
-    /// The first of at most `at_most` takers, and whether they run on several threads.
+    /// The first of at most `at_most` takers. `on_threads`: whether they run on several threads.
     pub(crate) fn first(receiver: Receiver<T>, at_most: usize, on_threads: bool) -> Taker<T> {
         let link = receiver.into_link();
         let mut front = link.takes.front.lock();

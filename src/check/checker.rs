@@ -172,7 +172,8 @@ impl Checker {
         self
     }
 
-    /// Sets how many delays a schedule of an exhaustive search may have: two unless this is called.
+    /// Sets how many delays a schedule may have in an exhaustive search, and in the first part of
+    /// the usual one: two unless this is called.
     pub fn max_delays(mut self, delays: u32) -> Checker {
         self.delays = delays;
         self

@@ -46,7 +46,8 @@ pub enum Stage {
     Map,
     /// Lets every other item through.
     Filter,
-    /// Handles items on several workers, each of which sleeps for some milliseconds.
+    /// Handles items on `workers` workers, each of which sleeps for `millis` milliseconds, or
+    /// yields if that is 0.
     Dispatch {
         /// The number of workers.
         workers: usize,
@@ -64,7 +65,7 @@ pub enum Stage {
     Throttle(u32),
     /// Merges with a source of this many items.
     Merge(u32),
-    /// Adds room for this many items behind the stage before.
+    /// Sets the room behind the stage before to this many items.
     Buffer(usize),
 }
 

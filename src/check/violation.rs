@@ -21,8 +21,8 @@ pub enum ViolationKind {
     LeakedContext,
     /// The same choices led to another schedule.
     Nondeterministic,
-    /// Nothing was checked: no injection landed, no schedule looked at the context, or something
-    /// that should be reached in some schedule was not.
+    /// Nothing was checked: no injection landed, the body looked at the context in no schedule,
+    /// or something that should be reached in some schedule was not.
     Vacuous,
 }
 

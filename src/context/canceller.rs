@@ -62,8 +62,8 @@ impl Canceller {
     /// been woken and all after-functions have run, on this thread.
     ///
     /// From inside a waker or an after-function, only the marking is promised. If many such calls
-    /// are nested, the rest is done before the outermost call returns. From a waker that quell's
-    /// timer thread has woken, after-functions run on another thread.
+    /// are nested, the rest is done before the outermost call returns. From a waker that a
+    /// deadline or a signal has woken, after-functions run on another thread.
     #[track_caller]
     pub fn cancel(&self) {
         self.cancel_at(Location::caller());

@@ -92,7 +92,7 @@ pub(super) struct Given {
     origin: Origin,
 }
 
-/// An error that was given. Its drop is user code, which never runs on quell's own threads.
+/// An error that was given. Its drop is user code, which quell's own threads leave to others.
 struct UserError(Option<BoxError>);
 
 impl Deref for UserError {
@@ -264,7 +264,8 @@ impl Cause {
     }
 
     /// Where it began: the call that cancelled or, for a deadline or a dropped `Canceller`, the
-    /// `with_…` call that made the context. `None` if it began outside this crate.
+    /// `with_…` call that made the context. `None` if it began where quell cannot see it, as in a
+    /// `CancellationToken`.
     pub fn origin(&self) -> Option<&'static Location<'static>> {
         self.0.origin()
     }
@@ -381,7 +382,7 @@ pub(crate) fn comes_from(
         let look = || {
             let mut next = Some(error);
             while let Some(this) = next {
-                // Before any user code is called.
+                // Before this error is asked for its source.
                 if is_it(this) {
                     return true;
                 }

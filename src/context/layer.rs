@@ -491,7 +491,7 @@ impl<'a> Branch<'a> {
                 return Branch::end_open(scope, cause);
             }
             Err(_) => return,
-            // Nothing is below a light branch, and its end has not been asked for yet.
+            // Nothing is below a light branch, and how it ended has not been asked yet.
             Ok(None) if self.is_done() => return,
             Ok(None) => {}
         }

@@ -80,7 +80,7 @@ impl Histogram {
         Some(Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX)))
     }
 
-    /// The duration that this per cent of all did not exceed.
+    /// The duration that `percent` per cent of all did not exceed.
     ///
     /// The rank is computed in whole billionths of a per cent: 99.9 % of 1000 is 999, but floating
     /// point makes it a little more, which rounds up to all of them.

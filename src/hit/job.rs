@@ -1,4 +1,4 @@
-//! A request, checked and serialized once for all the times that it is sent.
+//! A request, checked and serialised once for all the times that it is sent.
 
 use super::Options;
 use super::connect::Target;

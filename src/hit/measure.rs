@@ -84,7 +84,8 @@ pub enum ErrorKind {
     /// There was no agreement on TLS: a certificate is not trusted, or the server does not speak
     /// the protocol.
     Tls,
-    /// The request took longer than [`timeout`](super::Options::timeout) allows.
+    /// The request took longer than [`timeout`](super::Options::timeout) allows, or the system
+    /// gave up waiting.
     Timeout,
     /// The server reset the connection, or the stream.
     Reset,

@@ -32,7 +32,7 @@
 // | `quota` | how many are left to be sent |
 // | `timetable` | from when latency counts, if it is corrected |
 // | `results` | the results that users read |
-// | `job` | a request, checked and serialized once |
+// | `job` | a request, checked and serialised once |
 // | `user` | the user in a URL, as a header |
 // | `seats` | connections, which workers take turns to use |
 // | `connect`, `tls` | from an address to a stream |

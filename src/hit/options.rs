@@ -52,7 +52,8 @@ impl Options {
         Options { concurrency, ..self }
     }
 
-    /// Sends at most this many requests a second; without it, as many as responses come back.
+    /// Sends at most this many requests a second; without it, the next as soon as there is a
+    /// response.
     #[must_use]
     pub fn rps(self, rps: u32) -> Options {
         Options { rps: Some(rps), ..self }

@@ -36,8 +36,8 @@ const GRACE: Duration = Duration::MAX;
 ///
 /// # Errors
 ///
-/// When `n` or one of the options is zero, for latency correction without a rate, and when the
-/// request or its URL is not valid. A failure of one request is part of its [`Hit`].
+/// When `n`, the concurrency or the rate is zero, for latency correction without a rate, and when
+/// the request or its URL is not valid. A failure of one request is part of its [`Hit`].
 #[track_caller]
 pub fn send_n<B: Into<Bytes>>(
     ctx: &Context,
@@ -111,7 +111,7 @@ pub fn send_shared<B: Into<Bytes>>(
 ///
 /// # Errors
 ///
-/// When `n` or one of the options is zero, and for latency correction without a rate.
+/// When `n`, the concurrency or the rate is zero, and for latency correction without a rate.
 #[track_caller]
 pub fn send_n_with<F, Fut>(
     ctx: &Context,

@@ -32,8 +32,8 @@ pub enum RequestEnd {
     /// client is gone. A middleware outside the layer that gives up on a request looks the same, so
     /// make [`ContextLayer`](crate::http::ContextLayer) the outermost.
     ClientGone,
-    /// The server's context ended, for this reason. Under [`serve`](crate::http::serve()), the
-    /// grace is over as well.
+    /// The server's context ended, for this reason; under [`serve`](crate::http::serve()), the grace
+    /// is over as well, or the future of `serve` was dropped.
     ServerStopped(Cause),
     /// The response is finished: its last byte was handed to the connection, or the handler or the
     /// body failed with an error.

@@ -11,7 +11,7 @@ use std::panic::Location;
 #[non_exhaustive]
 pub enum Outcome {
     /// The last stage ended, and all that it had put out was delivered: usually because the source
-    /// ended. A stage of your own that returns early does it as well.
+    /// ended. A custom stage that returns early does it as well.
     Completed,
     /// The reader stopped reading.
     ReaderStopped,

@@ -55,7 +55,7 @@ pub(super) struct Engine {
     stopped: AtomicUsize,
     /// Whether the clock may end it.
     is_timed: bool,
-    /// There if it drains when the user's context ends.
+    /// `Some` if it drains when the user's context ends.
     drain: Option<Box<Drain>>,
 }
 
@@ -134,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// Drops a reference; the last one drops user code with it.
+    /// Drops a reference. Dropping the last one drops the user's values, which is user code.
     fn let_go(this: Arc<Self>) {
         rt::for_users(move || drop(this));
     }
@@ -397,7 +397,7 @@ impl Owner<StageResult> for StageTask {
         }
         // A caller that finds no task left must know why.
         let first = engine.note_after_parent(all);
-        // The users' functions at this end run in this.
+        // The users' functions at this end run in this closure, when the task has left the list.
         Some(move || {
             engine.end_for(first);
             engine.stages[index].leave(end);

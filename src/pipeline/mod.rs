@@ -35,7 +35,7 @@
 // | `end` | how it ends |
 // | `tally` | a task's counts of its items |
 // | `source` | iterators, streams, threads |
-// | `stages` | `map`, `filter_map`, `chunks`, `merge`, stages of your own |
+// | `stages` | `map`, `filter_map`, `chunks`, `merge`, custom stages |
 // | `dispatch` | workers |
 // | `throttle` | `Rate`, and keeping to it |
 // | `report` | where every item went |

@@ -27,7 +27,7 @@ pub enum OnCancel {
     /// The source is stopped. What it has made still goes through all stages and is delivered, for
     /// as long as the reader reads. What is not finished after the grace is aborted.
     ///
-    /// Closures get a context that ends with the grace instead of the pipeline's context, and has
+    /// Closures get a context that ends with the grace, not with the pipeline's context, and has
     /// no deadline. An error or a panic ends the drain at once.
     Drain {
         /// How long the drain may take.
@@ -312,7 +312,7 @@ impl<T: Send + 'static> Pipeline<T> {
         self
     }
 
-    /// Adds a stage of your own: an async closure that gets the stage's context, its input and its
+    /// Adds a custom stage: an async closure that gets the stage's context, its input and its
     /// output, and returns `()` or `Result<(), E>`. Input and output both say so when the pipeline
     /// has ended, and the closure's future is dropped at its next await.
     ///

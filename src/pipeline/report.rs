@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum StageEnd {
-    /// Its input ended, and it passed on all that it had; or, for a stage of your own, it returned,
+    /// Its input ended, and it passed on all that it had; or, for a custom stage, it returned,
     /// whether its input had ended or not.
     Completed,
     /// A source was told to make no more, so that the pipeline drains.
@@ -49,7 +49,7 @@ pub struct StageReport {
 impl Report {
     /// The report of a pipeline whose tasks have all ended; `read` items were read.
     pub(super) fn of(engine: &Engine, read: usize) -> Report {
-        // Each is asked once: a stage of the user's may have given its channel ends to other tasks,
+        // Each is asked once: a custom stage may have given its channel ends to other tasks,
         // which may still be at work.
         let outputs = engine.stages.iter().map(|stage| {
             let output = stage.output_link.lock();
@@ -99,11 +99,11 @@ impl Report {
     }
 
     /// Whether every item is accounted for. If not, that is a bug, and one of quell's unless a
-    /// channel end has outlived the stage of your own that it was given to.
+    /// channel end has outlived the custom stage that it was given to.
     ///
     /// What a stage delivered is what the next one received, counted on both sides; and each of
-    /// quell's own stages has delivered, filtered out, failed or discarded what it received. Stages
-    /// of your own may make items and keep them, so only what passes between stages is checked for
+    /// quell's own stages has delivered, filtered out, failed or discarded what it received. Custom
+    /// stages may make items and keep them, so only what passes between stages is checked for
     /// them.
     pub fn conserved(&self) -> bool {
         let own = self.stages.iter().all(|stage| {

@@ -198,7 +198,7 @@ pub(super) async fn merge<T: Send + 'static>(
     }
 }
 
-/// A task that runs the user's own stage.
+/// A task that runs a custom stage.
 pub(super) async fn custom<T, U, F, Fut>(
     ctx: Context,
     input: Receiver<T>,
@@ -226,7 +226,7 @@ where
     }
 }
 
-/// What a stage of your own may return: `()`, or `Result<(), E>` with any error.
+/// What a custom stage may return: `()`, or `Result<(), E>` with any error.
 pub trait StageOutput: sealed::Sealed {
     #[doc(hidden)]
     fn into_result(self) -> Result<(), BoxError>;

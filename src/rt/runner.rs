@@ -70,7 +70,7 @@ pub(crate) fn is_quells_own() -> bool {
     IS_OWN.with(Cell::get)
 }
 
-/// Makes this thread one, from now on.
+/// Makes this thread one of quell's own, from now on.
 pub(crate) fn becomes_quells_own() {
     IS_OWN.with(|is_own| is_own.set(true));
 }

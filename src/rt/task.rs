@@ -443,7 +443,7 @@ mod own {
         }
     }
 
-    /// A model's holds a count of what it stops.
+    /// In a model, `Stop` holds a count of what it stops.
     #[cfg(loom)]
     use crate::rt::by_thread::Stop;
 

@@ -6,9 +6,9 @@
 //! # Invariants
 //!
 //! 1. A bell leaves the queue once: to ring, or because its [`Entry`] was dropped.
-//! 2. The thread runs no user code but wakers: the work that a bell returns goes to the `runner`,
-//!    which runs it here only if no other thread can be had. No lock is held while a bell rings or
-//!    is dropped.
+//! 2. The thread runs no user functions except wakers: the work that a bell returns goes to the
+//!    `runner`, which runs it here only if no other thread can be had. No lock is held while a bell
+//!    rings or is dropped.
 
 use super::task::contain_panic;
 use super::{Bell, Clock, runner};

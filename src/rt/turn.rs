@@ -11,8 +11,8 @@
 //!
 //! # Invariants
 //!
-//! 1. Every writer of `TASKS_TABLE` writes the same value, within a process. Until it is known, at
-//!    most one task that asks for it is under way.
+//! 1. Within a process, every task that learns `TASKS_TABLE` stores the same value. Until it is
+//!    known, at most one task that asks for it is under way.
 
 #[cfg(not(loom))]
 use super::clock::Clock;
@@ -124,7 +124,7 @@ pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
     struct Asks;
     impl Drop for Asks {
         fn drop(&mut self) {
-            // Relaxed, here and below: a plain number, and every writer writes the same.
+            // Relaxed, here and below: a plain number, and all that learn it store the same.
             let (asked, none) = (ASKED, UNKNOWN);
             let _known =
                 TASKS_TABLE.compare_exchange(asked, none, Ordering::Relaxed, Ordering::Relaxed);

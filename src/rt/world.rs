@@ -200,7 +200,7 @@ pub(crate) fn look_on(onlooker: Arc<dyn Onlooker>) -> Looking {
     Looking { before: ONLOOKER.with(|current| current.replace(Some(onlooker))) }
 }
 
-/// Restores the onlooker before, when dropped.
+/// Restores the previous onlooker when dropped.
 #[derive(Debug)]
 pub(crate) struct Looking {
     before: Option<Arc<dyn Onlooker>>,

@@ -21,7 +21,7 @@ const SET: u8 = 2;
 pub(crate) struct Latch<T> {
     state: AtomicU8,
     value: Cell<MaybeUninit<T>>,
-    /// In models, threads wait on this for `BUSY` to pass: if several span, loom could schedule
+    /// In models, threads wait on this for `BUSY` to pass: if several spun, loom could schedule
     /// them in turns for ever, and the busy one never.
     #[cfg(loom)]
     turn: super::Mutex<()>,

@@ -13,7 +13,8 @@
 //! # Invariants
 //!
 //! 1. `count` is the number of `Link`s to a head, plus those that a `Purse` has paid for; a purse
-//!    borrows a link. Only the thread that takes the count from one to zero destroys the head.
+//!    borrows a link. Only the thread that counts off the last link destroys the head. (It may
+//!    leave the count at one: nothing else can see it.)
 //! 2. A head owns one `Link` to its parent until it is destroyed; layer and value are dropped
 //!    before that link is given up. So everything that a layer may point at (its elders,
 //!    invariant 3) outlives the layer.
@@ -287,7 +288,7 @@ fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
     let mut rest = Rest { links: Vec::new(), panic: None };
     let mut next = Some(first);
     while let Some(head) = next {
-        // SAFETY: this thread has just taken the count of this head to zero (in the caller or in
+        // SAFETY: this thread has just counted off the last link to this head (in the caller or in
         // the last iteration), so by invariant 1 it destroys the head, and no other thread does.
         let mut parent = unsafe { (head.as_ref().shape.destroy)(head, &mut rest) };
         next = None;
@@ -306,8 +307,8 @@ fn destroy_all<F: Family>(first: NonNull<Head<F>>) {
 
 /// # Safety
 ///
-/// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, this thread has taken its count
-/// to zero, and it is not used afterwards.
+/// `head` is the head of a `Body<F, V>` made by `Link::new::<V>`, this thread has counted off the
+/// last link to it, and it is not used afterwards.
 unsafe fn destroy<F: Family, V: 'static>(
     head: NonNull<Head<F>>,
     rest: &mut Rest<F>,

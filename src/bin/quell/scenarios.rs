@@ -82,7 +82,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(workers, "pipeline-workers", Clean, "quell's pipeline: throttle, workers, a buffer"),
     scenario!(early_stop, "pipeline-early-stop", Clean, "its reader stops after two results"),
     scenario!(ordered, "pipeline-ordered", Clean, "results in the order of their items, in chunks"),
-    scenario!(merged, "pipeline-merged", Clean, "two sources, a stage of one's own, an error"),
+    scenario!(merged, "pipeline-merged", Clean, "two sources, a custom stage, an error"),
     scenario!(drained, "pipeline-drained", Clean, "on cancel, what is under way is finished"),
     scenario!(limited_group, "group-limited", Clean, "a group that runs two tasks at a time"),
     scenario!(group_shutdown, "group-failing", Clean, "a group one of whose tasks fails"),

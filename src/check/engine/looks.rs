@@ -54,8 +54,8 @@ impl Engine {
         false
     }
 
-    /// The current task lets no other run: the injection comes by itself, or the task is thrown out
-    /// of its loop (by the injector).
+    /// The current task lets no other run: the injection comes by itself, or
+    /// [`inject`](crate::rt::world::Onlooker::inject) throws the task out of its loop.
     fn spins(&mut self, at: Option<&'static Location<'static>>) {
         if self.may_come_by_itself() && self.kind != Inject::Drop {
             self.cut = true;
