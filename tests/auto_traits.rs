@@ -1,11 +1,11 @@
-//! What every public type may be used for, and how large it is.
+//! The auto traits of every public type, and the size of some.
 //!
-//! `Send`, `Sync` and their like follow from private fields, so a change of a
-//! field can take them away, or give them, without anybody's noticing. Here
-//! they are written down; both having too few and having too many is an error.
+//! `Send`, `Sync` and the like follow from private fields, so a change of a field
+//! can take them away, or add them, unnoticed. Here they are written down; a trait
+//! too few and a trait too many are both errors.
 //!
-//! A trait is asked for with two constants of one name: the one in an `impl`
-//! that demands the trait is found before the one that every type has.
+//! Each trait is read from two constants of the same name: the inherent one, in an
+//! `impl` bounded by the trait, takes precedence over the one that every type has.
 
 #![cfg(not(loom))]
 
@@ -28,7 +28,7 @@ use std::rc::Rc;
 
 struct Asked<T>(PhantomData<T>);
 
-/// The inherent constant where the bound holds, the trait's otherwise.
+/// The inherent constant where the bound holds, the trait's constant otherwise.
 macro_rules! is {
     ($type:ty, $bound:ident) => {
         <Asked<$type>>::$bound
@@ -53,7 +53,7 @@ macro_rules! bounds {
 
 bounds!(Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
 
-/// Each line: a type, and which of the five it is, `1` for yes.
+/// Each line: a type, and which of the five traits it has, `1` for yes.
 macro_rules! table {
     ($($type:ty: $send:literal $sync:literal $unpin:literal $unwind:literal $ref:literal;)+) => {
         vec![$((
@@ -70,7 +70,7 @@ macro_rules! table {
     };
 }
 
-/// Everything that is not `Send`, `Sync`, `Unpin` or safe to unwind through.
+/// Has none of the five: each part lacks one or more of them.
 type Local = (Rc<u8>, Cell<u8>, PhantomPinned, PhantomData<&'static mut u8>);
 
 #[test]
@@ -89,7 +89,7 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         Key<u8>:              1 1 1 1 1;
         Key<Rc<u8>>:          1 1 1 1 1;
         Key<Local>:           1 1 1 1 1;
-        // A run is what its future is.
+        // A run has the traits of its future.
         Run<Ready<u8>>:       1 1 1 1 1;
         Run<Pending<Rc<u8>>>: 1 1 1 1 1;
         Run<Ready<Rc<u8>>>:   0 0 1 1 1;
@@ -97,7 +97,7 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         Run<&'static mut u8>: 1 1 1 0 1;
         Run<PhantomPinned>:   1 1 0 1 1;
         Run<Local>:           0 0 0 0 0;
-        // Tasks, and what waits.
+        // Tasks and timers.
         JoinHandle<u8>:       1 1 1 1 1;
         JoinHandle<Rc<u8>>:   0 0 1 1 1;
         JoinHandle<PhantomPinned>: 1 1 1 1 1;
@@ -109,8 +109,8 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         Interval:             1 1 1 1 1;
         Tick<'static>:        1 1 0 0 1;
         YieldNow:             1 1 1 1 1;
-        // A channel passes items on, and pins none. It is shared by threads where its
-        // items can be sent to them.
+        // A channel moves its items and pins none. A sender is `Sync` if its items are
+        // `Send`; a receiver, or a send, only if they are `Sync` too.
         Sender<u8>:           1 1 1 0 0;
         Sender<Cell<u8>>:     1 1 1 0 0;
         Sender<Rc<u8>>:       0 0 1 0 0;
@@ -128,7 +128,7 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         Recv<'static, PhantomPinned>: 1 1 1 0 0;
         SendError<u8>:        1 1 1 1 1;
         SendError<Rc<u8>>:    0 0 1 1 1;
-        // A group is what a context is; a spawn is what its task is.
+        // A group has the traits of a context; a spawn, those of its task (but is `Unpin`).
         Group:                1 1 1 1 1;
         Spawn<'static, u8>:   1 1 1 1 1;
         Spawn<'static, Cell<u8>>: 1 0 1 1 0;
@@ -139,7 +139,7 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         ShutdownReport:       1 1 1 1 1;
         StillRunning:         1 1 1 1 1;
         TaskPanicked:         1 1 1 1 1;
-        // A described pipeline holds closures; one that runs is read by one reader.
+        // A described pipeline holds closures; a running one has a single reader.
         Pipeline<u8>:         1 0 1 0 0;
         Pipeline<Rc<u8>>:     1 0 1 0 0;
         Results<u8>:          1 0 1 0 0;
@@ -244,7 +244,7 @@ fn every_public_type_of_hit_has_the_auto_traits_it_is_said_to_have_and_no_others
         ErrorKind:      1 1 1 1 1;
         Summary:        1 1 1 1 1;
         Quota:          1 1 1 1 1;
-        Results:        1 0 1 0 0; // It is what a pipeline's results are.
+        Results:        1 0 1 0 0; // It has the traits of a pipeline's results.
         Next<'static>:  1 0 1 0 0;
     };
     let wrong: Vec<_> = table.iter().filter(|(_, said, are)| said != are).collect();
@@ -271,7 +271,7 @@ fn a_context_is_one_word_and_so_is_what_ends_it() {
     assert_eq!(size_of::<Canceller>(), word);
     assert_eq!(size_of::<Option<Canceller>>(), word);
     assert_eq!(size_of::<Option<ContextError>>(), 1);
-    // The background is the empty word, so that an optional context takes two.
+    // The background is the empty word, so an optional context takes two.
     assert!(size_of::<Option<Context>>() <= 2 * word);
     assert!(size_of::<Done>() <= 5 * word);
     assert!(size_of::<Cause>() <= 2 * word);
@@ -297,7 +297,7 @@ fn public_types_live_as_long_as_they_are_wanted() {
     owned::<Report>();
 }
 
-/// What of it is a future can be sent to another thread.
+/// The futures that public functions return are `Send`.
 #[test]
 fn the_futures_that_have_no_name_can_be_sent_to_other_threads() {
     fn sent<T: Send>(_: &T) {}

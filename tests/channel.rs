@@ -1,5 +1,5 @@
-//! The channel between stages, polled by hand: what fits, who is next, who is
-//! woken, and that nothing is lost whatever is dropped when.
+//! The channel between stages, polled by hand: what fits, which sender is next, which
+//! task is woken, and that nothing is lost, whatever is dropped when.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod kit;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 
-/// As many as fit right now.
+/// Sends as many items as fit right now. Returns how many.
 fn fill(sender: &Sender<u64>, from: u64) -> u64 {
     (from..).take_while(|&n| sender.send(n).now_or_never().is_some()).count() as u64
 }
@@ -335,7 +335,7 @@ fn a_sender_that_goes_away_passes_on_what_it_was_promised() {
             assert!(poll(send.as_mut().unwrap(), wakes).is_pending());
         }
         assert_eq!(block_on(receiver.recv()), Some(0));
-        // The first has been promised the room. Now one of them goes.
+        // The first has been promised the room. Now one of the three goes.
         waiting[gone] = None;
         let mut order = Vec::new();
         while order.len() < 2 {
@@ -422,35 +422,35 @@ fn a_receiver_that_has_found_128_items_without_waiting_lets_others_go_first() {
 fn no_waker_is_left_behind() {
     let wakes = Wakes::new();
     let kept = || Arc::strong_count(&wakes) - 1;
-    // One that was answered.
+    // A receive that was answered.
     let (sender, mut receiver) = bounded(1);
     assert!(poll(&mut receiver.recv(), &wakes).is_pending());
     fill(&sender, 0);
     assert_eq!(kept(), 0, "a reader that was woken");
-    // One that went away.
+    // A send that was dropped.
     let mut send = sender.send(1);
     assert!(poll(&mut send, &wakes).is_pending());
     assert_eq!(kept(), 1);
     drop(send);
     assert_eq!(kept(), 0, "a sender that went away");
-    // One whose receiver went away.
+    // A send whose receiver was dropped.
     let mut send = sender.send(1);
     assert!(poll(&mut send, &wakes).is_pending());
     drop(receiver);
     assert_eq!(kept(), 0, "a sender that was told of the end");
     drop(send);
-    // The reader went away with its waker in it.
+    // A receiver that was dropped with a waker in it.
     let (sender, mut receiver) = bounded::<u8>(1);
     assert!(poll(&mut receiver.recv(), &wakes).is_pending());
     drop(receiver);
     assert_eq!(kept(), 0, "a receiver that went away");
     drop(sender);
-    // The senders went.
+    // A receive whose senders were dropped.
     let (sender, mut receiver) = bounded::<u8>(1);
     assert!(poll(&mut receiver.recv(), &wakes).is_pending());
     drop(sender);
     assert_eq!(kept(), 0, "a reader that was told of the end");
-    // What it waited for came before it looked again, with another waker.
+    // A receive that is polled again, with another waker.
     let (sender, mut receiver) = bounded(4);
     assert!(poll(&mut receiver.recv(), &wakes).is_pending());
     assert!(poll(&mut receiver.recv(), &Wakes::new()).is_pending());
@@ -504,7 +504,7 @@ fn items_that_nobody_takes_are_dropped_each_for_itself_though_their_drops_panic(
         }
     };
     fill();
-    // Two are fetched, and three are not.
+    // Two are fetched but not handed out, and three are not fetched.
     let first = receiver.recv().now_or_never().flatten().expect("there are three");
     fill();
     assert_eq!(stock.left(), 6);
@@ -590,7 +590,7 @@ fn many_threads_send_and_nothing_is_lost_doubled_or_out_of_its_senders_order() {
             }
             assert_eq!(next, [2_000; 4]);
             assert_eq!(stock.left(), 0);
-            // One in each sender's hand, and one in the reader's.
+            // Beyond the capacity: one in each sender's hand, and one in the reader's.
             assert!(stock.most() <= capacity + 5, "{} at once", stock.most());
         }
     });
@@ -662,16 +662,16 @@ fn a_thread_that_receives_with_a_timeout_loses_nothing() {
 
 // ------------------------------------------------------------ random operations
 
-/// A number picks among what is there.
+/// The numbers pick one of the sends that wait.
 #[derive(Clone, Debug)]
 enum Op {
     Send,
     TrySend,
-    /// Polls a send that waits, whether or not it was woken.
+    /// Polls a waiting send, whether or not it was woken.
     Nudge(u8),
     DropSend(u8),
     Recv,
-    /// Polls a `recv` and drops it.
+    /// Drops a `recv`, polled first if the channel is empty.
     Peek,
     CloneSender,
     DropSender,
@@ -690,7 +690,7 @@ fn operation() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A send that waits, and how often it had been woken when it was polled.
+/// A waiting send, and how often it had been woken when it was last polled.
 struct Waiting<'a> {
     n: u64,
     send: Sending<'a, Item>,
@@ -711,8 +711,8 @@ impl Waiting<'_> {
     }
 }
 
-/// Polls it until it is ready or was not woken while it was polled: a busy reader
-/// may be asked to let others go first.
+/// Polls it until it is ready or its poll does not wake it: a busy receiver may be
+/// asked to let others go first.
 fn recv(receiver: &mut Receiver<Item>) -> Poll<Option<Item>> {
     let mut recv: Recv<'_, Item> = receiver.recv();
     loop {
@@ -735,7 +735,7 @@ proptest! {
         let stock = Stock::new();
         let (sender, mut receiver) = bounded(capacity);
         let senders: Vec<Sender<Item>> = vec![sender; 1];
-        // Sends borrow their sender: this one outlives them.
+        // Sends borrow their sender; this one outlives them.
         let anchor = senders[0].clone();
         let mut senders = senders;
         let mut waiting: VecDeque<Waiting<'_>> = VecDeque::new();
@@ -782,7 +782,7 @@ proptest! {
                 },
                 Op::Peek => {
                     let mut peek = receiver.recv();
-                    // Only where it cannot take anything.
+                    // Only where it can take nothing.
                     if inside.is_empty() {
                         prop_assert!(poll(&mut peek, &Wakes::new()).is_pending());
                     }
@@ -792,14 +792,14 @@ proptest! {
                 Op::Nudge(_) | Op::DropSend(_) => {}
             }
             prop_assert!(inside.len() <= capacity, "{} of {capacity}", inside.len());
-            // Room and one who waits for it never meet: either all room is promised to
-            // those who were woken, or nobody waits unwoken.
+            // Free room and an unwoken send never coexist: either all room is promised to
+            // woken sends, or no send waits unwoken.
             let woken = waiting.iter().filter(|send| send.wakes.count() > 0).count();
             if woken < waiting.len() {
                 prop_assert_eq!(inside.len() + woken, capacity, "room, and one who waits");
             }
         }
-        // To the end: only those that were woken are polled.
+        // Drains the channel: only sends that were woken are polled.
         loop {
             let ready = waiting.iter().position(|send| send.wakes.count() > send.seen);
             if let Some(k) = ready {

@@ -1,4 +1,4 @@
-//! The checker itself: what it goes through, what it says, and that it can be relied on.
+//! The checker itself: what it explores, what it reports, and that it can be relied on.
 #![cfg(all(not(loom), feature = "check"))]
 
 use quell::check::{self, Checker, Inject, ReplayError, Report, ViolationKind};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A worker that does not look at its context, blocked on a reader that has stopped.
+/// A worker that ignores its context, blocked on a reader that has stopped.
 async fn leaky(ctx: Context) {
     let (results, mut read) = mpsc::channel::<u32>(1);
     drop(rt::spawn_named("worker", async move {
@@ -79,8 +79,8 @@ fn ten_runs_of_one_seed_say_the_same_to_the_letter() {
     }
 }
 
-/// Whoever waits for the root takes a place in a list of its, and is woken in the order of
-/// places; they give them back in another order than they took them.
+/// Each task that waits for the root takes a place in a list of the root's, and tasks are woken in
+/// the order of places; these give their places back in another order than they took them.
 #[test]
 fn what_one_schedule_has_done_to_its_root_no_other_can_see() {
     let body = |ctx: Context| async move {
@@ -96,7 +96,7 @@ fn what_one_schedule_has_done_to_its_root_no_other_can_see() {
             task.await.unwrap();
         }
     };
-    // Where the injection comes at no point, the root is as good as new for the next schedule.
+    // Where the injection lands at no point, the next schedule must find the root as good as new.
     Checker::random(1, 500).run(body).assert_clean();
 }
 
@@ -156,7 +156,7 @@ fn the_order_of_a_hash_map_is_noticed() {
 
 // -------------------------------------------------------------------- what it covers
 
-/// Three tasks that each take two turns; the orders in which they do.
+/// Three tasks of two turns each. `note` records the order of the turns.
 async fn three(ctx: Context, note: impl Fn(char) + Clone + Send + 'static) {
     let tasks = ['a', 'b', 'c'].map(|name| {
         let note = note.clone();
@@ -197,7 +197,7 @@ fn with_delays_enough_every_order_there_is_comes_up() {
     assert!(report.complete());
     // Three pairs in any order: 6! / (2! 2! 2!).
     assert_eq!(found.len(), 90, "{found:?}");
-    // Without a delay there is one, and more delays find more.
+    // Without a delay there is one order, and more delays find more.
     assert_eq!(orders(&Checker::exhaustive().max_delays(0).inject(Inject::None)).1, ["abcabc"]);
     let one = orders(&Checker::exhaustive().max_delays(1).inject(Inject::None)).1.len();
     let two = orders(&Checker::exhaustive().max_delays(2).inject(Inject::None)).1.len();
@@ -205,7 +205,7 @@ fn with_delays_enough_every_order_there_is_comes_up() {
 }
 
 /// A relay turns the end into a flag and a notification. The body misses that if it comes
-/// between its check and its wait, where nothing knows of a context.
+/// between its check and its wait, where it does not look at a context.
 async fn relayed(ctx: Context) {
     use std::sync::atomic::{AtomicBool, Ordering};
     let (flag, notify) = (AtomicBool::new(false), tokio::sync::Notify::new());
@@ -260,8 +260,8 @@ fn random_and_priorities_come_to_the_same_orders_in_time() {
     assert!(orders(&Checker::pct(1, 3, 5_000).inject(Inject::None)).1.len() > 30);
 }
 
-/// How often each order came up in the schedules that were counted: it is the name of a
-/// task that panics when all is over.
+/// How often each order came up in the counted schedules. An order is reported as the name of
+/// a task that panics at the end.
 fn counted(checker: &Checker) -> BTreeMap<String, u64> {
     use std::sync::{Arc, Mutex};
     let report = checker.run(|ctx| async move {
@@ -285,7 +285,7 @@ fn counted(checker: &Checker) -> BTreeMap<String, u64> {
 #[test]
 fn shards_are_disjoint_and_together_they_are_the_whole() {
     let whole = counted(&Checker::exhaustive().inject(Inject::None));
-    // Schedules within two delays have orders of their own, or share them with few.
+    // Within two delays, a schedule has an order of its own or shares it with few others.
     assert!(whole.len() > 15, "{whole:?}");
     for checker in [
         Checker::exhaustive().inject(Inject::None),
@@ -425,7 +425,7 @@ fn the_points_at_each_of_which_it_came_are_those_that_were_gone_through_one_by_o
     let usual = Checker::new().run(seldom_takes_long);
     assert_eq!(usual.points(), every.points(), "{usual}");
     assert!(usual.covered().contains(&format!("at each of {} points", every.points())), "{usual}");
-    // With four delays there is the long one.
+    // Four delays reach the long run.
     assert!(Checker::exhaustive().max_delays(4).run(seldom_takes_long).points() > 100);
 }
 
@@ -456,7 +456,7 @@ fn the_first_violation_may_be_the_last() {
     assert!(report.schedules() < 10);
 }
 
-/// Leaves a task behind, and comes nowhere.
+/// Leaves a task behind, and its `sometimes` never holds.
 async fn leaves_a_task(ctx: Context) {
     let _ = ctx.is_done();
     check::sometimes("never", false);
@@ -472,7 +472,7 @@ fn beside_the_first_violation_nothing_is_said_of_what_was_not_reached() {
     }
 }
 
-/// Whoever holds the item when the end comes drops it.
+/// The task that holds the item when the end comes drops it.
 async fn loses_one_item(ctx: Context) {
     let (send, mut receive) = mpsc::channel(1);
     let inside = ctx.clone();
@@ -494,7 +494,7 @@ fn an_item_is_lost_once_whoever_held_it() {
     assert_eq!(report.violations()[0].kind(), ViolationKind::LostItem);
 }
 
-/// What it yields goes by how often it was run before.
+/// A body whose number of yields depends on how often it was run before.
 fn never_twice_the_same() -> impl Fn(Context) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
     let runs = std::rc::Rc::new(std::cell::Cell::new(0_u32));
     move |ctx| {
@@ -521,7 +521,7 @@ fn a_body_that_goes_its_own_ways_is_told_so_once_and_nothing_else() {
 #[test]
 fn one_in_so_many_schedules_is_run_twice_to_the_end() {
     let runs = Cell::new(0_u32);
-    // Only after so many, of which those whose number is a power of two are none any more.
+    // Only late runs differ, past the last schedule whose number is a power of two.
     let report = Checker::random(1, 1_600).inject(Inject::None).run(|_| {
         let nth = runs.replace(runs.get() + 1);
         async move {
@@ -688,7 +688,7 @@ fn a_single_schedule_at_random_has_its_injection_whatever_the_seed() {
     }
 }
 
-/// How long it is depends on what it is told.
+/// Its length depends on a choice.
 async fn long_unless_told_otherwise(ctx: Context) {
     let turns = if rt::choose(4) == 0 { 20 } else { 0 };
     for _ in 0..turns {
@@ -762,7 +762,7 @@ fn a_page_claims_no_more_than_was_checked() {
     }
     let part = Checker::exhaustive().shard(2, 3).run(clean).to_html();
     assert!(part.contains("Part 2 of 3") && !part.contains(every), "{part}");
-    // Chance does not come to each moment, and where nothing ends there is none.
+    // Schedules by chance do not cover every moment, and with `Inject::None` there is no end.
     let some = [Checker::random(1, 1), Checker::pct(1, 2, 2), Checker::bytes(&[0])];
     for checker in some.into_iter().chain([Checker::new().inject(Inject::None)]) {
         let page = checker.run(clean).to_html();
@@ -930,7 +930,7 @@ fn a_body_that_waits_for_a_thread_is_told_that_it_does() {
             let _ = asked.recv();
             let _ = tell.send(());
         });
-        // It answers only when somebody waits.
+        // It answers only once the body waits.
         let waited = std::future::poll_fn(|cx| {
             let polled = std::pin::Pin::new(&mut told).poll(cx);
             if polled.is_pending() {
@@ -962,7 +962,7 @@ fn to_look_and_look_and_never_let_go_ends() {
         while !ctx.is_done() {}
         ctx.done().await;
     });
-    // The context does end it, at each look.
+    // The end does come, at whichever look, and ends the loop.
     report.assert_clean();
     let report = Checker::new().max_points(5).run(|ctx| async move {
         let (child, _canceller) = ctx.with_cancel();
@@ -975,7 +975,7 @@ fn to_look_and_look_and_never_let_go_ends() {
     assert!(violation.waiting_for().unwrap().contains("never lets others run"));
 }
 
-/// Runs one of the ignored tests below in a process of its own; what it printed.
+/// Runs one of the ignored tests here in its own process. Returns its exit code and stderr.
 fn in_a_process(test: &str) -> (Option<i32>, String) {
     let itself = std::env::current_exe().unwrap();
     let run = std::process::Command::new(itself)
@@ -1000,7 +1000,7 @@ fn blocks_its_thread() {
     });
 }
 
-/// What a function at the end takes is held over a look.
+/// Holds a lock over a look, and a function at the end takes that lock.
 async fn looks_with_a_lock(ctx: Context) {
     let queue = Arc::new(Mutex::new(vec![1]));
     let clears = queue.clone();
@@ -1057,7 +1057,7 @@ fn never_comes_back() {
     });
 }
 
-/// Keeps the thread when it is dropped.
+/// Blocks the thread when it is dropped.
 struct Blocks;
 
 impl Drop for Blocks {
@@ -1179,7 +1179,7 @@ fn whoever_keeps_the_thread_is_named_and_ended() {
     assert_eq!(code, Some(101), "{said}");
     assert!(said.contains("the task `blocker`, spawned at tests/check.rs:"), "{said}");
     assert!(said.contains("await instead"), "{said}");
-    // What was found before, though it was just being told.
+    // What was found before is told too, though simpler schedules for it were still being tried.
     assert!(said.contains("BlockedStage: ") && said.contains("`leak`"), "{said}");
     let (code, said) = in_a_process("never_comes_back");
     assert_eq!(code, Some(101), "{said}");
@@ -1221,7 +1221,7 @@ fn where_all_there_are_have_been_run_no_more_are_asked_for() {
 
 #[test]
 fn an_injection_that_a_maximum_has_cut_has_not_come_at_each_point() {
-    // With a deadline there are more points than may be.
+    // With a deadline there are more points than the maximum.
     let report = Checker::exhaustive()
         .inject([Inject::Cancel, Inject::Deadline])
         .max_points(20)

@@ -1,5 +1,5 @@
-//! The checker where it meets what is not its own: other checkers, other threads, the tasks
-//! of a runtime, and what the schedules before have left.
+//! The checker at its borders: other checkers, other threads, the tasks of a runtime, and
+//! what earlier schedules leave behind.
 #![cfg(all(not(loom), feature = "check"))]
 
 use futures::FutureExt as _;
@@ -19,7 +19,7 @@ use tokio::sync::{Barrier, mpsc, oneshot, watch};
 
 mod library;
 
-/// Each of its violations comes again by its token.
+/// Each violation comes again when its token is replayed.
 fn comes_again<F, Fut>(report: &Report, body: F)
 where
     F: Fn(Context) -> Fut + Copy,
@@ -38,7 +38,7 @@ where
 
 // ------------------------------------------------------------- looks that are counted
 
-/// The function at its end is one look that is not only counted, among others that are.
+/// `after_func` is one look that is not only counted, among others that are.
 async fn looks_for_ever(ctx: Context) {
     let _first = ctx.after_func(|| {});
     while !ctx.is_done() {}
@@ -57,7 +57,7 @@ fn who_looks_for_ever_is_the_same_again_whatever_came_between_its_looks() {
     comes_again(&report, looks_for_ever_after_a_fault);
 }
 
-/// Panics, and looks at its context as it is thrown away.
+/// Panics when it is polled, and looks at its context when it is dropped.
 struct LooksAtItsEnd(Context);
 
 impl Future for LooksAtItsEnd {
@@ -99,7 +99,7 @@ fn tasks_that_hang_in_one_line_under_two_injections_are_two() {
     comes_again(&report, body);
 }
 
-/// The line of this file that ends with this mark.
+/// The line of this file that ends with `mark`.
 fn line(mark: &str) -> u32 {
     let mark = format!("// <- {mark}");
     let at = include_str!("check_edges.rs").lines().position(|line| line.ends_with(&mark));
@@ -112,8 +112,8 @@ fn lines(report: &Report) -> BTreeMap<u32, u64> {
     report.violations().iter().map(|one| (line(one), one.count())).collect()
 }
 
-/// Its two awaits are of another library, after as many turns: only a stack trace can tell
-/// one from the other.
+/// Its two awaits are in another library and come after the same number of turns: only a stack
+/// trace can tell them apart.
 async fn hangs_here_or_there(ctx: Context, here: bool) {
     let (_send, mut receive) = mpsc::channel::<()>(1);
     let (_other, mut other) = mpsc::channel::<()>(1);
@@ -156,7 +156,7 @@ enum Told {
     WhoeverIsFirst,
 }
 
-/// It hangs in one of two awaits, after as many turns of its own, by what others tell it.
+/// Hangs in one of two awaits, after the same number of its own turns, as others tell it.
 async fn hangs_as_it_is_told(ctx: Context, told: Told, here: bool) {
     let (_send, mut receive) = mpsc::channel::<()>(1);
     let (_other, mut other) = mpsc::channel::<()>(1);
@@ -207,7 +207,7 @@ fn two_lines_that_only_what_was_received_tells_apart_are_two_violations() {
 
 #[test]
 fn a_violation_is_told_by_a_simpler_schedule_only_if_that_shows_the_same() {
-    // To have the end come earlier makes it the other one.
+    // An earlier end makes it the other violation.
     async fn body(ctx: Context) {
         let (send, mut receive) = mpsc::channel(1);
         let (_other, mut other) = mpsc::channel::<()>(1);
@@ -393,13 +393,13 @@ fn time_stands_still_only_where_it_does() {
     assert!(told(0).contains("is busy while time stands still, and has"), "{}", told(0));
 }
 
-/// It hears at once, and then takes its time.
+/// Notices the end at once, and then takes `long` milliseconds to stop.
 async fn takes(ctx: Context, long: u64) {
     let _ = ctx.run(rt::sleep(Duration::from_millis(950))).await;
     rt::sleep(Duration::from_millis(long)).await;
 }
 
-/// Beside somebody who is woken each second.
+/// Takes 20 ms to stop, beside a task that is woken each second.
 async fn takes_beside_a_heart(ctx: Context) {
     let inside = ctx.clone();
     let heart = rt::spawn_named("heart", async move {
@@ -440,7 +440,7 @@ fn time_that_moves_though_tasks_are_ready_is_none_of_the_time_they_have_to_stop(
 
 // -------------------------------------------------------------------------- determinism
 
-/// Which arm is tried first is tokio's to choose, and matters only where both are ready.
+/// Tokio chooses which arm is tried first; that matters only where both are ready.
 async fn unbiased(ctx: Context) {
     let (send, mut receive) = mpsc::channel::<u32>(1);
     let worker = rt::spawn_named("worker", async move {
@@ -502,14 +502,14 @@ fn names_that_are_counted_on_from_schedule_to_schedule_are_told_as_what_differs(
 
 type Orders = Mutex<BTreeSet<Vec<usize>>>;
 
-/// Tokio draws by chance in which of eight lists each of them waits, and wakes list by list.
+/// Tokio picks at random in which of eight lists each watcher waits, and wakes list by list.
 async fn watched(ctx: Context, orders: &Orders) {
     let (tell, told) = watch::channel(false);
     let order = Arc::new(Mutex::new(Vec::new()));
     let watchers = [1, 2, 3].map(|nth| {
         let (mut told, order) = (told.clone(), Arc::clone(&order));
         rt::spawn(async move {
-            // Also when the other half goes.
+            // Also returns when the sender is dropped.
             let _ = told.wait_for(|is| *is).await;
             order.lock().unwrap().push(nth);
         })
@@ -601,8 +601,8 @@ fn a_token_of_a_body_that_goes_by_chance_says_so() {
 /// What the tasks of a small program have seen and told each other.
 type Seen = Arc<Mutex<[Vec<u64>; 3]>>;
 
-/// One of three tasks whose every step is by chance: it looks at its context, tells its
-/// neighbour all that it knows, hears what it was told, and takes its turns by that.
+/// One of three tasks whose every step is drawn at random: it looks at its context, tells its
+/// neighbour all that it knows, or hears what it was told and yields accordingly.
 async fn gossips(ctx: Context, own: usize, mut chance: u64, seen: Seen, told: Seen) {
     let digest = |known: &[u64]| known.iter().fold(7, |all: u64, one| all.wrapping_mul(31) ^ one);
     for _ in 0..5 {
@@ -630,7 +630,7 @@ async fn gossips(ctx: Context, own: usize, mut chance: u64, seen: Seen, told: Se
 
 #[test]
 fn no_point_that_is_skipped_leads_to_what_the_others_do_not_whatever_tasks_tell_each_other() {
-    // Every way in which the program comes out, and in how many schedules.
+    // Every outcome of the program, and the number of schedules.
     let all = |program: u64, each_point: bool| {
         let outcomes = RefCell::new(BTreeSet::new());
         let outcomes = &outcomes;
@@ -712,8 +712,8 @@ fn a_waker_of_another_schedule_says_nothing_of_where_this_one_waits() {
     thread_local! {
         static KEPT: RefCell<VecDeque<Waker>> = const { RefCell::new(VecDeque::new()) };
     }
-    // A token's schedule is run twelve times, and told in the last. The waker that goes is that
-    // of twelve before: of the last that was told.
+    // A token's schedule is run twelve times, and told in the last. The waker dropped here is the
+    // one from twelve runs before: from the last run that was told.
     async fn body(_: Context) {
         poll_fn(|cx| {
             KEPT.with_borrow_mut(|kept| {
@@ -739,14 +739,14 @@ fn a_patience_of_zero_is_refused() {
 
 // --------------------------------------------------------------------------- panics
 
-/// The one panic that is found.
+/// The only violation, which is a panic.
 fn panicked(report: &Report) -> &Violation {
     assert_eq!(report.violations().len(), 1, "{report}");
     assert_eq!(report.violations()[0].kind(), ViolationKind::Panicked, "{report}");
     &report.violations()[0]
 }
 
-/// Panics as it is dropped, unless somebody panics already.
+/// Panics when it is dropped, unless its thread is already panicking.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -775,7 +775,7 @@ fn a_result_that_nobody_waits_for_and_that_panics_as_it_is_dropped_is_told() {
             assert_eq!(violation.waiting_for(), Some("a bomb"));
         }
     }
-    // Whoever drops the last handle may be the task or the body.
+    // The last handle may be dropped by the task or by the body.
     comes_again(&Checker::new().run(|ctx| body(ctx, 0)), |ctx| body(ctx, 0));
 }
 
@@ -783,7 +783,7 @@ fn a_result_that_nobody_waits_for_and_that_panics_as_it_is_dropped_is_told() {
 fn an_item_that_panics_as_its_pipeline_is_stopped_is_told() {
     async fn body(ctx: Context) {
         let mut results = Pipeline::from_iter(&ctx, (0..1).map(|_| Bomb)).run();
-        // It begins, and the item waits behind its stage.
+        // This starts it, and the item waits behind its stage.
         assert!(!matches!(results.next().now_or_never(), Some(Some(_))));
         ctx.done().await;
         drop(results);
@@ -802,7 +802,7 @@ fn a_panic_that_goes_around_the_hook_is_told() {
     });
     assert_eq!(panicked(&report).waiting_for(), Some("boom"));
     assert_eq!(panicked(&report).task(), Some("task"));
-    // Another one, which was caught on purpose, has nothing to do with it.
+    // Another panic, caught on purpose, has nothing to do with it.
     let report = Checker::new().run(|ctx| async move {
         let _ = std::panic::catch_unwind(|| panic!("on purpose"));
         ctx.done().await;
@@ -849,7 +849,7 @@ fn who_needs_a_runtime_of_tokios_is_told_how_to_be_checked() {
     }
 }
 
-/// Its item is lost with the injected panic, and another without it.
+/// Its item goes with the injected panic; `loses` loses another one without it.
 async fn panics_with_an_item(ctx: Context, loses: bool) {
     let worker = rt::spawn_named("worker", async {
         let item = check::Tracked::new("an order");
@@ -911,7 +911,7 @@ fn a_folder_of_the_users_may_be_called_library() {
     assert!(violation.waiting_for().unwrap().starts_with("tokio::sync::mpsc"), "{report}");
 }
 
-/// Where the one task that hangs was spawned and waits, and for what.
+/// Where the one task that hangs was spawned and where it waits, and for what.
 fn hangs(report: &Report) -> (u32, u32, String) {
     let violation = &report.violations()[0];
     let line = |place: Option<&check::Place>| place.expect("it is known").line();
@@ -1118,12 +1118,12 @@ fn a_thread_that_waits_for_the_root_is_let_go_when_the_schedule_is_over() {
         WAITING.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             ctx.wait();
-            // Otherwise whoever is the last to let go of it decides whether it is gone.
+            // Dropped here instead, it would race the schedule for who drops it last.
             std::mem::forget(ctx);
             WAITING.fetch_sub(1, Ordering::SeqCst);
         });
     });
-    // Whether it is let go in time to leave the context alone is the system's to say.
+    // Whether it is let go in time to leave the context alone is up to the system.
     let kind = report.violations()[0].kind();
     assert!(
         matches!(kind, ViolationKind::LeakedContext | ViolationKind::Nondeterministic),
@@ -1197,7 +1197,7 @@ async fn inside_a_task_of_tokios_the_runtime_is_there_again_after_a_check() {
 
 // ------------------------------------------------------- who goes on, and who is to blame
 
-/// Each spawns the next, and ends.
+/// Each task spawns the next, and ends.
 fn begins_anew(before: u32) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         assert!(before < 50_000, "it goes on and on");
@@ -1215,7 +1215,7 @@ fn a_task_that_spawns_the_next_for_ever_is_busy_and_no_crowd() {
     assert_eq!((violation.kind(), violation.task()), (ViolationKind::LeakedTask, Some("again")));
 }
 
-/// It has a crowd clean up when it is told.
+/// Has a crowd of tasks clean up when it is told to stop.
 async fn cleans_up_with_a_crowd(ctx: Context) {
     ctx.done().await;
     let crowd: Vec<_> = (0..5_000).map(|_| rt::spawn(rt::yield_now())).collect();
@@ -1243,12 +1243,12 @@ fn what_is_traced_over_many_steps_is_traced_a_few_times() {
         let _ = ticks.await;
     });
     assert_eq!(report.violations()[0].count(), 400, "{report}");
-    // Each once, the first 64 twice, a few with traces; and what it takes to tell one.
+    // Each once, the first 64 twice, a few with traces; and some more to tell one violation.
     let runs = runs.into_inner();
     assert!(runs < 400 + 66 + 50, "{runs}");
 }
 
-/// Two tasks that wait for each other, and the body for one of them.
+/// Two tasks that wait for each other, and a body that waits for one of them.
 async fn waits_for_a_ring(_ctx: Context) {
     let (give, given) = oneshot::channel::<rt::JoinHandle<()>>();
     let one = rt::spawn_named("one", async move { given.await.unwrap().await.unwrap() });

@@ -1,15 +1,15 @@
-//! Four of the example programs under `Checker::tokio`: cancelled, dropped and out of time at
-//! every point.
+//! Four of the example programs under `Checker::tokio`: cancelled, dropped and past their
+//! deadline at every point.
 //!
-//! What is checked is the programs' own code, taken from their files: the store, its
-//! handlers and its clients; the three programs with two loops, and the service that they call. Below it is
-//! quell's client with its pool of connections, hyper on both sides, and
+//! The code under test is the programs' own, taken from their files: the store, its
+//! handlers and its clients; the three programs with two loops, and the service they call.
+//! Below it are quell's client with its pool of connections, hyper on both sides, and
 //! [`ContextLayer`].
 //!
-//! What is not: the sockets, and with them `serve`, which accepts from one. A clock that is
-//! paused moves on whenever no task can, and does not know that bytes are on their way in the
-//! system. So connections are pipes inside of the process, and the server's part of each
-//! is a task. What real sockets do is in `tests/examples.rs` and `tests/http`. The programs'
+//! Not under test are the sockets, and with them `serve`, which accepts from one. A paused
+//! clock moves on whenever no task can run, and does not know that bytes are on their way in
+//! the system. So connections are pipes inside the process, and the server's part of each
+//! is a task. Real sockets are tested in `tests/examples.rs` and `tests/http`. The programs'
 //! `main` makes an address and a client, and is left out.
 #![cfg(all(not(loom), feature = "check", feature = "http"))]
 #![allow(clippy::duplicate_mod, reason = "a program brings its server with it")]
@@ -47,16 +47,16 @@ mod timeout_error_http;
 
 const ALL: [Inject; 4] = [Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::None];
 
-/// The address of whatever is at the other end of a pipe.
+/// The address of the other end of a pipe.
 const INSIDE: &str = "http://inside";
 
-/// With this the service answers once as it should, and then with a bad status.
+/// With this seed the service answers once as it should, and then with a bad status.
 const SECOND: u64 = 2;
 
-/// With this the fifth is the first bad one.
+/// With this seed the fifth status is the first bad one.
 const FIFTH: u64 = 10;
 
-/// So small that a request takes several reads and writes: more points to end it at.
+/// So small that a request takes several reads and writes, which are more points to end it at.
 const PIPE: usize = 64;
 
 /// A client whose connections all lead to this app. The contexts of its requests are
@@ -65,7 +65,7 @@ fn client_of(server: &Context, app: Router) -> Client {
     counted(server, app).0
 }
 
-/// … and how many connections it has made.
+/// Such a client, and how many connections it has made.
 fn counted(server: &Context, app: Router) -> (Client, Arc<AtomicUsize>) {
     let app = ContextLayer::new(server).layer(app);
     let connections = Arc::new(AtomicUsize::new(0));
@@ -104,8 +104,8 @@ fn the_store_server_leaves_no_fetch_behind_wherever_it_is_ended() {
     assert!(came_to_its_end.into_inner() > 0, "with nothing injected it tells of all clients");
 }
 
-/// Ends a program of two loops wherever it can be ended. Gives back for how long it runs where
-/// nobody ends it.
+/// Ends a program of two loops wherever it can be ended. Returns how long it runs if
+/// nothing ends it.
 fn two_loops(seed: u64, both: impl AsyncFn(&Context, Client)) -> Duration {
     let seen = Mutex::new((Duration::ZERO, 0));
     let report = Checker::tokio().inject(ALL).run(|ctx| {
@@ -115,7 +115,7 @@ fn two_loops(seed: u64, both: impl AsyncFn(&Context, Client)) -> Duration {
             let (client, connections) = counted(&ctx, httpbin::app(seed));
             both(&ctx, client).await;
             let mut seen = seen.lock().unwrap();
-            // What is not ended by anybody comes last.
+            // The run that nothing ends comes last.
             seen.0 = began.elapsed();
             seen.1 = connections.load(Ordering::Relaxed).max(seen.1);
         }
@@ -124,7 +124,7 @@ fn two_loops(seed: u64, both: impl AsyncFn(&Context, Client)) -> Duration {
     report.assert_clean();
     assert!(report.points() > 30, "both loops and both handlers look at their contexts");
     let (took, connections) = seen.into_inner().unwrap();
-    // One more than there are loops: a call does not wait for the connection that is just on
+    // One more than there are loops: a call does not wait for a connection that is just on
     // its way back.
     assert!(connections <= 3, "an answer was not read to its end: {connections} connections");
     took
@@ -148,7 +148,7 @@ fn the_two_loops_with_a_limit_end_wherever_they_are_ended() {
     assert_eq!(two_loops(FIFTH, both), Duration::from_secs(3), "the limit comes first");
 }
 
-/// The handler of the store server with a mistake: its fetch does not hear of the end.
+/// The store server's handler with a mistake: its fetch does not hear of the end.
 async fn deaf(Ctx(ctx): Ctx, State(store): State<store_server::Store>) -> String {
     let fetch = tokio::spawn(store.fetch(ctx.without_cancel()));
     fetch.await.unwrap().unwrap_or_else(|cancelled| cancelled.to_string())

@@ -1,5 +1,5 @@
 //! The library's own pipelines, groups and contexts under the checker: clean under every
-//! strategy, whatever befalls them.
+//! strategy, whatever is injected.
 #![cfg(all(not(loom), feature = "check"))]
 
 use quell::check::{self, Checker, Inject};
@@ -9,7 +9,7 @@ use std::time::Duration;
 const ALL: [Inject; 5] =
     [Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::Panic, Inject::None];
 
-/// Under every strategy; each with its own number of schedules.
+/// Checks it under every strategy, each with its own number of schedules.
 fn clean<F, Fut>(name: &str, body: F)
 where
     F: Fn(Context) -> Fut,
@@ -132,7 +132,7 @@ fn a_group_with_a_limit() {
 
 #[test]
 fn a_group_that_is_shut_down() {
-    // Dropped, a group cancels; only its shutdown aborts.
+    // A group that is dropped only cancels; it is shutdown that aborts.
     let injections = [Inject::Cancel, Inject::Deadline, Inject::None];
     clean_under(&injections, "shutdown", |ctx| async move {
         let group = Group::new(&ctx);

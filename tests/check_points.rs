@@ -1,4 +1,4 @@
-//! Where the injection comes, and who is to blame for what it shows.
+//! Where the injection lands, and which task is to blame for what it shows.
 #![cfg(all(not(loom), feature = "check"))]
 
 use futures::{FutureExt as _, select_biased};
@@ -22,15 +22,15 @@ fn detach(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     drop(rt::spawn_named(name, task));
 }
 
-/// Kind and task of what was found.
+/// The kind and the task of each violation.
 fn found(report: &Report) -> Vec<(ViolationKind, Option<&str>)> {
     report.violations().iter().map(|one| (one.kind(), one.task())).collect()
 }
 
 // ------------------------------------------------------------- looks, however they are made
 
-/// Whoever asks whether the end has come, and then waits to be told of it, waits for ever if
-/// it comes in between.
+/// Asks whether the end has come, and if not, waits to be told of it: waits for ever if the end
+/// comes in between.
 async fn looks_and_waits(ctx: Context, looks: impl AsyncFn(&Context) -> bool) {
     let stop = Arc::new(Notify::new());
     let stops = stop.clone();
@@ -89,7 +89,7 @@ fn a_deadline_comes_right_after_the_question_how_long_it_is_to_it() {
     }
 }
 
-/// A lease that runs out leaves its answer to whoever ends all, unless that has been.
+/// When its lease expires, leaves its answer to the function at the end, unless the end has come.
 async fn asks_as_its_lease_runs_out(ctx: Context, with_a_lock: bool) {
     let answers: Arc<Mutex<Vec<oneshot::Sender<()>>>> = Arc::default();
     let (at_end, later) = (answers.clone(), answers.clone());
@@ -128,7 +128,7 @@ fn whoever_polls_for_the_end_again_and_again_lets_it_come() {
 
 // ------------------------------------------------------------ functions that come after turns
 
-/// A lock that a function at the end takes is held over a look, however that is made.
+/// Holds a lock over two looks, made by `looks`, and a function at the end takes that lock.
 async fn drains_with_a_lock(ctx: Context, looks: impl Fn(&Context) -> bool) {
     let queue = Arc::new(Mutex::new(vec![1, 2, 3]));
     let clears = queue.clone();
@@ -159,7 +159,7 @@ fn a_lock_may_be_held_over_a_look_where_functions_come_after_turns() {
     }
 }
 
-/// Whoever sees an end must not count on its functions: they come later.
+/// Expects an end that it sees to have run its functions, which may come later.
 async fn counts_on_a_function(ctx: Context) {
     let told = Arc::new(AtomicBool::new(false));
     let flag = told.clone();
@@ -196,7 +196,7 @@ fn what_was_to_come_after_a_turn_that_went_wrong_is_dropped_and_not_called() {
         let function = ctx.after_func(move || {
             calls.fetch_add(1, Ordering::SeqCst);
         });
-        // Where the end was there before the function.
+        // Called at once, where the end came before the function.
         at_once.fetch_add(called.load(Ordering::SeqCst) - before, Ordering::SeqCst);
         let goes_on = !ctx.is_done();
         if goes_on && ctx.is_done() {
@@ -225,8 +225,8 @@ fn a_pipeline_ends_as_well_where_functions_come_after_turns() {
 
 // ---------------------------------------------------------------------- points that count
 
-/// A request ends with the server, whose context is nobody's here, and takes that for the
-/// only end there is.
+/// A request ends with the server, whose context is not watched here. The body takes that for
+/// the only end there is.
 async fn shut_down_meanwhile(ctx: Context) {
     let (server, shutdown) = Context::background().with_cancel();
     let (request, _canceller) = ctx.linked(&[&server]);
@@ -255,7 +255,7 @@ fn an_end_that_comes_from_outside_of_what_is_watched_counts_as_one_that_comes_fr
 
 #[test]
 fn a_cancel_that_runs_a_function_comes_at_each_point() {
-    // Nobody waits for a context, and nobody asks near the wait.
+    // No task waits for a context, and none is looked at near the wait.
     let report = Checker::exhaustive().max_delays(0).run(|ctx| async move {
         let (stopped, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let (flag, tell) = (stopped.clone(), stop.clone());
@@ -387,7 +387,7 @@ fn a_timer_that_several_wait_for_is_that_of_each() {
 
 #[test]
 fn a_timer_that_a_task_has_given_away_does_not_make_it_go_on() {
-    // The first would be told as one that goes on, if the timer were still its own.
+    // `giver` would be told as a task that goes on, if the timer were still its own.
     let report = Checker::exhaustive().max_delays(0).run(|ctx| async move {
         let _ = ctx.is_done();
         let (give, given) = oneshot::channel();
@@ -426,7 +426,7 @@ fn the_time_to_stop_counts_from_the_injection_and_not_from_the_end_of_the_body()
         ctx.done().await;
         rt::sleep(Duration::from_millis(600)).await;
     }
-    // Without a delay, for time that moves before its turn is none of that time.
+    // Without a delay: time that moves before the task's turn does not count.
     let checker = Checker::exhaustive().max_delays(0);
     checker.run(|ctx| ends_late(ctx, Duration::from_millis(900))).assert_clean();
     let report = checker.run(|ctx| ends_late(ctx, Duration::from_millis(1_500)));
@@ -448,7 +448,7 @@ fn a_timer_that_is_due_at_the_deadline_itself_rings_with_it() {
         report.assert_clean();
         report.points()
     };
-    // Whoever sleeps so long wakes when the injection has come.
+    // A sleep of this length ends once the injection has come.
     assert_eq!(points(secs(3_600)), points(secs(3_600) + Duration::from_nanos(1)));
     assert!(points(secs(3_600)) < points(secs(3_599)));
 }

@@ -1,4 +1,4 @@
-//! Programs of tokio, as they are, under `Checker::tokio`.
+//! Unmodified tokio programs under `Checker::tokio`.
 #![cfg(all(not(loom), feature = "check", feature = "tokio"))]
 
 use quell::check::{self, Checker, Inject, Place, ReplayError, Report, Violation, ViolationKind};
@@ -14,7 +14,7 @@ use tokio::time;
 
 const ALL: [Inject; 4] = [Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::None];
 
-/// All of it is tokio's but the context.
+/// All of it is tokio's except the context.
 async fn service(ctx: Context) {
     let (items, mut read) = mpsc::channel(1);
     let inside = ctx.clone();
@@ -158,14 +158,14 @@ fn a_panic_in_a_task_is_told_with_its_line() {
     assert_eq!(violation.waiting_for(), Some("too late"));
 }
 
-/// The one panic that is found.
+/// The only violation, which is a panic.
 fn panicked(report: &Report) -> &Violation {
     assert_eq!(report.violations().len(), 1, "{report}");
     assert_eq!(report.violations()[0].kind(), ViolationKind::Panicked, "{report}");
     &report.violations()[0]
 }
 
-/// Panics as it is dropped, unless somebody panics already.
+/// Panics when it is dropped, unless its thread is already panicking.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -335,7 +335,7 @@ fn to_clean_up_takes_as_many_turns_as_a_schedule_has_steps() {
             for _ in 0..3_000 {
                 tokio::task::yield_now().await;
             }
-            // What takes no time leaves the time for this.
+            // The yields take no time, which leaves the time for this.
             for _ in 0..90 {
                 time::sleep(Duration::from_millis(10)).await;
             }
@@ -362,7 +362,7 @@ fn a_body_that_is_polled_for_ever_is_busy() {
     }
 }
 
-/// Where the mark is.
+/// The line of this file that ends with `mark`.
 fn line(mark: &str) -> u32 {
     let mark = format!("// <- {mark}");
     let at = include_str!("check_tokio.rs").lines().position(|line| line.ends_with(&mark));
@@ -381,7 +381,7 @@ fn a_body_that_is_polled_for_ever_has_the_line_that_is_its_turn() {
             quell::rt::yield_now().await; // <- quell's turn
         }
     }
-    /// Its time is over sooner than its turns.
+    /// Runs out of time before it runs out of turns.
     async fn now_and_then(_: Context) {
         loop {
             time::sleep(Duration::from_millis(10)).await;
@@ -445,7 +445,7 @@ fn the_time_to_stop_counts_though_the_body_does_not_notice_the_injection() {
     assert_eq!(violation.task(), Some("body"));
 }
 
-/// Does this after it was told to stop.
+/// Runs `how` after it is told to stop.
 async fn lingers(ctx: Context, how: impl Future<Output = ()> + Send + 'static, in_a_task: bool) {
     ctx.done().await;
     if in_a_task {
@@ -472,7 +472,7 @@ fn who_is_too_slow_is_leaked_and_who_waits_for_nobody_is_blocked_as_anywhere() {
         assert_eq!(slow, ViolationKind::LeakedTask);
         let slow = kind(Checker::tokio().run(|ctx| lingers(ctx, ticks(), in_a_task)));
         assert_eq!(slow, ViolationKind::LeakedTask);
-        // The explorer says so too.
+        // The explorer agrees.
         let blocked = kind(Checker::new().run(|ctx| lingers(ctx, pending(), in_a_task)));
         assert_eq!(blocked, ViolationKind::BlockedStage);
         let slow = kind(Checker::new().run(|ctx| lingers(ctx, virtual_days(), in_a_task)));
@@ -497,7 +497,7 @@ fn what_is_done_when_the_time_to_stop_is_over_counts_no_more() {
     assert_eq!(report.sometimes(), []);
 }
 
-/// Waits for a function at the end of its context that may have run before it waits.
+/// Waits for a function at the end of its context, which may run before it waits.
 async fn looks_too_soon(ctx: Context) {
     let ends = Arc::new(tokio::sync::Notify::new());
     let tells = Arc::clone(&ends);
@@ -540,7 +540,7 @@ fn where_a_deadline_comes_at_a_look_the_time_follows_whether_or_not_the_body_goe
                     tokio::task::yield_now().await;
                     assert!(since.elapsed() >= Duration::from_secs(1_800));
                 }
-                // Which has slept enough when time has come there.
+                // It has slept enough once time has caught up with it.
                 drop(task);
             } else {
                 check::sometimes("it ends between two looks", false);
@@ -568,7 +568,7 @@ fn a_maximum_of_schedules_is_one_over_all_injections_and_in_all_parts() {
     assert!(!report.covered().contains("at each of"), "{report}");
     let parts = (1..=3).map(|part| checker.clone().shard(part, 3).run(body).schedules());
     assert_eq!(parts.sum::<u64>(), 8);
-    // As many as there are cut nothing.
+    // A maximum that is the number of schedules cuts nothing.
     let all = Checker::tokio().run(body).schedules();
     assert!(Checker::tokio().max_schedules(all).run(body).complete());
     assert!(!Checker::tokio().max_schedules(all - 1).run(body).complete());
@@ -577,7 +577,7 @@ fn a_maximum_of_schedules_is_one_over_all_injections_and_in_all_parts() {
     assert!(one.to_string().contains("raise it"), "{one}");
 }
 
-/// Leaves a task behind when it is dropped, if it has come so far.
+/// Leaves a task behind when it is dropped, if it has reached turn `from`.
 struct Leaves {
     turns: u32,
     from: u32,
@@ -628,7 +628,7 @@ fn a_thread_that_waits_for_the_end_is_waited_for() {
     report.assert_clean();
 }
 
-/// A checker in a thread of its own: what hangs fails.
+/// Runs a check in a thread of its own, so that a hang is a failure.
 fn in_a_thread(body: impl Fn(&Checker) -> Report + Send + 'static) -> Report {
     let (tell, told) = std::sync::mpsc::channel();
     let checker = Checker::tokio().patience(Duration::from_millis(1_200));
@@ -756,7 +756,7 @@ fn what_was_never_so_where_a_maximum_has_cut_says_that() {
     assert!(report.covered().contains("cancel at some of "), "{}", report.covered());
 }
 
-/// Runs one of the tests here in a process of its own; what it printed.
+/// Runs one of the tests here in its own process. Returns its exit code and stderr.
 fn in_a_process(test: &str) -> (Option<i32>, String) {
     let itself = std::env::current_exe().unwrap();
     let run = std::process::Command::new(itself)
@@ -788,7 +788,7 @@ fn a_check_leaves_nothing_open() {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// Whoever is cancelled in the last of its waits forgets a task.
+/// Forgets a task if it is cancelled in the last of its waits.
 async fn forgets_its_flush(ctx: Context) {
     if ctx.is_done() {
         return;
@@ -799,7 +799,7 @@ async fn forgets_its_flush(ctx: Context) {
     }
 }
 
-/// Looks so many times before anything else.
+/// Looks `looks` times before anything else.
 async fn looks_and_forgets_its_flush(ctx: Context, looks: u64) {
     for _ in 0..looks {
         if ctx.is_done() {
@@ -826,7 +826,7 @@ fn as_many_points_as_in_another_run_are_not_the_same_points() {
     let runs = Cell::new(0);
     let report = Checker::tokio().run(|ctx| {
         let nth = runs.replace(runs.get() + 1);
-        // Whenever an injection is to come there are so many looks that it comes at one of them.
+        // Each run with an injection makes so many looks that it lands at one of them.
         looks_and_forgets_its_flush(ctx, if (1..=points).contains(&nth) { 30 } else { 1 })
     });
     assert!(report.violations().is_empty() && !report.complete(), "{report}");

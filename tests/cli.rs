@@ -1,4 +1,4 @@
-//! The program `quell`: what it prints, its options, its exit status.
+//! The program `quell`: its output, its options, its exit status.
 #![cfg(all(not(loom), feature = "cli"))]
 
 use std::process::{Child, Command, Output, Stdio};
@@ -17,7 +17,7 @@ fn with_nothing_more_it_checks_everything_and_all_is_as_it_should_be() {
     assert!(out.contains("found, as it should be: BlockedStage"), "{out}");
     assert!(out.contains("All is as it should be."), "{out}");
     assert!(out.contains("--replay q1"), "{out}");
-    // No bar where nobody looks on.
+    // No progress bar where the output is not a terminal.
     assert_eq!(err, "");
     assert!(!out.contains('\x1b'), "{out}");
 }
@@ -59,7 +59,7 @@ fn a_token_it_prints_replays_and_is_a_violation() {
     assert_eq!(line["scenario"], "listing");
     assert_eq!(line["as_expected"], true);
     let token = line["violations"][0]["replay"].as_str().unwrap();
-    // With or without its name.
+    // With or without the scenario's name.
     for args in [&["check", "listing", "--replay", token][..], &["check", "--replay", token]] {
         let (code, out, err) = quell(args);
         assert_eq!(code, 1, "{out}{err}");
@@ -122,7 +122,7 @@ fn a_page_of_several_scenarios_shows_each_and_is_one_page() {
 fn a_scenario_that_is_named_and_has_a_violation_is_status_1() {
     let (code, out, _) = quell(&["check", "listing", "--schedules", "300"]);
     assert_eq!(code, 1, "{out}");
-    // What it waits for is named by its path, and not by what a compiler has made of it.
+    // What it waits for is named by its path, not by what a compiler made of it.
     assert!(out.contains("for          tokio::sync::"), "{out}");
     let (code, out, _) = quell(&["check", "listing-repaired", "--schedules", "300"]);
     assert_eq!(code, 0, "{out}");
@@ -228,7 +228,7 @@ fn a_page_that_has_nowhere_to_go_is_told_before_the_run_and_no_verdict_is_lost()
     let (code, _, err) = quell(&["check", "--replay", token, "--html", nowhere]);
     assert_eq!(code, 2);
     assert!(err.contains("could not write /nonexistent/page.html"), "{err}");
-    // What turns out to be full only then: the verdict is told all the same.
+    // Where the disk turns out to be full only at the end, the verdict is told all the same.
     if cfg!(target_os = "linux") {
         let args = ["check", "contexts", "--schedules", "50", "--html", "/dev/full"];
         let (code, out, err) = quell(&args);

@@ -1,10 +1,10 @@
-//! Where the examples are, for the tests that run them.
+//! Builds and finds the examples, for the tests that run them.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Where the examples are, built as this test was.
+/// The folder of the examples, built as this test was.
 pub(crate) fn examples() -> &'static PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -16,8 +16,8 @@ pub(crate) fn examples() -> &'static PathBuf {
         let mut build = Command::new(env!("CARGO"));
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         build.args(["build", "--quiet", "--examples", "--target-dir"]);
-        // What cargo tells a test of its package: a dependency's build script may ask for it,
-        // and everything above that would be compiled again, here and where this came from.
+        // Unset what cargo tells a test of its package: a dependency's build script may ask for it,
+        // and everything above that would be compiled again, here and in the calling build.
         for (name, _) in std::env::vars_os() {
             let plain = name.to_string_lossy();
             if plain.starts_with("CARGO_PKG_") || plain.starts_with("CARGO_MANIFEST_") {
@@ -25,7 +25,7 @@ pub(crate) fn examples() -> &'static PathBuf {
             }
         }
         build.arg(target);
-        // As they were compiled already, if they were.
+        // With this test's features, so that nothing is compiled twice.
         if !cfg!(feature = "tokio") {
             build.arg("--no-default-features");
         }
@@ -40,7 +40,7 @@ pub(crate) fn examples() -> &'static PathBuf {
             ("check", cfg!(feature = "check")),
             ("proptest", cfg!(feature = "proptest")),
             ("cli", cfg!(feature = "cli")),
-            // It only stands for the others, and is a feature all the same.
+            // It only stands for the others, but is a feature all the same.
             ("full", cfg!(feature = "full")),
         ] {
             if on {
