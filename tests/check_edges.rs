@@ -636,7 +636,7 @@ fn no_point_that_is_skipped_leads_to_what_the_others_do_not_whatever_tasks_tell_
         let outcomes = &outcomes;
         let report = Checker::exhaustive().run(|ctx| async move {
             if each_point {
-                // Somebody has waited for an end, if not for this one: no point is skipped.
+                // A task has waited for an end, if not for this one: no point is skipped.
                 let (other, _canceller) = Context::background().with_cancel();
                 assert!(other.done().now_or_never().is_none());
             }

@@ -1,13 +1,13 @@
-//! What a context does, whatever the clock.
+//! What a context does, independently of the clock.
 //!
-//! The first half goes through what Go's contexts promise: who ends whom, which
-//! cause everybody sees, what a value lookup finds, when an after-function runs
-//! and what stopping it says, and that all of it holds when thousands of
-//! contexts are ended by many threads at once. The second half is about what
-//! quell promises beyond that: cancellers that cancel when they are dropped and
-//! say so, linked contexts, reserves, user code that is never run under a lock,
-//! futures that leave nothing behind, and chains of a million contexts on a
-//! small stack.
+//! The first half covers what Go's contexts promise: which context ends which, which
+//! cause every reader sees, what a value lookup finds, when an after-function runs
+//! and what stopping it returns, and that all of it holds when many threads end
+//! thousands of contexts at once. The second half covers what quell promises beyond
+//! that: cancellers that cancel when they are dropped and say so, linked contexts,
+//! reserves, user code that is never run under a lock, futures that leave nothing
+//! behind, and chains of a million contexts on a small stack.
+//!
 //!
 //! Nothing here needs a runtime, and nothing waits for time to pass.
 #![cfg(not(loom))]
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A waker that counts.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 
@@ -60,7 +60,7 @@ fn poll<F: Future + Unpin>(
     Pin::new(future).poll(&mut std::task::Context::from_waker(&waker))
 }
 
-/// A future that waits for `ctx` already.
+/// A future that already waits for `ctx`.
 fn waiting(ctx: &Context, wakes: &Arc<Wakes>) -> Done {
     let mut done = ctx.done();
     assert!(poll(&mut done, wakes).is_pending());
@@ -78,7 +78,7 @@ impl fmt::Display for Broken {
 
 impl Error for Broken {}
 
-/// Every question agrees that it is live.
+/// Every question answers that it is live.
 #[track_caller]
 fn assert_live(ctx: &Context) {
     assert!(!ctx.is_done(), "{ctx}");
@@ -88,7 +88,7 @@ fn assert_live(ctx: &Context) {
     assert!(poll(&mut ctx.done(), &Wakes::new()).is_pending(), "{ctx}");
 }
 
-/// Every question agrees that it ended like this.
+/// Every question answers that it ended like this.
 #[track_caller]
 fn assert_ended(ctx: &Context, error: ContextError, cause: &str) {
     assert_eq!(ctx.err(), Some(error), "{ctx}");
@@ -112,7 +112,7 @@ fn past() -> Instant {
     quell::rt::now() - Duration::from_millis(1)
 }
 
-/// Random enough, and the same every time.
+/// Random enough, and the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -536,7 +536,7 @@ fn cancels_that_wait_for_one_another_across_threads_all_come_through() {
         let (parent, parents) = Context::background().with_cancel();
         let (child, children) = parent.with_cancel();
         let (other, others) = child.linked(&[&parent]);
-        // The child's function ends the parent while the parent's ends the child.
+        // The child's function ends the parent, and the parent's ends the child.
         let again = parents.clone();
         child.after_func(move || again.cancel());
         let again = children.clone();
@@ -579,7 +579,7 @@ fn whoever_sees_the_error_sees_the_cause_that_won_and_never_another() {
                 scope.spawn(move || {
                     barrier.wait();
                     canceller.cancel_with(format!("by {number}"));
-                    // The loser of the race finds everything marked as well.
+                    // The loser of the race also finds everything marked.
                     assert!(ctx.is_done() && child.is_done());
                 });
                 scope.spawn(move || {
@@ -1114,7 +1114,7 @@ fn a_cause_that_is_passed_on_in_a_box_keeps_its_origin_and_its_error() {
     two.cancel_with(boxed);
     assert_eq!(origin(&second), from);
     assert_eq!(second.cause().unwrap().downcast_ref::<Broken>(), Some(&Broken(3)));
-    // Unboxed it is an error like any other, and gets boxed on the way.
+    // Unboxed it is an error like any other, and is boxed on the way.
     let (third, three) = Context::background().with_cancel();
     three.cancel_with(second.cause().unwrap());
     assert_eq!(origin(&third), from);
@@ -1422,14 +1422,14 @@ fn stop_against_cancel_runs_it_or_stops_it_and_never_both_or_neither() {
 
 #[test]
 fn a_function_that_panics_is_caught_and_stops_no_other_function_and_no_waker() {
-    /// Wakers are user code too.
+    /// Wakers are user code.
     struct Bomb;
     impl Wake for Bomb {
         fn wake(self: Arc<Self>) {
             panic!("a waker that panics");
         }
     }
-    /// And so is what a panic carries.
+    /// So is the payload of a panic.
     struct Payload;
     impl Drop for Payload {
         fn drop(&mut self) {
@@ -1458,7 +1458,7 @@ fn a_function_that_panics_is_caught_and_stops_no_other_function_and_no_waker() {
     canceller.cancel();
     assert_eq!((wakes.count(), ran.load(SeqCst)), (4, 4));
     assert_cancelled(&child, PLAIN);
-    // Run at once because it has ended: caught as well.
+    // Run at once, as the context has ended: caught as well.
     let late = ctx.after_func(|| panic!("here and now"));
     assert!(!late.stop_and_wait(), "a function that panicked has run");
 }
@@ -1575,7 +1575,7 @@ fn of_several_that_have_ended_already_self_counts_first_then_the_others_in_order
     assert_cancelled(&open.linked(&[&one, &late]).0, "one");
     assert_cancelled(&own.linked(&[&late]).0, "own");
     assert_ended(&late.linked(&[&own]).0, ContextError::DeadlineExceeded, "late");
-    // Ended while others wait for it, which is another way to have ended.
+    // Ended while a task waits for it, which is another way to have ended.
     let (watched, canceller) = Context::background().with_cancel();
     let _done = waiting(&watched, &Wakes::new());
     canceller.cancel_with("watched");
@@ -1738,7 +1738,7 @@ fn a_duration_without_end_is_no_deadline_and_never_a_panic() {
 
 #[test]
 fn instants_at_the_ends_of_the_clock_are_taken() {
-    // As far away as this clock can tell.
+    // As far away as this clock can represent.
     let mut step = Duration::from_secs(1 << 40);
     let (mut earliest, mut latest) = (Instant::now(), Instant::now());
     while !step.is_zero() {
@@ -1779,7 +1779,7 @@ fn a_later_deadline_than_the_parents_is_the_parents() {
 
 // --------------------------------------------------------------- run and done
 
-/// Does one thing a poll.
+/// Takes one step a poll.
 struct Scripted<'a> {
     steps: Vec<Box<dyn FnOnce() -> Poll<u32> + 'a>>,
     polls: &'a Cell<usize>,
@@ -1982,8 +1982,8 @@ fn check_stops_a_loop_with_a_question_mark() {
 
 // ------------------------------------------------------------- nobody's locks
 
-/// Uses a tree in every way when it is dropped: a lock of quell's that was held
-/// meanwhile would stop it for ever.
+/// Uses a tree in every way when it is dropped: if quell held one of its locks
+/// meanwhile, that would hang for ever.
 struct Meddler {
     ctx: Context,
     canceller: Canceller,
@@ -2036,7 +2036,7 @@ fn values_are_dropped_where_they_may_use_the_tree() {
     let ran = Arc::new(AtomicUsize::new(0));
     let (ctx, canceller) = Context::background().with_cancel();
     let (root, roots) = Context::background().with_cancel();
-    // One of another tree, one of its own ancestor's, and one deep below it.
+    // One of another tree, one of the tree it is in, and one deeper in that tree.
     let first = root.with_value(Meddler::new(&ctx, &canceller, &ran));
     let second = root.with_value(Meddler::new(&root, &roots, &ran));
     let (third, thirds) = root.with_cancel();
@@ -2083,7 +2083,7 @@ fn wakers_are_dropped_where_they_may_use_the_tree() {
 #[test]
 fn causes_are_dropped_where_they_may_use_the_tree() {
     let ran = Arc::new(AtomicUsize::new(0));
-    // One that came too late, on a context that nobody watches and on one with waiters.
+    // One that came too late, on a context that nothing watches and on one with waiters.
     let (ctx, canceller) = Context::background().with_cancel();
     let (watched, watchers) = ctx.with_cancel();
     let _done = waiting(&watched, &Wakes::new());
@@ -2092,8 +2092,8 @@ fn causes_are_dropped_where_they_may_use_the_tree() {
     assert_eq!((ran.load(SeqCst), ctx.is_done()), (1, true));
     canceller.cancel_with(Meddler::new(&ctx, &canceller, &ran));
     assert_eq!(ran.load(SeqCst), 2);
-    // One that won goes with the last context that ended with it. It names other
-    // contexts than those: it would keep them alive.
+    // One that won is dropped with the last context that ended with it. It holds other
+    // contexts than those, since it would keep them alive.
     let (other, others) = Context::background().with_cancel();
     let (parent, parents) = Context::background().with_cancel();
     let (child, _child) = parent.with_cancel();
@@ -2103,7 +2103,7 @@ fn causes_are_dropped_where_they_may_use_the_tree() {
     assert_eq!(ran.load(SeqCst), 2);
     drop((child, parent, parents, _child, _done));
     assert_eq!((ran.load(SeqCst), other.is_done()), (3, true));
-    // One of a deadline that never came to be: later than the parent's, or none at all.
+    // One of a deadline that never took effect: later than the parent's, or none at all.
     let (other, others) = Context::background().with_cancel();
     let (timed, _timed) = Context::background().with_timeout(HOUR);
     drop(timed.with_timeout_cause(2 * HOUR, Meddler::new(&other, &others, &ran)));
@@ -2157,13 +2157,13 @@ fn futures_are_dropped_where_they_may_use_the_tree() {
 
 const MILLION: usize = 1_000_000;
 
-/// On a thread whose stack is small for a recursion a million deep.
+/// Runs `work` on a thread whose stack is small for a recursion a million deep.
 fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
     let thread = thread::Builder::new().stack_size(2 << 20);
     thread.spawn(work).unwrap().join().unwrap();
 }
 
-/// A chain of contexts, each made from the one before.
+/// A chain of contexts, each derived from the one before.
 fn chain(
     length: usize,
     derive: impl Fn(&Context) -> (Context, Canceller),
@@ -2205,13 +2205,13 @@ fn a_chain_of_a_million_is_dropped_leaf_first_or_all_at_once_without_having_ende
         let wakes = Wakes::new();
         let done = waiting(contexts.last().unwrap(), &wakes);
         cancellers.drain(..).for_each(Canceller::detach);
-        // The leaf first, one after the other, half of the way.
+        // Half of them one by one, leaf first.
         drop(done);
         for _ in 0..MILLION / 2 {
             contexts.pop();
         }
         assert_eq!(wakes.count(), 0);
-        // Then only the leaf of what is left is held, and holds all the others.
+        // Then only the leaf of the rest is held, and it holds all the others.
         let leaf = contexts.pop().unwrap();
         drop(contexts);
         assert_live(&leaf);
@@ -2242,7 +2242,7 @@ fn a_chain_of_a_million_deadlines_ends_and_is_dropped() {
         let made = Cell::new(0_u32);
         let (contexts, cancellers) = chain(MILLION, |parent| {
             made.set(made.get() + 1);
-            // Earlier by a bit than the one above, so that each is its own.
+            // Slightly earlier than the one above, so that each has a deadline of its own.
             parent.with_deadline(at - Duration::from_nanos(made.get().into()))
         });
         let leaf = contexts.last().unwrap();
@@ -2337,7 +2337,7 @@ fn two_hundred_thousand_contexts_each_of_which_ends_the_next_by_a_token_all_end(
     });
 }
 
-/// Does `work` inside as many functions, each of which ends the context of the next.
+/// Runs `work` inside `depth` functions, each of which ends the context of the next.
 fn inside_functions(depth: usize, work: impl FnOnce() + Send + 'static) {
     let mut work: Box<dyn FnOnce() + Send> = Box::new(work);
     for _ in 0..depth {
@@ -2382,7 +2382,7 @@ fn a_cancel_inside_very_many_functions_has_woken_whoever_waits_when_it_returns()
 
 #[test]
 fn a_function_that_waits_inside_very_many_is_stopped_by_whoever_waits_for_its_end() {
-    // At any depth: it has run, or never will.
+    // At any depth, it has run or never will.
     for depth in [10, 63, 64, 65, 100, 1000] {
         let (ran, stopped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let count = counting(&ran);
@@ -2460,7 +2460,7 @@ fn a_chain_of_a_million_values_is_looked_through_and_dropped() {
 #[test]
 fn a_chain_of_a_million_linked_contexts_ends_and_is_dropped_however_they_are_linked() {
     on_a_small_stack(|| {
-        // Each an `other` of the next, whose self is the background.
+        // Each is an `other` of the next, whose `self` is the background.
         for root_first in [true, false] {
             let root = Context::background();
             let (mut contexts, mut cancellers) = chain(MILLION, |before| root.linked(&[before]));
@@ -2487,7 +2487,7 @@ fn a_chain_of_a_million_linked_contexts_ends_and_is_dropped_however_they_are_lin
 #[test]
 fn a_chain_of_linked_contexts_that_only_its_leaf_holds_is_dropped_at_once() {
     on_a_small_stack(|| {
-        // Now self of the next and other of it take turns.
+        // Here each context is alternately `self` and an `other` of the next.
         let (root, _root) = Context::background().with_cancel();
         let turn = Cell::new(false);
         let (mut contexts, cancellers) = chain(MILLION, |before| {
@@ -2579,7 +2579,7 @@ fn display_shows_deadlines_and_what_is_left_of_them() {
     assert!(!forever.to_string().contains("left"), "{forever}");
     let (reserve, _d) = timed.with_reserve(Duration::from_secs(1));
     assert!(reserve.to_string().contains(" → reserve(1s, 35"), "{reserve}");
-    // What is asked of a parent that has ended is not what that was asked.
+    // A child of an ended parent shows the deadline it was asked for, not the parent's.
     let (ended, canceller) = Context::background().with_timeout(HOUR);
     canceller.cancel();
     let (later, _e) = ended.with_timeout(2 * HOUR);
@@ -2653,7 +2653,7 @@ fn the_tree_of_a_value_shows_what_is_below_the_value_and_the_context_that_it_is_
     assert!(one.tree().is_empty(), "{}", one.tree());
     assert_eq!((two.tree().len(), root.tree().len()), (2, 3));
     assert!(two.tree().to_string().starts_with(root.tree().to_string().lines().next().unwrap()));
-    // A value below one that is cut off, and what is below both.
+    // A value below one that is cut off, and a context below both.
     let cut = two.without_cancel().with_value(2_u8);
     let (_goes_on, _g) = cut.with_value(3_u8).with_cancel();
     assert_eq!(cut.tree().len(), 1);
@@ -2703,7 +2703,7 @@ fn the_tree_lists_what_can_end_and_only_while_it_has_not() {
     assert!(root.tree().is_empty(), "a deadline that passed has ended it");
     let (_one, _e) = root.with_cancel();
     assert_eq!(root.tree().len(), 1);
-    // Below what was cut off; whether `root` shows that too is not asked here.
+    // Below the cut-off context; whether `root` shows it too is not asserted here.
     let (below_cut, _c) = cut.with_cancel();
     assert_eq!(cut.tree().len(), 1);
     roots.cancel();

@@ -1,6 +1,6 @@
-//! Users' functions that block have a limit, and quell's own work has none of theirs.
+//! User functions that block are limited in number, and quell's own work is not held up by them.
 //!
-//! In a process of its own: it takes all the threads that there are for such functions.
+//! In a process of its own: it takes all the threads there are for such functions.
 #![cfg(all(feature = "tokio", not(loom)))]
 
 mod kit;
@@ -10,7 +10,7 @@ use quell::{Context, OnCancel, Outcome, Pipeline};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// So many run beside each other, as the docs of `after_func` say.
+/// So many run at once, as the docs of `after_func` say.
 const MOST: usize = 512;
 
 #[test]
@@ -28,7 +28,7 @@ fn while_as_many_functions_block_as_may_run_a_pipeline_ends_by_its_deadline_all_
             let _ = gate.lock().unwrap().recv();
         });
     };
-    // Two more than can: they wait for their turn.
+    // Two more than can run: they wait for their turn.
     (0..MOST + 2).for_each(|_| blocks());
     (0..MOST).for_each(|_| told.recv_timeout(AGES).unwrap());
     in_time(|| {

@@ -1,14 +1,14 @@
-//! A deadline holds whoever polls.
+//! A deadline holds whatever polls.
 //!
-//! Under a paused clock every instant is exact: what ends, ends at its
-//! millisecond, and never later than anything above it, in trees of any shape.
-//! Under real clocks only order is asked for, and that nothing is missed: on
-//! tokio in both flavours, under another executor, on plain threads, on a
-//! runtime without timers, on one that is kept busy or has been shut down.
+//! Under a paused clock every instant is exact: a context ends at its millisecond,
+//! and never later than anything above it, in trees of any shape. Under real clocks
+//! only order is asserted, and that nothing is missed: on tokio in both flavours,
+//! under another executor, on plain threads, on a runtime without timers, on one
+//! that is kept busy and on one that has been shut down.
 //!
-//! The clock can also be moved without the runtime getting a turn. Then no timer
-//! has acted yet, as on a busy thread, and still every look, and every cancel
-//! that comes too late, must know of the deadline.
+//! The clock can also be moved without giving the runtime a turn. Then no timer has
+//! acted yet, as on a busy thread, and still every look, and every cancel that comes
+//! too late, must know of the deadline.
 #![cfg(not(loom))]
 #![allow(
     clippy::disallowed_methods,
@@ -35,7 +35,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A waker that counts.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 
@@ -59,8 +59,8 @@ fn poll<F: Future + Unpin>(future: &mut F, wakes: &Arc<Wakes>) -> Poll<F::Output
     Pin::new(future).poll(&mut std::task::Context::from_waker(&waker))
 }
 
-/// Waits; an end that nobody told the waiting thread of, so that it only found
-/// out when it gave up, does not count.
+/// Waits for the end. An end that did not wake the waiting thread, and was only
+/// found when the wait expired, does not count.
 #[track_caller]
 fn wait(ctx: &Context) -> ContextError {
     let start = Instant::now();
@@ -184,7 +184,7 @@ fn an_after_function_that_blocks_delays_no_other_deadline() {
     let (first, _first) = root.with_timeout(ms(2));
     let (second, _second) = root.with_timeout(ms(10));
     let blocked = first.after_func(move || {
-        // Until the later one has run.
+        // Blocks until the later one has run.
         released.recv_timeout(AGES).unwrap();
         tell.send(()).unwrap();
     });
@@ -235,7 +235,7 @@ fn a_loop_that_checks_stops_at_its_deadline_on_a_plain_thread() {
 
 // ------------------------------------------------------------------- on tokio
 
-/// An error that does this when it is dropped.
+/// An error that runs this when it is dropped.
 struct Goes(Box<dyn Fn() + Send + Sync>);
 
 impl std::fmt::Debug for Goes {
@@ -258,8 +258,8 @@ impl Drop for Goes {
     }
 }
 
-/// Has a context end at `at` for such an error, or before, and whoever is woken then let go of all
-/// that is left of it.
+/// Makes a context that ends at `at` with such an error, or earlier. The waker that its end
+/// wakes drops all that is left of it.
 fn whoever_is_woken_lets_go_of(
     parent: &Context,
     at: Instant,
@@ -275,7 +275,7 @@ fn whoever_is_woken_lets_go_of(
     let (ctx, canceller) = parent.with_deadline_cause(at, Goes(Box::new(goes)));
     let (mut done, lets_go) = (ctx.done(), Arc::new(LetsGo(Mutex::new(None))));
     let waker = Waker::from(Arc::clone(&lets_go));
-    // Whoever wakes waits for that.
+    // The waker waits for this lock.
     let mut held = lets_go.0.lock().unwrap();
     assert!(Pin::new(&mut done).poll(&mut std::task::Context::from_waker(&waker)).is_pending());
     *held = Some((ctx, canceller, done));
@@ -298,7 +298,7 @@ fn what_goes_with_a_context_goes_after_all_functions_whatever_ends_it() {
         let (ctx, canceller) = Context::background().with_timeout(time);
         drop(entered);
         let (tell, told) = mpsc::channel();
-        // The last handle of this one is with a function of quell's own.
+        // The last handle of this one is held by a function of quell's own.
         let value = ctx.with_value(Value(tell.clone()));
         let (asked, of) = quell::signal::interrupt(&value);
         of.detach();
@@ -366,7 +366,7 @@ mod paused {
         Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
     }
 
-    /// Moves the clock and gives no task and no timer a turn.
+    /// Moves the clock without giving any task or timer a turn.
     fn jump(by: Duration) {
         let before = clock();
         let mut moving = Box::pin(advance(by));
@@ -380,7 +380,7 @@ mod paused {
         let children: Vec<_> = (0..100_000)
             .map(|_| {
                 let (child, canceller) = ctx.with_cancel();
-                // With one below it, it is listed; and nobody waits, so nothing is swept.
+                // With one below it, it is listed; and as nothing waits, nothing is swept.
                 (child.with_cancel(), child, canceller)
             })
             .collect();
@@ -543,13 +543,13 @@ mod paused {
     enum Watch {
         /// A task waits for every context.
         Tasks,
-        /// An after-function on every context.
+        /// Every context has an after-function.
         Functions,
-        /// Only by looking, at every millisecond.
+        /// Every context is looked at, every millisecond.
         Looks,
     }
 
-    /// Makes the tree; gives each context with the millisecond at which it must end.
+    /// Makes the tree. Returns each context with the millisecond at which it must end.
     fn grow(shape: &[(prop::sample::Index, Kind)]) -> Vec<(Context, Option<u64>)> {
         let start = clock();
         let mut nodes = vec![(Context::background(), None::<u64>)];
@@ -691,7 +691,7 @@ mod paused {
 
     #[tokio::test(start_paused = true)]
     async fn a_cancel_that_comes_after_the_deadline_finds_it_exceeded() {
-        // Of the context itself, and of one that only has the deadline from above.
+        // On the context itself, and on one that only inherits the deadline.
         for look in [false, true] {
             for waited_for in [false, true] {
                 let (timed, own) = Context::background().with_timeout_cause(ms(10), "slow");
@@ -726,7 +726,7 @@ mod paused {
             let count = Arc::clone(&ran);
             ctx.after_func(move || count.wake());
         }
-        // No task of the runtime's has had a turn, and none gets one.
+        // No task of the runtime has had a turn, and none gets one.
         runtime.block_on(async { jump(2 * HOUR) });
         assert_eq!(ctx.err(), Some(LATE));
         assert_eq!((wakes.count(), ran.count()), (0, 0));
@@ -739,7 +739,7 @@ mod paused {
 
     #[tokio::test(start_paused = true)]
     async fn a_parent_cancelled_after_a_childs_deadline_leaves_the_child_its_own_end() {
-        // Waited for or not; told by a look at the child first, or at what is below it.
+        // Waited for or not; first looked at itself, or through the context below it.
         for waited_for in [false, true] {
             for look_below_first in [false, true] {
                 for levels_between in 0..3 {
@@ -764,7 +764,7 @@ mod paused {
                     }
                     jump(ms(20));
                     roots.cancel_with("late");
-                    // Much later, nobody has looked yet.
+                    // Much later, when nothing has looked yet.
                     jump(ms(100));
                     let order = if look_below_first {
                         [&grandchild, &child]
@@ -816,8 +816,8 @@ mod paused {
         }
     }
 
-    /// Links a context without a deadline, one with it, and a third in this
-    /// order; cancels all but the one with it when that has passed.
+    /// Links a context without a deadline, one with a deadline, and a third, as `link`
+    /// orders them; once that deadline has passed, cancels the two others.
     async fn cancel_others_late(
         link: impl Fn(&Context, &Context, &Context) -> (Context, quell::Canceller),
     ) {
@@ -928,7 +928,7 @@ mod paused {
         let runtime = runtime();
         let (ctx, _canceller) =
             runtime.block_on(async { Context::background().with_timeout_cause(ms(10), "slow") });
-        // This thread is in no runtime now, and neither is the other.
+        // Neither this thread nor the other is in a runtime now.
         assert_eq!(ctx.remaining(), Some(ms(10)));
         let (child, _child) = ctx.with_timeout(ms(4));
         assert_eq!(child.remaining(), Some(ms(4)), "a bounded child uses its parent's clock");
@@ -945,14 +945,14 @@ mod paused {
         assert_ended(&ctx, LATE, "slow");
     }
 
-    /// Another thread waits; `forward` then moves the clock by an hour.
+    /// Another thread waits while `forward` moves the clock, by an hour or more.
     fn waiting_elsewhere(forward: impl FnOnce(&Runtime)) {
         let runtime = runtime();
         let (ctx, _canceller) =
             runtime.block_on(async { Context::background().with_timeout(HOUR) });
         thread::scope(|scope| {
             let waits = scope.spawn(|| wait(&ctx));
-            // Its alarm is a task here: then it waits.
+            // Once its alarm is a task of this runtime, it waits.
             while runtime.metrics().num_alive_tasks() == 0 {
                 thread::yield_now();
             }
@@ -989,7 +989,7 @@ mod paused {
                     let _inside = handle.enter();
                     Context::background().with_timeout(HOUR * round)
                 };
-                // Armed and disarmed, and armed once more.
+                // Armed, disarmed, and armed once more.
                 ctx.wait_timeout(Duration::ZERO);
                 assert_eq!(wait(&ctx), LATE);
             }
@@ -1003,7 +1003,7 @@ mod paused {
             });
             runtime.block_on(is_over).unwrap_err();
         });
-        // Those that were armed last are gone with who waited.
+        // The alarms that were armed last are gone with their waiters.
         runtime.block_on(settle());
         assert_eq!(runtime.metrics().num_alive_tasks(), 0);
     }
@@ -1018,7 +1018,7 @@ mod paused {
         assert!(poll(&mut done, &wakes).is_pending());
         assert_eq!(ctx.wait_timeout(ms(10)), None);
         assert_eq!(ctx.remaining(), Some(ms(1)));
-        // Shut down it stands still for ever.
+        // After a shutdown it stands still for ever.
         drop(runtime);
         assert_eq!(ctx.wait_timeout(ms(10)), None);
         let (below, _below) = ctx.with_timeout(ms(1));
@@ -1039,16 +1039,16 @@ mod paused {
         };
         let late = tokio::spawn(at(ms(20)));
         settle().await;
-        // Before the one that is slept for, and after it.
+        // One before the alarm that is slept for, and one after it.
         let early = tokio::spawn(at(ms(10)));
         let last = tokio::spawn(at(ms(30)));
         settle().await;
-        // The first of all goes before its time: the others are none the later for it.
+        // The earliest of all is dropped before its time: that makes the others no later.
         let gone = tokio::spawn(at(ms(5)));
         settle().await;
         gone.abort();
         assert_eq!(early.await.unwrap(), ms(10));
-        // One that comes while the others wait on, for the instant of another.
+        // One that comes while the others still wait, for an instant that has passed.
         let same = tokio::spawn(at(ms(10)));
         assert_eq!((late.await.unwrap(), same.await.unwrap()), (ms(20), ms(20)));
         assert_eq!(last.await.unwrap(), ms(30));
@@ -1069,7 +1069,7 @@ mod paused {
                 sleep(ms(10)).await;
                 while seen.lock().unwrap().len() < 1000 {
                     turns.fetch_add(1, SeqCst);
-                    // Behind whoever is ready; `yield_now` goes behind the timers too.
+                    // Behind every ready task; `yield_now` would go behind the timers too.
                     let mut woken = false;
                     std::future::poll_fn(|cx| {
                         cx.waker().wake_by_ref();
@@ -1099,7 +1099,7 @@ mod paused {
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_clock_does_not_run_after_a_deadline_at_its_end() {
-        // Not at its end, and farther than anybody can see.
+        // Not at its end, but farther than can be represented.
         let (far, _far) = Context::background().with_timeout(Duration::MAX / 4);
         assert!(poll(&mut far.done(), &Wakes::new()).is_pending());
         let (ctx, canceller) = Context::background().with_deadline(end_of_the_clock());
@@ -1109,11 +1109,11 @@ mod paused {
             std::thread::sleep(ms(20));
             canceller.cancel();
         });
-        // Nobody on this runtime has anything else to do.
+        // No task on this runtime has anything else to do.
         assert_eq!(ctx.done().await, ContextError::Cancelled);
         assert_eq!(quell::rt::now(), began);
         other.join().unwrap();
-        // A nearer one is kept all the same.
+        // A nearer deadline is kept all the same.
         let (far, _far) = Context::background().with_deadline(end_of_the_clock());
         let (near, _near) = far.with_timeout(ms(20));
         assert_eq!(near.done().await, ContextError::DeadlineExceeded);
@@ -1163,7 +1163,7 @@ mod paused {
         assert!(functions.iter().all(quell::AfterFunc::stop));
         settle().await;
         assert_eq!(tasks(), 0);
-        // Timeouts that are cancelled, with waiters that live on.
+        // Timeouts that are cancelled, whose waiters live on.
         let waiting: Vec<_> = made.iter().map(wait_for).collect();
         settle().await;
         made.iter().for_each(|(_, canceller)| canceller.cancel());
@@ -1271,7 +1271,7 @@ mod running {
         one_thread().block_on(async {
             let (ctx, _canceller) = Context::background().with_timeout(ms(5));
             let (below, _below) = ctx.with_cancel();
-            // Somebody waits, whom no timer can tell meanwhile.
+            // A task waits that no timer can wake meanwhile.
             let waiting = tokio::spawn(ctx.done());
             tokio::task::yield_now().await;
             let busy = || -> Result<(), Cancelled> {
@@ -1366,7 +1366,7 @@ mod running {
         met.iter().for_each(|(ctx, _)| assert_eq!(wait(ctx), LATE));
         assert!(tasks() <= 1, "{} tasks of deadlines that were met", tasks());
         drop(functions);
-        // Nothing is armed: the first turn that it gets is its last.
+        // Nothing is armed: the task's first turn is its last.
         runtime.block_on(async {
             // (What the timer thread has not come to is rung first, eight in a turn.)
             for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! The examples, run as anybody would run them, and what they print.
+//! The examples, run as a user would run them, and what they print.
 
 #![cfg(not(loom))]
 
@@ -14,7 +14,7 @@ fn command(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it, and gives back what it printed, and how long it took.
+/// Runs it. Returns what it printed and how long it took.
 fn timed(name: &str, arguments: &[&str]) -> (String, Duration) {
     let mut command = command(name, arguments);
     let began = Instant::now();
@@ -58,12 +58,12 @@ fn own_cancellation_gives_the_digits_it_has_and_says_why_there_are_no_more() {
     let iterations: f64 = iterations.strip_suffix(" iterations").unwrap().parse().unwrap();
     assert!(iterations > 100.0, "{printed}");
     assert_eq!(lines[1].len(), 2 + 60, "{printed}");
-    // The series is off by about one part in as many as there are terms.
+    // The series is off by about one part in the number of terms.
     let pi: f64 = lines[1].parse().unwrap();
     assert!((pi - std::f64::consts::PI).abs() < 2.0 / iterations, "{printed}");
     assert_eq!(lines[2], "context deadline exceeded: 400ms are enough");
 
-    // Without a moment's time there is no term, and no digit.
+    // With no time at all there is no term, and no digit.
     let printed = run("own_cancellation", &["--millis", "0", "--digits", "5"]);
     assert!(printed.starts_with("stopped after 0 iterations\n0.00000\n"), "{printed}");
 }
@@ -73,7 +73,7 @@ fn sum_until_ends_when_the_number_comes_or_the_time_is_over() {
     let printed = run("sum_until", &["--wanted", "0", "--below", "1"]);
     assert_eq!(printed, "sum: 0\niterations: 1\nreason: number reached: 0\n");
 
-    // Below one hundred million, as it is by default, and never the one that is wanted.
+    // Below one hundred million, which is the default, and never the wanted number.
     let (printed, took) = timed("sum_until", &["--wanted", "100000000"]);
     let number = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
     let lines: Vec<_> = printed.lines().collect();
@@ -90,7 +90,7 @@ mod http {
     use std::process::{Child, Command, Stdio};
     use std::time::Duration;
 
-    /// A process that does not outlive its test, however that ends.
+    /// A process that does not outlive its test, however the test ends.
     struct Killed(Child);
 
     impl Drop for Killed {
@@ -100,12 +100,12 @@ mod http {
         }
     }
 
-    /// With these the first bad status comes first, second, and not in time.
+    /// With these seeds the first bad status comes first, second, and not in time.
     const AT_ONCE: [&str; 2] = ["--seed", "7"];
     const SECOND: [&str; 2] = ["--seed", "2"];
     const LATE: [&str; 2] = ["--seed", "5"];
 
-    /// What was printed, with ports and dates made equal.
+    /// What was printed, with ports and dates replaced.
     fn plain(printed: &str) -> Vec<String> {
         let line = |line: &str| {
             let mut line = line.to_string();
@@ -148,7 +148,7 @@ mod http {
 
     #[test]
     fn cancel_http_takes_a_real_server_as_well() {
-        // One that is not there is an error of both loops.
+        // A server that is not there is an error of both loops.
         let printed = run("cancel_http", &["--base", "http://127.0.0.1:1/"]);
         assert!(printed.contains("http://127.0.0.1:1/status/200,200,200,500: "), "{printed}");
         assert!(printed.contains("main: cancelled"), "{printed}");
@@ -202,7 +202,7 @@ mod http {
                  /oblivious: 503 Service Unavailable, {limit}"
             )
         );
-        // The client makes another where the first is still on its way back to it.
+        // The client opens another where the first is still on its way back to the pool.
         assert!(served.ends_with(" connections, all drained"), "{served}");
     }
 
@@ -252,7 +252,7 @@ mod http {
         let made = id(lines[5], ": first service: processing tea");
         assert_eq!(made, id(lines[6], ": second service: query=tea"));
         assert_eq!(made.len(), 36, "{printed}");
-        // What the second service refuses is an error of the first, and is logged with the id.
+        // A refusal of the second service is an error of the first, and is logged with the id.
         assert_eq!(
             lines[7..],
             [
@@ -334,7 +334,7 @@ mod http {
         ] {
             assert!(printed.lines().any(|printed| printed == line), "{line:?} not in {printed}");
         }
-        // Which of the two is at the gate first, nobody knows.
+        // Which of the two is at the gate first is not determined.
         let (done, late) = ("200 OK, done".to_string(), limit.to_string());
         let of = |number: &str| printed.lines().find_map(|line| line.strip_prefix(number));
         let two = [of("request 1: ").unwrap(), of("request 2: ").unwrap()];
