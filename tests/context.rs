@@ -1,13 +1,13 @@
 //! What a context does, independently of the clock.
 //!
-//! The first half covers what Go's contexts promise: which context ends which, which
-//! cause every reader sees, what a value lookup finds, when an after-function runs
-//! and what stopping it returns, and that all of it holds when many threads end
-//! thousands of contexts at once. The second half covers what quell promises beyond
-//! that: cancellers that cancel when they are dropped and say so, linked contexts,
-//! reserves, user code that is never run under a lock, futures that leave nothing
-//! behind, and chains of a million contexts on a small stack.
-//!
+//! The first half covers what Go's contexts promise: which context ends which,
+//! which cause every reader sees, what a value lookup finds, when an after-function
+//! runs and what stopping it returns, and that all of it holds when many threads
+//! end thousands of contexts at once. The second half covers what quell promises
+//! beyond that: cancellers that cancel when they are dropped and say so, linked
+//! contexts, reserves, user code that is never run under a lock, futures that leave
+//! nothing behind, and chains of a million contexts
+//! on a small stack.
 //!
 //! Nothing here needs a runtime, and nothing waits for time to pass.
 #![cfg(not(loom))]

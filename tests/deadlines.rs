@@ -1099,7 +1099,7 @@ mod paused {
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_clock_does_not_run_after_a_deadline_at_its_end() {
-        // Not at its end, but farther than can be represented.
+        // Not at its end, but so far away that it counts as never.
         let (far, _far) = Context::background().with_timeout(Duration::MAX / 4);
         assert!(poll(&mut far.done(), &Wakes::new()).is_pending());
         let (ctx, canceller) = Context::background().with_deadline(end_of_the_clock());

@@ -1,5 +1,5 @@
-//! Other people's faults: panics in their drops, displays and subscribers,
-//! runtimes that nobody drives, clocks that disagree. quell goes on.
+//! Faults outside of quell: panics in users' drops, displays and subscribers,
+//! runtimes that are not driven, clocks that disagree. quell goes on.
 #![cfg(all(feature = "tokio", not(loom)))]
 
 use futures::FutureExt;
@@ -68,7 +68,7 @@ fn a_deadline_whose_clock_was_moved_meanwhile_rings_in_time_when_its_runtime_is_
         ctx.after_func(move || tell.send(()).unwrap());
         runtime.block_on(async {
             tokio::time::pause();
-            // Polled once it moves the clock, and gives no task a turn.
+            // Its first poll moves the clock, and no task gets a turn.
             let moved = Box::pin(tokio::time::advance(forward));
             let _ = futures::FutureExt::now_or_never(moved);
             tokio::time::resume();
@@ -99,7 +99,7 @@ fn functions_after_one_whose_context_explodes_run_all_the_same() {
         let (ctx, detached) = root.with_value(Bomb).with_cancel();
         detached.detach();
         let tell = tell.clone();
-        // The last handle of the context is the function's: it goes when that has run.
+        // The function holds the last handle of the context, which goes when it has run.
         ctx.after_func(move || tell.send(number).unwrap());
     }
     canceller.cancel();
@@ -119,14 +119,14 @@ fn of_several_values_that_explode_in_one_chain_each_does_and_nobody_else() {
     let (tell, told) = mpsc::channel();
     let (root, canceller) = Context::background().with_cancel();
     let ctx = root.with_value(Always(tell.clone())).with_entry(&KEY, Always(tell));
-    // The last handle is the function's.
+    // The function holds the last handle.
     ctx.after_func(|| {});
     drop(ctx);
     canceller.cancel();
     assert_eq!(told.try_iter().count(), 2);
 }
 
-/// What a runtime keeps, and drops with its last handle. quell's timer thread may have that.
+/// What a runtime keeps and drops with its last handle, which quell's timer thread may hold.
 struct Kept(mpsc::Sender<Option<ContextError>>);
 
 impl Drop for Kept {
@@ -167,7 +167,7 @@ fn what_goes_with_the_last_handle_of_a_runtime_stops_no_deadline() {
             drop(ctx);
         }
         drop(runtime);
-        // The timer thread itself cannot wait for a deadline. It does go on.
+        // The timer thread itself cannot wait for a deadline, but it does go on.
         told.recv_timeout(LONG).unwrap();
         let (ctx, _c) = Context::background().with_timeout(ms(1));
         let (tell, told) = mpsc::channel();
@@ -194,7 +194,7 @@ fn what_goes_with_a_sleep_may_wait_for_time_itself() {
     drop(builder);
     let mut sleep = Box::pin(quell::rt::sleep(LONG));
     {
-        // It has no timers: the sleep is with the timer thread, and so is its clock.
+        // It has no timers: the timer thread has the sleep, and with it its clock.
         let _inside = runtime.enter();
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(sleep.as_mut().poll(&mut cx).is_pending());
@@ -207,7 +207,7 @@ fn what_goes_with_a_sleep_may_wait_for_time_itself() {
 
 #[test]
 fn more_explosions_than_there_are_threads_leave_deadlines_their_functions() {
-    // Late enough for all to be there, so that the functions have the last handles.
+    // Late enough for all to exist before, so that the functions hold the last handles.
     let at = quell::rt::now() + ms(500);
     for _ in 0..600 {
         let exploding = || {
@@ -215,7 +215,7 @@ fn more_explosions_than_there_are_threads_leave_deadlines_their_functions() {
             detached.detach();
             ctx.after_func(|| {});
         };
-        // On a machine that is slower still, it goes off here.
+        // On a slower machine, the bomb goes off here.
         let _ = std::panic::catch_unwind(exploding);
     }
     let (ctx, _c) = Context::background().with_deadline(at + ms(1));
@@ -235,7 +235,7 @@ fn a_context_that_outlives_its_thread_may_be_asked_to_the_last() {
     thread_local!(static KEPT: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) });
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
-        // First in, last out: the thread's place in the runtime goes before it.
+        // First in, last out: the thread's place in the runtime is dropped before it.
         KEPT.with(|kept| kept.borrow_mut().take());
         let runtime = one_thread(false);
         let (ctx, canceller) = runtime.block_on(async { Context::background().with_timeout(LONG) });
@@ -354,14 +354,14 @@ fn a_cause_that_panics_when_it_is_shown_keeps_nobody_from_being_told() {
     });
 }
 
-/// In a process where no thread can be started; with this in its environment it is that.
+/// Set in the environment of a process in which no thread can be started.
 const NO_THREADS: &str = "QUELL_TEST_WITHOUT_THREADS";
 
-/// Runs this test in such a process, unless this is it.
+/// Runs `test` in such a process, unless this is one.
 #[cfg(target_os = "linux")]
 fn is_without_threads(test: &str) -> bool {
     if std::env::var_os(NO_THREADS).is_none() {
-        // No stack is so large: the test runs on the first thread, there being no other.
+        // No stack can be so large: the test runs on the first thread, as there can be no other.
         let alone = std::process::Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture"])
             .env(NO_THREADS, "1")
@@ -433,7 +433,7 @@ fn a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents
 #[test]
 fn a_value_that_explodes_with_the_last_of_its_context_is_not_the_cancellers_affair() {
     let (ctx, canceller) = Context::background().with_cancel();
-    // Only what is to be done at its end keeps it alive.
+    // Only what is registered for its end keeps it alive.
     quell::signal::interrupt(&ctx.with_value(Bomb)).1.detach();
     canceller.cancel();
     assert!(ctx.is_done());

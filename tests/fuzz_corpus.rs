@@ -1,4 +1,4 @@
-//! What the fuzz targets do, with their corpora: what a fuzzer has once found stays found.
+//! Runs the fuzz targets over their corpora: what a fuzzer has found once stays found.
 #![cfg(all(not(loom), feature = "check"))]
 #![allow(missing_docs, unreachable_pub)]
 

@@ -1,19 +1,19 @@
-//! What Go answered, asked again.
+//! Replays what Go answered.
 //!
-//! `tests/data/go-context-traces.jsonl` holds operation sequences that were
-//! played against Go's own `context` package, with everything it answered after
-//! every step. Here each of them is played against [`quell::Context`] under a
-//! paused clock, and after every step every context is asked everything: its
-//! deadline, its value for every key, its error and its cause; and every
-//! after-function whether it has run.
+//! `tests/data/go-context-traces.jsonl` holds sequences of operations that were
+//! played against Go's own `context` package, with all its answers after every
+//! step. Here each of them is played against [`quell::Context`] under a paused
+//! clock, and after every step every context is asked everything: its deadline,
+//! its value for every key, its error and its cause; and every after-function is
+//! asked whether it has run.
 //!
-//! Time passes in three ways, because Go's answers must not depend on it: from
-//! timer to timer, in one jump that makes several deadlines late at once, and in
-//! a jump after which all contexts are asked, youngest first, before any timer
-//! of the runtime has had its turn.
+//! Time passes in three ways, since the answers must not depend on it: from timer
+//! to timer, in one jump that makes several deadlines late at once, and in a jump
+//! after which all contexts are asked, youngest first, before any timer of the
+//! runtime has had its turn.
 //!
-//! The last test is a test of the test: a wrong answer planted anywhere in a
-//! sequence must be noticed, at its step.
+//! The last test tests the test: a wrong answer planted anywhere in a sequence must
+//! be noticed, at its step.
 #![cfg(not(loom))]
 #![cfg(feature = "tokio")]
 #![allow(
@@ -38,18 +38,18 @@ static KEYS: [Key<u64>; 6] = [
     Key::new("five"),
 ];
 
-/// How virtual time goes by.
+/// How virtual time passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Pace {
     /// A sleep: the clock stops at every timer on the way.
     TimerToTimer,
-    /// The clock is moved at once; then the timers have their turn.
+    /// The clock is moved at once; then the timers get their turn.
     OneJump,
-    /// The same, but all contexts are asked before the timers have their turn.
+    /// The same, but all contexts are asked before the timers get their turn.
     AskedBeforeTimers,
 }
 
-/// Error and text of the cause.
+/// The error, and the text of the cause.
 type Ended = (String, String);
 
 /// One sequence being played.
@@ -60,8 +60,8 @@ struct Play {
     cancellers: BTreeMap<usize, Canceller>,
     functions: Vec<AfterFunc>,
     fired: Arc<Mutex<BTreeSet<usize>>>,
-    /// What every context has answered so far: error and cause, which may
-    /// appear once, and deadline and values, which never change.
+    /// What every context has answered so far: the error and the cause, which may
+    /// appear once, and the deadline and the values, which never change.
     ended: Vec<Option<Ended>>,
     fixed: Vec<(Option<i64>, BTreeMap<usize, u64>)>,
 }
@@ -91,7 +91,7 @@ impl Play {
         if at < self.start { -ms } else { ms }
     }
 
-    /// Does what `step` says; gives back the answer, in the form Go's has.
+    /// Does what `step` says. Returns the answer, in the form Go's has.
     async fn step(&mut self, step: &Value, pace: Pace) -> Result<Value, String> {
         let int = |name: &str| {
             step[name].as_i64().ok_or_else(|| format!("the step has no number `{name}`: {step}"))
@@ -177,7 +177,7 @@ impl Play {
         match (u64::try_from(ms).map(Duration::from_millis), cause) {
             (Ok(after), None) => parent.with_timeout(after),
             (Ok(after), Some(cause)) => parent.with_timeout_cause(after, cause),
-            // No `Duration` is negative: what was meant is a deadline in the past.
+            // No `Duration` is negative: a deadline in the past is meant.
             (Err(_), cause) => {
                 let past = Instant::now() - Duration::from_millis(ms.unsigned_abs());
                 match cause {
@@ -193,8 +193,8 @@ impl Play {
             Pace::TimerToTimer => tokio::time::sleep(span).await,
             Pace::OneJump => tokio::time::advance(span).await,
             Pace::AskedBeforeTimers => {
-                // The clock moves when this is first polled, and the poll is over before
-                // the runtime looks at its timers.
+                // The first poll moves the clock, and returns before the runtime looks at its
+                // timers.
                 let mut jump = Box::pin(tokio::time::advance(span));
                 let polled = futures::poll!(&mut jump);
                 let before = self.ended.clone();
@@ -238,7 +238,7 @@ impl Play {
         (deadline, values)
     }
 
-    /// Asks every context everything; gives back the ends that are new.
+    /// Asks every context everything. Returns the ends that are new.
     fn ask_all(&mut self) -> Result<Vec<(usize, Ended)>, String> {
         let mut changed = Vec::new();
         for number in 0..self.contexts.len() {
@@ -267,7 +267,7 @@ impl Play {
     }
 }
 
-/// The part of a step that is Go's answer, lists in one order.
+/// The part of a step that is Go's answer, with its lists sorted.
 fn gos_answer(step: &Value) -> Value {
     let names = ["new", "deadline", "values", "changed", "fired", "stopped"];
     let mut answer: serde_json::Map<_, _> =
@@ -277,12 +277,12 @@ fn gos_answer(step: &Value) -> Value {
             list.sort_by_key(|it| by.map_or(it, |by| &it[by]).as_u64());
         }
     }
-    // Nothing in a list, or no list: the same answer.
+    // An empty list and no list are the same answer.
     answer.retain(|_, it| it.as_array().is_none_or(|list| !list.is_empty()));
     Value::Object(answer)
 }
 
-/// Plays a sequence under a paused clock of its own. `Err` tells the first
+/// Plays a sequence under a paused clock of its own. `Err` holds the first
 /// difference: seed, step, and both answers.
 fn replay(trace: &Value, pace: Pace) -> Result<(), String> {
     let seed = &trace["seed"];
@@ -292,7 +292,7 @@ fn replay(trace: &Value, pace: Pace) -> Result<(), String> {
         .build()
         .unwrap();
     runtime.block_on(async {
-        // Some sequences have deadlines that lie before their start.
+        // Some sequences have deadlines before their start.
         tokio::time::advance(Duration::from_secs(100)).await;
         let mut play = Play::new(Instant::now());
         let steps = trace["steps"].as_array().ok_or("a sequence has steps")?;
@@ -342,7 +342,7 @@ fn the_answers_are_the_same_where_contexts_are_asked_before_any_timer_rings() {
     replay_all(Pace::AskedBeforeTimers);
 }
 
-/// Wrong answers for one step, with a name each.
+/// Wrong answers for one step, each with a name.
 fn wrong_answers(step: &Value) -> Vec<(&'static str, Value)> {
     let mut wrong = Vec::new();
     let mut plant = |what, change: &dyn Fn(&mut Value)| {

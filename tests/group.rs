@@ -1,5 +1,5 @@
-//! What a group promises: how many run, who is next, what the first failure was,
-//! and who would not stop.
+//! What a group promises: how many tasks run, which one is next, what the first
+//! failure was, and which tasks would not stop.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod kit;
@@ -36,7 +36,7 @@ impl Future for Until {
     }
 }
 
-/// One that only ever returns what its context says.
+/// A task that only ever returns what its context says.
 async fn looks(ctx: Context) -> Result<(), Cancelled> {
     ctx.run(std::future::pending::<()>()).await
 }
@@ -270,11 +270,11 @@ async fn a_limit_that_is_raised_lets_those_in_who_wait_in_their_order() {
     group.limit(3);
     let woken: Vec<_> = wakes.iter().map(|wakes| wakes.count()).collect();
     assert_eq!(woken, [1, 1, 0, 0]);
-    // A newcomer does not take a promised place, nor does one who was not called.
+    // Neither a newcomer nor a waiter that was not called takes a promised place.
     assert!(full(group.try_spawn("newcomer", deaf)));
     assert!(poll(&mut waiting[2], &wakes[2]).is_pending());
     assert!(poll(&mut waiting[0], &wakes[0]).is_ready());
-    // It is lowered again before the second has come: what was promised is kept.
+    // It is lowered again before the second has come: the promise is kept.
     group.limit(1);
     assert!(poll(&mut waiting[1], &wakes[1]).is_ready());
     assert_eq!(group.running(), 3);
@@ -373,8 +373,8 @@ async fn tasks_at_the_limit_may_spawn_into_their_own_group_without_waiting() {
 
 #[tokio::test]
 async fn one_that_waits_at_the_limit_is_let_in_when_a_task_panics_fails_or_is_dropped() {
-    // The end of the group comes first; then there is no letting in, but also no
-    // waiting.
+    // The end of the group comes first: then no task is let in, but none waits any
+    // longer either.
     for how in 0..2 {
         let group = Group::new(&Context::background());
         group.limit(1);
@@ -519,7 +519,7 @@ fn echoes() -> Vec<fn(Cancelled) -> Box<dyn Error + Send + Sync>> {
             Some(&self.0)
         }
     }
-    /// One that cannot be shown.
+    /// An error that cannot be displayed.
     #[derive(Debug)]
     struct Mute(Cancelled);
     impl std::fmt::Display for Mute {
@@ -564,7 +564,7 @@ async fn what_tasks_return_because_the_group_ended_is_never_taken_for_the_first_
         });
         last.await.unwrap();
         settle().await;
-        // It is the group's own end that they echo: shut down, without time being up.
+        // They echo the group's own end: it is shut down, and the grace does not expire.
         let report = group.shutdown(AGES).await;
         assert!(report.is_clean());
         let failed = group.wait().await.unwrap_err();
@@ -643,7 +643,7 @@ async fn a_panic_in_the_drop_of_what_a_task_holds_is_its_panic() {
     });
     task.await.unwrap();
     settle().await;
-    // Returned and dropped; aborted and dropped.
+    // On shutdown it returns by itself, and its drop panics.
     let report = group.shutdown(AGES).await;
     assert!(report.is_clean(), "{report}");
     let failed = group.wait().await.unwrap_err();
@@ -706,7 +706,7 @@ async fn a_waker_that_panics_keeps_no_other_from_its_place() {
         } else {
             tell.send(()).unwrap();
             settle().await;
-            // What was promised to the first is the second's.
+            // What was promised to the first goes to the second.
             drop(first);
         }
         assert_eq!(wakes.count(), 1);
@@ -929,7 +929,7 @@ async fn a_group_whose_handle_a_task_holds_lives_as_long_as_that_task() {
     assert!(ctx.is_done());
 }
 
-/// A name that takes its time: until it is let go.
+/// A name whose conversion blocks until it is let go.
 struct SlowName(mpsc::Receiver<()>, mpsc::Sender<()>);
 
 impl From<SlowName> for std::borrow::Cow<'static, str> {

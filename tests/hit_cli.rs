@@ -1,4 +1,4 @@
-//! The program `hit`, run as anybody would run it.
+//! The program `hit`, run as a user would run it.
 
 #![cfg(all(feature = "cli", unix, not(loom)))]
 
@@ -19,8 +19,8 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 /// What the server heard: which connection said what.
 type Heard = Receiver<(usize, String)>;
 
-/// A server that calls a function for the answer to each request, which gets the
-/// number of the request.
+/// A server that calls `answer` for the answer to each request, with the number of
+/// the request.
 fn server(answer: impl Fn(usize) -> Option<String> + Send + Sync + 'static) -> (String, Heard) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -81,7 +81,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// What `--json` says of a run that ends with this status.
+/// The output of `--json` of a run that ends with this status.
 #[track_caller]
 fn json(arguments: &[&str], status: i32) -> Value {
     let output = run(&[&["--json"], arguments].concat());
@@ -169,7 +169,7 @@ fn json_has_the_fields_that_are_documented_and_no_others() {
     let rows = found["histogram"].as_array().unwrap();
     assert_eq!(rows.iter().map(|row| row["count"].as_u64().unwrap()).sum::<u64>(), 20);
     assert!(rows.iter().all(|row| names(row) == ["count", "from", "to"]), "{found}");
-    // Their own documents say the same.
+    // The docs name the same fields.
     let documents = include_str!("../docs/hit.md");
     for name in fields.iter().chain(&["fastest", "p99_9", "from", "to", "count"]) {
         assert!(documents.contains(&format!("`{name}`")), "docs/hit.md does not know {name}");
@@ -268,7 +268,7 @@ fn connections_are_kept_unless_they_are_not_to_be() {
     assert!(connections[0].1.contains("connection: close\r\n"), "{connections:?}");
 }
 
-/// A server that answers nothing before it has heard so many.
+/// A server that answers nothing before it has heard `requests` requests.
 fn patient(requests: usize) -> (String, Heard) {
     let (heard, all) = (Mutex::new(0), Condvar::new());
     server(move |_| {
@@ -298,7 +298,7 @@ fn a_connection_that_stands_still_holds_up_no_request_but_its_own() {
         *heard += 1;
         all.notify_all();
         if number == 0 {
-            // Answered when all others have been asked.
+            // Answered once all the others have been asked.
             drop(all.wait_while(heard, |heard| *heard < 400).unwrap());
         }
         Some(OK.into())
@@ -314,10 +314,10 @@ fn a_duration_ends_it_and_what_was_under_way_is_unfinished() {
     assert_eq!(found["partial"], false);
     assert_eq!((&found["requests"], &found["unfinished"]), (&10.into(), &5.into()));
     let duration = found["duration"].as_f64().unwrap();
-    // It runs from a moment before what is measured does.
+    // It starts a moment before what is measured does.
     assert!((0.25..10.0).contains(&duration), "{found}");
 
-    // Whichever comes first.
+    // The first limit to be reached ends it.
     let (url, _) = well();
     assert_eq!(json(&["-d", "1h", "-n", "20", &url], 0)["requests"], 20);
 }
@@ -336,7 +336,7 @@ fn latency_correction_counts_from_when_requests_were_due() {
     let slow = || {
         server(|number| {
             if number == 0 {
-                // The one thing that this test is about is time.
+                // A real sleep, as this test is about time.
                 thread::sleep(Duration::from_millis(500));
             }
             Some(OK.into())
@@ -345,7 +345,7 @@ fn latency_correction_counts_from_when_requests_were_due() {
     let arguments = ["-n", "41", "-c", "1", "--rps", "100"];
     let (url, _) = slow();
     let found = json(&[&arguments[..], &["--latency-correction", &url]].concat(), 0);
-    // The one due k periods after the first waits for the rest of the half second.
+    // A request due k periods after the first waits for the rest of the half second.
     assert!(found["latency"]["p50"].as_f64().unwrap() >= 0.28, "{found}");
     let (url, _) = slow();
     let found = json(&[&arguments[..], &[&url]].concat(), 0);
@@ -481,7 +481,7 @@ fn a_terminal_is_shown_progress_and_a_pipe_is_not() {
     };
     let shown = text(&terminal.stdout);
     assert!(shown.contains("[#") && shown.contains("/s  0 errors"), "{shown}");
-    // However narrow it is, the line stays one: its end is cut off, and what comes next is not.
+    // However narrow the terminal, it stays one line: its end is cut off, the next line is not.
     for line in shown.split("\r\x1b[K").filter(|line| line.contains("errors")) {
         assert!(line.starts_with("\x1b[?7l[") && line.ends_with("errors\x1b[?7h"), "{line:?}");
     }
@@ -496,7 +496,7 @@ fn signal(child: &Child, name: &str) {
     assert!(kill.expect("kill runs").success());
 }
 
-/// Waits until a server has heard so many requests.
+/// Waits until a server has heard `requests` requests.
 fn wait_for(heard: &Heard, requests: usize) {
     for _ in 0..requests {
         heard.recv_timeout(Duration::from_secs(60)).expect("a request");
@@ -559,7 +559,7 @@ fn an_interrupt_under_load_loses_no_finished_measurement() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    // Nobody reads, and there is no room: the summary cannot be printed.
+    // Nothing reads, and there is no room: the summary cannot be printed.
     let (_reader, mut full) = UnixStream::pair().unwrap();
     full.set_nonblocking(true).unwrap();
     for size in [4096, 1] {
@@ -582,7 +582,7 @@ fn a_second_signal_ends_it_at_once() {
 
 // ------------------------------------------------------------------------ https
 
-/// A server behind a certificate of its own, and where that is.
+/// A server behind a certificate of its own, and the path of that certificate.
 fn secure(protocol: &'static str) -> (String, std::path::PathBuf) {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use tokio_rustls::{TlsAcceptor, rustls};
@@ -644,11 +644,11 @@ fn https_takes_a_certificate_that_is_trusted_and_any_where_that_is_asked_for() {
         // Its own certificate is trusted.
         let found = find(&[], &certificate);
         assert_eq!((&found["successes"], &found["bytes"]), (&9.into(), &45.into()), "{found}");
-        // That of somebody else is.
+        // Another server's is.
         let (_, other) = secure("other");
         let found = find(&[], &other);
         assert_eq!(found["errors"], serde_json::json!({ "tls": 9 }), "{found}");
-        // It does not matter.
+        // Trust does not matter.
         for insecure in ["-k", "--insecure"] {
             assert_eq!(find(&[insecure], &other)["successes"], 9);
         }

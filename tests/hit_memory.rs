@@ -1,4 +1,4 @@
-//! What very many requests take of memory, in a process of its own.
+//! How much memory very many requests take, in a process of its own.
 
 #![cfg(all(feature = "http", target_os = "linux", not(loom)))]
 
@@ -12,7 +12,7 @@ fn resident() -> usize {
     pages * 4096
 }
 
-/// One test, for two at once would measure each other.
+/// One test, since two at once would measure each other.
 #[test]
 fn ten_million_results_take_no_more_memory_than_ten_thousand() {
     results_that_are_read_leave_nothing_behind();
@@ -38,7 +38,7 @@ fn ten_million_results_take_no_more_memory_than_ten_thousand() {
     assert!(before + grown < 64 << 20, "{} bytes", before + grown);
 }
 
-/// On their way from where they are sent to where they are read.
+/// Measures results on their way from the sender to the reader.
 #[tokio::main(flavor = "current_thread")]
 async fn results_that_are_read_leave_nothing_behind() {
     const N: usize = 500_000;
@@ -56,6 +56,6 @@ async fn results_that_are_read_leave_nothing_behind() {
     assert_eq!(summary.requests(), N as u64);
     let grown = resident().saturating_sub(before);
     println!("{before} bytes resident, and {grown} more for {N} requests");
-    // A list would take twenty million.
+    // A list would take twenty million bytes.
     assert!(grown < 8 << 20, "{grown} bytes");
 }

@@ -1,9 +1,9 @@
-//! The house rules, held by reading the source.
+//! The house rules, checked by reading the source.
 //!
 //! Which room may import which; locks and atomics through one door; `unsafe` in
-//! one room only, each use of it with its proof; no file too long to read; every
-//! file says what it is about, and one that shares state between threads says
-//! what always holds of it.
+//! one room only, with a proof for each use; no file too long to read; every file
+//! says what it is about, and one that shares state between threads states its
+//! invariants.
 //!
 //! The rules are functions from text to complaints. The last tests give each of
 //! them a text that breaks it.
@@ -28,18 +28,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("guide", &[]),
 ];
 
-/// What one file of a room may do that the room may not: `check` makes
+/// What one file of a room may import that the room may not: `check` makes
 /// pipelines and groups for its strategies only.
 const EXCEPTIONS: &[(&str, &[&str])] = &[
     ("src/check/strategies.rs", &["pipeline", "group"]),
     ("src/check/strategies/", &["pipeline", "group"]),
 ];
 
-/// These know of no runtime; only the bridge to its tokens names tokio.
+/// These rooms know of no runtime; only the bridge to tokio's tokens names tokio.
 const NO_RUNTIME: &[&str] = &["sync", "context", "channel", "group", "pipeline"];
 const BRIDGE: &str = "src/context/token.rs";
 
-/// What a model must be able to see, and comes through `crate::sync` therefore.
+/// What a model must be able to see, and therefore comes through `crate::sync`.
 const SEEN_BY_MODELS: &[&str] = &[
     "Arc", "Barrier", "Condvar", "LazyLock", "Mutex", "Once", "OnceLock", "RwLock", "Weak",
     "atomic", "mpsc",
@@ -74,7 +74,7 @@ const FROM_STD: &[(&str, &str)] = &[
     ("src/http/limit/places.rs", "tokio's owned permits are made of std's Arc"),
 ];
 
-/// The standard locks and atomics by another name, with no state of its own.
+/// The standard locks and atomics under another name, with no state of its own.
 const SHIM: &str = "src/sync/mod.rs";
 
 const LONGEST: usize = 700;
@@ -88,7 +88,7 @@ struct Token<'a> {
     line: usize,
 }
 
-/// Words and signs; comments, strings and characters are left out.
+/// Words and punctuation; comments, strings and characters are left out.
 fn tokens(source: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let mut rest = source;
@@ -157,7 +157,7 @@ fn string(text: &str) -> usize {
     text.len()
 }
 
-/// A character, or the sign of a lifetime.
+/// A character, or the quote of a lifetime.
 fn character(text: &str) -> usize {
     let mut inside = text[1..].chars();
     match (inside.next(), inside.next()) {
@@ -184,7 +184,7 @@ fn depth(path: &str) -> usize {
 /// The first names of all paths that start at the crate's root, with their lines.
 fn from_the_root<'a>(path: &str, tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     let mut found = Vec::new();
-    // For each open brace: whether it is a module's.
+    // For each open brace, whether it is a module's.
     let mut braces: Vec<bool> = Vec::new();
     let text = |at: usize| tokens.get(at).map_or("", |token: &Token<'a>| token.text);
     let mut at = 0;
@@ -294,7 +294,7 @@ fn unsafe_words(path: &str, source: &str) -> Vec<String> {
         let place = format!("{path}:{}", token.line + 1);
         let after = |by: usize| tokens.get(at + by).map_or("", |token| token.text);
         let asked = match after(1) {
-            // A pointer to a function promises nothing yet.
+            // A function pointer type promises nothing yet.
             "fn" if after(2) == "(" => "",
             "fn" | "trait" => "# Safety",
             _ => "// SAFETY:",
@@ -308,11 +308,11 @@ fn unsafe_words(path: &str, source: &str) -> Vec<String> {
     complaints
 }
 
-/// The comment right above the statement that goes on in this line.
+/// The comment right above the statement that this line belongs to.
 fn comment_above(lines: &[&str], line: usize) -> String {
     let is_comment = |line: &str| line.starts_with("//") || line.starts_with("#[");
     let mut above = lines[..line].iter().rev().map(|line| line.trim()).peekable();
-    // A statement may have begun some lines before.
+    // The statement may have begun some lines before.
     let begins = |line: &str| line.is_empty() || line.ends_with([';', '{', '}', ',']);
     while above.next_if(|line| !is_comment(line) && !begins(line)).is_some() {}
     let mut comment: Vec<_> = above.take_while(|line| is_comment(line)).collect();
@@ -321,7 +321,7 @@ fn comment_above(lines: &[&str], line: usize) -> String {
 }
 
 /// Locks, atomics and latches that a type or a static of the file is made of:
-/// named outside of imports, not behind a reference, not to call a function.
+/// named outside imports, not behind a reference, and not to call a function.
 fn shared_state<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
     let mut found = Vec::new();
     let mut importing = false;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 
-/// A server that answers this many requests, and none of the others; it says
-/// when it has heard one more.
+/// A server that answers the first `some` requests and no others. Also returns how
+/// many it has heard, and how many of its connections are open.
 async fn answers_some(some: usize) -> (String, Arc<AtomicUsize>, Arc<AtomicUsize>) {
     let (asked, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (count, counts_open) = (asked.clone(), open.clone());
@@ -73,7 +73,7 @@ async fn when_the_context_ends_every_finished_measurement_can_still_be_read() {
     let options = Options::new().concurrency(4).timeout(None);
     let mut results = send_n(&ctx, 1000, get(&url), options).unwrap();
     let first = results.next().await.unwrap();
-    // Nobody reads now; the workers go on until no answer comes.
+    // Nothing reads now; the workers go on until no answer comes.
     until("four to be under way for good", || asked.load(Ordering::SeqCst) == 24).await;
     canceller.cancel_with("enough");
     let mut hits = all(results).await;

@@ -1,4 +1,4 @@
-//! Servers that fail, each in a way of its own.
+//! Servers that fail, each in its own way.
 
 use super::rig::{OK, all, answering, errors, heard, send, server};
 use quell::hit::{ErrorKind, Hit, Options, Summary};
@@ -41,7 +41,7 @@ async fn a_server_that_hangs_is_given_its_time_and_no_more() {
 
 #[tokio::test]
 async fn a_timeout_does_not_count_against_the_next_request() {
-    // Each answer comes after more than half of the time.
+    // Each answer takes more than half of the timeout.
     let (url, connections) = server(|mut stream| async move {
         while heard(&mut stream).await.is_some() {
             tokio::time::sleep(Duration::from_millis(600)).await;

@@ -53,7 +53,7 @@ async fn a_server_that_takes_leave_of_http2_connections_costs_no_request() {
         let _ = serving.await;
     })
     .await;
-    // A thousand, for it may go wrong in a moment that comes once in ten thousand.
+    // A thousand, as what goes wrong may do so in one moment of ten thousand.
     let options = Options::new().concurrency(4).http2(true).timeout(Duration::from_secs(10));
     let hits = all(send(1000, &url, options)).await;
     let failed: Vec<_> = hits.iter().filter_map(Hit::error).collect();
@@ -77,7 +77,7 @@ async fn a_request_over_http2_goes_on_to_its_end_though_its_answer_came_first() 
                         while let Some(Ok(frame)) =
                             std::future::poll_fn(|task| body.as_mut().poll_frame(task)).await
                         {
-                            // Others are faster.
+                            // Other tasks are faster.
                             tokio::task::yield_now().await;
                             bytes += frame.into_data().map_or(0, |data| data.len());
                         }
@@ -87,7 +87,7 @@ async fn a_request_over_http2_goes_on_to_its_end_though_its_answer_came_first() 
                 },
             );
             let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            // There is room for all of it, whether or not anybody reads.
+            // There is room for all of it, whether or not the handler reads.
             builder.initial_stream_window_size(16 << 20).initial_connection_window_size(64 << 20);
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         }
@@ -104,7 +104,7 @@ async fn a_request_over_http2_goes_on_to_its_end_though_its_answer_came_first() 
     }
 }
 
-/// Of HTTP/2: what kind, which flags and stream, and what it holds.
+/// An HTTP/2 frame: its kind, its flags, its stream and its payload.
 fn frame(kind: u8, flags: u8, stream: u32, holds: &[u8]) -> Vec<u8> {
     let length = (holds.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), holds].concat()
@@ -116,7 +116,7 @@ const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOODBYE: u8 = 7;
 
-/// What a server says to the request on a stream, and whether it goes on or closes then.
+/// A server's answer to the request on a stream, and whether it then goes on or closes.
 type Says = ControlFlow<Vec<u8>, Vec<u8>>;
 type Server = fn(u32) -> Says;
 
@@ -127,7 +127,7 @@ async fn by_hand(
     server(move |stream| speaks(stream, says)).await
 }
 
-/// One connection of it, until either side closes it.
+/// One connection of such a server, until either side closes it.
 async fn speaks(mut stream: TcpStream, says: impl Fn(u32) -> Says) {
     let mut preface = [0; 24];
     let begun = stream.read_exact(&mut preface).await.is_ok();
@@ -182,7 +182,7 @@ async fn a_request_that_http2_has_not_taken_is_sent_again_over_another_connectio
     let (sent_again, connections) = hits("GET", closes_without_a_word).await;
     assert!(sent_again.iter().all(|hit| hit.status() == Some(200)), "{sent_again:?}");
     assert_eq!(connections, 3);
-    // It may have been taken, and is not to be twice.
+    // It may have been taken, and must not be sent twice.
     let (hits, connections) = hits("POST", closes_without_a_word).await;
     assert_eq!(hits.iter().filter(|hit| hit.error() == Some(ErrorKind::Closed)).count(), 1);
     assert_eq!((hits.len(), connections), (3, 2));
@@ -217,7 +217,7 @@ async fn a_request_over_http2_that_is_given_up_takes_its_connection_with_it() {
         }
         assert_eq!(connections.load(Ordering::SeqCst), 5);
     }
-    // One that has gone to its end is no reason to close anything.
+    // A request that was sent to its end is no reason to close anything.
     let (url, connections) = by_hand(refuses).await;
     let hits = post(&url, long, Vec::new()).await;
     assert!(hits.iter().all(|hit| hit.status() == Some(500)), "{hits:?}");
@@ -238,7 +238,7 @@ async fn http2_tells_how_a_response_ended_too_early() {
             ErrorKind::Reset,
         ),
         (|stream| Break(begun(stream)), ErrorKind::Closed),
-        // It is not as long as it is said to be.
+        // The body is shorter than its announced length.
         (
             |stream| {
                 Continue([frame(HEADERS, 4, stream, NINE), frame(DATA, 1, stream, b"hel")].concat())

@@ -1,4 +1,4 @@
-//! The load generator as a library: real servers, the ones that misbehave too.
+//! The load generator as a library, against real servers, misbehaving ones too.
 //!
 //! | file | what it is |
 //! |---|---|

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How long anything may take before a test has failed.
+/// How long anything may take before a test fails.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
-/// A server that takes connections and does with each what it is told, and how
-/// many it has taken.
+/// A server that takes connections and calls `talk` with each. Also returns how many
+/// it has taken.
 pub(crate) async fn server<F, Fut>(talk: F) -> (String, Arc<AtomicUsize>)
 where
     F: Fn(TcpStream) -> Fut + Send + Sync + 'static,
@@ -55,7 +55,7 @@ pub(crate) async fn heard(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Answers every request with this.
+/// A server that answers every request with `answer`.
 pub(crate) async fn answering(answer: &'static str) -> (String, Arc<AtomicUsize>) {
     server(move |mut stream| async move {
         while heard(&mut stream).await.is_some() {
@@ -84,7 +84,7 @@ pub(crate) async fn all(mut results: Results) -> Vec<Hit> {
     tokio::time::timeout(LONG, reading).await.expect("the results to end")
 }
 
-/// What all of them failed of.
+/// The kinds of error with which all requests failed.
 pub(crate) async fn errors(n: usize, url: &str, options: Options) -> Vec<ErrorKind> {
     let hits = all(send(n, url, options)).await;
     assert_eq!(hits.len(), n);
@@ -92,7 +92,7 @@ pub(crate) async fn errors(n: usize, url: &str, options: Options) -> Vec<ErrorKi
     kinds.into_iter().collect()
 }
 
-/// Waits for the thing itself.
+/// Waits until `is_so` holds.
 pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let waiting = async {
         while !is_so() {

@@ -136,7 +136,7 @@ async fn an_answer_that_comes_before_the_request_has_gone_is_an_answer() {
     assert_eq!(connections.load(Ordering::SeqCst), 2, "the rest of a request is no request");
 }
 
-/// Takes a request's head, and answers at once; then so many bytes of its body.
+/// Takes a request's head, answers at once, and then takes `bytes` bytes of its body.
 async fn answers_first(stream: &mut TcpStream, bytes: usize) {
     let mut heard = Vec::new();
     let end = loop {
@@ -219,7 +219,7 @@ async fn the_response_to_head_has_no_body_whatever_it_says() {
 
 #[tokio::test]
 async fn a_server_that_closes_kept_connections_costs_no_request() {
-    // Two requests for each connection, and no word of it.
+    // Closes each connection after two requests, without announcing it.
     let (url, connections) = server(|mut stream| async move {
         for _ in 0..2 {
             if heard(&mut stream).await.is_some() {

@@ -1,4 +1,4 @@
-//! What a summary makes of it all.
+//! What a summary computes.
 
 use quell::hit::{ErrorKind, Hit, Summary};
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn a_histogram_ends_with_a_row_that_holds_something() {
         assert_eq!(rows.last().map(|row| row.1), summary.slowest());
         assert!(rows.last().unwrap().2 > 0, "of {n}: {rows:?}");
         assert!(rows.windows(2).all(|pair| pair[0].1 < pair[1].1), "of {n}: {rows:?}");
-        // What is slower than the 95th percentile, and that alone, is in the row behind it.
+        // The last row holds exactly what is slower than the 95th percentile.
         let slower = n - (n * 95).div_ceil(100);
         if slower > 0 {
             assert_eq!(rows.last().unwrap().2, slower, "of {n}: {rows:?}");

@@ -260,7 +260,7 @@ async fn streams_of_ones_own_carry_the_calls_and_are_kept_and_dropped_like_any_o
         }
     });
     let root = Context::background();
-    // What is behind the stream, TLS or not, is the closure's business.
+    // What is behind the stream, TLS or not, is up to the closure.
     for url in ["http://inside/hello", "https://inside/hello", "https://inside/hello"] {
         let answer = client.get(&root, url).await.unwrap();
         assert_eq!(answer.into_body().text(100).await.unwrap(), "hello\n");

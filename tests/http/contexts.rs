@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tower_layer::Layer;
 
-/// Handlers that never answer, answer in pieces, and answer in many forms.
+/// Handlers that never answer, that answer in pieces, and that answer in many forms.
 fn app(reporter: &Reporter<String>) -> Router {
     let watched = |name: &'static str| {
         let reporter = reporter.clone();
@@ -103,7 +103,7 @@ fn app(reporter: &Reporter<String>) -> Router {
         )
 }
 
-/// So many pieces of six bytes, and then the end or nothing at all.
+/// `count` pieces of six bytes, and then the end, or nothing if it hangs.
 fn pieces(count: usize, hangs: bool) -> Body {
     let pieces = stream::iter((0..count).map(|_| Ok::<_, Infallible>(Bytes::from("piece\n"))));
     match hangs {
@@ -186,7 +186,7 @@ async fn a_finished_response_ends_the_context_whatever_its_form() {
     let (reporter, mut reports) = reports();
     let rig = Rig::new(app(&reporter)).await;
     let mut client = rig.connect().await;
-    // The last words of each; the connection stays open.
+    // The last bytes of each answer; the connection stays open.
     for (method, path, last) in [
         ("GET", "whole", "hello"),
         ("HEAD", "whole", "\r\n\r\n"),
@@ -220,7 +220,7 @@ async fn a_handler_that_panics_is_not_taken_for_a_client_that_left() {
     assert_eq!(reports.next().await, "panicked");
     let mut client = rig.connect().await;
     client.get("/whole").await;
-    client.hear("hello").await; // the server goes on
+    client.hear("hello").await; // The server goes on.
     rig.end().await;
 }
 
@@ -453,7 +453,7 @@ async fn no_context_and_no_task_is_left_of_requests_that_ended() {
         reports.next().await;
     }
     until("only the server to be left", || tasks() == before + 1).await;
-    // What serves and what its requests are derived from.
+    // The one that serves, and the one that requests are derived from.
     until("its own two contexts", || rig.ctx.tree().len() == 2).await;
     let ctx = rig.ctx.clone();
     rig.end().await;

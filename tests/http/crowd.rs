@@ -18,7 +18,7 @@ use tokio::task::yield_now;
 const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 64;
 
-/// How many fetches of the store run, and what became of those that do not.
+/// How many fetches of the store run, and what became of those that ended.
 #[derive(Default)]
 struct Store {
     running: AtomicUsize,
@@ -27,8 +27,8 @@ struct Store {
 }
 
 impl Store {
-    /// A fetch in a task of its own, which goes on until it has finished or is
-    /// told to give up.
+    /// Fetches in a task of its own, which runs until it has finished or is told to
+    /// give up.
     fn fetch(self: &Arc<Self>, ctx: &Context, steps: u64) -> tokio::task::JoinHandle<()> {
         let (store, ctx) = (self.clone(), ctx.clone());
         store.running.fetch_add(1, SeqCst);

@@ -1,4 +1,4 @@
-//! A limit to how many requests run at once, and to how many wait.
+//! Limits on how many requests run at once, and on how many wait.
 
 use super::rig::{Rig, call, reports, soon, text, until};
 use axum::Router;
@@ -105,7 +105,7 @@ async fn a_waiter_whose_context_ends_leaves_the_queue_and_is_told_so() {
     assert_eq!(said, "the request waited for its turn: the user lost patience\n");
     gated.are(1, 0).await;
 
-    // Its place is another's.
+    // Its place goes to another request.
     let next = gated.ask(&Context::background());
     gated.are(1, 1).await;
     gated.gate.add_permits(2);
@@ -234,7 +234,7 @@ fn the_largest_numbers_are_no_mistake() {
     assert_eq!((limit.running(), limit.waiting()), (0, 0));
 }
 
-/// What a request does in a random run.
+/// What happens to a request in a random run.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Answered,
