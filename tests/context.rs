@@ -6,8 +6,8 @@
 //! end thousands of contexts at once. The second half covers what quell promises
 //! beyond that: cancellers that cancel when they are dropped and say so, linked
 //! contexts, reserves, user code that is never run under a lock, futures that leave
-//! nothing behind, and chains of a million contexts
-//! on a small stack.
+//! nothing behind, and chains of a million contexts on a small stack, which must not
+//! overflow.
 //!
 //! Nothing here needs a runtime, and nothing waits for time to pass.
 #![cfg(not(loom))]

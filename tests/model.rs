@@ -1,22 +1,22 @@
 //! Random operations against a plain model.
 //!
-//! The model is a list of nodes. Each knows whose end is its end too, and, once
-//! it has ended, how. Time is a number. When something ends, the list is gone
-//! through from the front and everything below is marked; when time moves, the
-//! deadlines on the way are met one after the other. Nothing in it is lazy,
-//! shared, locked or registered, so that it can be checked by reading it.
+//! The model is a list of nodes. Each knows which nodes end it, and, once it has
+//! ended, how. Time is a number. When a node ends, the list is walked from the front
+//! and everything below is marked; when time moves, the deadlines on the way are met
+//! one after the other. Nothing in it is lazy, shared, locked or registered, so it
+//! can be checked by reading it.
 //!
-//! The contexts run on a paused clock. In half of the runs every context is
-//! looked at after every step; in the other half only where an operation says
-//! so, because a look writes down an end that a later cancel must find without
-//! it. Likewise, time may move without the runtime getting a turn: then nobody
-//! has been told of a deadline yet, and yet every look must know of it.
+//! The contexts run on a paused clock. In half of the runs every context is looked
+//! at after every step; in the other half only where an operation says so, because
+//! a look writes down an end that a later cancel must find without it. Likewise,
+//! time may move without the runtime getting a turn: then no deadline has been
+//! acted on yet, and still every look must know of it.
 //!
-//! The last test breaks the model, one rule at a time, and demands that the
-//! same operations notice.
+//! The last test breaks the model, one rule at a time, and demands that the same
+//! operations notice.
 
 #![cfg(all(not(loom), feature = "tokio"))]
-// The clock that is paused is asked itself; and a lock here is no lock of the crate.
+// The paused clock is asked directly; and a lock here is not one of the crate's.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use proptest::prelude::*;
@@ -59,11 +59,11 @@ enum Op {
     Stop(u8),
     /// Time moves, and the runtime gets its turn.
     Advance(u8),
-    /// Time moves, and the runtime gets no turn until something else gives it one.
+    /// Time moves, and the runtime gets no turn until another operation gives it one.
     Jump(u8),
     Settle,
     Wait(u8),
-    /// Polls again, with a waker of its own or the same.
+    /// Polls again, with a waker of its own or with the same one.
     PollAgain(u8, bool),
     DropDone(u8),
     Look(u8),
@@ -84,7 +84,7 @@ fn operation() -> impl Strategy<Value = Op> {
             1 => Just(Span::Max),
         ]
     };
-    // Two halves, because there is a limit to the arms of one.
+    // Two halves, because the number of arms of one is limited.
     let makes = prop_oneof![
         4 => n().prop_map(Op::WithCancel),
         3 => (n(), span()).prop_map(|(at, span)| Op::WithTimeout(at, span)),
@@ -187,12 +187,12 @@ enum Name {
 
 struct Node {
     parent: Option<usize>,
-    /// Whose end is this one's too, in the order in which they are asked.
+    /// The nodes whose end is this one's too, in the order in which they are asked.
     ends_with: Vec<usize>,
-    /// A deadline of its own, in milliseconds, and what it says when it is met.
+    /// A deadline of its own, in milliseconds, and the cause when it is met.
     deadline: Option<(i64, Why)>,
     value: Option<(Name, u64)>,
-    /// It has a `Canceller`, made by the call in this line.
+    /// The line of the call that made its `Canceller`, if it has one.
     made_in: Option<u32>,
     detached: bool,
     end: Option<End>,
@@ -209,8 +209,8 @@ impl Model {
         self.wrong == Some(wrong)
     }
 
-    /// The deadline that ends `at`, and whose it is: its own where it has one,
-    /// which is never later than the others.
+    /// The deadline that ends `at`, and the node it belongs to: its own where it has
+    /// one, which is never later than the others.
     fn bound(&self, at: usize) -> Option<(i64, usize)> {
         let node = &self.nodes[at];
         let own = node.deadline.as_ref().map(|&(when, _)| (when, at));
@@ -235,7 +235,7 @@ impl Model {
         self.nodes.len() - 1
     }
 
-    /// Everything below something that has ended ends the same way.
+    /// Everything below an ended node ends the same way.
     fn spread(&mut self) {
         for at in 0..self.nodes.len() {
             if self.nodes[at].end.is_none() {
@@ -272,7 +272,7 @@ impl Model {
     }
 
     /// Meets every deadline up to `now`, the earliest first; of one instant, all
-    /// that there are, and then what is below them.
+    /// deadlines first, and then what is below them.
     fn meet_deadlines(&mut self, now: i64) {
         loop {
             let live = self.nodes.iter().filter(|node| node.end.is_none());
@@ -310,13 +310,13 @@ impl Model {
         found
     }
 
-    /// Whether there is an end to it: not for the background and what is cut off.
+    /// Whether it can end: the background, and what is cut off from it, cannot.
     fn can_end(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         node.made_in.is_some() || node.ends_with.iter().any(|&up| self.can_end(up))
     }
 
-    /// Which nodes were derived from `root`, however far below.
+    /// Which nodes were derived from `root`, at any depth.
     fn derived_from(&self, root: usize, through_links: bool) -> Vec<bool> {
         let mut below = vec![false; self.nodes.len()];
         for (at, node) in self.nodes.iter().enumerate() {
@@ -354,14 +354,14 @@ impl Wake for Counter {
     }
 }
 
-/// Whether somebody has been told.
+/// Whether a waiter or a function has been told.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Told {
     No,
-    /// A deadline has passed and the runtime had no turn since.
+    /// A deadline has passed, and the runtime has had no turn since.
     Due,
     Yes,
-    /// Does not want to be any more.
+    /// It does not want to be told any more.
     Never,
 }
 
@@ -393,7 +393,7 @@ struct World {
     real: Vec<Real>,
     funcs: Vec<Func>,
     waiting: Vec<Waiting>,
-    /// Wakers that were replaced or taken back, and how often they may have been woken.
+    /// Wakers that were replaced or taken back, and how often they must have been woken.
     retired: Vec<(Arc<Counter>, usize)>,
     settled: bool,
     start: Instant,
@@ -412,7 +412,7 @@ macro_rules! agree {
     }};
 }
 
-/// Together with the line it is called in.
+/// The line of the call, together with its value.
 macro_rules! noted {
     ($($call:tt)+) => { (line!(), $($call)+) };
 }
@@ -461,7 +461,7 @@ impl World {
         pick(held, number).map(|(at, _)| at)
     }
 
-    /// A context that can end by itself, and its place in the model.
+    /// Adds a context that can end by itself, here and in the model.
     fn branch(
         &mut self,
         ends_with: Vec<usize>,
@@ -632,7 +632,7 @@ impl World {
                 match func.told {
                     Told::No => agree!(stopped, true, "stop, before the end"),
                     Told::Yes | Told::Never => agree!(stopped, false, "stop, too late"),
-                    // The deadline has passed, the runtime had no turn: either may be.
+                    // The deadline has passed, and the runtime had no turn: either is allowed.
                     Told::Due => {}
                 }
                 if stopped && !stops_nothing {
@@ -698,7 +698,7 @@ impl World {
         let others = others.iter().filter_map(|&other| self.a_context(other));
         let (mut ends_with, others): (Vec<_>, Vec<_>) = others.unzip();
         ends_with.insert(0, at);
-        // Which of two deadlines of one instant comes first is nobody's promise.
+        // Which of two deadlines of one instant comes first is not promised.
         let bounds: Vec<_> = ends_with.iter().filter_map(|&up| self.model.bound(up)).collect();
         if bounds.iter().any(|one| bounds.iter().any(|two| one.0 == two.0 && one.1 != two.1)) {
             return;
@@ -756,7 +756,7 @@ impl World {
         Ok(())
     }
 
-    /// From now on this waker may not be woken any more.
+    /// From now on this waker must not be woken any more.
     fn retire(&mut self, wakes: Arc<Counter>, told: Told) {
         let woken = match told {
             Told::No | Told::Never => usize::from(self.model.is(Wrong::AReplacedWakerIsWoken)),
@@ -766,7 +766,7 @@ impl World {
         self.retired.push((wakes, woken));
     }
 
-    /// Everybody who should have been told has been, once, and nobody else.
+    /// Checks that all that should have been told has been, once, and nothing else.
     fn told(&mut self) -> Checked {
         let (settled, nodes) = (self.settled, &self.model.nodes);
         let now = |node: usize, told: Told| match (&nodes[node].end, told) {
@@ -829,8 +829,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether each node is there: somebody holds it, or something below it. It
-    /// is left open how long a linked context that has ended holds the others.
+    /// Whether each node is alive: held itself, or by something below it. How long a
+    /// linked context that has ended holds the others is left open.
     fn alive(&self, ended_hold_others: bool) -> Vec<bool> {
         let mut alive: Vec<bool> = self
             .real
@@ -857,7 +857,7 @@ impl World {
         alive
     }
 
-    /// The tree shows what is there, can end by itself, and has not.
+    /// The tree shows what is alive, can end by itself, and has not ended.
     fn tree(&self, at: usize, ctx: &Context) -> Checked {
         if !self.settled {
             return Ok(());
@@ -886,7 +886,7 @@ impl World {
         self.tree(0, &self.real[0].handles[0])
     }
 
-    /// With everything let go nothing is left: in the tree, or on the runtime.
+    /// Once everything is let go, nothing is left: in the tree, or on the runtime.
     async fn end(mut self) -> Checked {
         self.settle().await;
         self.told()?;
@@ -907,8 +907,8 @@ impl World {
     }
 }
 
-/// A detached context with a function pending keeps itself alive, as it should:
-/// one that is left over by a failure would be in the way of the next case.
+/// A detached context with a pending function keeps itself alive, as it should: one
+/// left over by a failure would be in the way of the next case.
 impl Drop for World {
     fn drop(&mut self) {
         for func in &self.funcs {
@@ -931,7 +931,7 @@ fn agree_on_cause(cause: Option<&Cause>, end: Option<&End>, ctx: &Context) -> Ch
 
 // --------------------------------------------------------------------- tests
 
-/// The tree of the background is the process's.
+/// The tree of the background belongs to the whole process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn replay(looking: bool, ops: &[Op], wrong: Option<Wrong>) -> Checked {

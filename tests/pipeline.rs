@@ -341,7 +341,7 @@ async fn what_is_merged_has_the_values_of_the_first_and_stops_as_that_does() {
     assert_eq!(results.next().await, Some("the first one's"));
     settle().await;
     canceller.cancel_with("enough");
-    // Whatever had been made comes: the drain is the merged one's.
+    // Whatever had been made comes: it drains as the merged pipeline does.
     let rest = read(&mut results).await;
     assert!(rest.iter().all(|value| *value == "the first one's"));
     let report = results.finish().await;
@@ -374,7 +374,7 @@ async fn a_failure_on_any_branch_of_a_merge_ends_all() {
     quiet().await;
 }
 
-// ------------------------------------------------------------- custom stages
+// ------------------------------------------------------------- stages of one's own
 
 #[tokio::test]
 async fn a_stage_of_ones_own_may_make_items_keep_them_and_change_their_type() {
@@ -442,7 +442,7 @@ async fn a_stage_that_ends_early_completes_the_pipeline_and_stops_what_is_before
         })
         .run();
     assert!(results.next().now_or_never().is_none());
-    // What made the items cannot know before it sends the next.
+    // The source only notices when it sends the next item.
     settle().await;
     assert!(read(&mut results).await.into_iter().eq(0..10));
     settle().await;
@@ -481,7 +481,7 @@ async fn a_stage_that_returns_an_error_ends_the_pipeline_and_the_error_is_the_ca
     assert_eq!(report.into_result().unwrap_err().cause().to_string(), "disk full");
 }
 
-/// What a custom stage returns, whose error comes from that of a `send`.
+/// The error of a custom stage, whose source is the error of a `send`.
 #[derive(Debug)]
 struct NotRelayed(SendError<u64>);
 
@@ -508,7 +508,7 @@ async fn relay_or_say_so(
     Ok(())
 }
 
-/// It neither is the error of the `send` nor has it for a source.
+/// Its error neither is that of the `send` nor has it as a source.
 async fn relay_or_fail(
     _ctx: quell::Context,
     mut input: Receiver<u64>,
@@ -641,7 +641,7 @@ async fn once_the_pipeline_has_ended_a_stage_receives_nothing_more_and_gets_its_
     let (tell, told) = tokio::sync::oneshot::channel();
     let mut results = Pipeline::from_iter(&ctx, 0..100_u64)
         .stage("ends it", |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
-            settle().await; // 64 wait
+            settle().await; // 64 items wait.
             assert_eq!(input.recv().await, Some(0));
             canceller.cancel();
             let sent = output.send(7).now_or_never().expect("it does not wait");
@@ -752,7 +752,7 @@ async fn results_may_be_read_by_one_task_after_another() {
         .dispatch_ordered(4, |_, n| async move { n })
         .run();
     for round in 0..100 {
-        // A poll by this task first, whose waker must not be the one that stays.
+        // First a poll by this task, whose waker must not be the one that stays.
         if round % 3 == 0 {
             if let Some(item) = results.next().now_or_never() {
                 assert_eq!(item, Some(round * 10));

@@ -56,7 +56,7 @@ fn zero_of_anything_panics_at_the_call_and_says_what_to_pass() {
 
 #[test]
 fn the_line_that_a_refusal_names_is_the_callers() {
-    // What is refused, on one line each: that line, and what a refusal names.
+    // A refused call, on one line: that line, and the one its refusal names.
     macro_rules! refused {
         ($call:expr) => {
             ((file!().to_owned(), line!()), named(|| _ = $call))
@@ -176,8 +176,8 @@ async fn a_merge_that_waits_for_room_has_made_some_for_both_of_its_sources() {
     let mut results = source(&one).merge(source(&two)).buffer(2).run();
     assert!(results.next().now_or_never().is_none());
     settle().await;
-    // Three have been taken, of each in turn: two are behind it, one is in its hand. Each source
-    // has one in hand, and four before it.
+    // Three have been taken, from each in turn: two are behind the merge, one is in its hand. Each
+    // source has one in its hand, and four in its buffer.
     assert_eq!(one.made() + two.made(), 3 + 2 * 5);
     assert!(one.made() > 5 && two.made() > 5, "{} and {}", one.made(), two.made());
     assert!(results.finish().await.conserved());
@@ -185,7 +185,7 @@ async fn a_merge_that_waits_for_room_has_made_some_for_both_of_its_sources() {
 
 #[tokio::test]
 async fn a_reader_may_wait_for_what_the_source_does_next() {
-    // It holds one item, and knows that there is room for one more behind it.
+    // The reader holds one item, and has seen that there is room for one more behind it.
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let items = (0..200_u64).inspect(move |&n| tell.send(n).unwrap());
     let mut results = Pipeline::from_iter(&background(), items).buffer(64).run();
@@ -208,7 +208,7 @@ async fn a_stage_that_reads_in_a_task_of_its_own_makes_room_with_each_item() {
                 let reads = rt::spawn(async move {
                     for taken in 1..=3 * n {
                         assert!(input.recv().await.is_some());
-                        // One in the source's hand, that waits for room.
+                        // One is in the source's hand, waiting for room.
                         let sees = async {
                             while made.made() < taken + n + 1 {
                                 rt::sleep(Duration::from_millis(1)).await;
@@ -242,7 +242,7 @@ async fn what_was_fetched_at_home_makes_room_wherever_it_is_read() {
                             let _output = output;
                             rt::sleep(ms(20)).await;
                             assert!(input.recv().await.is_some());
-                            // Two that have begun, one in the source's hand.
+                            // Two that were received, and one in the source's hand.
                             while made.made() < 2 + n + 1 {
                                 rt::sleep(ms(1)).await;
                             }
@@ -263,7 +263,7 @@ async fn what_was_fetched_at_home_makes_room_wherever_it_is_read() {
 }
 
 /// What a source has made, what of it the stage behind it has begun, and by how much the
-/// one has been ahead of the other at the most.
+/// source has been ahead of the stage at most.
 #[derive(Clone)]
 struct Ahead {
     stock: Stock,
@@ -283,14 +283,14 @@ impl Ahead {
     }
 
     fn look(&self) {
-        // In this order: what others begin meanwhile makes it fewer rather than more.
+        // In this order: what others begin meanwhile lowers the count rather than raising it.
         let made = self.stock.made();
         let ahead = made.saturating_sub(self.begun.load(SeqCst));
         self.most.fetch_max(ahead, SeqCst);
         assert!(ahead <= self.allowed, "{ahead} of {} ahead, {made} made", self.allowed);
     }
 
-    /// 400 items through a stage. The source looks when it has made one; the stage when it
+    /// Sends 400 items through a stage. The source looks when it has made one; the stage when it
     /// begins one, and after it has let others have their turns.
     fn through(&self, buffer: usize, stage: &str, yields: usize) -> Results<Item> {
         let this = self.clone();
@@ -333,14 +333,14 @@ impl Ahead {
     }
 }
 
-/// Of each stage that has any.
+/// Workers of each stage that has any.
 const WORKERS: usize = 8;
 
-/// All kinds of stages that tell when they begin an item.
+/// All kinds of stages that can tell when they begin an item.
 const KINDS: [&str; 6] =
     ["map", "filter_map", "dispatch", "dispatch_ordered", "try_dispatch", "stage"];
 
-/// Reads it to its end. A stage that is not content panics.
+/// Reads it to its end. A stage that finds the source too far ahead panics.
 async fn all_goes_through(mut results: Results<Item>, what: &str) {
     let came = read(&mut results).await.len();
     let report = finish(results).await;
@@ -368,7 +368,7 @@ fn on_two_threads_a_source_is_further_ahead_by_what_each_worker_is_about_to_begi
         for n in [1, 2, 8, 64] {
             for round in 0..20 {
                 for stage in KINDS {
-                    // Taken, and the closure not called yet.
+                    // Taken, with the closure not called yet.
                     let in_hand = if stage.contains("dispatch") { WORKERS } else { 1 };
                     let ahead = Ahead::new(n + 1 + in_hand);
                     let results = ahead.through(n, stage, round % 5);
@@ -420,7 +420,7 @@ fn on_two_threads_no_buffer_is_exceeded_either() {
         let runtime = threads(2);
         for n in [1, 2, 5, 64] {
             let stock = Stock::new();
-            // Behind each of three stages n, one in each stage's hand, and the reader's.
+            // `n` behind each of three stages, one in the hand of each of four, and one in the reader's.
             let most = 3 * n + 4 + 1;
             runtime.block_on(async {
                 let mut results = Pipeline::from_iter(&background(), stock.items(20_000))
@@ -477,13 +477,13 @@ async fn an_endless_source_whose_reader_stops_reading_makes_a_bounded_number_of_
 
 // -------------------------------------------------------------------- workers
 
-/// After so many items that take no time, one worker would do for those that follow.
+/// After this many items that take no time, one worker is enough for those that follow.
 const BRISK: u64 = 2_000;
 
-/// Room for all results, lest that worker wait for some, and call the others for that.
+/// Room for all results, lest that worker wait for room, and call the others because of it.
 const ALL: usize = 10_000;
 
-/// Sleeps, or is over at once. It is small, for others than those that sleep take no time.
+/// Sleeps, or is ready at once. It is small, so that items that do not sleep take no time.
 fn nap(sleeps: bool, time: u64) -> OptionFuture<Pin<Box<rt::Sleep>>> {
     sleeps.then(|| Box::pin(rt::sleep(ms(time)))).into()
 }
@@ -494,7 +494,7 @@ async fn eight_workers_share_what_takes_long_though_one_was_enough_for_what_came
         // Each item takes long, or each second one: a worker with another waits for its turn.
         for step in [1, 2] {
             let began = rt::now();
-            // More than are there at once: at the source's end everybody is called.
+            // More items than fit at once: at the source's end every worker is called.
             let source = Pipeline::from_iter(&background(), 0..BRISK + 256);
             let work = move |_, n| nap(n >= BRISK && n % step == 0, 100);
             let stage =
@@ -510,7 +510,7 @@ async fn eight_workers_share_what_takes_long_though_one_was_enough_for_what_came
 async fn an_item_that_comes_while_the_only_worker_that_was_needed_waits_goes_to_another() {
     let began = rt::now();
     let late = stream::once(nap(true, 500).map(|_| BRISK + 1));
-    // It has no end, at which everybody would be called.
+    // Without an end, at which every worker would be called.
     let items = stream::iter(0..=BRISK).chain(late).chain(stream::pending());
     let mut results = Pipeline::from_stream(&background(), items)
         .dispatch(8, |_, n| nap(n == BRISK, 1000).map(move |_| n))

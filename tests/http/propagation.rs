@@ -14,7 +14,7 @@ use quell::http::{
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// Answers with what is left, in milliseconds, and the tracking id.
+/// Answers with the time that is left, in milliseconds, and the tracking id.
 fn app() -> Router {
     let handler = |Ctx(ctx): Ctx| async move {
         let left = ctx.remaining().map(|left| left.as_millis());
@@ -224,7 +224,7 @@ proptest! {
         let read = grpc_timeout(written.as_bytes()).unwrap();
         prop_assert!(read <= left.max(Duration::from_nanos(1)), "{left:?} {written}");
         prop_assert!(!read.is_zero());
-        // What does not fit into eight digits of one unit has at least five of the next.
+        // What does not fit into eight digits of one unit has at least five in the next.
         let most = Duration::from_secs(99_999_999 * 3600);
         if left > Duration::ZERO && left < most {
             let off = (left - read).as_nanos();
@@ -238,7 +238,7 @@ proptest! {
     }
 }
 
-/// The warnings, with the `tracing` feature.
+/// The warnings of the `tracing` feature.
 #[cfg(feature = "tracing")]
 mod warnings {
     use super::ask;

@@ -1,4 +1,4 @@
-//! Servers, raw clients, and waiting for the thing itself.
+//! Servers, raw clients, and waiting for the event itself.
 
 use axum::Router;
 use quell::http::{RequestEnd, Serve, Served, serve};
@@ -12,11 +12,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How long anything may take before a test has failed: what is waited for
-/// here comes in milliseconds, or never.
+/// How long anything may take before a test fails: what is waited for here
+/// comes in milliseconds, or never.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Waits for the thing itself, and fails where it does not come.
+/// Waits for `future`, and fails if it is not ready in time.
 #[track_caller]
 pub(crate) fn soon<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
     let at = std::panic::Location::caller();
@@ -29,7 +29,7 @@ pub(crate) fn soon<F: Future>(what: &str, future: F) -> impl Future<Output = F::
     }
 }
 
-/// Looks again and again until it is so.
+/// Looks again and again until `is_so` holds.
 #[track_caller]
 pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) -> impl Future<Output = ()> {
     soon(what, async move {
@@ -76,14 +76,14 @@ impl Rig {
         Raw(TcpStream::connect(self.at).await.unwrap())
     }
 
-    /// Stops it, and says what became of it.
+    /// Stops it. Returns what became of it.
     pub(crate) async fn end(self) -> Served {
         self.stop.cancel_with("the test is over");
         soon("the server's end", self.served).await.unwrap()
     }
 }
 
-/// A connection on which anything may be said.
+/// A connection on which any bytes may be sent.
 pub(crate) struct Raw(pub(crate) TcpStream);
 
 impl Raw {
@@ -95,7 +95,7 @@ impl Raw {
         self.say(&format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")).await;
     }
 
-    /// Reads until it has seen this.
+    /// Reads until it has seen `wanted`.
     pub(crate) async fn hear(&mut self, wanted: &str) -> String {
         let mut heard = String::new();
         let all = async {
@@ -124,10 +124,10 @@ impl Raw {
     }
 }
 
-/// What handlers report.
+/// Receives what handlers report.
 pub(crate) struct Reports<T>(mpsc::UnboundedReceiver<T>);
 
-/// Where handlers report.
+/// Through which handlers report.
 #[derive(Debug)]
 pub(crate) struct Reporter<T>(mpsc::UnboundedSender<T>);
 
@@ -160,14 +160,14 @@ impl<T> Reporter<T> {
 }
 
 impl Reporter<String> {
-    /// Reports why this context ended, when it has.
+    /// Reports why this context ended, once it has.
     pub(crate) fn end_of(&self, ctx: &Context) {
         let (ended, reporter) = (ctx.clone(), self.clone());
         ctx.after_func(move || reporter.tell(why(&ended)));
     }
 }
 
-/// Why it ended, in a word.
+/// Why it ended, in a few words.
 pub(crate) fn why(ctx: &Context) -> String {
     match RequestEnd::of(ctx) {
         Some(RequestEnd::ClientGone) => "client gone".into(),

@@ -15,8 +15,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// A handler that waits at a gate, one that waits for its context, one that
-/// waits for nothing, and one that sends more than anybody reads.
+/// Handlers: one waits at a gate, one waits for its context, one never ends, one
+/// answers at once, and one sends more than is ever read.
 fn app(reporter: super::rig::Reporter<String>, gate: Arc<Semaphore>) -> Router {
     let (gated, polite, stuck) = (reporter.clone(), reporter.clone(), reporter);
     Router::new()
@@ -182,7 +182,7 @@ async fn a_client_that_is_slow_with_its_headers_is_sent_away() {
         let heard = client.hear_all().await;
         assert!(!heard.contains("hello"), "{heard}");
     }
-    // One that is quick enough is served as ever.
+    // A client that is quick enough is served as usual.
     let mut client = rig.connect().await;
     client.get("/hello").await;
     client.hear("hello\n").await;
@@ -196,14 +196,14 @@ async fn a_client_of_http2_that_is_gone_without_a_word_is_noticed_and_a_quiet_on
     let change =
         |serve: quell::http::Serve<Router>| serve.header_timeout(Duration::from_millis(300));
     let rig = Rig::with(app(reporter, gate.clone()), change).await;
-    // One that waits, and answers when it is asked whether it is there.
+    // One client waits, and answers the pings that ask whether it is there.
     let (client, url) = (Client::http2(), rig.url("/gated"));
     let quiet = tokio::spawn(async move {
         let answer = client.get(&Context::background(), url).await?;
         answer.into_body().text(100).await
     });
     assert_eq!(reports.next().await, "gated began");
-    // One that asks for `/stuck`, and is never heard of again.
+    // One asks for `/stuck`, and is never heard of again.
     let mut gone = rig.connect().await;
     let request = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
@@ -229,7 +229,7 @@ async fn a_client_that_does_not_read_does_not_keep_the_server() {
     let rig = Rig::with(app(reporter, Arc::new(Semaphore::new(0))), change).await;
     let mut client = rig.connect().await;
     client.get("/endless").await;
-    client.hear("xxxx").await; // and no more
+    client.hear("xxxx").await; // And no more.
     let served = rig.end().await;
     assert_eq!((served.connections, served.cancelled, served.dropped), (1, 1, 1));
 }
@@ -246,7 +246,7 @@ async fn a_client_that_stops_reading_is_given_up() {
     let rig = Rig::with(app, |serve| serve.write_timeout(Duration::from_millis(50))).await;
     let mut client = rig.connect().await;
     client.get("/").await;
-    client.hear("xxxx").await; // and no more
+    client.hear("xxxx").await; // And no more.
     assert_eq!(reports.next().await, "client gone");
     drop(client);
     rig.end().await;
@@ -294,7 +294,7 @@ async fn a_server_that_stops_under_load_answers_whole_or_not_at_all() {
     until("nothing to be left", || tasks() == before).await;
 }
 
-/// As a service with a limit is: not ready until then.
+/// A service that is not ready before this instant, as one with a limit may be.
 #[derive(Clone)]
 struct Busy(tokio::time::Instant);
 
@@ -358,7 +358,7 @@ async fn a_handler_that_was_busy_has_not_waited_for_the_body() {
     let post = axum::routing::post(|body: Body| async move {
         let mut body = body.into_data_stream();
         let first = body.next().await.unwrap().unwrap();
-        // It looks, works for long, and looks again.
+        // It polls, works for long, and polls again.
         assert!(futures::poll!(body.next()).is_pending());
         tokio::time::sleep(Duration::from_secs(2)).await;
         let rest = body.next().await.unwrap().expect("it was not waited for");

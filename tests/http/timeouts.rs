@@ -1,4 +1,4 @@
-//! A limit to the time of a request. The clock is paused: nothing here takes time.
+//! A limit on the time of a request. The clock is paused: nothing here takes time.
 
 use super::rig::{Rig, call, reports, text, why};
 use axum::Router;
@@ -55,7 +55,7 @@ async fn a_handler_that_does_not_answer_is_dropped_and_answered_for() {
     assert!((150..152).contains(&began.elapsed().as_millis()));
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(reports.next().await, "dropped");
-    drop(future); // the handler was dropped before it
+    drop(future); // The handler was dropped before it.
     let said = text(answer.into_body()).await;
     assert_eq!(said, "the request took longer than its limit of 150ms\n");
 }

@@ -1,5 +1,5 @@
-//! What several test files need: items that are counted, wakers that count, and
-//! the runtime's own count of its tasks.
+//! What several test files need: counted items, counting wakers, and the number of
+//! the runtime's tasks.
 #![allow(dead_code, unreachable_pub, reason = "no file needs all of it, and each is a crate")]
 #![allow(
     clippy::disallowed_methods,
@@ -26,7 +26,7 @@ pub fn ms(ms: u64) -> Duration {
 
 // --------------------------------------------------------------------- items
 
-/// Knows of every item that was made from it whether it is still there.
+/// Counts the items that it makes and those that have been dropped.
 #[derive(Clone, Default)]
 pub struct Stock(Arc<Numbers>);
 
@@ -37,7 +37,7 @@ struct Numbers {
     most: AtomicUsize,
 }
 
-/// An item: equal to its number.
+/// An item; equal to its number.
 pub struct Item {
     pub n: u64,
     stock: Stock,
@@ -54,7 +54,7 @@ impl Stock {
         Item { n, stock: self.clone() }
     }
 
-    /// Items numbered from zero on.
+    /// Items numbered from zero.
     pub fn items(&self, n: u64) -> impl Iterator<Item = Item> + Send + use<> {
         let stock = self.clone();
         (0..n).map(move |n| stock.item(n))
@@ -64,12 +64,12 @@ impl Stock {
         self.0.made.load(SeqCst)
     }
 
-    /// How many there are that have not been dropped.
+    /// How many have not been dropped.
     pub fn left(&self) -> usize {
         self.made() - self.0.dropped.load(SeqCst)
     }
 
-    /// How many there have been at once.
+    /// How many there were at once, at most.
     pub fn most(&self) -> usize {
         self.0.most.load(SeqCst)
     }
@@ -93,7 +93,7 @@ impl PartialEq<u64> for Item {
     }
 }
 
-/// Counts itself while it is there: what runs holds one.
+/// Counts what runs: whatever runs holds a `Here`.
 #[derive(Clone, Default)]
 pub struct Running(Arc<(AtomicUsize, AtomicUsize)>);
 
@@ -127,7 +127,7 @@ impl Drop for Here {
 
 // -------------------------------------------------------------------- wakers
 
-/// A waker that counts.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 pub struct Wakes(AtomicUsize);
 
@@ -178,13 +178,13 @@ pub fn paused() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-/// Tasks that this runtime has.
+/// How many tasks this runtime has.
 pub fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-/// Waits until the runtime has no tasks: those that have said that they have ended
-/// may still be on their last step, on another thread.
+/// Waits until the runtime has no tasks: those that have reported their end may
+/// still be on their last step, on another thread.
 pub async fn quiet() {
     let began = Instant::now();
     while tasks() > 0 {
@@ -200,8 +200,8 @@ pub async fn settle() {
     }
 }
 
-/// How many steps there are between two ticks of a timer of a millisecond, at the most, on a
-/// runtime of one thread. What takes the steps is told how to say so: each takes a while then.
+/// The largest number of steps between two ticks of a 1 ms timer, on a runtime of one thread.
+/// `steps` gets a function to call at each step, which takes as long as `step`.
 pub fn most_between_ticks<F>(
     step: Duration,
     steps: impl FnOnce(Arc<dyn Fn() + Send + Sync>) -> F,
@@ -218,7 +218,7 @@ where
                 at_most.fetch_max(counted.swap(0, SeqCst), SeqCst);
             }
         });
-        // The first tick may be waited for.
+        // The first tick may be late.
         tokio::time::sleep(ms(5)).await;
         let counted = count.clone();
         let taking = steps(Arc::new(move || {
@@ -265,8 +265,8 @@ impl Rng {
 
 // ------------------------------------------------------------------ pipelines
 
-/// Ends a pipeline of stages in one line, and holds its report to the laws: all of
-/// its tasks have ended, and every item is accounted for.
+/// Ends a pipeline whose stages form one line, and checks its report: all of its
+/// tasks have ended, and every item is accounted for.
 pub async fn finish<T: Send + 'static>(results: quell::Results<T>) -> Report {
     let report = rt::timeout(AGES, results.finish()).await.expect("finish() hangs");
     assert!(report.conserved(), "{report}");
@@ -279,7 +279,7 @@ pub async fn finish<T: Send + 'static>(results: quell::Results<T>) -> Report {
     report
 }
 
-/// All that comes.
+/// Reads all items.
 pub async fn read<T: Send + 'static>(results: &mut quell::Results<T>) -> Vec<T> {
     let mut all = Vec::new();
     while let Some(item) = results.next().await {
@@ -304,7 +304,7 @@ pub async fn relay<T>(
     Ok(())
 }
 
-/// One with every kind of stage that keeps the items' number.
+/// A pipeline with every kind of stage that keeps the number of items.
 pub fn every_stage(
     ctx: &quell::Context,
     items: impl Iterator<Item = Item> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Code of the user's, in a folder that has the name of the standard library's.
+//! User code in a folder with the name of the standard library's.
 
 /// Waits for an item that does not come.
 pub(crate) async fn reads(mut items: tokio::sync::mpsc::Receiver<u32>) {

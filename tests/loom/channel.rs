@@ -7,7 +7,7 @@ use quell::channel::{Receiver, Sender, bounded};
 use quell::planted::{Taker, between};
 use std::pin::pin;
 
-/// All that comes until the end, by number.
+/// The numbers of all items, up to the end.
 fn numbers(receiver: &mut Receiver<Thing>) -> Vec<usize> {
     let mut numbers = Vec::new();
     while let Some(thing) = block_on(receiver.recv()) {
@@ -100,7 +100,7 @@ fn the_room_of_an_item_is_there_while_its_reader_is_busy_with_it() {
             thread::spawn(move || block_on(sender.send(things.make(2))).unwrap())
         };
         assert_eq!(block_on(receiver.recv()).map(|thing| thing.number), Some(0));
-        // It does not come back before that has been sent.
+        // It is only joined, and so `recv` only called again, once that has been sent.
         other.join().unwrap();
         assert_eq!(numbers(&mut receiver), [1, 2]);
         things.are_gone();
@@ -178,7 +178,7 @@ fn who_goes_alone_calls_another_before_it_waits() {
 }
 
 /// Each of two takers takes one item, from a channel with room for `capacity`, and then leaves
-/// or stays; within so many preemptions.
+/// or stays; within `bound` preemptions.
 fn each_item_finds_a_taker(
     bound: usize,
     capacity: usize,
@@ -195,7 +195,7 @@ fn each_item_finds_a_taker(
         });
         block_on(sender.send(things.make(1))).unwrap();
         block_on(sender.send(things.make(2))).unwrap();
-        // The sender is still there: its end calls nobody.
+        // The sender is still there: its end calls no taker.
         let took = others.map(|other| other.join().unwrap());
         let mut numbers = [took[0].0, took[1].0];
         numbers.sort_unstable();

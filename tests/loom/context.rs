@@ -1,4 +1,4 @@
-//! The races a context is in.
+//! The races of a context.
 
 use super::model;
 use loom::future::block_on;
@@ -14,7 +14,7 @@ fn cause(ctx: &Context) -> String {
     ctx.cause().expect("it has ended").to_string()
 }
 
-/// Polls `done` once with a waker that wakes nobody.
+/// Polls `done` once with a waker that does nothing.
 fn poll_once(done: &mut quell::Done) -> Poll<ContextError> {
     let mut cx = std::task::Context::from_waker(Waker::noop());
     Pin::new(done).poll(&mut cx)
@@ -26,7 +26,7 @@ fn a_child_derived_while_its_parent_is_cancelled_is_cancelled_too() {
         let (parent, canceller) = Context::background().with_cancel();
         let other = thread::spawn(move || canceller.cancel_with("stop"));
         let (child, _c) = parent.with_cancel();
-        // Woken, or told at once; a lost wakeup is a deadlock here.
+        // Woken, or told at once; a lost wake-up is a deadlock here.
         assert_eq!(block_on(child.done()), ContextError::Cancelled);
         other.join().unwrap();
         assert_eq!(cause(&child), "stop");
@@ -125,7 +125,7 @@ fn a_cancel_that_lost_returns_only_when_everything_below_it_is_marked() {
         let (leaf, _c) = low.with_cancel();
         let other = thread::spawn(move || top_canceller.cancel_with("top"));
         middle_canceller.cancel_with("middle");
-        // Whoever won, this cancel has returned.
+        // Whichever won, this cancel has returned.
         assert!(leaf.is_done(), "a cancel returned before everything below it was marked");
         assert_eq!(cause(&leaf), cause(&middle));
         other.join().unwrap();
@@ -328,7 +328,7 @@ fn a_context_linked_to_one_that_is_ending_ends() {
     });
 }
 
-/// A value whose drop must come after every look at it; loom sees whether it does.
+/// A value whose drop must come after every look at it; loom checks that it does.
 struct Watched(AtomicUsize);
 
 impl Drop for Watched {

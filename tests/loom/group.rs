@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const GRACE: Duration = Duration::from_millis(10);
 
-/// What a task returns that has nothing to complain about.
+/// The result of a task that has nothing to complain about.
 const WELL: Result<(), &str> = Ok(());
 
 #[test]
@@ -23,7 +23,7 @@ fn a_spawn_at_the_limit_hears_of_the_end() {
         on_one_thread(async {
             let group = Group::new(&ctx);
             group.limit(1);
-            // It has better things to do than to look at its context.
+            // It does not look at its context.
             let (opens, mut gate) = quell::channel::bounded::<()>(1);
             let stubborn = group.spawn("stubborn", |_ctx| async move {
                 gate.recv().await;
@@ -84,7 +84,7 @@ fn a_place_that_is_promised_to_a_spawn_that_leaves_goes_to_the_next() {
         let things = Things::default();
         let group = Group::new(&Context::background());
         group.limit(1);
-        // On a thread of its own, so its place comes free at any time.
+        // On a thread of its own, so its place may come free at any time.
         block_on(group.spawn("first", |_ctx| async { WELL })).unwrap();
         on_one_thread(async {
             let [one, two] = [1, 2].map(|number| {
@@ -114,7 +114,7 @@ fn of_two_errors_the_first_is_the_cause_everywhere() {
     model_within(2, || {
         let group = Group::new(&Context::background());
         for error in ["one", "two"] {
-            // The second may find that the first has ended it all.
+            // The second may find that the first has ended the group.
             let _ = group.try_spawn("fails", move |_ctx| async move { Err(error) });
         }
         let first = block_on(group.wait()).unwrap_err().cause().to_string();
@@ -124,7 +124,7 @@ fn of_two_errors_the_first_is_the_cause_everywhere() {
     });
 }
 
-/// A task that lasts until its context ends, and says that as its error.
+/// A task that lasts until its context ends, and returns that as its error.
 async fn until_the_end(ctx: Context) -> Result<(), Cancelled> {
     ctx.done().await;
     ctx.check()

@@ -1,13 +1,13 @@
 //! What loom does not see by itself. Some of it quell's models make it see
-//! (`src/sync/watched.rs`): if that test fails loom has learnt it, and
-//! `watched.rs` can go. The rest is what a bound of preemptions means.
+//! (`src/sync/watched.rs`): if that test fails, loom has learnt it, and
+//! `watched.rs` can go. The rest is what a bound on preemptions means.
 
 use loom::sync::atomic::{AtomicU8, Ordering};
 use loom::thread;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-/// What the first thread can read while the second does `theirs`, by loom.
+/// What the first thread can read while the second runs `theirs`, according to loom.
 fn reads(theirs: fn(&AtomicU8)) -> BTreeSet<u8> {
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let all = Arc::clone(&seen);
@@ -37,7 +37,7 @@ fn loom_misses_an_order_where_the_writer_has_read_before() {
     assert_eq!(seen, BTreeSet::from([0]), "loom has learnt it: `src/sync/watched.rs` can go");
 }
 
-/// What the first thread can read of the two others, with so many preemptions.
+/// What the first thread can read of the two others within `bound` preemptions.
 fn reads_of_two(bound: usize) -> BTreeSet<(u8, u8)> {
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let all = Arc::clone(&seen);
@@ -60,7 +60,7 @@ fn reads_of_two(bound: usize) -> BTreeSet<(u8, u8)> {
 
 #[test]
 fn loom_is_complete_for_one_preemption_fewer_than_its_bound() {
-    // One preemption is enough: of the first thread, by the one and then, when that is over, the other.
+    // One preemption is enough: the first thread gives way to one of the others, whose end starts the last.
     assert!(!reads_of_two(1).contains(&(1, 1)), "loom has learnt it: the docs may say more");
     assert!(reads_of_two(2).contains(&(1, 1)));
 }

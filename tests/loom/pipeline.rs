@@ -1,6 +1,6 @@
 //! The races of a pipeline's stages with its reader, its end and each other.
 //!
-//! Where a model says nothing, each stage has a thread of its own. Those with
+//! Unless a model says otherwise, each stage has a thread of its own. Models with
 //! more stages than loom has threads run them all on one, in turns
 //! ([`on_one_thread`]), and let the reader or the end race with that.
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 const TEN: Duration = Duration::from_millis(10);
 
-/// Reads all there is, and ends it: what came, by number, and the report.
+/// Reads all there is, and ends it. Returns the items' numbers and the report.
 async fn read_all(mut results: Results<Thing>) -> (Vec<usize>, Report) {
     let mut numbers = Vec::new();
     while let Some(thing) = results.next().await {
@@ -25,7 +25,7 @@ async fn read_all(mut results: Results<Thing>) -> (Vec<usize>, Report) {
     (numbers, results.finish().await)
 }
 
-/// Starts it, and runs all its stages on this thread while `reader` has another.
+/// Starts it, and runs all its stages on this thread while `reader` runs on another.
 fn beside<R: 'static>(
     mut results: Results<Thing>,
     reader: impl FnOnce(Results<Thing>) -> R + 'static,
@@ -39,7 +39,7 @@ fn beside<R: 'static>(
 }
 
 /// Starts it, with all its stages on this thread, and cancels it on another while
-/// it is read.
+/// it is being read.
 fn cancelled_on_its_way(
     mut results: Results<Thing>,
     cancel: impl FnOnce() + 'static,
@@ -54,7 +54,7 @@ fn cancelled_on_its_way(
     read
 }
 
-/// Either all was read before the end came, or that is how it ended.
+/// Whether all was read before the end came; if not, it must have ended by that.
 fn completed_or_stopped(report: &Report) -> bool {
     match report.outcome() {
         Outcome::Completed => true,
@@ -66,7 +66,7 @@ fn completed_or_stopped(report: &Report) -> bool {
     }
 }
 
-/// Either its reader finished before the end came, or that is how it ended.
+/// Either its reader finished before the end came, or it ended by that.
 fn finished_or_stopped(report: &Report) {
     assert!(report.conserved(), "{report}");
     match report.outcome() {
@@ -119,7 +119,7 @@ fn what_a_stage_has_used_makes_room_whatever_it_waits_for() {
                 .buffer(1)
                 .stage("waits", |_, mut input: Receiver<Thing>, output| async move {
                     let first = input.recv().await;
-                    // For what the source makes when there is room for the one before.
+                    // For what the source makes once there is room for it.
                     made.done().await;
                     drop(first);
                     while let Some(thing) = input.recv().await {
@@ -336,7 +336,7 @@ fn an_error_is_known_before_its_reader_sees_the_end() {
     });
 }
 
-/// Of two workers the one that gets this thing fails; how many were read.
+/// Of two workers the one that gets `failing` fails. Returns how many things were read.
 fn a_worker_fails_at(failing: usize) -> usize {
     let things = Things::default();
     let results = Pipeline::from_iter(&Context::background(), things.some(2))
@@ -405,7 +405,7 @@ fn overtaken(ctx: &Context, things: &Things) -> Results<Thing> {
     Pipeline::from_iter(ctx, things.some(2))
         .dispatch_ordered(2, |_ctx, thing| async move {
             if thing.number == 0 {
-                // Until the source, and then the other worker, have had their turn.
+                // Until the source, and then the other worker, have had their turns.
                 for _ in 0..4 {
                     rt::yield_now().await;
                 }
@@ -525,7 +525,7 @@ fn a_blocking_source_ends_with_its_pipeline() {
 
 #[test]
 fn a_drain_does_not_wait_for_a_source_that_blocks() {
-    // With two it takes a minute and a half.
+    // Within two it takes a minute and a half.
     model_within(1, || {
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let blocks = Arc::clone(&gate);

@@ -1,8 +1,8 @@
 //! The test of the tests: with one line broken, the model that guards it fails.
 //!
-//! Each test runs one model again, in a process of its own (a model that finds
-//! a deadlock cannot always unwind), with one line of quell broken, and wants to
-//! see it fail with the right message.
+//! Each test runs one model again, with one line of quell broken, in a process of
+//! its own (a model that finds a deadlock cannot always unwind), and expects it to
+//! fail with the right message.
 
 use quell::planted::Break;
 use std::process::Command;
