@@ -1,5 +1,5 @@
-//! How a pipeline ends, whatever ends it: who reads, the context, a failure, a panic,
-//! the runtime, or nobody; and that nothing of it is left.
+//! How a pipeline ends, whatever ends it: the reader, the context, a failure, a panic,
+//! the runtime, or nothing; and that nothing of it is left.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod kit;
@@ -51,7 +51,7 @@ async fn dropping_the_results_ends_every_stage_at_once() {
         .run();
     assert!(results.next().await.is_some());
     drop(results);
-    // Aborting is one turn of the runtime, not a matter of luck.
+    // Aborting takes one turn of the runtime, and is not a matter of luck.
     rt::yield_now().await;
     assert_eq!((tasks(), stock.left(), held.now()), (0, 0, 0));
 }
@@ -92,8 +92,8 @@ async fn after_the_context_has_ended_nothing_more_is_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn of_a_context_that_ended_first_the_cause_is_the_outcome_whatever_comes_after() {
-    // Nobody has had a turn to tell: the clock moves while a task is at it, and the end is seen
-    // by who looks.
+    // No task has had a turn to report the end: the clock moves while a task runs, and the end is
+    // only seen by a look.
     fn until_the_end(ctx: &Context) {
         let _ = Box::pin(tokio::time::advance(ms(5))).now_or_never();
         assert!(ctx.is_done());
@@ -155,7 +155,7 @@ fn no_function_of_the_users_holds_up_the_end_of_a_pipeline() {
 #[cfg(unix)]
 #[test]
 fn no_value_of_the_users_holds_up_the_end_of_a_pipeline() {
-    /// A value that is not to be dropped before its gate is open.
+    /// A value whose drop blocks until its gate is open.
     struct Gated(Mutex<mpsc::Receiver<()>>);
     impl Drop for Gated {
         fn drop(&mut self) {
@@ -168,7 +168,7 @@ fn no_value_of_the_users_holds_up_the_end_of_a_pipeline() {
                 let time = if by_deadline { ms(100) } else { AGES };
                 let (ctx, canceller) = background().with_timeout(time);
                 let (opens, gate) = mpsc::channel::<()>();
-                // The last handle of this one is with a function of quell's own.
+                // A function of quell's own holds the last handle of this one.
                 let (asked, of) =
                     quell::signal::interrupt(&ctx.with_value(Gated(Mutex::new(gate))));
                 of.detach();
@@ -317,7 +317,7 @@ fn a_pipeline_may_be_read_by_a_task_of_another_runtime_and_begun_on_one_that_is_
 fn a_drain_that_one_deadline_has_begun_ends_with_its_grace_though_another_is_far_ahead() {
     in_time(|| {
         let within = |time| background().with_timeout(time);
-        // By the system's clock, where nobody runs tasks; and by a runtime's, from the same line.
+        // By the system's clock, outside any runtime; and by a runtime's, from the same line.
         let (server, _server) = within(ms(50));
         one_thread().block_on(async {
             let (request, _request) = within(AGES);
@@ -611,8 +611,8 @@ async fn a_failure_after_the_end_changes_neither_outcome_nor_cause() {
 
 // ---------------------------------------------------------------------- panics
 
-/// A pipeline that panics at the tenth item in the closure of this number; `None`,
-/// if there is no such closure.
+/// A pipeline that panics at item 10 in the closure of this number; `None` if there is
+/// no such closure.
 fn panicking(which: usize, ctx: &Context, stock: &Stock) -> Option<(&'static str, Results<Item>)> {
     fn check(item: Item) -> Item {
         assert!(item.n != 10, "number {}", item.n);
@@ -665,7 +665,7 @@ async fn panics_are_reported() {
     let (ctx, _canceller) = background().with_cancel();
     let stock = Stock::new();
     while let Some((name, mut results)) = panicking(which, &ctx, &stock) {
-        // Other workers go on while the panic is being printed; then it is over.
+        // Other workers go on while the panic is being printed; then all is over.
         while results.next().await.is_some() {}
         let report = results.finish().await;
         assert!(report.conserved(), "{report}");
@@ -713,7 +713,7 @@ fn a_panic_in_any_closure_kills_no_thread_of_the_runtime() {
         for _ in 0..5 {
             runtime.block_on(panics_are_reported());
         }
-        // Both threads are there still: two tasks that block can meet.
+        // Both threads are still there: two tasks that block can meet.
         let meet = Arc::new(Barrier::new(2));
         let tasks: Vec<_> = (0..2)
             .map(|_| {
@@ -745,7 +745,7 @@ async fn a_panic_whose_payload_panics_when_it_is_dropped_ends_the_pipeline_all_t
     assert!(matches!(report.outcome(), Outcome::Panicked { .. }), "{report}");
 }
 
-/// Panics when it is dropped, unless that is its reader's doing.
+/// Panics when it is dropped, if it is armed and its thread is not already panicking.
 struct Bomb(Item, bool);
 
 impl Drop for Bomb {
@@ -770,7 +770,7 @@ async fn an_item_whose_drop_panics_in_a_closure_is_a_panic_of_that_stage() {
             bomb
         })
         .run();
-    // Between the first two stages all are live; so only as many are made as go.
+    // Between the first two stages all are armed, so only as many are made as go through.
     let mut count = 0;
     while let Some(bomb) = results.next().await {
         assert!(!bomb.1);
@@ -845,7 +845,7 @@ async fn workers_stop_with_their_source_when_the_next_stage_takes_no_more() {
             let mut results = pipeline.buffer(4).stage("takes one", takes_one).run();
             assert!(results.next().await.is_some());
             rt::sleep(ms(1000)).await;
-            // In a second each of them could have begun a thousand.
+            // In a second each worker could have begun a thousand.
             let begun = begun.load(SeqCst);
             assert!(begun <= 1 + 4 + 2 * workers, "{workers}, {ordered}: {begun} have been begun");
             assert_eq!(tasks(), 1, "{workers}, {ordered}: only the stage that waits is left");
@@ -880,7 +880,7 @@ async fn workers_faster_than_their_source_stop_too_when_the_next_stage_takes_no_
         .run();
     assert!(results.next().await.is_some());
     rt::sleep(ms(1000)).await;
-    // Somebody is idle whenever another finds that nobody reads, and takes his place.
+    // Whenever a worker finds that its output is closed, an idle one takes its place.
     let begun = begun.load(SeqCst);
     assert!(begun < 20, "{begun} items have been begun, and nobody will read them");
     assert_eq!(tasks(), 1, "only the stage that waits is left");
@@ -942,7 +942,7 @@ fn a_drain_delivers_what_a_blocking_source_has_made_and_waits_for_no_more() {
                 .run();
             runtime.block_on(async {
                 assert_eq!(results.next().await, Some(0));
-                // One is behind the stage, one in its hand, one comes from the thread, which has
+                // One is behind the stage, one in its hand, and one comes from the thread, which has
                 // been asked for another.
                 while asked.recv().unwrap() < 4 {}
                 canceller.cancel();
@@ -974,7 +974,7 @@ fn a_drain_of_a_blocking_source_delivers_whatever_had_been_made() {
                     canceller.cancel();
                     while results.next().await.is_some() {}
                     let report = finish(results).await;
-                    // The last of them may have been in the making.
+                    // The last of them may still have been in the making.
                     let delivered = report.read() + usize::from(report.read() + 1 == made);
                     assert!(delivered >= made, "{made} had been made: {report}");
                 });
@@ -1024,7 +1024,7 @@ fn a_context_that_another_thread_ends_while_the_reader_finishes_loses_no_item() 
 
 #[test]
 fn when_finish_returns_every_item_has_been_dropped_whoever_drops_it() {
-    /// Takes its time to go.
+    /// Yields its thread while it is dropped.
     struct Slow(#[allow(dead_code)] Item);
     impl Drop for Slow {
         fn drop(&mut self) {
@@ -1059,8 +1059,8 @@ fn when_finish_returns_every_item_has_been_dropped_whoever_drops_it() {
     });
 }
 
-/// Holds up whoever ends a context: of all items that know it the first to be dropped tells
-/// whose it is, and is not gone before the gate has been opened.
+/// Blocks the thread that ends a context: of all items that share it, the first to be dropped
+/// tells whose it is, and blocks until the gate has been opened.
 struct Gate {
     tell: mpsc::Sender<usize>,
     opens: Mutex<Option<mpsc::Receiver<()>>>,
@@ -1469,7 +1469,7 @@ fn a_failure_is_told_though_that_which_ended_all_was_in_a_stage_of_the_same_name
     });
 }
 
-/// Panics when it is dropped, whoever does that.
+/// Panics whenever it is dropped.
 struct Nasty(#[allow(dead_code)] Item);
 
 impl Drop for Nasty {
@@ -1555,7 +1555,7 @@ async fn a_closure_whose_drop_panics_when_it_is_never_run_costs_nobody_the_repor
         let dropped = Running::new();
         let mut results = Pipeline::from_iter(&ctx, Unrun(dropped.clone())).run();
         if polled {
-            // It is the reader who drops it.
+            // The reader drops it.
             let first = std::panic::AssertUnwindSafe(results.next()).catch_unwind().await;
             assert!(first.is_err());
             assert_eq!(results.next().await, None);
@@ -1642,7 +1642,7 @@ fn what_fails_while_the_pipeline_drains_is_in_the_report() {
     });
 }
 
-/// A stage that lets everything through, and leaves its end of the channel behind it to others.
+/// A stage that lets everything through, and then keeps its sender alive in `kept`.
 async fn keeps_its_end(
     mut input: Receiver<Item>,
     output: Sender<Item>,
@@ -1664,7 +1664,7 @@ async fn what_workers_had_fetched_is_dropped_at_the_end_though_a_sender_is_there
             .buffer(10)
             .stage("own", move |_, input, output| keeps_its_end(input, output, keeps))
             .buffer(10)
-            // It has one of ten in hand.
+            // It has one of the ten in its hand.
             .dispatch(1, |_, item| async move {
                 let _item = item;
                 std::future::pending::<()>().await;
@@ -1784,7 +1784,7 @@ async fn a_stage_that_returns_the_cause_held_whole_by_another_error_was_aborted(
     assert_eq!(report.stages()[1].ended(), Some(StageEnd::Aborted), "{report}");
 }
 
-/// Says what another says, and not that it holds it, as `anyhow` does.
+/// Displays as another error without having it as its source, as `anyhow` does.
 #[derive(Debug)]
 struct Whole(String);
 

@@ -1,5 +1,5 @@
-//! The examples of pipelines, each run as the process that a reader would run,
-//! and held to what it prints.
+//! The pipeline examples, each run as the process that a reader would run, and
+//! checked for what it prints.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Nothing is held back, and nobody is kept waiting, for what happens to be in line.
+//! No item is held back, and no task kept waiting, by what happens to be next in line.
 #![cfg(all(not(loom), feature = "tokio"))]
 #![allow(
     clippy::disallowed_methods,
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
-/// Who keeps a thread until an item has been read.
+/// Keeps a thread until an item has been read.
 #[derive(Clone)]
 struct Patient {
     read: Arc<Mutex<mpsc::Receiver<u64>>>,
@@ -63,7 +63,7 @@ fn read_in_a_task(
 #[test]
 fn a_result_of_a_stage_whose_items_took_no_time_does_not_wait_for_the_next_that_keeps_a_thread() {
     in_time(|| {
-        // Two for those who wait, one for whom they wait.
+        // Two for those that wait, one for the reader they wait for.
         let runtime = threads(3);
         for workers in [2, 4] {
             for fast in [1_000, 1_001, 1_002, 1_030, 20_000, 1_000, 1_001, 1_002] {
@@ -91,7 +91,7 @@ fn what_a_stage_or_a_source_has_made_does_not_wait_for_the_next_that_keeps_its_t
     in_time(|| {
         let runtime = threads(2);
         let stages = ["from_iter", "map", "filter_map", "a custom one"];
-        // Whether it has been brisk before, or not.
+        // Whether or not it has been brisk before.
         for (stage, quick) in stages.map(|stage| [(stage, 0), (stage, 20_001)]).concat() {
             let (tell, patient) = Patient::new();
             let until_read = patient.clone();
@@ -161,7 +161,7 @@ fn a_source_has_the_room_of_what_a_map_takes_however_long_that_keeps_its_thread(
         for stage in ["map", "filter_map", "dispatch", "a custom one"] {
             let (tell, patient) = Patient::new();
             let until_made = patient.clone();
-            // With item n in its hand, n + 1 may be buffered, and n + 2 be in the source's.
+            // With item n in the stage's hand, n + 1 may be buffered, and n + 2 be in the source's.
             let each = move |n: u64| {
                 if n + 2 < ITEMS {
                     until_made.wait_for(n + 2);
@@ -212,7 +212,7 @@ fn what_a_stage_of_ones_own_sent_last_does_not_wait_for_what_it_does_after_the_e
     });
 }
 
-/// Keeps its thread when it goes, until an item has been read.
+/// Keeps the thread that drops it, until an item has been read.
 struct Flushes(Patient, u64);
 
 impl Drop for Flushes {
@@ -231,7 +231,7 @@ fn what_a_stage_has_made_last_does_not_wait_for_what_goes_with_its_closure_at_th
                 let goes = Flushes(patient.clone(), items - 1);
                 let from = |items| Pipeline::from_iter(&background(), items).buffer(64);
                 let results = match stage {
-                    // One that has to be waited for, for each item.
+                    // A stream that has to be waited for at each item.
                     "from_stream" => Pipeline::from_stream(
                         &background(),
                         Box::pin(stream::iter(0..items).then(move |n| {
@@ -280,7 +280,7 @@ fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
                 tell.send(1).unwrap();
                 results.finish().await
             });
-            // In a task, which has the reader come next on its own thread.
+            // In a task, so that the reader comes next on its own thread.
             let ends = runtime.spawn(async move {
                 while made.load(Relaxed) < 10 {
                     tokio::time::sleep(ms(1)).await;
@@ -295,7 +295,7 @@ fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
     });
 }
 
-/// Says when it is gone, and does not go soon, if it is the one.
+/// If it is the one, it takes long to drop, and then says that it is gone.
 struct Item(Option<(Flushes, Arc<AtomicBool>)>);
 
 impl Drop for Item {
@@ -307,7 +307,7 @@ impl Drop for Item {
     }
 }
 
-/// The end of a pipeline of items, when that one is gone.
+/// Finishes a pipeline of items, once that one is gone.
 async fn end<T: Send + 'static>(mut results: Results<T>, gone: Arc<AtomicBool>) -> quell::Report {
     assert!(futures::poll!(results.next()).is_pending());
     while !gone.load(Relaxed) {
@@ -316,7 +316,7 @@ async fn end<T: Send + 'static>(mut results: Results<T>, gone: Arc<AtomicBool>) 
     results.finish().await
 }
 
-/// Tells when a source is gone, of which there is no end; how many it has made.
+/// An endless source that tells when it is dropped, and how many it has made.
 fn endless(
     tell: mpsc::Sender<u64>,
 ) -> (Arc<AtomicU32>, impl Iterator<Item = u64> + Send + 'static) {
@@ -335,7 +335,7 @@ fn endless(
     (made, items)
 }
 
-/// A stage that takes nothing, and says so when all before it is full.
+/// A stage that takes nothing, and drops its input when all before it is full.
 async fn takes_no_more(input: Receiver<Item>, output: Sender<()>, made: Arc<AtomicU32>) {
     until_made(&made, 4).await;
     drop(input);
@@ -343,7 +343,7 @@ async fn takes_no_more(input: Receiver<Item>, output: Sender<()>, made: Arc<Atom
     drop(output);
 }
 
-/// So many have been made, and whoever made the last waits for room.
+/// Waits until `count` have been made, and the maker of the last waits for room.
 async fn until_made(made: &AtomicU32, count: u32) {
     while made.load(Relaxed) < count {
         tokio::time::sleep(ms(1)).await;
@@ -462,7 +462,7 @@ fn who_waits_for_a_context_does_not_wait_for_the_functions_at_its_end() {
             });
             let until_told = patient.clone();
             let _at_the_end = ctx.after_func(move || until_told.wait_for(1));
-            // In a task, which has the one who waits come next on its own thread.
+            // In a task, so that the one that waits comes next on its own thread.
             let ends = runtime.spawn(async move {
                 tokio::time::sleep(ms(20)).await;
                 canceller.cancel();
@@ -510,7 +510,7 @@ fn whoever_hears_of_an_end_does_not_wait_for_the_functions_at_that_end() {
         });
         let until_over = patient.clone();
         let _at_the_end = ctx.after_func(move || until_over.wait_for(1));
-        // In a task, which has the reader come next on its own thread.
+        // In a task, so that the reader comes next on its own thread.
         let ends = runtime.spawn(async move {
             tokio::time::sleep(ms(20)).await;
             canceller.cancel();
@@ -527,7 +527,7 @@ fn who_is_aborted_does_not_wait_for_the_functions_at_that_end() {
         let runtime = threads(2);
         let (tell, patient) = Patient::new();
         let (ctx, canceller) = background().with_cancel();
-        // Nobody waits at a channel then.
+        // No task waits at a channel then.
         let source = stream::once(async { 0 }).chain(stream::pending::<u64>());
         let mut results = Pipeline::from_stream(&ctx, Box::pin(source)).run();
         assert_eq!(runtime.block_on(results.next()), Some(0));
@@ -537,7 +537,7 @@ fn who_is_aborted_does_not_wait_for_the_functions_at_that_end() {
             begin.send(()).unwrap();
             until_over.wait_for(1);
         });
-        // In a task, which has those that it aborts come next on its own thread.
+        // In a task, so that those it aborts come next on its own thread.
         let ends = runtime.spawn(async move { canceller.cancel() });
         begun.recv().unwrap();
         let report = futures::executor::block_on(results.finish());
@@ -573,7 +573,7 @@ fn timers_have_their_turn_beside_who_finds_items_waiting() {
     assert!(most <= 3 * 128, "{most} items, 128 a turn");
 }
 
-/// All items at once, for whoever takes them from here.
+/// Takes all items first, and then sends them all at once.
 async fn all_at_once(mut input: Receiver<u64>, output: Sender<u64>, begun: Arc<AtomicBool>) {
     let mut all = Vec::new();
     while let Some(item) = input.recv().await {
@@ -594,7 +594,7 @@ fn ready_items(count: usize, begun: &Arc<AtomicBool>) -> Pipeline<u64> {
         .buffer(count)
 }
 
-/// Not behind timers and sockets as well: tokio looks at those once in 61 turns.
+/// Yields behind ready tasks only: tokio looks at timers and sockets once in 61 turns.
 async fn behind_who_is_ready() {
     let mut yielded = false;
     let turn = std::future::poll_fn(|cx| {
@@ -620,7 +620,7 @@ fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
             "throttle" => items.throttle(Rate::per_second(u32::MAX)),
             "merge" => items.merge(Pipeline::from_iter(&background(), 0..1)),
             "chunks" => items.chunks(ITEMS, ms(60_000)).map(|chunk| chunk.len() as u64),
-            // Each is there, so that nobody waits for one.
+            // All chunks are there, so that no stage waits for one.
             "chunks of one" => {
                 items.chunks(1, ms(60_000)).buffer(ITEMS).map(|chunk| chunk.len() as u64)
             }
@@ -639,7 +639,7 @@ fn however_much_there_is_to_take_every_stage_lets_others_have_their_turn() {
             turns
         });
         let turns = runtime.block_on(counting).unwrap();
-        // At most so many items a turn, of each of the tasks.
+        // At most this many items a turn, for each of the tasks.
         let at_once = match stage {
             "dispatch" => 4 * 64,
             "the reader" | "a custom one" => 128,

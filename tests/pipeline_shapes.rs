@@ -1,16 +1,16 @@
 //! Pipelines of random shapes, ended at random.
 //!
-//! Stages, buffers, workers, which closure fails or panics at which item, when the
-//! reader stops and how, when the context ends and whether that is a drain: all of
-//! it is drawn. The clock is paused, so that every run has its times to itself;
-//! and each runs on a thread of its own that is given up if it hangs, so that a
-//! hang is made small as any other failure is.
+//! Stages, buffers, workers, which closure fails or panics at which item, when and how
+//! the reader stops, when the context ends and whether that is a drain: all of it is
+//! drawn. The clock is paused, so that every run has its times to itself; and each
+//! runs on a thread of its own, which is given up if it hangs, so that a hang shrinks
+//! like any other failure.
 //!
-//! Whatever the shape, it must end in time, with no task left, every item dropped,
-//! a report in which items are conserved, no item delivered twice, none that a plain
-//! walk over the stages does not let through, and those that are delivered in order
-//! where order is promised. Where nothing ends it early, what comes must be exactly
-//! what that walk says.
+//! Whatever the shape, it must end in time, with no task left, every item dropped, and
+//! a report in which items are conserved. No item may come twice, none may come that a
+//! plain walk over the stages does not let through, and items come in order where order
+//! is promised. Where nothing ends it early, what comes must be exactly what that walk
+//! says.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod kit;
@@ -26,7 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Items of a branch are numbered from this times its number on.
+/// Items of a branch are numbered from this times the branch's number.
 const BRANCH: u64 = 1000;
 
 #[derive(Clone, Debug)]
@@ -35,14 +35,14 @@ struct Shape {
     stages: Vec<Stage>,
     reader: Reader,
     end: End,
-    /// Milliseconds; `None`: abort.
+    /// The grace in milliseconds; `None` aborts.
     drain: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
 struct Source {
     items: u64,
-    /// Milliseconds before each; none: an iterator.
+    /// Milliseconds before each item; `None` is an iterator.
     every: Option<u64>,
     buffer: Option<usize>,
 }
@@ -51,7 +51,7 @@ struct Source {
 struct Stage {
     kind: Kind,
     buffer: Option<usize>,
-    /// At which item of the first branch its closure fails, or panics.
+    /// The item of the first branch at which its closure fails or panics.
     trips: Option<(u64, Trip)>,
 }
 
@@ -64,7 +64,7 @@ enum Trip {
 #[derive(Clone, Debug)]
 enum Kind {
     Map,
-    /// Leaves out every so manyth.
+    /// Leaves out one in this many.
     Filter(u64),
     Dispatch {
         workers: usize,
@@ -91,7 +91,7 @@ enum Kind {
     Merge(Source),
 }
 
-/// How long work on an item takes.
+/// How long the work on an item takes.
 #[derive(Clone, Copy, Debug)]
 enum Takes {
     Nothing,
@@ -162,7 +162,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 
 // ------------------------------------------------------------------- building
 
-/// An item, and the stages whose closures have had it.
+/// An item, and the stages whose closures it has gone through.
 struct Passed {
     item: Item,
     by: Vec<usize>,
@@ -301,14 +301,14 @@ fn build(ctx: &quell::Context, shape: &Shape, stock: &Stock) -> Pipeline<Passed>
 
 /// What comes out if nothing ends it early.
 struct Plain {
-    /// Sorted. `None`, if a `Take` lets chance decide.
+    /// Sorted. `None` if a `Take` leaves it to chance.
     items: Option<Vec<u64>>,
-    /// What may come, however it ends, and the stages whose closures it has come through:
-    /// nothing that was left out or tripped, nor what comes to a `Take` too late for certain.
+    /// What may come, however it ends, and the stages whose closures it has gone through: not
+    /// what was left out or tripped, nor what certainly comes too late for a `Take`.
     paths: HashMap<u64, Vec<usize>>,
     /// Whether each branch keeps its order.
     ordered: bool,
-    /// Which stage trips; `Err`, if chance decides.
+    /// Which stage trips; `Err` if it is left to chance.
     tripped: Result<Option<(usize, Trip)>, ()>,
 }
 
@@ -343,7 +343,7 @@ fn walk(shape: &Shape) -> Plain {
             }
             Kind::Dispatch { workers, .. } | Kind::Try { workers, .. } => ordered &= *workers == 1,
             Kind::Take(n) if (*n as usize) < items.len() => {
-                // Which items, and whether those before it trip, is a race.
+                // Which items it takes, and whether those before trip, is a race.
                 let merged = items.iter().any(|&n| n >= BRANCH);
                 let before = &shape.stages[..index];
                 let may_trip = before.iter().any(|stage| stage.trips.is_some());
@@ -373,7 +373,7 @@ fn walk(shape: &Shape) -> Plain {
 
 // ------------------------------------------------------------------- a run
 
-/// What must hold whatever happened; panics where it does not.
+/// Checks what must hold whatever happens; panics where it does not.
 async fn run(shape: &Shape) {
     let (parent, canceller) = background().with_cancel();
     let (ctx, _guard) = match shape.end {
@@ -455,8 +455,8 @@ async fn run(shape: &Shape) {
             .sum();
         assert_eq!(all, stock.made(), "{report}");
         let was_cut = ends_at.is_some_and(|at| at <= ended);
-        // A drain that was done within its grace has lost nothing: what a source had in hand
-        // has gone its way, too.
+        // A drain that was done within its grace has lost nothing: what a source had in its hand
+        // has been delivered too.
         let takes = shape.stages.iter().any(|s| matches!(s.kind, Kind::Take(_)));
         if let (Outcome::Cancelled(_), Some(grace), Some(at)) =
             (report.outcome(), shape.drain, ends_at)
@@ -503,14 +503,14 @@ async fn run(shape: &Shape) {
     }
     drop(had);
     assert_eq!(stock.left(), 0, "items are left");
-    // The alarm of the end may be pending on this runtime; it is no task of the pipeline's.
+    // The alarm of the end may be pending on this runtime; it is not a task of the pipeline's.
     canceller.cancel();
     rt::sleep(ms(400)).await;
     quiet().await;
     assert!(ctx.tree().is_empty(), "{}", ctx.tree());
 }
 
-/// A run on a thread and a runtime of its own; what it failed with.
+/// Runs it on a thread and a runtime of its own. Returns what it failed with.
 fn judge(shape: Shape) -> Result<(), String> {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
@@ -525,8 +525,8 @@ fn judge(shape: Shape) -> Result<(), String> {
 
 #[test]
 fn a_pipeline_of_any_shape_ends_in_time_conserves_its_items_and_leaves_nothing() {
-    // Closures panic by the thousand: their words are of no use. Those of this test's
-    // own come with the shape.
+    // Closures panic by the thousand, and their messages are of no use. Those of the test
+    // itself come with the shape.
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let cases = if cfg!(debug_assertions) { 3_000 } else { 30_000 };

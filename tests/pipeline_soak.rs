@@ -1,9 +1,9 @@
 //! Pipelines by the hundred thousand, on two threads, ended at random moments.
 //!
-//! After each hundred the runtime must have no task left and every item must have
-//! been dropped; and once all is warm, no more must be allocated than ever was before.
+//! After each hundred the runtime must have no task left and every item must have been
+//! dropped; and once all is warm, no more may be allocated than before, within [`MORE`].
 #![cfg(all(not(loom), feature = "tokio"))]
-// What races with the pipelines is on the outside.
+// What races with the pipelines stands outside of them.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod kit;
@@ -16,15 +16,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// Both look at what the process has allocated.
+/// Both tests look at what the process has allocated.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// As many in an optimized build; a tenth of it otherwise.
+/// All rounds in an optimized build; a tenth of them otherwise.
 const fn scaled(rounds: usize) -> usize {
     if cfg!(debug_assertions) { rounds / 10 } else { rounds }
 }
 
-/// The system's allocator, and a count of what is allocated.
+/// The system's allocator, with a count of what is allocated.
 struct Counting;
 
 #[global_allocator]
@@ -58,13 +58,13 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// How many allocations, and bytes, there may be more after one hundred than after another.
-/// What is kept is the threads that do quell's own work, which come and go: each is four
-/// allocations, and there are eight or fewer. And the queues, which keep their room.
+/// How many more allocations, and bytes, there may be after one hundred than after another.
+/// The threads that do quell's own work come and go: each is four allocations, and there are
+/// eight or fewer. And queues keep their room.
 const MORE: (usize, usize) = (64, 16 * 1024);
 
-/// Fails if there is more allocated after a round than after any before, once a quarter of
-/// them has made all warm. Looked at after each hundred pipelines.
+/// Fails if more is allocated after a round than after any before, once a quarter of the rounds
+/// has made all warm. Looks after each hundred pipelines.
 fn flat(rounds: usize, pipelines: usize, mut round: impl FnMut(usize)) {
     let mut least = (usize::MAX - MORE.0, usize::MAX - MORE.1);
     for n in 0..rounds {
@@ -72,8 +72,8 @@ fn flat(rounds: usize, pipelines: usize, mut round: impl FnMut(usize)) {
         if n < rounds / 4 || (n + 1) * pipelines % 100 > 0 {
             continue;
         }
-        // Of workers that took no time the timer thread knows until it next looks after them,
-        // and a thread that lets go of what it had in hand may have lost its turn.
+        // The timer thread knows of workers that took no time until its next look, and a thread that
+        // is letting go of what it had in hand may have lost its turn.
         let began = Instant::now();
         loop {
             let now = (ALLOCATIONS.load(SeqCst), BYTES.load(SeqCst));
@@ -139,7 +139,7 @@ async fn one(stock: Stock, seed: u64) {
             });
             None
         }
-        // By the deadline below it, or not at all.
+        // By the reader below, or not at all.
         _ => Some(canceller),
     };
     for k in 0..reads {
@@ -177,8 +177,8 @@ fn a_hundred_thousand_pipelines_ended_at_random_leave_no_task_no_item_and_no_mem
             }
             quiet().await;
         });
-        // A grace that is over ends its pipeline on a thread of quell's own, and that may be
-        // dropping the last items still where nobody has waited for `finish`.
+        // A grace that is over ends its pipeline on a thread of quell's own, which may still be
+        // dropping the last items where nothing has waited for `finish`.
         let began = Instant::now();
         while stock.left() > 0 {
             assert!(began.elapsed() < AGES, "round {round}: {} items are left", stock.left());

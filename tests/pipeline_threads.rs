@@ -1,5 +1,5 @@
-//! Threads share a pipeline's work: as much of it as there is, and nobody waits behind
-//! work that keeps its thread.
+//! Threads share as much of a pipeline's work as there is, and no item waits behind work
+//! that keeps its thread.
 #![cfg(all(not(loom), feature = "tokio"))]
 #![allow(
     clippy::disallowed_methods,
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-/// They measure: each has the machine to itself, as far as this file goes.
+/// The tests measure: each has the machine to itself, as far as this file goes.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -30,7 +30,7 @@ fn spin(time: Duration) {
     }
 }
 
-/// What two bare threads need for 64 milliseconds of work, with nothing between them
+/// How long two bare threads take for 64 milliseconds of work, with nothing between them
 /// but a counter.
 fn bare() -> Duration {
     let (next, began) = (AtomicUsize::new(0), Instant::now());
@@ -46,7 +46,7 @@ fn bare() -> Duration {
     began.elapsed()
 }
 
-/// When the first item began that takes its time: what came before is not measured.
+/// When the first item that takes its time began: what came before is not measured.
 type Began = Arc<OnceLock<Instant>>;
 
 /// The work of one item.
@@ -55,7 +55,7 @@ fn keep(began: &Began, time: Duration) {
     spin(time);
 }
 
-/// What two threads take for the work, and what two bare ones would: of the time of one.
+/// The times of eight workers, and of two bare threads, as fractions of one worker's time.
 struct Tries {
     runtime: tokio::runtime::Runtime,
     all: Vec<(f64, f64)>,
@@ -63,7 +63,7 @@ struct Tries {
 }
 
 impl Tries {
-    /// `None` where there are no two threads.
+    /// `None` where there are not two threads.
     fn new() -> Option<Tries> {
         let two = std::thread::available_parallelism().is_ok_and(|threads| threads.get() > 1);
         two.then(|| Tries { _alone: alone(), runtime: threads(2), all: Vec::new() })
@@ -83,13 +83,13 @@ impl Tries {
         parallel / serial
     }
 
-    /// Others use the machine too: a try in which two bare threads fare no better is none.
+    /// The machine may be busy: tries in which two bare threads did no better do not count.
     fn fair(&self) -> Vec<f64> {
         self.all.iter().filter(|(_, bare)| *bare <= 0.55).map(|(took, _)| *took).collect()
     }
 }
 
-/// It must take two threads 0.6 of what it takes one, in one of a few tries.
+/// In one of some tries, two threads must take at most 0.6 of the time of one.
 fn assert_shared(run: impl Fn(usize, Began) -> Results<u64>) {
     let Some(mut tries) = Tries::new() else { return };
     for _ in 0..40 {
@@ -100,7 +100,7 @@ fn assert_shared(run: impl Fn(usize, Began) -> Results<u64>) {
     assert!(tries.fair().len() < 5, "of one thread's time: {:.2?}", tries.all);
 }
 
-/// It must mostly take no more than that: by the median of five tries, or else of more.
+/// Two threads must mostly take no more than that: by the median of five fair tries, or of more.
 fn assert_mostly_shared(run: impl Fn(usize, Began) -> Results<u64>) {
     let Some(mut tries) = Tries::new() else { return };
     for _ in 0..40 {
@@ -266,7 +266,7 @@ fn others_have_a_turn_after_thirty_two_items_that_suddenly_take_long() {
     }
 }
 
-/// Item `first` keeps its thread until the next has begun: for how long.
+/// Item `first` keeps its thread until the next has begun. Returns for how long.
 fn meets(how: &str, first: u64, source: Pipeline<u64>) -> Duration {
     let runtime = threads(3);
     let (tell, told) = mpsc::channel();
@@ -301,7 +301,7 @@ fn an_item_does_not_wait_long_behind_one_that_suddenly_keeps_its_thread() {
                 let items = Pipeline::from_iter(&background(), 0..before + 1_000);
                 meets("all before took no time", before, items)
             };
-            // Two looks of the timer thread's, if it waits at all; a busy machine may be late once.
+            // Two looks of the timer thread, if it waits at all; a busy machine may be late once.
             let mut all: Vec<_> = (0..9).map(|_| waited()).collect();
             all.sort();
             assert!(all[7] <= ms(25), "after {before}: {all:?}");

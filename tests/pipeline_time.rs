@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// When items come, from now on, in milliseconds.
+/// A stopwatch on the runtime's clock.
 struct Watch(Instant);
 
 impl Watch {
@@ -30,12 +30,12 @@ impl Watch {
     }
 }
 
-/// How timers see a time: the next millisecond.
+/// Rounds a time up to the next millisecond, as timers do.
 fn tick(time: Duration) -> Duration {
     ms(time.as_nanos().div_ceil(1_000_000) as u64)
 }
 
-/// Items at these times, in milliseconds.
+/// Items at these times, in milliseconds from now.
 fn at_times(times: impl IntoIterator<Item = u64>) -> impl Stream<Item = u64> {
     let began = rt::now();
     let times: Vec<u64> = times.into_iter().collect();
@@ -141,7 +141,7 @@ async fn a_pause_among_ten_thousand_items_earns_a_burst_to_the_timers_millisecon
         for burst in [1, 5, 1000] {
             for buffer in [1, 64] {
                 let watch = Watch::start();
-                // Ten seconds from when the last of the first has gone through.
+                // Ten seconds after the last of the first half has gone through.
                 let over = tick(SECOND * (BEFORE - 1) / rate) + 10 * SECOND;
                 let resumes = watch.0 + over;
                 let items = stream::iter(0..2 * BEFORE).then(move |k| async move {
@@ -154,8 +154,8 @@ async fn a_pause_among_ten_thousand_items_earns_a_burst_to_the_timers_millisecon
                     .throttle(Rate::per_second(rate).burst(burst))
                     .buffer(buffer)
                     .run();
-                // By so much the first of the rest is late, and so much of that a burst makes up
-                // for. Where it makes up for all, it is as if there had been no pause.
+                // The first of the rest is late by this much, and a burst makes up for `earned` of it.
+                // Where it makes up for all, it is as if there had been no pause.
                 let late = over - SECOND * BEFORE / rate;
                 let earned = SECOND * (burst - 1) / rate;
                 while let Some(k) = results.next().await {
@@ -223,8 +223,8 @@ async fn waits_that_are_no_pause_by_themselves_earn_no_more_than_a_burst_togethe
         let rate = Rate::per_second(10_000).burst(burst);
         let came = times(Pipeline::from_stream(&background(), items).throttle(rate)).await;
         let rest = came[1000..].iter().filter(|&&at| at <= came[999] + 10).count();
-        // Ten a millisecond, for 10 ms that may be 11 (they are told in whole ones); what the
-        // burst earned; and what is no pause, less than 1 ms.
+        // Ten a millisecond, for 10 ms that may be 11 (times are whole milliseconds); what the
+        // burst earned; and waits of less than 1 ms, which are no pause.
         assert!((100..=120 + burst as usize).contains(&rest), "burst {burst}: {rest} in 10 ms");
     }
 }
@@ -237,7 +237,7 @@ async fn what_a_throttle_was_late_by_itself_is_made_up_though_its_source_pauses_
     let watch = Watch::start();
     assert_eq!(results.next().await, Some(0));
     settle().await;
-    // Its timer, which should ring at 100, rings at 350; that is not all of a pause until 360.
+    // Its timer, due at 100, rings at 350: of the time until 360, not all is a pause.
     tokio::time::advance(ms(350)).await;
     let mut came = Vec::new();
     while results.next().await.is_some() {
@@ -246,13 +246,13 @@ async fn what_a_throttle_was_late_by_itself_is_made_up_though_its_source_pauses_
     assert_eq!(came, [350, 360, 360, 410, 510]);
 }
 
-/// When items go through a throttle whose reader takes `first`, pauses, and takes
-/// the rest.
+/// The times in milliseconds at which items go through a throttle whose reader takes `first`,
+/// pauses, and takes `rest` more.
 async fn through(rate: Rate, first: usize, pause: Duration, rest: usize) -> Vec<u64> {
     let (watch, times) = (Watch::start(), Arc::new(Mutex::new(Vec::new())));
     let seen = times.clone();
-    // There is room for one behind a throttle, and this stage takes it at once: what it sees is
-    // when an item went through.
+    // There is room for one behind a throttle, and this stage takes it at once: it sees an item
+    // when that goes through.
     let mut results = Pipeline::from_iter(&background(), 0_u64..)
         .throttle(rate)
         .stage("sees", |_, mut input: Receiver<u64>, output| async move {
@@ -279,8 +279,8 @@ async fn a_pause_of_the_reader_earns_at_most_a_burst() {
     for burst in [1_usize, 2, 5] {
         let rate = Rate::every(ms(100)).burst(burst as u32);
         let times = through(rate, 10, 3 * SECOND, 20).await;
-        // Whatever time it is, in the period that follows no more go through than a
-        // burst, with one that had gone through before and lay in the buffer.
+        // Whenever it resumes, in the period that follows no more go through than a burst,
+        // plus one that had gone through before and lay in the buffer.
         let resumed = 900 + 3000;
         let at_once = times.iter().filter(|&&at| at >= resumed && at < resumed + 100).count();
         assert!(at_once <= burst + 1, "burst {burst}: {at_once} at once: {times:?}");
@@ -295,7 +295,7 @@ async fn however_long_the_reader_pauses_no_more_than_a_burst_follow_each_other()
         for pause in 100..=900 {
             let rate = Rate::every(ms(100)).burst(burst as u32);
             let times = through(rate, 10, ms(pause), 20).await;
-            // Apart from the one that had gone before, and lay in the buffer.
+            // Apart from the one that had gone through before and lay in the buffer.
             let resumed = times.iter().position(|&at| at >= 900 + pause).unwrap();
             for from in resumed + 1..times.len() - burst {
                 let together = times[from + burst] - times[from];
@@ -315,7 +315,7 @@ async fn workers_that_have_all_been_busy_begin_no_more_than_a_burst_at_once() {
             .throttle(rate)
             .dispatch(8, move |_, n| {
                 notes.lock().unwrap().push(watch.time());
-                // All of the first eight are at it until the second second.
+                // All of the first eight are busy until the first two seconds are over.
                 rt::sleep_until(rt::now() + (2 * SECOND).saturating_sub(watch.time()))
                     .map(move |()| n)
             })
@@ -324,7 +324,7 @@ async fn workers_that_have_all_been_busy_begin_no_more_than_a_burst_at_once() {
         let _ = finish(results).await;
         let begun = begun.lock().unwrap();
         let at_once = begun.iter().filter(|&&at| at >= 2 * SECOND && at < 2 * SECOND + ms(20));
-        // With the one that had gone through before.
+        // Plus the one that had gone through before.
         assert!(at_once.count() <= burst as usize + 1, "burst {burst}: {begun:?}");
         assert!(begun.len() > 50, "{begun:?}");
     }
@@ -356,8 +356,8 @@ async fn a_throttle_that_waits_ends_with_its_pipeline_at_once() {
     assert_eq!(watch.time(), Duration::ZERO);
 }
 
-/// On a clock that goes: how late the items of the last tenth were at the least. The
-/// throttle's own lateness comes and goes with its timer; drift stays.
+/// On a running clock: how late the items of the last tenth were at least. The throttle's
+/// own lateness comes and goes with its timer; drift stays.
 #[test]
 fn a_throttle_on_a_real_clock_does_not_drift() {
     let mut best = Duration::MAX;
@@ -524,7 +524,7 @@ async fn a_drain_stops_the_source_and_delivers_what_it_has_made() {
         let (all, made) = futures::join!(reading, cancelling);
         let report = finish(results).await;
         let source = &report.stages()[0];
-        // What the source had in hand, because there was no room, goes its way as well.
+        // What the source had in its hand, for lack of room, is delivered as well.
         assert_eq!(source.discarded(), 0, "{report}");
         assert_eq!(all.len(), made, "{report}");
         assert!(all.iter().enumerate().all(|(n, item)| item.n <= n as u64 + 10));
@@ -728,7 +728,7 @@ async fn a_drain_flushes_the_chunk_that_is_being_filled_and_the_throttle_keeps_i
         .run();
     assert!(rt::timeout(ms(250), results.next()).await.is_err());
     canceller.cancel();
-    // 0, 1 and 2 have gone through; 3 is in the throttle's hand, five are behind it.
+    // 0, 1 and 2 have gone through; 3 is in the throttle's hand, and five wait for it.
     let chunk = results.next().await.unwrap();
     assert!(chunk.iter().copied().eq(0..chunk.len() as u64), "{chunk:?}");
     assert_eq!(watch.time(), ms(100) * (chunk.len() as u32 - 1));

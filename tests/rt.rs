@@ -1,4 +1,4 @@
-//! Tasks, sleeping, choosing: the same functions in and outside a runtime.
+//! Tasks, sleeping, choosing: the same functions inside and outside a runtime.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod kit;
@@ -91,7 +91,7 @@ async fn a_timeout_gives_the_result_or_says_that_the_time_is_up() {
     let slow = rt::timeout(SECOND, std::future::pending::<()>()).await;
     assert_eq!(slow.unwrap_err().to_string(), "the time is up");
     assert_eq!(rt::now() - began, SECOND);
-    // What is ready is not thrown away, though its time has passed as well.
+    // A ready result is not thrown away, though its time has passed as well.
     assert_eq!(rt::timeout(Duration::ZERO, async { 7 }).await, Ok(7));
 }
 
@@ -162,7 +162,7 @@ async fn to_yield_lets_every_ready_task_go_first() {
 #[test]
 fn a_sleep_outlives_its_runtime() {
     use std::task::{Context, Waker};
-    // Where the time has passed before the runtime has seen it, nothing is shown: then a longer one.
+    // If the time has passed before the first poll, nothing is shown: then a longer one is tried.
     for millis in [10, 100, 1_000, 10_000] {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let mut sleep = Box::pin(rt::sleep(Duration::from_millis(2 * millis)));

@@ -1,5 +1,5 @@
 //! Real signals to a real process: this test starts itself as a child, in one
-//! of the roles below, and sends it what a user at a keyboard would.
+//! of the roles below, and sends it what a user would.
 #![cfg(all(unix, not(loom)))]
 
 use quell::{Canceller, Context, Done, signal};
@@ -33,7 +33,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Who is woken, and lets go of all that is left of a context but what told it.
+/// A waker that drops all that is left of a context except what woke it.
 struct LetsGo(Mutex<Option<(Context, Canceller, Done)>>);
 
 impl Wake for LetsGo {
@@ -43,7 +43,7 @@ impl Wake for LetsGo {
     }
 }
 
-/// What the child does: prints a line whenever it has come to the next step.
+/// What the child does. It prints a line at each step.
 fn play(role: &str) {
     if role == "no file is to be had at first" {
         let files: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
@@ -117,7 +117,7 @@ fn play(role: &str) {
             let (timed, _timed) = Context::background().with_timeout(Duration::from_secs(3600));
             let failed = std::panic::catch_unwind(|| drop(signal::interrupt(&timed)));
             println!("{}", if failed.is_err() { "failed" } else { "there was one" });
-            // Not for ever, should nothing end it.
+            // Not for ever, in case nothing ends it.
             Context::background().wait_timeout(Duration::from_secs(20));
         }
         _ => unreachable!(),
@@ -135,7 +135,7 @@ impl Played {
         Played::started(role, &mut Command::new(program))
     }
 
-    /// In four gigabytes of memory, of which a thread wants one.
+    /// With four gigabytes of memory, of which a thread takes one.
     fn start_with_few_threads(role: &str) -> Self {
         let mut limited = Command::new("sh");
         limited.args(["-c", "ulimit -v 4194304; exec \"$0\" \"$@\""]);
@@ -143,7 +143,7 @@ impl Played {
         Played::started(role, &mut limited)
     }
 
-    /// With few files, of which to listen to signals takes some.
+    /// With few files, some of which are needed to listen to signals.
     fn start_with_few_files(role: &str) -> Self {
         let mut limited = Command::new("sh");
         limited.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]);
@@ -164,7 +164,7 @@ impl Played {
         played
     }
 
-    /// Reads on until a line ends with this.
+    /// Reads on until a line ends with `wanted`.
     fn until(&mut self, wanted: &str) {
         let found = self.lines.by_ref().any(|line| line.unwrap().ends_with(wanted));
         assert!(found, "the child ended without saying {wanted:?}");
@@ -176,7 +176,7 @@ impl Played {
     }
 
     fn end(mut self) -> ExitStatus {
-        // To the end of its output, so that it never waits for a reader.
+        // To the end of its output, so that the child never waits for a reader.
         self.lines.by_ref().for_each(drop);
         self.child.wait().unwrap()
     }

@@ -1,8 +1,8 @@
 //! The test of the checker on the library itself: with one line of quell broken, it finds
 //! a violation in a pipeline, a group or a context that is clean otherwise.
 //!
-//! `cargo planted`. The switches exist under `--cfg quell_planted` only. Those that no
-//! task can meet are named at the end of this file, each with the reason; they are for the
+//! Run with `cargo planted`. The switches exist under `--cfg quell_planted` only. Those that
+//! no task can meet are listed at the end of this file, each with the reason; they are for the
 //! models: `cargo loom planted`.
 #![cfg(all(test, not(loom), quell_planted))]
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Two senders, who sometimes give up, and a reader who ends because they leave.
+/// Two senders that sometimes give up, and a reader that ends because they leave.
 async fn channels(ctx: Context) {
     let (items, mut read) = quell::channel::bounded(1);
     let senders = [(ctx.clone(), items.clone()), (ctx.clone(), items)].map(|(ctx, items)| {
@@ -43,7 +43,7 @@ async fn channels(ctx: Context) {
     }
 }
 
-/// A reader who is busy with a result until the last stage has put in the next.
+/// A reader that is busy with a result until the last stage has sent all the others.
 async fn busy(ctx: Context) {
     let (put, mut told) = quell::channel::bounded(1);
     let mut results = Pipeline::from_iter(&ctx, 0..3)
@@ -65,7 +65,7 @@ async fn busy(ctx: Context) {
     let _ = results.finish().await;
 }
 
-/// Senders who end because their reader leaves.
+/// Senders that end because their reader leaves.
 async fn closed(ctx: Context) {
     let (items, mut read) = quell::channel::bounded(1);
     let senders = [items.clone(), items].map(|items| {
@@ -143,7 +143,7 @@ async fn hourly(ctx: Context) {
     drop(results);
 }
 
-/// A worker who needs another to go on, after so many items that it has let others go first.
+/// A worker that needs another one to get on, after enough items to have let others go first.
 async fn in_company(ctx: Context) {
     let (tell, told) = quell::channel::bounded(1);
     let told = std::sync::Mutex::new(Some(told));
@@ -169,7 +169,7 @@ async fn in_company(ctx: Context) {
     let _ = results.finish().await;
 }
 
-/// Workers who have nothing to do until the next item is due.
+/// Workers that have nothing to do until the next item is due.
 async fn idle_workers(ctx: Context) {
     let mut results = Pipeline::from_iter(&ctx, 0..4_u32)
         .throttle(Rate::every(10 * MILLI))
@@ -180,7 +180,7 @@ async fn idle_workers(ctx: Context) {
     let _ = results.finish().await;
 }
 
-/// A reader who stops while much is under way: all of it is accounted for.
+/// A reader that stops while much is under way: all of it is accounted for.
 async fn left_behind(ctx: Context) {
     let mut results = Pipeline::from_iter(&ctx, 0..8_u32).buffer(4).map(|n| n).buffer(4).run();
     let _ = ctx.run(results.next()).await;
@@ -188,7 +188,7 @@ async fn left_behind(ctx: Context) {
     assert!(report.conserved(), "{report}");
 }
 
-/// A sender who is promised room, and leaves: it goes to the one behind.
+/// A sender that is promised room, and leaves: the room goes to the one behind.
 async fn promised_room(ctx: Context) {
     let (items, mut read) = quell::channel::bounded(1);
     let sends = items.clone();
@@ -228,7 +228,7 @@ async fn groups(ctx: Context) {
     assert!(ended.is_ok() || ctx.is_done(), "{ended:?}");
 }
 
-/// A spawn that is promised a place, and leaves: it goes to the one behind.
+/// A spawn that is promised a place, and leaves: the place goes to the one behind.
 async fn promised_places(ctx: Context) {
     async fn member(_: Context) -> io::Result<()> {
         rt::sleep(MILLI).await;
@@ -253,7 +253,7 @@ async fn promised_places(ctx: Context) {
     group.wait().await.unwrap();
 }
 
-/// Nobody gives up: whoever waits for room gets it when one ends.
+/// No spawn gives up: one that waits for a place gets it when a task ends.
 async fn patient_groups(ctx: Context) {
     let group = Group::new(&ctx);
     group.limit(1);
@@ -269,7 +269,7 @@ async fn patient_groups(ctx: Context) {
     let _ = group.wait().await;
 }
 
-/// Whoever waits for room comes back when the context ends, though there is none.
+/// A spawn that waits for a place comes back when the context ends, though there is none.
 async fn full_groups(ctx: Context) {
     let full = Group::new(&ctx);
     full.limit(1);
@@ -284,7 +284,7 @@ async fn full_groups(ctx: Context) {
     let _ = full.wait().await;
 }
 
-/// The first failure of a group is what its tasks are ended for, and not its echo.
+/// The group ends because of its first failure, and not because of that failure's echo.
 async fn failing_groups(_ctx: Context) {
     let group = Group::new(&Context::background());
     let _ = group.try_spawn("echoes", |ctx| async move {
@@ -344,7 +344,7 @@ async fn moved(ctx: Context) {
     second.await.unwrap();
 }
 
-/// Waits once, and no more.
+/// Polls it once, and no more.
 async fn wait_once(done: &mut quell::Done) {
     std::future::poll_fn(|cx| {
         let _ = Pin::new(&mut *done).poll(cx);
@@ -353,7 +353,7 @@ async fn wait_once(done: &mut quell::Done) {
     .await;
 }
 
-/// A wait that is given up after the end, which has taken it along.
+/// A wait that is given up after the end, which has already taken it.
 async fn given_up(ctx: Context) {
     let (child, canceller) = ctx.with_cancel();
     let mut done = child.done();
@@ -365,7 +365,7 @@ async fn given_up(ctx: Context) {
 /// How a context ended does not change: its deadline came before the cancel.
 async fn too_late(ctx: Context) {
     let (child, canceller) = ctx.with_timeout(MILLI);
-    // Nobody waits for the deadline any more when it comes.
+    // No task waits for the deadline any more when it comes.
     wait_once(&mut child.done()).await;
     rt::sleep(2 * MILLI).await;
     let ended = child.err();
@@ -373,7 +373,7 @@ async fn too_late(ctx: Context) {
     assert_eq!(child.err(), ended);
 }
 
-/// The first violation that any of them shows.
+/// The first violation that any of the bodies shows.
 fn found() -> Option<String> {
     let checker = Checker::new()
         .inject([Inject::Cancel, Inject::Drop, Inject::None])
@@ -383,7 +383,7 @@ fn found() -> Option<String> {
         let first = report.violations().first().map(|first| first.to_string());
         first.map(|first| first.lines().take(4).collect::<Vec<_>>().join(" "))
     };
-    // A throttle that comes late by its own timer makes that up, so nobody is late here.
+    // A throttle makes up for what its own timer was late by, so nothing is late here.
     let in_time = Checker::exhaustive().max_delays(0).inject([Inject::Cancel, Inject::None]);
     let ends = checker.clone().inject([Inject::Cancel, Inject::Drop]);
     said(checker.run(channels))
@@ -462,7 +462,7 @@ macro_rules! found {
 }
 
 // A task runs alone until it awaits, and user code is called where nothing is half done: what
-// takes two threads inside of one poll is for the models alone.
+// takes two threads inside one poll is for the models alone.
 found! {
     CloneNotCounted CloseForgetsWriters EchoTakenForFailure ExpiryNotWrittenDown FuncNotChecked
     IdleTakerNotNoted LastSenderSilent LeftNotCounted LoneTakerCallsNobody PauseEarnsAll
