@@ -942,8 +942,8 @@ fn a_drain_delivers_what_a_blocking_source_has_made_and_waits_for_no_more() {
                 .run();
             runtime.block_on(async {
                 assert_eq!(results.next().await, Some(0));
-                // One is behind the stage, one in its hand, and one comes from the thread, which has
-                // been asked for another.
+                // One is behind the stage, one in its hand, and one comes from the thread, which
+                // has been asked for another.
                 while asked.recv().unwrap() < 4 {}
                 canceller.cancel();
                 assert_eq!(read(&mut results).await, [1, 2, 3]);
@@ -1079,7 +1079,7 @@ impl Drop for Kept {
 }
 
 impl Gate {
-    /// The gate; whose item is at it; and what opens it when it is dropped.
+    /// The gate; the index of the pipeline whose item is at it; and what opens it when dropped.
     fn new() -> (Arc<Self>, mpsc::Receiver<usize>, mpsc::Sender<()>) {
         let ((tell, told), (open, opens)) = (mpsc::channel(), mpsc::channel());
         (Arc::new(Gate { tell, opens: Mutex::new(Some(opens)) }), told, open)

@@ -72,8 +72,8 @@ fn flat(rounds: usize, pipelines: usize, mut round: impl FnMut(usize)) {
         if n < rounds / 4 || (n + 1) * pipelines % 100 > 0 {
             continue;
         }
-        // The timer thread knows of workers that took no time until its next look, and a thread that
-        // is letting go of what it had in hand may have lost its turn.
+        // The timer thread knows of workers that took no time until its next look, and a thread
+        // that is letting go of what it had in hand may have lost its turn.
         let began = Instant::now();
         loop {
             let now = (ALLOCATIONS.load(SeqCst), BYTES.load(SeqCst));

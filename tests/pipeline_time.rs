@@ -154,8 +154,8 @@ async fn a_pause_among_ten_thousand_items_earns_a_burst_to_the_timers_millisecon
                     .throttle(Rate::per_second(rate).burst(burst))
                     .buffer(buffer)
                     .run();
-                // The first of the rest is late by this much, and a burst makes up for `earned` of it.
-                // Where it makes up for all, it is as if there had been no pause.
+                // The first of the rest is late by this much, and a burst makes up for `earned` of
+                // it. Where it makes up for all, it is as if there had been no pause.
                 let late = over - SECOND * BEFORE / rate;
                 let earned = SECOND * (burst - 1) / rate;
                 while let Some(k) = results.next().await {

@@ -1,15 +1,15 @@
 //! True parallelism, and memory over time.
 //!
-//! Models see every order of a few steps; here threads make the steps by the
-//! million. What is counted must come out: nothing is left in the tree, memory
-//! is flat, everybody who waits wakes, everything below a cancelled context is
-//! done, and a function runs or was stopped, never both and never neither.
+//! Models see every order of a few steps; here threads make steps by the million.
+//! What is counted must add up: nothing is left in the tree, memory is flat, every
+//! waiter is woken, everything below a cancelled context is done, and a function
+//! runs or was stopped, never both and never neither.
 //!
 //! The random numbers have fixed seeds; the threads are what differs from run
 //! to run. A run that hangs is ended, and says which one it was.
 
 #![cfg(not(loom))]
-// Threads that race are on the outside of the room of locks, and of loom.
+// Threads that race stand outside of the room of locks, and of loom.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use futures::executor::block_on;
@@ -28,12 +28,12 @@ use std::time::Duration;
 
 const THREADS: usize = 4;
 
-/// As many in an optimized build; a tenth of it otherwise.
+/// All rounds in an optimized build; a tenth of them otherwise.
 const fn scaled(rounds: usize) -> usize {
     if cfg!(debug_assertions) { rounds / 10 } else { rounds }
 }
 
-/// The tree of the background is the process's, and so is the memory.
+/// The tree of the background belongs to the process, and so does the memory.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Runs `test` by itself; fails if it hangs.
@@ -94,7 +94,7 @@ fn poll_once(done: &mut Done) -> Poll<ContextError> {
 
 // ------------------------------------------------------------------ no leaks
 
-/// A child, and what hangs on it.
+/// A child, and what depends on it.
 struct Child {
     ctx: Context,
     canceller: Canceller,
@@ -156,7 +156,7 @@ impl Child {
                 return;
             }
             4 => {
-                // Only its function could keep it now.
+                // Only its function could keep it alive now.
                 canceller.detach();
                 if func.is_some_and(|func| func.stop()) {
                     funcs.stopped.fetch_add(1, Ordering::Relaxed);
@@ -177,7 +177,7 @@ impl Child {
     }
 }
 
-/// Makes and ends `children` of them, in random order, `kept` alive at a time.
+/// Makes and ends `children` of them, in random order, with `kept` alive at a time.
 fn bring_up(parent: &Context, funcs: &Arc<Funcs>, children: usize, kept: usize, seed: usize) {
     let mut rng = Rng::new(seed);
     let mut nursery: Vec<Child> = Vec::with_capacity(kept);
@@ -225,8 +225,8 @@ fn a_million_children_made_and_ended_on_four_threads_leave_nothing_behind() {
         assert_eq!(Arc::strong_count(&funcs), 1, "functions that were kept after their end");
         drop((parent, canceller));
         assert_eq!(live(), before);
-        // How much it has given back to the system just then is the allocator's affair:
-        // what has grown is what the leanest late round has more than the fattest early one.
+        // How much memory the allocator has returned to the system by then is its own affair:
+        // the growth is what the leanest late round has more than the fattest early one.
         let (early, late) = memory.split_at(memory.len() / 2);
         if let (Some(early), Some(late)) = (early.iter().max(), late.iter().min()) {
             assert!(*late < early + 8 * 1024, "memory after each round, in KiB: {memory:?}");
@@ -270,7 +270,7 @@ fn wait_somehow(ctx: &Context, other: &Context, how: usize) -> ContextError {
             child.wait()
         }
         5 => {
-            // The first waker is no good; the second is.
+            // The first waker does nothing; the second works.
             let mut done = ctx.done();
             let _ = poll_once(&mut done);
             block_on(done)
@@ -327,7 +327,7 @@ fn everybody_who_waits_is_woken_however_the_end_and_the_wait_meet() {
                 *contest.lock().unwrap() = Some((ctx, vec![own]));
                 barrier.wait();
                 (0..rng.below(2_000)).for_each(|_| std::hint::spin_loop());
-                // The canceller is dropped instead, every other time.
+                // Half of the time the canceller is dropped instead.
                 if rng.below(2) == 0 {
                     canceller.cancel();
                 }
@@ -383,7 +383,7 @@ fn plant(rng: &mut Rng) -> Forest {
             2 if layer > 0 => (parent.linked(&[&contexts[parents[1]]]), true),
             3 => {
                 let made = parent.with_cancel();
-                // A waiter and a function, for the sweep to carry.
+                // A function, for the sweep to carry.
                 made.0.after_func(|| {});
                 (made, false)
             }
@@ -405,13 +405,13 @@ fn plant(rng: &mut Rng) -> Forest {
     Forest { contexts, cancellers, below }
 }
 
-/// Cancels everything, asks everything below, and says what causes it saw.
+/// Cancels everything, checks everything below, and returns the causes it saw.
 fn storm(forest: &Forest, thread: usize, round: usize) -> HashMap<usize, String> {
     let mut rng = Rng::new(round * THREADS + thread);
     let mut order: Vec<usize> = (0..forest.contexts.len()).collect();
     rng.shuffle(&mut order);
     if round % 4 > 0 {
-        // From the leaves up as a rule, or all would be over at once.
+        // Usually from the leaves up, or all would be over at once.
         order.sort_by_key(|&at| Reverse(at / WIDTH));
     }
     let mut seen = HashMap::new();
@@ -422,7 +422,7 @@ fn storm(forest: &Forest, thread: usize, round: usize) -> HashMap<usize, String>
             0 => canceller.cancel(),
             1 => canceller.cancel_with(format!("{thread} at {at}")),
             _ => {
-                // Let go by everybody: only the last one cancels.
+                // Every thread lets go of it: only the last drop cancels.
                 drop(forest.cancellers[at].lock().unwrap().take());
                 continue;
             }

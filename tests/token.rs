@@ -93,7 +93,7 @@ fn a_token_that_is_dropped_leaves_nothing_behind() {
     make(200_000);
     let more = resident().saturating_sub(before);
     assert!(more < 4 << 20, "{more} bytes are left");
-    // Of those that are kept, one that is cancelled ends nothing else.
+    // Cancelling one of the tokens ends nothing else.
     let other = ctx.token();
     other.cancel();
     assert!(!kept.is_cancelled() && !ctx.is_done());
@@ -116,7 +116,7 @@ fn a_token_is_cancelled_before_any_function_at_the_end_runs() {
     assert!(told.recv().unwrap());
 }
 
-/// A value whose drops are counted: how many contexts are still alive.
+/// A value that counts its drops: that many contexts are gone.
 struct Alive(Arc<AtomicUsize>);
 
 impl Drop for Alive {
@@ -138,7 +138,7 @@ async fn neither_direction_leaves_a_task_or_keeps_a_context_alive() {
         second.detach();
     }
     assert_eq!(dropped.load(Ordering::SeqCst), 100);
-    // The alarms' tasks were told to go; the runtime needs a few turns to bury them.
+    // The alarms' tasks were told to go; the runtime needs a few turns to drop them.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
@@ -184,7 +184,7 @@ async fn a_token_that_is_cancelled_after_a_deadline_above_finds_it_exceeded() {
     let (middle, _c) = request.with_cancel();
     let (ctx, _c) = middle.with_token(&token);
     let (child, _c) = ctx.with_cancel();
-    // Nobody waits, so no timer acts on it.
+    // No task waits, so no timer acts on it.
     tokio::time::advance(Duration::from_secs(6)).await;
     token.cancel();
     for ctx in [&child, &ctx, &middle, &request] {
@@ -197,7 +197,7 @@ fn a_token_that_is_cancelled_when_a_context_above_has_ended_changes_no_cause() {
     for _ in 0..20 {
         let token = CancellationToken::new();
         let (parent, canceller) = Context::background().with_cancel();
-        // They keep the sweep from coming by at once.
+        // These keep the sweep from arriving at once.
         let before: Vec<_> = (0..2_000)
             .map(|_| {
                 let (child, canceller) = parent.with_cancel();
@@ -247,7 +247,7 @@ fn a_function_that_a_token_runs_holds_up_no_pipeline() {
         assert_eq!(results.next().await, Some(0));
         let (tell, told) = std::sync::mpsc::channel();
         other.after_func(move || {
-            // That the stage is gone, and not that it is time to give up.
+            // Checks that the stage is gone, and not that the wait has expired.
             let gone = released.recv_timeout(Duration::from_secs(10));
             tell.send(gone == Err(std::sync::mpsc::RecvTimeoutError::Disconnected)).unwrap();
         });
@@ -266,7 +266,7 @@ async fn a_function_that_was_stopped_keeps_no_token_of_a_context_that_is_gone() 
     let function = ctx.after_func(|| ());
     assert!(function.stop());
     drop(ctx);
-    // The alarm's task was told to go; the runtime needs a few turns to bury it.
+    // The alarm's task was told to go; the runtime needs a few turns to drop it.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }

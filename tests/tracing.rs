@@ -12,7 +12,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// Writes every event of quell's down as a line.
+/// Writes each of quell's events down as a line.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -34,7 +34,7 @@ impl Subscriber for Lines {
         }
         let mut fields = Fields(String::new());
         event.record(&mut fields);
-        // A subscriber is the user's code: it may use the tree, for no lock is held.
+        // A subscriber is user code: it may use the tree, as no lock is held.
         let (ctx, canceller) = Context::background().with_cancel();
         drop(canceller.clone());
         assert!(!ctx.is_done());
@@ -45,7 +45,7 @@ impl Subscriber for Lines {
     fn exit(&self, _: &Id) {}
 }
 
-/// What is written while `body` runs.
+/// The lines that are written while `body` runs.
 fn lines(body: impl FnOnce()) -> Vec<String> {
     let lines = Lines::default();
     tracing::subscriber::with_default(lines.clone(), body);
@@ -53,7 +53,7 @@ fn lines(body: impl FnOnce()) -> Vec<String> {
     lines.clone()
 }
 
-/// Until its deadline has passed.
+/// Waits until its deadline has passed.
 fn outlast(ctx: &Context) {
     let deadline = ctx.deadline().unwrap();
     while quell::rt::now() < deadline {}
@@ -105,7 +105,7 @@ fn a_deadline_is_reported_once_however_many_look() {
     assert!(lines[0].contains(wanted), "{lines:?}");
 }
 
-/// Tells the thread on which it is displayed.
+/// Reports the thread on which it is displayed.
 #[derive(Debug)]
 struct Slow(mpsc::Sender<Option<String>>);
 
@@ -124,13 +124,13 @@ fn a_deadlines_event_is_not_told_on_the_timer_thread_where_it_would_delay_the_ot
     let (tell, told) = mpsc::channel();
     let (ctx, _canceller) =
         Context::background().with_timeout_cause(Duration::from_millis(1), Slow(tell));
-    // A look from here would tell it from here.
+    // A look from here would report it from here.
     ctx.after_func(|| ());
     let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
     assert_ne!(told.as_deref(), Some("quell-timer"));
 }
 
-/// Once for all; the other tests have subscribers of their own.
+/// Installed once for all; the other tests have subscribers of their own.
 fn hear_every_thread() {
     static HEARS: Once = Once::new();
     HEARS.call_once(|| tracing::subscriber::set_global_default(Lines::default()).unwrap());
@@ -147,7 +147,7 @@ fn what_a_waker_ends_on_the_timer_thread_is_told_on_another() {
     }
     hear_every_thread();
     let (tell, told) = mpsc::channel();
-    // Nobody waits for this one: it is told by whoever ends it.
+    // No task waits for this one: its end is reported by what ends it.
     let (ended, canceller) = Context::background().with_cancel();
     let waker = Waker::from(Arc::new(Ends(Mutex::new(Some((canceller, tell))))));
     let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(500));
@@ -191,7 +191,7 @@ fn many_ends_on_the_timer_thread_are_told_in_their_order() {
     }
 }
 
-/// Notes, when it is displayed, whether nobody receives any more.
+/// Notes, when it is displayed, whether the receiver is gone.
 #[cfg(feature = "tokio")]
 #[derive(Debug)]
 struct Looks(quell::channel::Sender<u8>, mpsc::Sender<bool>);
@@ -221,7 +221,7 @@ async fn no_pipeline_goes_on_until_somebody_has_written_down_why_it_ends() {
             drop(input);
         })
         .run();
-    // Another that only begins to drain.
+    // Another pipeline, which only begins to drain.
     let grace = OnCancel::Drain { grace: Duration::MAX };
     let mut drains = Pipeline::from_iter(&ctx, 0..).on_cancel(grace).run();
     assert_eq!(drains.next().await, Some(0));
@@ -266,7 +266,7 @@ fn a_cause_that_panics_when_its_event_was_its_last_keeps_no_function_from_runnin
     let (ctx, canceller) = Context::background().with_cancel();
     let slow = ctx.with_timeout_cause(Duration::from_millis(1), Bomb);
     let deadline = slow.0.deadline().unwrap();
-    // It is in its parent's list then.
+    // With one below it, it is in its parent's list.
     let below = slow.0.with_cancel();
     let kept = Arc::new(Drops(Mutex::new(vec![below, slow])));
     while quell::rt::now() < deadline {}

@@ -1,9 +1,9 @@
 //! Values, against a walk up the chain.
 //!
 //! However values are found, the answer must be that of the plainest search:
-//! from the context towards the root, the first that was given this name. Here
-//! random trees of values, cancels and detachments are asked for every name
-//! from every context, and every value that went in is counted out again.
+//! the first value of this name, from the context towards the root. Here every
+//! context of random trees of values, cancels and detachments is asked for every
+//! name, and every value that went in is accounted for.
 
 #![cfg(not(loom))]
 
@@ -37,7 +37,7 @@ impl Drop for Counted {
     }
 }
 
-/// As many types as one likes.
+/// As many types as are needed.
 struct Typed<const N: usize>(Counted);
 
 const TYPES: usize = 6;
@@ -79,8 +79,8 @@ enum Op {
     Drop(usize),
 }
 
-/// How many keys there are in it, and the operations. Contexts are picked from
-/// the newest, or from all that are alive.
+/// How many keys are used, and the operations. Contexts are picked: the newest,
+/// or any that is alive.
 fn history() -> impl Strategy<Value = (usize, Vec<Op>)> {
     (1..=KEYS.len()).prop_flat_map(|keys| {
         let at = || prop_oneof![2 => Just(0_usize), 1 => 0..1000_usize];
@@ -108,7 +108,7 @@ struct Layer {
 
 struct World {
     layers: Vec<Layer>,
-    /// A rule of the walk, broken.
+    /// Breaks a rule of the walk.
     eldest_first: bool,
 }
 
@@ -134,7 +134,7 @@ impl World {
     }
 
     fn step(&mut self, op: Op) {
-        // Where no value is given, it is dropped at once.
+        // An operation that gives no value drops it at once.
         let derive = |make: fn(&Context) -> Context| move |ctx: &Context, _| make(ctx);
         match op {
             Op::Give(at, name) => self.add(at, Some(name), |ctx, value| match name {
@@ -189,7 +189,7 @@ impl World {
         Ok(())
     }
 
-    /// A value is there as long as a context at or below it is, and no longer.
+    /// A value lives as long as a context at or below it, and no longer.
     fn count_drops(&self) -> Result<(), String> {
         let mut alive: Vec<bool> = self.layers.iter().map(|layer| layer.ctx.is_some()).collect();
         for at in (0..alive.len()).rev() {
@@ -221,7 +221,7 @@ fn replay(keys: usize, ops: &[Op], eldest_first: bool) -> Result<(), String> {
             world.look(at, ctx, keys)?;
         }
     }
-    // Whoever goes first: from the root on, or from the leaves.
+    // In either order: from the root on, or from the leaves.
     let order: Vec<usize> = match keys % 2 {
         0 => (0..world.layers.len()).collect(),
         _ => (0..world.layers.len()).rev().collect(),

@@ -60,7 +60,7 @@ fn reads_of_two(bound: usize) -> BTreeSet<(u8, u8)> {
 
 #[test]
 fn loom_is_complete_for_one_preemption_fewer_than_its_bound() {
-    // One preemption is enough: of the first thread by one of the others, and at its end the last runs.
+    // One preemption is enough: the first thread gives way to one of the others, then to the last.
     assert!(!reads_of_two(1).contains(&(1, 1)), "loom has learnt it: the docs may say more");
     assert!(reads_of_two(2).contains(&(1, 1)));
 }

@@ -147,7 +147,7 @@ async fn hourly(ctx: Context) {
 async fn in_company(ctx: Context) {
     let (tell, told) = quell::channel::bounded(1);
     let told = std::sync::Mutex::new(Some(told));
-    // The end of a source calls everybody: this one has none.
+    // The end of a source calls every worker: this one has no end.
     let items = stream::iter(0..100_u32).chain(stream::pending());
     let mut results = Pipeline::from_stream(&ctx, items)
         .buffer(100)

@@ -42,7 +42,7 @@ async fn stopped_reader_repaired(ctx: Context) {
     producer.await.unwrap();
 }
 
-/// What was received is still being looked at when the context ends, and goes with it.
+/// A received item is still being worked on when the context ends, and is lost with the future.
 async fn dropped_item(ctx: Context) {
     let (items, mut read) = mpsc::channel(4);
     for n in 0..2 {
@@ -77,7 +77,7 @@ async fn dropped_item_repaired(ctx: Context) {
     }
 }
 
-/// To finish what is left it reads until the channel is closed, and has a sender itself.
+/// Reads until the channel is closed, to finish what is left, but holds a sender itself.
 async fn endless_drain(ctx: Context) {
     let (items, mut read) = mpsc::channel(2);
     let again = items.clone();
@@ -113,7 +113,7 @@ async fn endless_drain_repaired(ctx: Context) {
     worker.await.unwrap();
 }
 
-/// It waits for the last sender to go, and that is its own.
+/// Waits for the last sender to go, which is its own.
 async fn own_sender(_ctx: Context) {
     let (items, mut read) = mpsc::channel(1);
     for n in 0..2 {
@@ -134,7 +134,7 @@ async fn own_sender_repaired(_ctx: Context) {
     while read.recv().await.is_some() {}
 }
 
-/// A server that stops keeps the questions that it has not answered.
+/// A server that stops keeps the questions it has not answered.
 async fn unanswered(ctx: Context) {
     let (ask, mut asked) = mpsc::channel::<oneshot::Sender<u32>>(4);
     let client = rt::spawn_named("client", async move {
@@ -181,7 +181,7 @@ async fn unanswered_repaired(ctx: Context) {
     client.await.unwrap();
 }
 
-/// It waits for a change, though there may have been the last one already.
+/// Waits for a change, though the last one may have come already.
 async fn missed_change(_ctx: Context) {
     let (state, read) = watch::channel(false);
     let writer = rt::spawn_named("writer", async move {
@@ -210,7 +210,7 @@ async fn missed_change_repaired(_ctx: Context) {
     writer.await.unwrap();
 }
 
-/// A send can fail when everything stops, and is unwrapped.
+/// A send that can fail when everything stops is unwrapped.
 async fn unwrapped_send(ctx: Context) {
     let (items, mut read) = mpsc::channel(1);
     let producer = rt::spawn_named("producer", async move {

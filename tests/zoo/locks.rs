@@ -22,7 +22,7 @@ pub fn all() -> Vec<Animal> {
     ]
 }
 
-/// Whoever comes to wait after the notification waits for ever.
+/// A task that begins to wait after the notification waits for ever.
 async fn lost_notify(_ctx: Context) {
     let ready = Arc::new(Notify::new());
     let waits = ready.clone();
@@ -43,7 +43,7 @@ async fn lost_notify_repaired(_ctx: Context) {
     waiter.await.unwrap();
 }
 
-/// Whoever is to stop the worker needs the lock that the worker keeps meanwhile.
+/// Stopping the worker takes the lock that the worker keeps meanwhile.
 async fn held_guard(ctx: Context) {
     let state = Arc::new(Mutex::new(0));
     let (work, canceller) = Context::background().with_cancel();
@@ -122,7 +122,7 @@ async fn polled_too_soon_repaired(ctx: Context) {
 }
 
 /// A task passes the end on, by a flag and a notification, which comes after the check of
-/// the flag and before the wait. Nothing near that wait knows of a context.
+/// the flag and before the wait. No context is looked at near that wait.
 async fn missed_relay(ctx: Context) {
     let (stopped, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
     let (flag, tell) = (stopped.clone(), stop.clone());
@@ -215,7 +215,7 @@ async fn crossed_locks_repaired(_ctx: Context) {
     two.await.unwrap();
 }
 
-/// One of two who are to meet has gone home.
+/// One of the two that are to meet has left.
 async fn absent_party(ctx: Context) {
     let meeting = Arc::new(Barrier::new(2));
     let meets = meeting.clone();
@@ -268,7 +268,7 @@ async fn full_group_repaired(_ctx: Context) {
     parent.await.unwrap();
 }
 
-/// Whoever waits for the worker is told by its last line, which a panic skips.
+/// The worker's last line ends the wait for it, and a panic skips that line.
 async fn skipped_close(_ctx: Context) {
     let closed = Arc::new(Notify::new());
     let closes = closed.clone();

@@ -1,6 +1,6 @@
 //! Small broken bodies, one bug each, and beside each its repaired twin.
 //!
-//! A bug must be found by the checker as it is when nothing is configured: as the
+//! The checker must find a bug with nothing but its injection configured: as the
 //! right kind of violation, of the right task, at the line that bears its mark
 //! (`// <- name`). Its twin must be clean under every schedule within two delays.
 //!
@@ -56,7 +56,7 @@ impl Animal {
         at.map(|at| at as u32 + 1)
     }
 
-    /// What is wrong with what was found.
+    /// What is wrong with the report, if anything.
     fn complaint(&self, report: &Report) -> Option<String> {
         let right = |violation: &&quell::check::Violation| {
             violation.kind() == self.kind
@@ -126,7 +126,7 @@ fn there_are_enough_of_them_and_each_has_a_name_of_its_own() {
     assert!(names.len() >= 25, "{}", names.len());
 }
 
-/// Which strategy finds which bug after how many schedules.
+/// Which strategy finds which bug, and after how many schedules.
 #[test]
 #[ignore = "prints a table"]
 fn table() {
@@ -136,7 +136,7 @@ fn table() {
             let report = (animal.broken)(&checker.inject(animal.inject).stop_at_first());
             match report.schedules() {
                 _ if report.is_clean() => "–".to_string(),
-                // Chance may have it the first that counts, or one that only measures.
+                // By chance it is the first schedule that counts, or one that only measures.
                 0 | 1 if animal.kind == ViolationKind::Nondeterministic => "at once".to_string(),
                 schedules => schedules.to_string(),
             }

@@ -21,7 +21,7 @@ pub fn all() -> Vec<Animal> {
     ]
 }
 
-/// A task waits for what its joiner would say next.
+/// A task waits for what its joiner only says once it has joined it.
 async fn joins_its_joiner(_ctx: Context) {
     let (tell, told) = oneshot::channel::<()>();
     let helper = rt::spawn_named("helper", async move {
@@ -40,7 +40,7 @@ async fn joins_its_joiner_repaired(_ctx: Context) {
     helper.await.unwrap();
 }
 
-/// Nobody waits for it.
+/// A task that nothing waits for.
 async fn detached(ctx: Context) {
     drop(rt::spawn_named("flush", async {
         rt::sleep(Duration::from_secs(30)).await; // <- detached
@@ -81,7 +81,7 @@ async fn kept_child_repaired(ctx: Context) {
     canceller.cancel();
 }
 
-/// Stopping to wait for a task does not stop the task.
+/// Giving up the wait for a task does not stop the task.
 async fn dropped_handle(ctx: Context) {
     let download = rt::spawn_named("download", async {
         rt::sleep(Duration::from_secs(60)).await; // <- dropped_handle
@@ -99,7 +99,7 @@ async fn dropped_handle_repaired(ctx: Context) {
     }
 }
 
-/// Each of two waits for the end of the other.
+/// Each of two tasks waits for the end of the other.
 async fn joined_in_a_ring(_ctx: Context) {
     let (give, given) = oneshot::channel::<rt::JoinHandle<()>>();
     let one = rt::spawn_named("one", async move {
@@ -120,7 +120,7 @@ async fn joined_in_a_ring_repaired(_ctx: Context) {
     two.await.unwrap();
 }
 
-/// A future that says "not yet" and remembers nobody. (There is no line: no trace of its
+/// A future that returns `Pending` and keeps no waker. (There is no line: no trace of its
 /// waiting is left anywhere.)
 async fn forgotten_waker(_ctx: Context) {
     let ready = Arc::new(Mutex::new(false));
@@ -147,7 +147,7 @@ async fn forgotten_waker_repaired(_ctx: Context) {
     poller.await.unwrap();
 }
 
-/// The last line stops the worker; a body that is dropped never comes to it.
+/// The last line stops the worker; a body that is dropped never reaches it.
 async fn dropped_owner(_ctx: Context) {
     let stop = Arc::new(Notify::new());
     let stops = stop.clone();
@@ -170,7 +170,7 @@ async fn dropped_owner_repaired(ctx: Context) {
     worker.await.unwrap();
 }
 
-/// It asks again and again, of everything but its context.
+/// Asks again and again, but never its context.
 async fn busy_wait(ctx: Context) {
     let ready = Arc::new(Mutex::new(false));
     let asks = ready.clone();

@@ -20,8 +20,8 @@ pub fn all() -> Vec<Animal> {
     ]
 }
 
-/// A stage in the middle that never looks at its context: it waits for room that nobody
-/// will make.
+/// A stage in the middle that never looks at its context: it waits for room that never
+/// comes.
 async fn deaf_stage(ctx: Context) {
     let (requests, mut read) = mpsc::channel(1);
     let (paced, mut out) = mpsc::channel(1);
@@ -73,7 +73,7 @@ async fn deaf_stage_repaired(ctx: Context) {
     throttle.await.unwrap();
 }
 
-/// A loop around a timer that asks nobody whether to go on.
+/// A loop around a timer that never asks whether to go on.
 async fn unchecked_timer(ctx: Context) {
     drop(rt::spawn_named("poll", async {
         loop {
@@ -91,7 +91,7 @@ async fn unchecked_timer_repaired(ctx: Context) {
     ctx.done().await;
 }
 
-/// To be told to stop is one more error to try again after.
+/// Being told to stop is one more error to try again after.
 async fn swallowing_retry(ctx: Context) {
     let tries = ctx.clone();
     let retry = rt::spawn_named("retry", async move {
@@ -125,7 +125,7 @@ async fn swallowing_retry_repaired(ctx: Context) {
     retry.await.unwrap();
 }
 
-/// Whoever started the beat is gone, and it goes on.
+/// The owner of the beat is gone, and the beat goes on.
 async fn orphaned_interval(ctx: Context) {
     struct Owner(#[allow(dead_code)] rt::JoinHandle<()>);
     let owner = Owner(rt::spawn_named("beat", async {
@@ -186,7 +186,7 @@ async fn late_result_repaired(_ctx: Context) {
     }
 }
 
-/// It makes a deadline of its own, and knows nothing of its caller's.
+/// Makes a deadline of its own, and knows nothing of its caller's.
 async fn own_deadline(ctx: Context) {
     let lookup = rt::spawn_named("lookup", async move {
         let (own, _canceller) = Context::background().with_timeout(7200 * SECOND);
