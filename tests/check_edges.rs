@@ -1195,7 +1195,7 @@ async fn inside_a_task_of_tokios_the_runtime_is_there_again_after_a_check() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-// ------------------------------------------------------- who goes on, and who is to blame
+// ----------------------------------------------------- what goes on, and what is to blame
 
 /// Each task spawns the next, and ends.
 fn begins_anew(before: u32) -> Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -475,7 +475,7 @@ fn timers_before_the_deadline_ring_each_at_its_time() {
     assert!(times.iter().any(Option::is_some), "{times:?}");
 }
 
-// ------------------------------------------------------------------------- who is to blame
+// ------------------------------------------------------------------ which task is to blame
 
 #[test]
 fn whoever_keeps_others_busy_is_to_blame_and_not_whoever_is_kept_busy() {

@@ -161,7 +161,7 @@ fn everything_may_go_to_any_thread() {
     moves::<quell::Run<std::future::Ready<()>>>();
 }
 
-// ------------------------------------------------------------- who ends whom
+// ------------------------------------------------------------ what ends what
 
 #[test]
 fn a_cancelled_context_answers_every_question_the_same() {
@@ -1980,7 +1980,7 @@ fn check_stops_a_loop_with_a_question_mark() {
     assert_eq!(turns, 10);
 }
 
-// ------------------------------------------------------------- nobody's locks
+// --------------------------------------------------------------- no lock held
 
 /// Uses a tree in every way when it is dropped: if quell held one of its locks
 /// meanwhile, that would hang for ever.

@@ -666,7 +666,7 @@ mod paused {
         }
     }
 
-    // ----------------------------------------------- deadlines nobody acted on
+    // -------------------------------------------------- deadlines not acted on
 
     #[tokio::test(start_paused = true)]
     async fn a_look_ends_it_and_leaves_functions_to_the_runtime() {

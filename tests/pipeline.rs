@@ -374,7 +374,7 @@ async fn a_failure_on_any_branch_of_a_merge_ends_all() {
     quiet().await;
 }
 
-// ------------------------------------------------------------- stages of one's own
+// ------------------------------------------------------------------- custom stages
 
 #[tokio::test]
 async fn a_stage_of_ones_own_may_make_items_keep_them_and_change_their_type() {

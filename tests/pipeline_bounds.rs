@@ -420,7 +420,7 @@ fn on_two_threads_no_buffer_is_exceeded_either() {
         let runtime = threads(2);
         for n in [1, 2, 5, 64] {
             let stock = Stock::new();
-            // `n` behind each of three stages, one in each of four stages' hands, one in the reader's.
+            // `n` behind each of three stages, one in four stages' hands, one in the reader's.
             let most = 3 * n + 4 + 1;
             runtime.block_on(async {
                 let mut results = Pipeline::from_iter(&background(), stock.items(20_000))

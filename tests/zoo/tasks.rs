@@ -1,4 +1,4 @@
-//! Bugs with tasks and who owns them.
+//! Bugs with tasks and their owners.
 
 use crate::{Animal, animal};
 use quell::{Context, rt};
