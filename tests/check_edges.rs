@@ -849,7 +849,7 @@ fn who_needs_a_runtime_of_tokios_is_told_how_to_be_checked() {
     }
 }
 
-/// Its item goes with the injected panic; `loses` loses another one without it.
+/// Its item goes with the injected panic; if `loses`, another one is lost without it.
 async fn panics_with_an_item(ctx: Context, loses: bool) {
     let worker = rt::spawn_named("worker", async {
         let item = check::Tracked::new("an order");
@@ -1118,7 +1118,7 @@ fn a_thread_that_waits_for_the_root_is_let_go_when_the_schedule_is_over() {
         WAITING.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             ctx.wait();
-            // Dropped here instead, it would race the schedule for who drops it last.
+            // Forgotten, as a drop here would race with the schedule's for being the last.
             std::mem::forget(ctx);
             WAITING.fetch_sub(1, Ordering::SeqCst);
         });

@@ -2579,7 +2579,7 @@ fn display_shows_deadlines_and_what_is_left_of_them() {
     assert!(!forever.to_string().contains("left"), "{forever}");
     let (reserve, _d) = timed.with_reserve(Duration::from_secs(1));
     assert!(reserve.to_string().contains(" → reserve(1s, 35"), "{reserve}");
-    // A child of an ended parent shows the deadline it was asked for, not the parent's.
+    // A child of an ended parent shows what it was asked for itself, not what the parent was.
     let (ended, canceller) = Context::background().with_timeout(HOUR);
     canceller.cancel();
     let (later, _e) = ended.with_timeout(2 * HOUR);

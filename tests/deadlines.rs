@@ -1,4 +1,4 @@
-//! A deadline holds whatever polls.
+//! A deadline holds, whatever polls.
 //!
 //! Under a paused clock every instant is exact: a context ends at its millisecond,
 //! and never later than anything above it, in trees of any shape. Under real clocks
@@ -258,7 +258,7 @@ impl Drop for Goes {
     }
 }
 
-/// Makes a context that ends at `at` with such an error, or earlier. The waker that its end
+/// Makes a context that ends by `at`, with such an error as its cause. The waker that its end
 /// wakes drops all that is left of it.
 fn whoever_is_woken_lets_go_of(
     parent: &Context,
@@ -1048,7 +1048,7 @@ mod paused {
         settle().await;
         gone.abort();
         assert_eq!(early.await.unwrap(), ms(10));
-        // One that comes while the others still wait, for an instant that has passed.
+        // One that comes while the others still wait, for the same instant as one of them.
         let same = tokio::spawn(at(ms(10)));
         assert_eq!((late.await.unwrap(), same.await.unwrap()), (ms(20), ms(20)));
         assert_eq!(last.await.unwrap(), ms(30));

@@ -202,7 +202,7 @@ mod http {
                  /oblivious: 503 Service Unavailable, {limit}"
             )
         );
-        // The client opens another where the first is still on its way back to the pool.
+        // The client opens another connection where one is still on its way back to the pool.
         assert!(served.ends_with(" connections, all drained"), "{served}");
     }
 

@@ -314,7 +314,7 @@ fn a_duration_ends_it_and_what_was_under_way_is_unfinished() {
     assert_eq!(found["partial"], false);
     assert_eq!((&found["requests"], &found["unfinished"]), (&10.into(), &5.into()));
     let duration = found["duration"].as_f64().unwrap();
-    // It starts a moment before what is measured does.
+    // The limit starts a moment before what is measured does.
     assert!((0.25..10.0).contains(&duration), "{found}");
 
     // The first limit to be reached ends it.
@@ -648,7 +648,7 @@ fn https_takes_a_certificate_that_is_trusted_and_any_where_that_is_asked_for() {
         let (_, other) = secure("other");
         let found = find(&[], &other);
         assert_eq!(found["errors"], serde_json::json!({ "tls": 9 }), "{found}");
-        // Trust does not matter.
+        // With `-k`, any certificate is taken.
         for insecure in ["-k", "--insecure"] {
             assert_eq!(find(&[insecure], &other)["successes"], 9);
         }

@@ -310,7 +310,7 @@ impl Model {
         found
     }
 
-    /// Whether it can end: the background, and what is cut off from it, cannot.
+    /// Whether it can end: the background and what is cut off cannot.
     fn can_end(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         node.made_in.is_some() || node.ends_with.iter().any(|&up| self.can_end(up))

@@ -341,7 +341,7 @@ async fn what_is_merged_has_the_values_of_the_first_and_stops_as_that_does() {
     assert_eq!(results.next().await, Some("the first one's"));
     settle().await;
     canceller.cancel_with("enough");
-    // Whatever had been made comes: it drains as the merged pipeline does.
+    // Whatever had been made comes: the merged pipeline drains.
     let rest = read(&mut results).await;
     assert!(rest.iter().all(|value| *value == "the first one's"));
     let report = results.finish().await;
@@ -442,7 +442,7 @@ async fn a_stage_that_ends_early_completes_the_pipeline_and_stops_what_is_before
         })
         .run();
     assert!(results.next().now_or_never().is_none());
-    // The source only notices when it sends the next item.
+    // The stages before only notice when they send the next item.
     settle().await;
     assert!(read(&mut results).await.into_iter().eq(0..10));
     settle().await;

@@ -185,7 +185,7 @@ async fn a_merge_that_waits_for_room_has_made_some_for_both_of_its_sources() {
 
 #[tokio::test]
 async fn a_reader_may_wait_for_what_the_source_does_next() {
-    // The reader holds one item, and has seen that there is room for one more behind it.
+    // The reader holds one item, and knows that there is room for one more behind the source.
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let items = (0..200_u64).inspect(move |&n| tell.send(n).unwrap());
     let mut results = Pipeline::from_iter(&background(), items).buffer(64).run();
@@ -420,7 +420,7 @@ fn on_two_threads_no_buffer_is_exceeded_either() {
         let runtime = threads(2);
         for n in [1, 2, 5, 64] {
             let stock = Stock::new();
-            // `n` behind each of three stages, one in four stages' hands, one in the reader's.
+            // `n` behind each of three stages, one in each stage's hand, and one in the reader's.
             let most = 3 * n + 4 + 1;
             runtime.block_on(async {
                 let mut results = Pipeline::from_iter(&background(), stock.items(20_000))

@@ -295,7 +295,7 @@ fn the_end_does_not_wait_for_the_drops_of_what_is_left() {
     });
 }
 
-/// If it is the one, it takes long to drop, and then says that it is gone.
+/// One that holds something takes long to drop, and then says that it is gone.
 struct Item(Option<(Flushes, Arc<AtomicBool>)>);
 
 impl Drop for Item {

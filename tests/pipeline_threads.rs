@@ -83,13 +83,13 @@ impl Tries {
         parallel / serial
     }
 
-    /// The machine may be busy: tries in which two bare threads did no better do not count.
+    /// The machine may be busy: only tries in which two bare threads did well count.
     fn fair(&self) -> Vec<f64> {
         self.all.iter().filter(|(_, bare)| *bare <= 0.55).map(|(took, _)| *took).collect()
     }
 }
 
-/// In one of some tries, two threads must take at most 0.6 of the time of one.
+/// In one of a few tries, two threads must take at most 0.6 of the time of one.
 fn assert_shared(run: impl Fn(usize, Began) -> Results<u64>) {
     let Some(mut tries) = Tries::new() else { return };
     for _ in 0..40 {

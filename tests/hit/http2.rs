@@ -53,7 +53,7 @@ async fn a_server_that_takes_leave_of_http2_connections_costs_no_request() {
         let _ = serving.await;
     })
     .await;
-    // A thousand, as what goes wrong may do so in one moment of ten thousand.
+    // A thousand, as it may only go wrong in a moment that comes once in ten thousand.
     let options = Options::new().concurrency(4).http2(true).timeout(Duration::from_secs(10));
     let hits = all(send(1000, &url, options)).await;
     let failed: Vec<_> = hits.iter().filter_map(Hit::error).collect();

@@ -46,7 +46,7 @@ async fn with_latency_correction_one_standstill_is_slow_for_all_that_were_due_in
 
 #[tokio::test(start_paused = true)]
 async fn with_latency_correction_the_lateness_of_a_timer_is_nobodys_latency() {
-    // Timers ring at whole milliseconds, and a period of ten thirds is not one.
+    // Timers ring at whole milliseconds, and a period of 10/3 ms is not whole.
     let service = Duration::from_millis(3);
     for concurrency in [1, 10] {
         let send = move |_, began: Instant| async move {

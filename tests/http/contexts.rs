@@ -453,7 +453,7 @@ async fn no_context_and_no_task_is_left_of_requests_that_ended() {
         reports.next().await;
     }
     until("only the server to be left", || tasks() == before + 1).await;
-    // The one that serves, and the one that requests are derived from.
+    // The context that serves, and the one that requests are derived from.
     until("its own two contexts", || rig.ctx.tree().len() == 2).await;
     let ctx = rig.ctx.clone();
     rig.end().await;

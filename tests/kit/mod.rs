@@ -218,7 +218,7 @@ where
                 at_most.fetch_max(counted.swap(0, SeqCst), SeqCst);
             }
         });
-        // The first tick may be late.
+        // Waits for the first tick before the steps begin.
         tokio::time::sleep(ms(5)).await;
         let counted = count.clone();
         let taking = steps(Arc::new(move || {

@@ -100,7 +100,7 @@ fn the_room_of_an_item_is_there_while_its_reader_is_busy_with_it() {
             thread::spawn(move || block_on(sender.send(things.make(2))).unwrap())
         };
         assert_eq!(block_on(receiver.recv()).map(|thing| thing.number), Some(0));
-        // It is only joined, and so `recv` only called again, once that has been sent.
+        // The receiver is not polled again before that has been sent.
         other.join().unwrap();
         assert_eq!(numbers(&mut receiver), [1, 2]);
         things.are_gone();

@@ -119,7 +119,7 @@ fn what_a_stage_has_used_makes_room_whatever_it_waits_for() {
                 .buffer(1)
                 .stage("waits", |_, mut input: Receiver<Thing>, output| async move {
                     let first = input.recv().await;
-                    // For what the source makes once there is room for it.
+                    // For what the source makes once there is room for the item before it.
                     made.done().await;
                     drop(first);
                     while let Some(thing) = input.recv().await {

@@ -136,7 +136,7 @@ fn table() {
             let report = (animal.broken)(&checker.inject(animal.inject).stop_at_first());
             match report.schedules() {
                 _ if report.is_clean() => "–".to_string(),
-                // By chance it is the first schedule that counts, or one that only measures.
+                // By chance this is the first schedule that counts, or one that only measures.
                 0 | 1 if animal.kind == ViolationKind::Nondeterministic => "at once".to_string(),
                 schedules => schedules.to_string(),
             }
