@@ -258,7 +258,7 @@ impl Drop for Goes {
     }
 }
 
-/// Makes a context that ends by `at`, with such an error as its cause. The waker that its end
+/// Makes a context that ends at `at` with such an error, or earlier. The waker that its end
 /// wakes drops all that is left of it.
 fn whoever_is_woken_lets_go_of(
     parent: &Context,
