@@ -149,6 +149,7 @@ fn a_body_that_waits_for_its_end_is_given_it() {
 
 #[test]
 fn a_panic_in_a_task_is_told_with_its_line() {
+    let line = line!() + 2;
     let report = Checker::tokio().run(|ctx| async move {
         let task = tokio::spawn(async move { assert!(!ctx.is_done(), "too late") });
         let _ = task.await;
@@ -156,6 +157,8 @@ fn a_panic_in_a_task_is_told_with_its_line() {
     let violation = &report.violations()[0];
     assert_eq!(violation.kind(), ViolationKind::Panicked);
     assert_eq!(violation.waiting_for(), Some("too late"));
+    let place = violation.waiting_at().expect("it has a line");
+    assert_eq!((place.file(), place.line()), (file!(), line));
 }
 
 /// The only violation, which is a panic.

@@ -372,7 +372,7 @@ async fn tasks_at_the_limit_may_spawn_into_their_own_group_without_waiting() {
 }
 
 #[tokio::test]
-async fn one_that_waits_at_the_limit_is_let_in_when_a_task_panics_fails_or_is_dropped() {
+async fn one_that_waits_at_the_limit_is_told_when_a_panic_or_a_failure_ends_the_group() {
     // The end of the group comes first: then no task is let in, but none waits any
     // longer either.
     for how in 0..2 {

@@ -42,6 +42,7 @@ fn ending_the_context_leaves_the_token_alone() {
     let token = CancellationToken::new();
     let (ctx, canceller) = Context::background().with_token(&token);
     canceller.cancel_with("mine");
+    assert!(!token.is_cancelled());
     token.cancel();
     assert_eq!(ctx.cause().unwrap().to_string(), "mine");
 }
