@@ -421,7 +421,7 @@ fn on_two_threads_no_buffer_is_exceeded_either() {
         for n in [1, 2, 5, 64] {
             let stock = Stock::new();
             // `n` behind each of three stages, one in each stage's hand, and one in the reader's.
-            let most = 3 * n + 4 + 1;
+            let most = 3 * n + 3 + 1;
             runtime.block_on(async {
                 let mut results = Pipeline::from_iter(&background(), stock.items(20_000))
                     .buffer(n)
