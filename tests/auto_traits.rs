@@ -11,7 +11,7 @@
 
 #[cfg(feature = "http")]
 use quell::BoxError;
-use quell::channel::{self, Receiver, Recv, SendError, Sender};
+use quell::channel::{self, Receiver, Recv, SendError, Sender, TrySendError};
 use quell::group::{ShutdownReport, Spawn, StillRunning, TaskPanicked, TrySpawnError};
 use quell::pipeline::{Next, StageEnd, StageReport, TryNext};
 use quell::rt::{self, Interval, JoinError, JoinHandle, Sleep, Tick, Timeout, YieldNow};
@@ -128,6 +128,8 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         Recv<'static, PhantomPinned>: 1 1 1 0 0;
         SendError<u8>:        1 1 1 1 1;
         SendError<Rc<u8>>:    0 0 1 1 1;
+        TrySendError<u8>:     1 1 1 1 1;
+        TrySendError<Rc<u8>>: 0 0 1 1 1;
         // A group has the traits of a context; a spawn, those of its task (but is `Unpin`).
         Group:                1 1 1 1 1;
         Spawn<'static, u8>:   1 1 1 1 1;

@@ -8,8 +8,9 @@ use futures::FutureExt;
 use futures::executor::block_on;
 use kit::{AGES, Item, Stock, Wakes, bad_waker, in_time, ms, poll, threads};
 use proptest::prelude::*;
-use quell::channel::{Receiver, Recv, Send as Sending, SendError, Sender, bounded};
+use quell::channel::{Receiver, Recv, Send as Sending, SendError, Sender, TrySendError, bounded};
 use std::collections::VecDeque;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
@@ -291,15 +292,19 @@ fn a_newcomer_does_not_take_the_room_that_one_who_waits_was_promised() {
 #[test]
 fn what_there_is_no_room_for_now_comes_back_at_once() {
     let (sender, mut receiver) = bounded(2);
-    assert_eq!(sender.try_send(0), Ok(None));
-    assert_eq!(sender.try_send(1), Ok(None));
-    assert_eq!(sender.try_send(2), Ok(Some(2)), "it is full");
+    assert_eq!(sender.try_send(0), Ok(()));
+    assert_eq!(sender.try_send(1), Ok(()));
+    let full = sender.try_send(2).unwrap_err();
+    assert_eq!(full, TrySendError::Full(2));
+    assert_eq!(full.to_string(), "there is no room now: the channel is full");
     assert_eq!(block_on(receiver.recv()), Some(0));
-    assert_eq!(sender.try_send(2), Ok(None), "what was handed out takes up no room");
+    assert_eq!(sender.try_send(2), Ok(()), "what was handed out takes up no room");
     assert_eq!(block_on(receiver.recv()), Some(1));
     assert_eq!(block_on(receiver.recv()), Some(2));
     drop(receiver);
-    assert_eq!(sender.try_send(3).unwrap_err().into_inner(), 3, "nobody receives any more");
+    let closed = sender.try_send(3).unwrap_err();
+    assert!(closed.source().is_some_and(|why| why.is::<SendError<i32>>()), "{closed:?}");
+    assert_eq!(closed.into_inner(), 3);
 }
 
 #[test]
@@ -309,7 +314,7 @@ fn who_only_tries_wakes_the_reader_and_never_takes_what_another_was_promised() {
     {
         let mut recv = receiver.recv();
         assert!(poll(&mut recv, &reader).is_pending());
-        assert_eq!(sender.try_send(0), Ok(None));
+        assert_eq!(sender.try_send(0), Ok(()));
         assert_eq!(reader.count(), 1);
         assert_eq!(poll(&mut recv, &reader), Poll::Ready(Some(0)));
     }
@@ -318,10 +323,10 @@ fn who_only_tries_wakes_the_reader_and_never_takes_what_another_was_promised() {
     let mut waiting = sender.send(2);
     assert!(poll(&mut waiting, &wakes).is_pending());
     assert_eq!(block_on(receiver.recv()), Some(1));
-    assert_eq!(sender.try_send(99), Ok(Some(99)), "the room is promised");
+    assert_eq!(sender.try_send(99), Err(TrySendError::Full(99)), "the room is promised");
     assert_eq!(poll(&mut waiting, &wakes), Poll::Ready(Ok(())));
     assert_eq!(block_on(receiver.recv()), Some(2));
-    assert_eq!(sender.try_send(3), Ok(None), "nobody waits any more");
+    assert_eq!(sender.try_send(3), Ok(()), "nobody waits any more");
 }
 
 #[test]
@@ -757,8 +762,11 @@ proptest! {
                     next += 1;
                     let promised = waiting.iter().filter(|send| send.wakes.count() > 0).count();
                     let is_full = inside.len() + promised == capacity;
-                    let back = anchor.try_send(stock.item(n)).expect("the receiver is there");
-                    prop_assert_eq!(back.map(|item| item.n), is_full.then_some(n));
+                    match anchor.try_send(stock.item(n)) {
+                        Ok(()) => prop_assert!(!is_full, "it went where there was no room"),
+                        Err(TrySendError::Full(item)) => prop_assert!(is_full && item.n == n),
+                        Err(TrySendError::Closed(_)) => prop_assert!(false, "the receiver is there"),
+                    }
                     if !is_full {
                         inside.push_back(n);
                     }

@@ -225,12 +225,17 @@ fn a_user_in_the_url_is_sent_to_the_server_and_shown_to_nobody() {
     assert!(heard.recv().unwrap().1.contains("\r\nauthorization: Basic YW5uOnMzY3JldA==\r\n"));
     assert!(text(&output.stdout).starts_with(&format!("GET {url}\n")), "{output:?}");
     assert_eq!(json(&["-n", "1", &secret], 0)["url"], url);
+    assert_eq!(json(&["-n", "1", &format!("{url}#s3cret")], 0)["url"], url);
     let wrong = ["http://ann:s3cret@", "ann:s3cret@host/", "ftp://ann:s3cret@host/"];
     for wrong in wrong.into_iter().chain([
         "http://ann:s3cret#x@host/",
         "http://ann:1#s3cret@host/",
         "http://us#er:s3cret@host/",
         "http://ann:1?s3cret#x@host/",
+        "http://ann:s3cret#a/b@host/",
+        "http://s3cret#a/b@host/",
+        "http://ann:s3cret/1#x@host/",
+        "http://ho st/#s3cret",
     ]) {
         let output = run(&[wrong]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");

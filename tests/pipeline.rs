@@ -8,7 +8,7 @@ use futures::executor::block_on;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use kit::{AGES, Item, Running, Stock, background, every_stage, finish, in_time, one_thread};
 use kit::{outcome, quiet, read, relay, settle, tasks, threads};
-use quell::channel::{Receiver, SendError, Sender};
+use quell::channel::{Receiver, SendError, Sender, TrySendError};
 use quell::pipeline::StageEnd;
 use quell::{OnCancel, Outcome, Pipeline, Rate, rt};
 use std::future::pending;
@@ -404,10 +404,10 @@ async fn a_stage_that_only_tries_to_send_keeps_pace_with_its_source_and_sheds_th
         .throttle(Rate::per_second(100))
         .stage("shed", move |_, mut input: Receiver<Item>, output| async move {
             while let Some(item) = input.recv().await {
-                let back = output.try_send(item)?;
-                count.fetch_add(usize::from(back.is_some()), SeqCst);
+                if let Err(TrySendError::Full(_item)) = output.try_send(item) {
+                    count.fetch_add(1, SeqCst);
+                }
             }
-            Ok::<_, SendError<Item>>(())
         })
         .buffer(2)
         .dispatch(1, |_, item| async move {
@@ -520,6 +520,23 @@ async fn relay_or_fail(
     Ok(())
 }
 
+/// Looks for room again and again.
+async fn relay_by_trying(
+    _ctx: quell::Context,
+    mut input: Receiver<u64>,
+    output: Sender<u64>,
+) -> Result<(), TrySendError<u64>> {
+    while let Some(n) = input.recv().await {
+        while let Err(error) = output.try_send(n) {
+            if !matches!(error, TrySendError::Full(_)) {
+                return Err(error);
+            }
+            rt::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_send_error_that_a_stage_returns_is_no_failure_nor_is_one_that_comes_from_it() {
     let source = || Pipeline::from_iter(&background(), 0_u64..);
@@ -527,6 +544,7 @@ async fn a_send_error_that_a_stage_returns_is_no_failure_nor_is_one_that_comes_f
         source().stage("relay", relay),
         source().stage("relay", relay_or_say_so),
         source().stage("relay", relay_or_fail),
+        source().stage("relay", relay_by_trying),
     ];
     for relayed in relayed {
         let mut results = relayed

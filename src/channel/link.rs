@@ -298,7 +298,7 @@ impl<T> Link<T> {
     }
 
     /// Frees the room of items that have been handed out.
-    fn reclaim(&self, state: &mut State<T>) {
+    pub(super) fn reclaim(&self, state: &mut State<T>) {
         state.free(self.takes.handed.load(Ordering::Acquire) / 2);
     }
 

@@ -35,7 +35,7 @@ pub(crate) use link::{AnyLink, Bulk, Counts, discard};
 #[cfg(not(loom))]
 pub(crate) use receiver::at_home;
 pub use receiver::{Receiver, Recv};
-pub use sender::{Send, SendError, Sender};
+pub use sender::{Send, SendError, Sender, TrySendError};
 pub(crate) use takers::Taker;
 
 use crate::rt::PipelineId;

@@ -50,29 +50,32 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Puts `value` in if there is room now, and gives it back if there is none.
+    /// Puts `value` in if there is room now. It never waits, so it is for what may be shed.
     ///
     /// Room that has been promised to a waiting [`send`](Self::send) does not count.
     ///
     /// ```
-    /// let (sender, _receiver) = quell::channel::bounded(1);
-    /// assert_eq!(sender.try_send("first"), Ok(None));
-    /// assert_eq!(sender.try_send("second"), Ok(Some("second"))); // to shed it, or wait after all
+    /// use quell::channel::{TrySendError, bounded};
+    ///
+    /// let (sender, _receiver) = bounded(1);
+    /// assert_eq!(sender.try_send("first"), Ok(()));
+    /// assert_eq!(sender.try_send("second"), Err(TrySendError::Full("second")));
     /// ```
     ///
     /// # Errors
     ///
-    /// [`SendError`] with the value, if nothing will ever receive it.
-    pub fn try_send(&self, value: T) -> Result<Option<T>, SendError<T>> {
+    /// [`TrySendError`] with the value: there is no room now, or nothing will ever receive it.
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         let mut state = self.link.state.lock();
         let mut calls = Calls::default();
         if state.room == 0 {
-            self.link.give_back(&mut state, &mut calls);
+            self.link.reclaim(&mut state);
+            self.link.call_writers(&mut state, &mut calls);
         }
         if state.room > 0 {
             self.link.put(state, value);
             calls.make(self.link.pipeline);
-            return Ok(None);
+            return Ok(());
         }
         let closed = state.closed;
         drop(state);
@@ -81,7 +84,7 @@ impl<T> Sender<T> {
         if self.link.is_users {
             rt::step();
         }
-        if closed { Err(SendError(value)) } else { Ok(Some(value)) }
+        Err(if closed { TrySendError::Closed(SendError(value)) } else { TrySendError::Full(value) })
     }
 
     /// Does what [`send`](Sender::send) does if it need not wait, without the future. Gives the
@@ -343,3 +346,49 @@ impl<T> fmt::Display for SendError<T> {
 }
 
 impl<T> std::error::Error for SendError<T> {}
+
+/// Why [`Sender::try_send`] has not put a value in, and the value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum TrySendError<T> {
+    /// There is no room now.
+    Full(T),
+    /// Nothing will ever receive it.
+    Closed(SendError<T>),
+}
+
+impl<T> TrySendError<T> {
+    /// Returns the value that was not sent.
+    pub fn into_inner(self) -> T {
+        match self {
+            TrySendError::Full(value) => value,
+            TrySendError::Closed(error) => error.into_inner(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TrySendError::Full(_) => f.write_str("Full(..)"),
+            TrySendError::Closed(error) => f.debug_tuple("Closed").field(error).finish(),
+        }
+    }
+}
+
+impl<T> fmt::Display for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TrySendError::Full(_) => f.write_str("there is no room now: the channel is full"),
+            TrySendError::Closed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<T: 'static> std::error::Error for TrySendError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TrySendError::Full(_) => None,
+            TrySendError::Closed(error) => Some(error),
+        }
+    }
+}

@@ -101,7 +101,9 @@ fn place(uri: &Uri) -> Result<(String, u16, bool), Problem> {
     let port = if port.is_empty() || port.ends_with(']') {
         if https { 443 } else { 80 }
     } else {
-        port.parse().map_err(|_| Problem::NoPort(user::hidden(uri)))?
+        // What is no port may be a password whose `@` is missing.
+        let shown = format!("{}://{host}", uri.scheme_str().unwrap_or_default());
+        port.parse().map_err(|_| Problem::NoPort(shown))?
     };
     Ok((host.to_string(), port, https))
 }

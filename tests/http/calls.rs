@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use http::{Request, StatusCode};
 use quell::http::{CallBody, Client, Ctx, PeerAddress};
 use quell::{Context, ContextError};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -340,10 +341,26 @@ async fn all_that_wait_for_a_connection_of_http2_are_told_why_there_is_none() {
     let at = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (client, ctx) = (Client::http2(), Context::background());
     let calls = (0..5).map(|_| client.get(&ctx, format!("http://{at}/")));
+    let mut texts = BTreeSet::new();
     for answer in soon("answers", futures::future::join_all(calls)).await {
-        let error = answer.unwrap_err().to_string();
-        assert!(error.contains("refused"), "{error}");
+        let error = answer.unwrap_err();
+        assert!(error.is_connect(), "{error:?}");
+        texts.insert(error.to_string());
     }
+    assert!(texts.len() == 1 && texts.first().unwrap().contains("refused"), "{texts:?}");
+}
+
+#[tokio::test]
+async fn an_error_says_whether_there_was_a_connection() {
+    let at = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (client, ctx) = (Client::new(), Context::background());
+    let refused = soon("an answer", client.get(&ctx, format!("http://{at}/"))).await.unwrap_err();
+    assert!(refused.is_connect(), "{refused:?}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let closes = async { drop(listener.accept().await) };
+    let closed = soon("an answer", async { tokio::join!(client.get(&ctx, url), closes).0 }).await;
+    assert!(!closed.as_ref().unwrap_err().is_connect(), "{closed:?}");
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 use super::rig::{Raw, Rig, reports, soon, tasks, until, why};
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
 use axum::routing::get;
 use futures::{StreamExt, stream};
+use hyper_util::rt::TokioIo;
 use quell::Context;
 use quell::http::{Client, Ctx, LimitLayer, serve};
 use std::convert::Infallible;
@@ -252,6 +254,38 @@ async fn a_client_that_stops_reading_is_given_up() {
     rig.end().await;
 }
 
+#[tokio::test]
+async fn an_upgraded_connection_keeps_its_limit_when_the_server_has_ended() {
+    let (reporter, mut reports) = reports();
+    let server_ended = Arc::new(Semaphore::new(0));
+    let gate = server_ended.clone();
+    let handler = move |request: axum::extract::Request| async move {
+        tokio::spawn(async move {
+            let mut upgraded = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+            reporter.tell("upgraded".to_string());
+            let _pass = gate.acquire().await.unwrap();
+            let sent = loop {
+                if let Err(error) = upgraded.write_all(&[b'x'; 64 * 1024]).await {
+                    break error;
+                }
+            };
+            reporter.tell(format!("{:?}", sent.kind()));
+        });
+        let headers = [("connection", "upgrade"), ("upgrade", "x")];
+        (StatusCode::SWITCHING_PROTOCOLS, headers)
+    };
+    let app = Router::new().route("/", get(handler));
+    let rig = Rig::with(app, |serve| serve.write_timeout(Duration::from_millis(50))).await;
+    let mut client = rig.connect().await;
+    client.say("GET / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await;
+    client.hear("101").await; // And no more.
+    assert_eq!(reports.next().await, "upgraded");
+    rig.end().await;
+    server_ended.add_permits(1);
+    assert_eq!(reports.next().await, "TimedOut");
+    drop(client);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_under_load_answers_whole_or_not_at_all() {
     let before = tasks();
@@ -384,6 +418,24 @@ async fn a_client_whose_body_is_no_http_has_not_gone() {
     let mut raw = rig.connect().await;
     raw.say("POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n").await;
     raw.hear("an error: true, an end: false").await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_looks_again_late_does_not_wait_for_ever() {
+    let (reporter, mut reports) = reports();
+    let handler = axum::routing::post(|body: Body| async move {
+        let mut body = body.into_data_stream();
+        assert!(futures::poll!(body.next()).is_pending());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let next = body.next().await.unwrap();
+        reporter.tell(if next.is_err() { "an error" } else { "more" }.to_string());
+    });
+    let app = Router::new().route("/", handler);
+    let rig = Rig::with(app, |serve| serve.body_timeout(Duration::from_millis(300))).await;
+    let mut client = rig.connect().await;
+    client.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\n").await;
+    assert_eq!(reports.next().await, "an error");
     rig.end().await;
 }
 

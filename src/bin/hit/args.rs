@@ -121,18 +121,19 @@ impl Cli {
         let mut request = Request::new(body.unwrap_or_default());
         *request.method_mut() = Method::from_bytes(method.as_bytes())
             .map_err(|_| format!("not a method: {method:?}"))?;
-        let no_url = |error| match self.url.rsplit_once('@') {
-            // Everything in front of it may be a password.
-            Some((_, rest)) => format!("not a URL: \"…@{rest}\" ({error})"),
-            None => format!("not a URL: {:?} ({error})", self.url),
-        };
-        // A URL ends at a `#`. An `@` after it and before any path ends a user or a password.
-        let host = self.url.split_once("://").map_or("", |(_, rest)| rest);
-        let host = host.split('/').next().unwrap_or_default();
-        if host.split_once('#').is_some_and(|(_, behind)| behind.contains('@')) {
+        // A URL ends at a `#`, and what follows is not shown. An `@` there, with no path before the
+        // `#`, ends a user or a password.
+        let (url, behind) = self.url.split_once('#').unwrap_or((&self.url, ""));
+        let host = url.split_once("://").map_or("", |(_, rest)| rest);
+        if behind.contains('@') && !host.contains('/') {
             return Err("not a URL: write %23 for a `#` before an `@`".to_string());
         }
-        *request.uri_mut() = self.url.parse::<Uri>().map_err(no_url)?;
+        let no_url = |error| match url.rsplit_once('@') {
+            // Everything in front of it may be a password.
+            Some((_, rest)) => format!("not a URL: \"…@{rest}\" ({error})"),
+            None => format!("not a URL: {url:?} ({error})"),
+        };
+        *request.uri_mut() = url.parse::<Uri>().map_err(no_url)?;
         for text in &self.headers {
             let (name, value) = header(text)?;
             request.headers_mut().append(name, value);
@@ -151,7 +152,7 @@ impl Cli {
             options = options.timeout(timeout);
         }
         Ok(Args {
-            url: without_user(self.url.split('#').next().unwrap_or_default(), request.uri()),
+            url: without_user(url, request.uri()),
             request,
             n,
             concurrency,

@@ -1,5 +1,6 @@
 //! Why a call failed, or was given up.
 
+use super::shared::is_connect;
 use crate::context::{BoxError, Cancelled};
 use ::http::{Method, Uri};
 use std::error::Error;
@@ -8,7 +9,8 @@ use std::fmt;
 /// The error of a call to another service that failed or was given up.
 ///
 /// It names the call, without what follows the path, which may be secret.
-/// [`cancelled`](CallError::cancelled) tells a call that was given up from one that failed.
+/// [`cancelled`](CallError::cancelled) tells a call that was given up from one that failed, and
+/// [`is_connect`](CallError::is_connect) one that was never sent.
 ///
 /// ```
 /// use quell::Context;
@@ -96,6 +98,12 @@ impl CallError {
             Why::Cancelled(cancelled) => Some(cancelled),
             _ => None,
         }
+    }
+
+    /// Whether no connection could be made, so that nothing of the request was sent: it may be
+    /// sent again whatever its method.
+    pub fn is_connect(&self) -> bool {
+        matches!(&self.why, Why::Failed(error) if is_connect(&**error))
     }
 }
 

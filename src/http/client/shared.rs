@@ -46,9 +46,21 @@ where
                     return Err(why.into());
                 }
             }
-            answer => return Ok(answer?),
+            Ok(answer) => return Ok(answer),
+            // The call that connected is told what those are told that waited for it.
+            Err(error) => {
+                let why =
+                    error.source().and_then(|why| why.downcast_ref::<NotConnected>()).cloned();
+                return Err(why.map_or_else(|| error.into(), Into::into));
+            }
         }
     }
+}
+
+/// Whether a call failed with this because there was no connection to be had.
+pub(super) fn is_connect(error: &(dyn Error + 'static)) -> bool {
+    error.is::<NotConnected>()
+        || error.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect)
 }
 
 /// The pool has no type for this error; a test notices if the message changes.
@@ -97,19 +109,19 @@ impl Failures {
         let why = outcome.map_err(|error| NotConnected(error.into()));
         if let Some(server) = server {
             let mut noted = self.0.lock();
-            let gone = match &why {
-                Ok(_) => noted.last.remove(&server),
+            match &why {
+                Ok(_) => {
+                    noted.last.remove(&server);
+                }
                 Err(why) => {
-                    if noted.last.len() >= MAX_FAILURES {
+                    if noted.last.len() >= MAX_FAILURES && !noted.last.contains_key(&server) {
                         noted.last.clear();
                     }
                     noted.count += 1;
                     let number = noted.count;
-                    noted.last.insert(server, (number, why.clone()))
+                    noted.last.insert(server, (number, why.clone()));
                 }
-            };
-            drop(noted);
-            drop(gone);
+            }
         }
         Ok(why?)
     }
@@ -187,7 +199,10 @@ impl http_body::Body for LentBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
     use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::net::TcpStream;
 
     fn told(failures: &Failures, before: u64, server: &str) -> Option<io::ErrorKind> {
         let server = server.parse().expect("a server");
@@ -213,5 +228,62 @@ mod tests {
         (0..1_000).for_each(|n| note(&format!("{n}:80"), Err(io::ErrorKind::TimedOut)));
         assert!(failures.0.lock().last.len() <= MAX_FAILURES);
         assert_eq!(told(&failures, before, "999:80"), Some(io::ErrorKind::TimedOut));
+    }
+
+    /// A server where nothing listens, which it takes a while to find out.
+    #[derive(Clone)]
+    struct Nowhere {
+        attempts: std::sync::Arc<AtomicUsize>,
+        failures: Failures,
+    }
+
+    impl tower_service::Service<::http::Uri> for Nowhere {
+        type Response = TokioIo<TcpStream>;
+        type Error = BoxError;
+        type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, uri: ::http::Uri) -> Self::Future {
+            self.attempts.fetch_add(1, Ordering::Relaxed);
+            let failures = self.failures.clone();
+            Box::pin(async move {
+                crate::rt::sleep(std::time::Duration::from_millis(10)).await;
+                let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+                failures.note(uri.authority().cloned(), Err(refused.into()))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_attempt_to_connect_is_made_for_all_calls_that_wait_for_it() {
+        let failures = Failures::new();
+        let nowhere = Nowhere { attempts: Default::default(), failures: failures.clone() };
+        let attempts = nowhere.attempts.clone();
+        let pool = legacy::Client::builder(TokioExecutor::new()).http2_only(true).build(nowhere);
+        let calls = (0..5).map(|_| {
+            let request = Request::get("http://nowhere/").body(Body::empty()).expect("a request");
+            send(request, &failures, |request| pool.request(request))
+        });
+        for answer in futures::future::join_all(calls).await {
+            let error = answer.expect_err("nothing listens there");
+            assert!(is_connect(&*error) && error.is::<NotConnected>(), "{error:?}");
+        }
+        assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_server_that_fails_again_lets_no_other_be_forgotten() {
+        let failures = Failures::new();
+        let fails = |server: &str| {
+            let outcome: Result<(), BoxError> =
+                Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            drop(failures.note(server.parse().ok(), outcome));
+        };
+        (0..MAX_FAILURES).for_each(|n| fails(&format!("{n}:80")));
+        fails("0:80");
+        assert_eq!(failures.0.lock().last.len(), MAX_FAILURES);
     }
 }

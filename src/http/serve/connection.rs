@@ -78,8 +78,7 @@ where
     let service = ContextLayer::below(requests).layer(Arriving::new(service, shared.body_limit));
     let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
-    // An upgraded connection outlives the server, and so does the limit.
-    let stream = Stream::new(stream, shared.write_limit, shared.over.without_cancel());
+    let stream = Stream::new(stream, shared.write_limit);
     let mut builder = auto::Builder::new(StreamExecutor { shared: shared.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(shared.header_limit);
     // An HTTP/2 client may be silent for as long as it likes, but it must answer pings.

@@ -111,7 +111,8 @@ impl<S> Serve<S> {
     /// Sets how long a client may let a handler wait for more of a request's body. Then the body
     /// ends with an error, and the request ends as if the client had gone. The default is thirty
     /// seconds; `Duration::MAX` means no limit, as for streaming clients that have nothing to send
-    /// now and then. A handler that does not read is not waiting.
+    /// now and then. The time counts from when the handler finds that there is no more yet; one
+    /// that does not read is not waiting.
     pub fn body_timeout(self, limit: Duration) -> Self {
         Serve { body_limit: limited(limit), ..self }
     }

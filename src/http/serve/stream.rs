@@ -1,6 +1,6 @@
 //! A stream that gives up on a client that does not read.
 
-use crate::context::{Canceller, Context, ContextError, Done};
+use crate::rt::{self, Sleep};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::io::{self, IoSlice};
@@ -13,15 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(super) struct Stream<S> {
     io: TokioIo<S>,
     limit: Option<Duration>,
-    /// The limit's context is derived from this one, which does not end.
-    ctx: Context,
-    /// `Some` since the last write found no room.
-    stalled: Option<(Done, Canceller)>,
+    /// `Some` since the last write found no room: until when it may.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    pub(super) fn new(stream: S, limit: Option<Duration>, ctx: Context) -> Self {
-        Stream { io: TokioIo::new(stream), limit, ctx, stalled: None }
+    pub(super) fn new(stream: S, limit: Option<Duration>) -> Self {
+        Stream { io: TokioIo::new(stream), limit, stalled: None }
     }
 
     fn io(&mut self) -> Pin<&mut TokioIo<S>> {
@@ -39,17 +37,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             return written;
         }
         let Some(limit) = self.limit else { return Poll::Pending };
-        let (done, _) = self.stalled.get_or_insert_with(|| {
-            let (ctx, canceller) = self.ctx.with_timeout(limit);
-            (ctx.done(), canceller)
-        });
-        match Pin::new(done).poll(task) {
-            Poll::Ready(ContextError::DeadlineExceeded) => Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the client has stopped reading",
-            ))),
-            _ => Poll::Pending,
-        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(rt::sleep(limit)));
+        stalled.as_mut().poll(task).map(|()| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the client has stopped reading"))
+        })
     }
 }
 
@@ -106,7 +97,7 @@ mod tests {
     async fn a_client_that_reads_slowly_is_not_one_that_has_stopped_reading() {
         let (near, mut far) = tokio::io::duplex(4);
         let limit = Duration::from_secs(10);
-        let mut stream = Stream::new(near, Some(limit), Context::background());
+        let mut stream = Stream::new(near, Some(limit));
         let mut write = async || {
             poll_fn(|task| Pin::new(&mut stream).poll_write(task, b"four")).await.map(drop)
         };
