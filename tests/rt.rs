@@ -83,6 +83,17 @@ async fn sleeping_takes_as_long_as_it_should() {
     assert_eq!(rt::now() - began, 3 * SECOND);
 }
 
+#[tokio::test]
+async fn a_timeout_holds_for_a_future_that_never_has_to_wait() {
+    let began = std::time::Instant::now();
+    let busy = async {
+        while began.elapsed() < 10 * SECOND {
+            tokio::task::consume_budget().await;
+        }
+    };
+    assert!(rt::timeout(SECOND / 20, busy).await.is_err(), "after {:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_timeout_gives_the_result_or_says_that_the_time_is_up() {
     let quick = rt::timeout(SECOND, async { 7 }).await;

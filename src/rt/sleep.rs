@@ -194,6 +194,20 @@ impl Sleep {
     }
 }
 
+impl Sleep {
+    /// Polls it though the task may have used up the budget that tokio gives it for one poll: a
+    /// timer that is polled behind what is always ready would else never be.
+    fn poll_out_of_budget(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        #[cfg(all(feature = "tokio", not(loom)))]
+        {
+            let poll = std::future::poll_fn(|cx| self.as_mut().poll(cx));
+            std::pin::pin!(tokio::task::unconstrained(poll)).poll(cx)
+        }
+        #[cfg(not(all(feature = "tokio", not(loom))))]
+        self.as_mut().poll(cx)
+    }
+}
+
 impl Future for Sleep {
     type Output = ();
 
@@ -243,7 +257,7 @@ impl<F: Future> Future for Timeout<F> {
         let this = self.project();
         match this.future.poll(cx) {
             Poll::Ready(output) => Poll::Ready(Ok(output)),
-            Poll::Pending => this.sleep.poll(cx).map(|()| Err(Elapsed(()))),
+            Poll::Pending => this.sleep.poll_out_of_budget(cx).map(|()| Err(Elapsed(()))),
         }
     }
 }
