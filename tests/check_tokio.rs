@@ -288,7 +288,156 @@ fn inside_a_runtime_that_waits_for_nothing_it_runs() {
     Checker::tokio().run(service).assert_clean();
 }
 
+#[test]
+#[ignore = "sets the panic hook of its process"]
+fn sets_panic_hooks() {
+    let panics = |_ctx: Context| async {
+        let _ = tokio::spawn(async { panic!("a bug") }).await;
+    };
+    panicked(&Checker::tokio().run(panics));
+    std::panic::set_hook(Box::new(|_| {}));
+    panicked(&Checker::tokio().run(panics));
+    let report = Checker::tokio().run(move |ctx| async move {
+        std::panic::set_hook(Box::new(|_| {}));
+        panics(ctx).await;
+    });
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
+    assert!(report.violations()[0].waiting_for().unwrap().contains("has set a panic hook"));
+    // One that passes on what it hears is no matter.
+    let report = Checker::tokio().run(move |ctx| async move {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| before(info)));
+        panics(ctx).await;
+    });
+    panicked(&report);
+}
+
+#[test]
+fn a_panic_is_found_whatever_hook_has_been_set_or_the_report_says_why_not() {
+    let (code, said) = in_a_process("sets_panic_hooks");
+    assert_eq!(code, Some(0), "{said}");
+}
+
 // --------------------------------------------------------------------- time and steps
+
+#[test]
+fn what_goes_wrong_in_a_run_that_went_another_way_is_told() {
+    let runs = AtomicUsize::new(0);
+    let report = Checker::tokio().inject(Inject::Cancel).run(|ctx| {
+        let run = runs.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if run == 3 {
+                panic!("a rare branch");
+            }
+            for _ in 0..5 {
+                let _ = ctx.run(tokio::task::yield_now()).await;
+            }
+        }
+    });
+    assert!(!report.complete());
+    assert!(
+        report.violations().iter().any(|found| found.kind() == ViolationKind::Panicked),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_deadline_comes_when_it_is_due_whatever_the_time_is_then() {
+    Checker::tokio()
+        .inject(Inject::Deadline)
+        .run(|ctx| async move {
+            let began = time::Instant::now();
+            let _ = ctx.run(time::sleep(Duration::from_secs(30 * 60))).await;
+            tokio::select! {
+                biased;
+                () = time::sleep(Duration::from_secs(40 * 60)) => {
+                    panic!("{:?} later the deadline has not come", began.elapsed());
+                }
+                _ = ctx.done() => {}
+            }
+        })
+        .assert_clean();
+}
+
+#[test]
+fn the_grace_of_a_drain_is_whole_when_a_deadline_comes_late() {
+    Checker::tokio()
+        .inject(Inject::Deadline)
+        .run(|ctx| async move {
+            let _ = ctx.run(time::sleep(Duration::from_secs(5))).await;
+            let grace = Duration::from_secs(3);
+            let mut results = Pipeline::from_iter(&ctx, 0..5_u64)
+                .dispatch(2, |_, n| async move {
+                    time::sleep(Duration::from_millis(100)).await;
+                    n
+                })
+                .on_cancel(OnCancel::Drain { grace })
+                .run();
+            while results.next().await.is_some() {}
+            let report = results.finish().await;
+            assert_eq!(report.discarded(), 0, "{report}");
+        })
+        .assert_clean();
+}
+
+#[test]
+fn who_needs_the_whole_time_to_stop_is_clean() {
+    let whole = Duration::from_secs(1);
+    for joins in [true, false] {
+        Checker::tokio()
+            .stop_within(whole)
+            .run(move |ctx| async move {
+                let task = tokio::spawn(async move {
+                    ctx.done().await;
+                    time::sleep(whole).await;
+                });
+                if joins {
+                    task.await.unwrap();
+                }
+            })
+            .assert_clean();
+    }
+}
+
+#[test]
+fn a_timer_that_a_body_leaves_behind_is_no_task_of_its_own() {
+    let report = Checker::tokio().inject(Inject::None).run(|_ctx| async {
+        let (long, canceller) = Context::background().with_timeout(Duration::from_secs(60));
+        canceller.detach();
+        long.after_func(|| {});
+    });
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedContext, "{report}");
+}
+
+#[test]
+fn panics_of_one_line_are_one_violation_and_those_of_another_line_another() {
+    let runs = AtomicUsize::new(0);
+    let report = Checker::tokio().inject(Inject::Cancel).run(|ctx| {
+        let run = runs.fetch_add(1, Ordering::Relaxed);
+        async move {
+            for _ in 0..100 {
+                let _ = ctx.run(tokio::task::yield_now()).await;
+            }
+            assert!(run > 120, "early, in run {run}");
+            assert!(run == 0, "late, in run {run}");
+        }
+    });
+    assert_eq!(report.violations().len(), 2, "{report}");
+    let lines: Vec<_> =
+        report.violations().iter().map(|it| it.waiting_at().unwrap().line()).collect();
+    assert_eq!(lines[1], lines[0] + 1, "{report}");
+}
+
+#[test]
+fn a_clock_that_the_body_has_resumed_is_told() {
+    let report = Checker::tokio().inject(Inject::Deadline).run(|ctx| async move {
+        time::resume();
+        let _ = ctx.run(pending::<()>()).await;
+    });
+    let violation = &report.violations()[0];
+    assert!(violation.waiting_for().unwrap().contains("`tokio::time::resume`"), "{report}");
+}
 
 #[test]
 fn what_is_never_reached_is_told() {

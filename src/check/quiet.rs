@@ -2,8 +2,9 @@
 //!
 //! # Invariants
 //!
-//! 1. The hook is set once for the process and passes on what is not for it: panics on threads that
-//!    run no schedule are printed as ever.
+//! 1. The hook passes on what is not for it: panics on threads that run no schedule are printed as
+//!    ever. It is set when a check begins and no panic reaches it: at first, and after user code
+//!    has set a hook of its own that passes nothing on.
 //! 2. A panic that is not caught while schedules run is the checker's own, or a wrong use of it,
 //!    and is printed after all.
 //! 3. A panic that must not unwind because another is unwinding ends the process. The hook prints
@@ -29,6 +30,8 @@ thread_local! {
     static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
     /// The panic before that.
     static BEFORE: RefCell<Option<Panic>> = const { RefCell::new(None) };
+    /// `Some` while this thread panics to see whether the hook hears of it: whether it has.
+    static HEARD: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 /// What the standard library panics with where a panic must not unwind, after that panic's own
@@ -75,20 +78,35 @@ pub(super) struct Quiet {
 }
 
 pub(super) fn keep_quiet() -> Quiet {
-    static HOOK: crate::sync::Mutex<bool> = crate::sync::Mutex::new(false);
-    let mut set = HOOK.lock();
-    if !*set {
-        *set = true;
+    static FIRST: crate::sync::Mutex<bool> = crate::sync::Mutex::new(true);
+    let mut first = FIRST.lock();
+    if std::mem::replace(&mut *first, false) || !is_heard() {
         let before = panic::take_hook();
         panic::set_hook(hook(before));
     }
-    drop(set);
+    drop(first);
     QUIET.set(QUIET.get() + 1);
     Quiet { unwinding: std::thread::panicking() }
 }
 
+/// Whether panics reach the hook: user code may have set another.
+pub(super) fn is_heard() -> bool {
+    // A thread that unwinds may set no hook.
+    if std::thread::panicking() {
+        return true;
+    }
+    HEARD.set(Some(false));
+    let _panic = panic::catch_unwind(|| {
+        panic::panic_any("quell has panicked to see whether its panic hook is still set");
+    });
+    HEARD.take() == Some(true)
+}
+
 fn hook(before: Hook) -> Hook {
     Box::new(move |info| {
+        if HEARD.try_with(|heard| heard.get().is_some()).unwrap_or(false) {
+            return HEARD.set(Some(true));
+        }
         if QUIET.try_with(Cell::get).unwrap_or(0) == 0 {
             return before(info);
         }

@@ -48,6 +48,14 @@ pub(super) fn nowhere(covered: &Covered) -> Violation {
     vacuous(covered.kind, format!("{why}{advice}"))
 }
 
+/// The violation of a body that keeps panics of its tasks from being seen.
+#[cfg(feature = "tokio")]
+pub(super) fn unheard() -> Violation {
+    let why =
+        "the body has set a panic hook, so no panic of a task was seen: set it before the check";
+    vacuous(Inject::None, why.to_string())
+}
+
 fn vacuous(kind: Inject, why: String) -> Violation {
     let headline = "this check has checked nothing".to_string();
     Violation {

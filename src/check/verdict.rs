@@ -17,6 +17,12 @@ use super::place::Place;
 use super::violation::ViolationKind;
 use std::panic::Location;
 
+/// What is told of a context that is left.
+pub(super) const CONTEXT_LEFT: &str = "it is still alive, and nothing is left that could use it";
+/// What is told of a timer that is left.
+pub(super) const TIMER_LEFT: &str =
+    "a timer is still pending, and nothing is left that waits for it";
+
 /// How a schedule came to its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum End {
@@ -119,9 +125,9 @@ pub(super) fn judge(engine: &Engine, end: End) -> Option<Finding> {
     if engine.contexts > 0 || !engine.clock.is_empty() {
         let mut finding = Finding::new(ViolationKind::LeakedContext);
         finding.message = Some(if engine.contexts > 0 {
-            "it is still alive, and nothing is left that could use it".to_string()
+            CONTEXT_LEFT.to_string()
         } else {
-            "a timer is still pending, and nothing is left that waits for it".to_string()
+            TIMER_LEFT.to_string()
         });
         finding.saw = engine.made_at | 1;
         return Some(finding);

@@ -141,7 +141,7 @@ impl Desk {
         (key, concerns)
     }
 
-    fn find(&mut self, id: Id) -> Option<usize> {
+    fn find(&self, id: Id) -> Option<usize> {
         self.runtimes.iter().position(|runtime| runtime.id == id)
     }
 
@@ -222,6 +222,14 @@ impl Runtime {
             KeeperIs::Nobody | KeeperIs::Awake => unreachable!("it is asleep"),
         }
     }
+}
+
+/// Whether a task of this runtime keeps the time of alarms.
+#[cfg(feature = "check")]
+pub(crate) fn keeps_time_here() -> bool {
+    let desk = DESK.lock();
+    let here = desk.find(Handle::current().id()).map(|index| &desk.runtimes[index]);
+    here.is_some_and(|runtime| !matches!(runtime.keeper, KeeperIs::Nobody))
 }
 
 /// The place of a hung bell; dropping this takes the bell down.

@@ -17,10 +17,11 @@
 
 use super::super::inject::Inject;
 use super::super::pulse::Pulse;
+use super::super::quiet::Panic;
 use super::super::subject::Running;
 use super::watcher::{MARK, Point, Tracer, Waits, Watcher};
 use crate::context::Context;
-use crate::rt::panic_words;
+use crate::rt::{self, panic_words};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::traced;
 use crate::sync::{Arc, Mutex};
@@ -33,6 +34,10 @@ use tokio::time::{Instant, Sleep};
 
 /// A body that waits for longer than this, two years, waits for the injection.
 const LONG: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
+
+/// What is told of a body that the checker cannot move the time for.
+const RESUMED: &str =
+    "the body has called `tokio::time::resume`, and the checker cannot move the time";
 
 /// The time that tasks have to stop is divided into this many moments, if it is long enough.
 const MOMENTS: u32 = 1_000;
@@ -68,6 +73,8 @@ pub(super) enum Body {
 pub(super) struct Left {
     pub(super) body: Body,
     pub(super) tasks: usize,
+    /// Whether a timer of a context is pending.
+    pub(super) timer: bool,
     /// Where the body waits, in a traced run.
     pub(super) waits: Waits,
 }
@@ -194,10 +201,11 @@ impl Run<'_> {
         };
         self.guard(|| drop(canceller));
         if self.time_follows(due) {
-            tokio::time::advance(hour()).await;
+            self.moves_time(due).await;
         }
         let until = told.unwrap_or_else(tokio_now) + self.stop_within;
-        Left { body, tasks: self.settle(until).await, waits }
+        let tasks = self.settle(until).await;
+        Left { body, tasks, timer: rt::keeps_time_here(), waits }
     }
 
     /// Whether the root has ended by its deadline, at `due`, and the clock is still behind
@@ -205,6 +213,25 @@ impl Run<'_> {
     fn time_follows(&self, due: Instant) -> bool {
         let has_come = || self.watcher.state.lock().landed.is_some();
         self.kind == Inject::Deadline && has_come() && tokio_now() < due
+    }
+
+    /// Moves the clock to this time, if it is not there yet. `false`: the body has resumed it.
+    async fn moves_time(&self, until: Instant) -> bool {
+        let before = self.watcher.state.lock().panicked.clone();
+        let mut advance = pin!(tokio::time::advance(until.saturating_duration_since(tokio_now())));
+        let moved = std::future::poll_fn(|cx| {
+            match catch_unwind(AssertUnwindSafe(|| advance.as_mut().poll(cx))) {
+                Ok(polled) => polled.map(|()| true),
+                Err(_is_not_frozen) => Poll::Ready(false),
+            }
+        })
+        .await;
+        if !moved {
+            // In place of tokio's own words.
+            let resumed = Panic { message: RESUMED.to_string(), place: None };
+            self.watcher.state.lock().panicked = before.or(Some(resumed));
+        }
+        moved
     }
 
     /// Polls the body to its end. Returns how it came out, and when it was told to stop.
@@ -218,7 +245,10 @@ impl Run<'_> {
         let mut told = None;
         // Counted from the beginning, and anew from when it was told.
         let (mut polls, mut rests) = (0, 0);
-        let mut jump: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
+        // Whether its time was over before: tasks that are ready at that instant have their turns
+        // before it has its last.
+        let mut was_over = false;
+        let mut jump: Option<Pin<Box<dyn Future<Output = bool> + '_>>> = None;
         std::future::poll_fn(|cx| {
             let may_come = kind.comes_by_itself() && told.is_none();
             let nudge = self.rest.nudge(may_come);
@@ -230,14 +260,20 @@ impl Run<'_> {
             pulse.nudges(may_come.then(|| cx.waker().clone()));
             self.calls_later();
             if let Some(jumping) = &mut jump {
-                if jumping.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
+                match jumping.as_mut().poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(true) => jump = None,
+                    Poll::Ready(false) => return Poll::Ready((Body::Ended, told)),
                 }
-                jump = None;
             }
             let busy = polls == self.steps;
             let cut = busy || self.rest.times() - rests >= self.steps;
-            let late = limit.as_mut().poll(cx).is_ready() || cut;
+            let is_over = limit.as_mut().poll(cx).is_ready();
+            if is_over && !cut && !may_come && !std::mem::replace(&mut was_over, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let late = is_over || cut;
             if busy && !may_come {
                 return Poll::Ready((Body::Busy, told));
             }
@@ -261,10 +297,14 @@ impl Run<'_> {
                         return Poll::Ready((Body::Ended, Some(tokio_now())));
                     }
                     Inject::Deadline => {
-                        let mut jumping = Box::pin(tokio::time::advance(hour()));
-                        if jumping.as_mut().poll(cx).is_pending() {
-                            jump = Some(jumping);
-                            return Poll::Pending;
+                        let mut jumping = Box::pin(self.moves_time(due));
+                        match jumping.as_mut().poll(cx) {
+                            Poll::Pending => {
+                                jump = Some(jumping);
+                                return Poll::Pending;
+                            }
+                            Poll::Ready(true) => {}
+                            Poll::Ready(false) => return Poll::Ready((Body::Ended, told)),
                         }
                     }
                     Inject::Panic | Inject::None => {}
@@ -272,7 +312,7 @@ impl Run<'_> {
             }
             if may_come && watcher.state.lock().landed.is_some() {
                 let now = tokio_now();
-                (told, polls, rests) = (Some(now), 0, self.rest.times());
+                (told, polls, rests, was_over) = (Some(now), 0, self.rest.times(), false);
                 limit.as_mut().reset(now + self.stop_within);
                 if limit.as_mut().poll(cx).is_ready() {
                     cx.waker().wake_by_ref();
@@ -335,6 +375,8 @@ impl Run<'_> {
     async fn settle(&self, until: Instant) -> usize {
         self.pulse.nudges(None);
         let alive = || Handle::current().metrics().num_alive_tasks();
+        // The task that keeps the time of contexts is none of the body's.
+        let left_behind = || alive() - usize::from(rt::keeps_time_here());
         let step = (self.stop_within / MOMENTS).max(Duration::from_millis(1));
         let mut turns = self.steps / 2;
         loop {
@@ -347,10 +389,12 @@ impl Run<'_> {
             }
             let left = until.saturating_duration_since(tokio_now());
             if left.is_zero() {
-                return alive();
+                return left_behind();
             }
             // Invariant 1.
-            tokio::time::advance(left.min(step)).await;
+            if !self.moves_time(tokio_now() + left.min(step)).await {
+                return left_behind();
+            }
             turns = (self.steps / 2 / MOMENTS).max(1);
         }
     }

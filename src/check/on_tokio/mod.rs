@@ -26,7 +26,8 @@ use super::report::{Covered, Early, Report, grouped};
 use super::story::{Story, time};
 use super::subject::Subject;
 use super::token::{ReplayError, Token};
-use super::vacuous::{nowhere, of_the_whole};
+use super::vacuous::{nowhere, of_the_whole, unheard};
+use super::verdict::{CONTEXT_LEFT, TIMER_LEFT};
 use super::violation::{Violation, ViolationKind};
 use crate::rt::Clock;
 use crate::rt::world::{self, Onlooker};
@@ -77,6 +78,8 @@ struct Outcome {
     violation: Option<Violation>,
     /// Whether the line at which the injection came is known.
     at_a_line: bool,
+    /// Whether the body has set a panic hook, so that panics of tasks were not heard of.
+    deaf: bool,
 }
 
 /// How many missed points are put up with: each may take as long as the watchdog has patience.
@@ -96,7 +99,7 @@ pub(super) fn explore(
     let _quiet = quiet::keep_quiet();
     let mut report = Report::new(plan);
     let mut findings = Findings::default();
-    let mut looked = false;
+    let (mut looked, mut deaf) = (false, false);
     // The first run is the one without an injection.
     let number = |target: Option<u32>| target.map_or(0, |target| u64::from(target) + 1);
     let in_part = |target: Option<u32>| number(target) % plan.shard.1 == plan.shard.0 - 1;
@@ -123,6 +126,7 @@ pub(super) fn explore(
             covered.points = covered.points.max(points);
             covered.cut |= outcome.cut;
             looked |= outcome.looked && kind.comes_at_a_look();
+            deaf |= outcome.deaf;
             landed |= outcome.landed.is_some();
             let missed = target.is_some() && outcome.landed != target;
             if (missed || target.is_none()) && !outcome.cut {
@@ -139,8 +143,9 @@ pub(super) fn explore(
                 (covered.early, covered.everywhere) = (Some(Early::Missed), false);
             }
             let over = missed && (!is_one || misses > MOST_MISSES);
-            if in_part(target) && !missed {
-                covered.schedules += 1;
+            if in_part(target) && (!missed || is_one) {
+                covered.schedules += u64::from(!missed);
+                // Also of a run that missed its point: it went another way, and wrong.
                 if let Some(violation) = outcome.violation {
                     let again = || run(plan, kind, target, body, &pulse, true);
                     findings.add(violation, again, &pulse);
@@ -165,6 +170,9 @@ pub(super) fn explore(
         if plan.stop_at_first && !findings.violations.is_empty() {
             break;
         }
+    }
+    if deaf {
+        findings.violations.push(unheard());
     }
     if plan.shard.1 == 1 {
         // If something was found, something was checked.
@@ -199,7 +207,8 @@ pub(super) fn replay(
     let mut report = Report::new(plan);
     report.merge(&outcome.sometimes);
     report.covered.push(Covered::of_a_token(token.kind, outcome.way.len() as u32));
-    report.finish(outcome.violation.into_iter().collect());
+    let unheard = outcome.deaf.then(unheard);
+    report.finish(outcome.violation.into_iter().chain(unheard).collect());
     report.took = Clock::system_now() - began;
     Ok(report)
 }
@@ -240,23 +249,21 @@ impl Findings {
     fn add(&mut self, violation: Violation, again: impl FnOnce() -> Outcome, pulse: &Pulse) {
         /// How many are traced, which takes long. After that, one of a known kind is only counted.
         const ENOUGH: u32 = 50;
-        let alike = |known: &Violation, other: &Violation| {
-            known.kind == other.kind
-                && known.task == other.task
-                && known.waiting_at == other.waiting_at
-                && known.waiting_for == other.waiting_for
-        };
         self.traced += 1;
         let kind = violation.kind;
         if self.traced > ENOUGH {
-            if let Some(known) = self.violations.iter_mut().find(|known| known.kind == kind) {
+            let known = self.violations.iter_mut().find(|known| match violation.waiting_at {
+                Some(_) => known.is_same_as(&violation),
+                None => known.kind == kind,
+            });
+            if let Some(known) = known {
                 known.count += 1;
                 return;
             }
         }
         let again = again();
         let told = again.violation.filter(|again| again.kind == kind).unwrap_or(violation);
-        let Some(known) = self.violations.iter().position(|known| alike(known, &told)) else {
+        let Some(known) = self.violations.iter().position(|known| known.is_same_as(&told)) else {
             pulse.found(told.to_string());
             self.violations.push(told);
             self.at_a_line.push(again.at_a_line);
@@ -312,6 +319,10 @@ fn run(
     body.run_once(&mut |body| left = Some(runtime.block_on(run.go(body))));
     let left = left.expect("it has been run");
     drop(runtime);
+    let deaf = !quiet::is_heard();
+    if deaf {
+        drop(quiet::keep_quiet());
+    }
     // These hold wakers that keep the runtime, and the runtime holds these: a cycle.
     rest.forgets();
     pulse.nudges(None);
@@ -348,6 +359,7 @@ fn run(
         sometimes: std::mem::take(&mut state.sometimes),
         violation,
         at_a_line,
+        deaf,
     }
 }
 
@@ -428,8 +440,12 @@ fn judge(
         let headline = "an item was dropped before it was settled".to_string();
         return Some(told(ViolationKind::LostItem, headline, what, Some(place)));
     }
-    let context = state.contexts.last().map(|&at| Place::from(at))?;
-    let headline = "every task has ended, but a context is still alive".to_string();
-    let what = "it is still alive, and nothing is left that could use it".to_string();
-    Some(told(ViolationKind::LeakedContext, headline, what, Some(context)))
+    let context = state.contexts.last().map(|&at| Place::from(at));
+    let (headline, what) = match context {
+        Some(_) => ("a context is still alive", CONTEXT_LEFT),
+        None if left.timer => ("a timer is still pending", TIMER_LEFT),
+        None => return None,
+    };
+    let headline = format!("every task has ended, but {headline}");
+    Some(told(ViolationKind::LeakedContext, headline, what.to_string(), context))
 }
