@@ -318,6 +318,21 @@ fn a_panic_is_found_whatever_hook_has_been_set_or_the_report_says_why_not() {
     assert_eq!(code, Some(0), "{said}");
 }
 
+#[test]
+fn a_check_in_the_body_of_another_checker_has_a_world_of_its_own() {
+    let inner = |ctx: Context| async move {
+        let task = rt::spawn(async move { ctx.done().await });
+        task.await.unwrap();
+    };
+    Checker::new()
+        .inject(Inject::None)
+        .run(|ctx| async move {
+            assert!(!ctx.is_done());
+            Checker::tokio().run(inner).assert_clean();
+        })
+        .assert_clean();
+}
+
 // --------------------------------------------------------------------- time and steps
 
 #[test]

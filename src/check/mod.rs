@@ -69,7 +69,8 @@ pub fn fault(name: &'static str) {
 }
 
 /// Says that `condition` must hold here in some schedule. If it never does, the check has not tried
-/// what it should, which is a violation.
+/// what it should, which is a violation. Put it where schedules come by, with the condition as its
+/// argument: in a branch that no schedule takes, nothing hears of it.
 ///
 /// Does nothing outside a checker.
 pub fn sometimes(name: &'static str, condition: bool) {

@@ -218,7 +218,13 @@ pub(crate) fn enter(world: Arc<dyn World>) -> Inside {
     Inside { before: CURRENT.with(|current| current.replace(Some(world))) }
 }
 
-/// Leaves the world when dropped.
+/// Takes this thread out of its world, if it is in one, until the guard is dropped.
+#[cfg(feature = "tokio")]
+pub(crate) fn leave() -> Inside {
+    Inside { before: CURRENT.with(|current| current.replace(None)) }
+}
+
+/// Puts the world before back when dropped.
 #[derive(Debug)]
 pub(crate) struct Inside {
     before: Option<Arc<dyn World>>,

@@ -93,6 +93,8 @@ pub(super) fn explore(
     body: &dyn Subject,
 ) -> Report {
     let began = Clock::system_now();
+    // A body of another checker may have asked for this.
+    let _apart = world::leave();
     learn_of_tasks();
     let pulse = Arc::new(pulse(plan));
     let _watch = pulse::watch(&pulse, plan.patience);
@@ -196,6 +198,8 @@ pub(super) fn replay(
         return Err(ReplayError::Body);
     }
     let began = Clock::system_now();
+    // A body of another checker may have asked for this.
+    let _apart = world::leave();
     learn_of_tasks();
     let pulse = Arc::new(pulse(plan));
     let _watch = pulse::watch(&pulse, plan.patience);
