@@ -520,6 +520,29 @@ async fn relay_or_fail(
     Ok(())
 }
 
+/// Displays as the error of a `send` without having it as its source, as `anyhow` does.
+#[derive(Debug)]
+struct Whole(SendError<u64>);
+
+impl std::fmt::Display for Whole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Whole {}
+
+async fn relay_wrapped_whole(
+    _ctx: quell::Context,
+    mut input: Receiver<u64>,
+    output: Sender<u64>,
+) -> Result<(), Whole> {
+    while let Some(n) = input.recv().await {
+        output.send(n).await.map_err(Whole)?;
+    }
+    Ok(())
+}
+
 /// Looks for room again and again.
 async fn relay_by_trying(
     _ctx: quell::Context,
@@ -545,6 +568,7 @@ async fn a_send_error_that_a_stage_returns_is_no_failure_nor_is_one_that_comes_f
         source().stage("relay", relay_or_say_so),
         source().stage("relay", relay_or_fail),
         source().stage("relay", relay_by_trying),
+        source().stage("relay", relay_wrapped_whole),
     ];
     for relayed in relayed {
         let mut results = relayed
