@@ -351,6 +351,25 @@ async fn all_that_wait_for_a_connection_of_http2_are_told_why_there_is_none() {
 }
 
 #[tokio::test]
+async fn a_call_over_http2_whose_server_hangs_up_is_made_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    let hangs_up = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    let (client, ctx) = (Client::http2(), Context::background());
+    let error = soon("an answer", client.get(&ctx, url)).await.unwrap_err();
+    assert!(!error.is_connect(), "{error:?}");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1, "{error:?}");
+    hangs_up.abort();
+}
+
+#[tokio::test]
 async fn an_error_says_whether_there_was_a_connection() {
     let at = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (client, ctx) = (Client::new(), Context::background());
