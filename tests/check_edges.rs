@@ -1265,3 +1265,69 @@ fn who_waits_for_a_ring_of_others_is_not_to_blame_for_it() {
     let report = Checker::new().run(waits_for_a_ring);
     assert_eq!(report.violations()[0].task(), Some("one"), "{report}");
 }
+
+// ------------------------------------------------------------- functions that go on for ever
+
+/// Arms itself again each time it has been called.
+fn beats<const MILLIS: u64>() {
+    let (heart, canceller) = Context::background().with_timeout(Duration::from_millis(MILLIS));
+    canceller.detach();
+    heart.after_func(beats::<MILLIS>);
+}
+
+async fn beats_and_waits<const MILLIS: u64>(ctx: Context) {
+    beats::<MILLIS>();
+    ctx.done().await;
+}
+
+#[test]
+fn time_that_moves_for_ever_and_wakes_no_task_comes_to_an_end() {
+    let report = Checker::random(1, 2).inject(Inject::None).run(beats_and_waits::<1_000>);
+    let [violation] = report.violations() else { panic!("{report}") };
+    assert_eq!(violation.kind(), ViolationKind::BlockedStage, "{report}");
+    assert_eq!(violation.waiting_for(), Some("the end of a context"), "{report}");
+    comes_again(&report, beats_and_waits::<1_000>);
+
+    async fn sleeps(_: Context) {
+        beats::<1>();
+        rt::sleep(Duration::from_secs(3_600)).await;
+    }
+    let report = Checker::random(1, 2).inject(Inject::None).run(sleeps);
+    let said = report.to_string();
+    assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedTask, "{report}");
+    assert!(said.contains("the body is busy, and has not ended within its steps"), "{report}");
+}
+
+#[test]
+fn a_jump_to_the_deadline_calls_no_function_for_ever() {
+    for checker in [Checker::random(1, 2), Checker::random(1, 2).functions_after_turns()] {
+        let report = checker.inject(Inject::Deadline).run(beats_and_waits::<1>);
+        assert_eq!(report.violations()[0].kind(), ViolationKind::LeakedContext, "{report}");
+    }
+    // One that ends with the root is called late, and is no violation.
+    fn beats_until_the_end(ctx: Context) {
+        let (heart, canceller) = Context::background().with_timeout(Duration::from_millis(1));
+        canceller.detach();
+        heart.after_func(move || {
+            if !ctx.is_done() {
+                beats_until_the_end(ctx);
+            }
+        });
+    }
+    let report = Checker::random(1, 2).inject(Inject::Deadline).run(|ctx: Context| async move {
+        beats_until_the_end(ctx.clone());
+        ctx.done().await;
+        rt::sleep(Duration::from_millis(10)).await;
+    });
+    report.assert_clean();
+}
+
+#[test]
+fn a_task_that_sleeps_as_often_as_it_may_is_not_to_blame_for_time_that_moves() {
+    let report = Checker::random(1, 2).inject(Inject::None).run(|_| async {
+        for _ in 0..9_990 {
+            rt::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    assert!(report.violations().is_empty(), "{report}");
+}

@@ -24,7 +24,8 @@ pub(super) struct Armed {
 pub(super) struct Clock {
     pub(super) now: u64,
     due: BTreeMap<Key, Armed>,
-    armed: u64,
+    /// How many have been armed.
+    pub(super) armed: u64,
 }
 
 impl Clock {

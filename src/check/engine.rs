@@ -15,7 +15,7 @@
 
 mod looks;
 
-use super::clock::Clock;
+use super::clock::{Armed, Clock};
 pub(super) use super::current::{enter, here, leave, try_with, with};
 use super::inject::Inject;
 use super::label::Labels;
@@ -71,6 +71,8 @@ pub(super) struct Engine {
     turns: u32,
     pub(super) steps: u32,
     steps_left: u32,
+    /// How many steps there had been when time last moved because no task was ready.
+    idle_at: Option<u32>,
     /// How many looks this turn has left; an await that did not have to wait counts as one.
     looks_left: u32,
     /// Looks of this turn that are not in the hash yet.
@@ -135,6 +137,7 @@ impl Engine {
             turns: 0,
             steps: 0,
             steps_left: 0,
+            idle_at: None,
             looks_left: 0,
             looks: 0,
             looked: false,
@@ -167,7 +170,7 @@ impl Engine {
         self.until = None;
         (self.at, self.points, self.turns, self.steps) = (0, 0, 0, 0);
         self.hash = 0;
-        self.steps_left = self.limits.steps;
+        (self.steps_left, self.idle_at) = (self.limits.steps, None);
         (self.looks_left, self.looks) = (self.limits.steps, 0);
         (self.stirred, self.funcs, self.waited, self.body_ended) = (true, false, false, false);
         (self.landed, self.cut, self.closing, self.looked) = (None, false, false, false);
@@ -357,12 +360,7 @@ impl Engine {
             return self.idle();
         }
         if self.steps_left == 0 {
-            return if self.may_come_by_itself() {
-                self.cut = true;
-                Step::Strike
-            } else {
-                Step::Busy
-            };
+            return self.out_of_steps();
         }
         if self.point(self.kind != Inject::Panic) {
             return Step::Strike;
@@ -435,10 +433,30 @@ impl Engine {
         if self.until.is_some_and(|until| due > until) {
             return Step::Stuck;
         }
+        if self.steps_left == 0 && self.idle_at == Some(self.steps) {
+            // No task keeps another awake.
+            self.tasks.iter_mut().for_each(|task| task.again = 0);
+            return self.out_of_steps();
+        }
         if self.jumps_next() || self.point(self.kind != Inject::Panic) {
             return Step::Strike;
         }
+        // If time has only called functions since it last moved here, that costs a step: they may
+        // arm themselves again for ever. If it has woken a task, the task's turn has cost one.
+        if self.idle_at.replace(self.steps) == Some(self.steps) {
+            self.steps_left -= 1;
+        }
         Step::Tick
+    }
+
+    /// Nothing goes on after `max_steps`, unless the injection is still to come.
+    fn out_of_steps(&mut self) -> Step {
+        if self.may_come_by_itself() {
+            self.cut = true;
+            Step::Strike
+        } else {
+            Step::Busy
+        }
     }
 
     /// Time is about to move although tasks are ready. They are not to blame for that, so it does
@@ -620,6 +638,12 @@ impl Engine {
             self.note(NOBODY, || What::Time);
         }
         Some(due)
+    }
+
+    /// Takes out the next bell of a move of time to `until`: see [`Clock::ring`].
+    pub(super) fn ring(&mut self, until: u64) -> Option<Armed> {
+        self.pulse.goes_on();
+        self.clock.ring(until)
     }
 
     pub(super) fn waits(&mut self, wait: &Wait) {

@@ -245,13 +245,21 @@ fn strike(later: bool) {
             }
         }
         Inject::Deadline => {
-            while let Some(armed) = here(|engine| engine.clock.ring(super::DEADLINE)) {
+            // Functions may arm themselves again for ever. After `max_steps` of that the rest of the
+            // hour is over at once, and what is still due before its end rings late.
+            let most = here(|engine| engine.clock.armed + u64::from(engine.limits.steps));
+            while let Some(armed) = here(|engine| engine.ring(super::DEADLINE)) {
                 if later {
                     let work = guard(armed.bell).flatten();
                     here(|engine| engine.later.extend(work));
                 } else {
                     ring(armed.bell);
                 }
+                here(|engine| {
+                    if engine.clock.armed >= most {
+                        engine.clock.now = engine.clock.now.max(super::DEADLINE);
+                    }
+                });
             }
             here(|engine| engine.clock.now = engine.clock.now.max(super::DEADLINE));
         }
@@ -339,7 +347,7 @@ fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
             }
             Step::Tick => {
                 if let Some(due) = here(Engine::tick) {
-                    while let Some(armed) = here(|engine| engine.clock.ring(due)) {
+                    while let Some(armed) = here(|engine| engine.ring(due)) {
                         ring(armed.bell);
                     }
                 }

@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //!
-//! 1. `beat` changes with each poll and each drop of a future. If it has not changed for the whole
+//! 1. `beat` changes with each poll and each drop of a future, and with each bell. If it has not changed for the whole
 //!    of the patience while its exploration is in the list, something keeps the thread: user code,
 //!    unless it is the checker itself ([`Pulse::own_time`]) or another checker in this one's body.
 //! 2. No exploration runs under the list's lock, which it takes only to enter the list and to leave
@@ -68,9 +68,15 @@ impl Pulse {
     /// Notes that a task with this label is about to be polled or dropped.
     #[inline]
     pub(super) fn beats(&self, label: u32) {
+        self.goes_on();
+        self.label.store(label, Ordering::Relaxed);
+    }
+
+    /// Notes that time is about to ring a bell, which is no task's turn.
+    #[inline]
+    pub(super) fn goes_on(&self) {
         // Relaxed: the watchdog only samples it. One thread writes, so no swap.
         self.beat.store(self.beat.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.label.store(label, Ordering::Relaxed);
     }
 
     /// Runs `f`, which handles stack traces and takes long, in the checker's time, not in a task's.
