@@ -1137,6 +1137,37 @@ fn a_thread_that_waits_for_the_root_is_let_go_when_the_schedule_is_over() {
     }
 }
 
+#[test]
+fn who_waits_for_a_deadline_where_no_schedule_runs_is_told_whose_time_it_goes_by() {
+    fn refused(bounded: &Context) -> String {
+        let waits = std::panic::AssertUnwindSafe(|| bounded.wait());
+        let panic = std::panic::catch_unwind(waits).expect_err("nothing moves its time");
+        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+        text.or(panic.downcast_ref::<String>().cloned()).expect("it is a text")
+    }
+    let (said, kept) = (Mutex::new(None), Mutex::new(None));
+    let (says, keeps) = (&said, &kept);
+    let report = Checker::random(1, 1).run(|ctx: Context| async move {
+        let _ = ctx.is_done();
+        let bounded = Context::background().with_timeout(Duration::from_secs(5));
+        let on_a_thread = bounded.0.clone();
+        let refused = std::thread::spawn(move || refused(&on_a_thread)).join().unwrap();
+        says.lock().unwrap().replace(refused);
+        keeps.lock().unwrap().replace(bounded);
+    });
+    report.assert_clean();
+    let (bounded, canceller) = kept.into_inner().unwrap().unwrap();
+    for said in [said.into_inner().unwrap().unwrap(), refused(&bounded)] {
+        assert!(said.contains("goes by the time of a checker's schedule"), "{said}");
+        assert!(said.contains("is over, or runs on another thread"), "{said}");
+    }
+    // It is as whole as any.
+    assert!(!bounded.is_done());
+    drop(canceller);
+    assert!(bounded.is_done());
+    bounded.wait();
+}
+
 #[tokio::test]
 async fn inside_a_task_of_tokios_a_check_has_no_budget() {
     let report = Checker::random(1, 20).run(|ctx| async move {

@@ -31,6 +31,11 @@ use std::time::{Duration, Instant};
 const ON_TOKIO: &str = "; check it with `Checker::tokio()`, or use `quell::rt` (`spawn`, `sleep`, `timeout`), \
                         which needs no runtime";
 
+/// Why nothing can be armed where no schedule runs.
+const NO_TIME: &str = "quell: the deadline of this context goes by the time of a checker's schedule, which is over, or \
+                       runs on another thread, and nothing would wake what waits for it here; wait in a task of \
+                       the body (`rt::spawn`), or make a context where the waiting is done";
+
 /// The world of a body under check. What changes is in the engine.
 #[derive(Debug)]
 pub(super) struct Explorer {
@@ -68,10 +73,13 @@ impl World for Explorer {
 
     fn arm(&self, at: Instant, bell: Bell) -> Box<dyn Armed> {
         let at = self.nanos(at);
-        here(|engine| {
-            let key = engine.clock.arm(at, engine.current, bell);
-            Box::new(Alarm { run: engine.run, key })
-        })
+        // Left where it is if there is no engine: invariant 1.
+        let mut bell = Some(bell);
+        let armed = engine::with(|engine| {
+            let key = engine.clock.arm(at, engine.current, bell.take()?);
+            Some(Box::new(Alarm { run: engine.run, key }))
+        });
+        armed.flatten().expect(NO_TIME)
     }
 
     fn choose(&self, n: usize) -> usize {
