@@ -403,6 +403,67 @@ fn a_timer_that_a_task_has_given_away_does_not_make_it_go_on() {
 }
 
 #[test]
+fn a_deadline_that_a_task_has_stopped_waiting_for_does_not_make_it_go_on() {
+    // What each does with a deadline an hour away before it is blocked for good.
+    async fn leaves(bounded: Context, how: u32) {
+        match how {
+            0 => drop(bounded.run(rt::sleep(Duration::from_millis(1))).await),
+            1 => drop(bounded.done().now_or_never()),
+            _ => {
+                let (mut one, mut other) = (bounded.done(), bounded.done());
+                assert!((&mut one).now_or_never().is_none());
+                assert!((&mut other).now_or_never().is_none());
+            }
+        }
+    }
+    // What keeps it going on, for all that it does beside.
+    async fn stays(bounded: Context, how: u32) -> Box<dyn Send> {
+        let mut kept = Box::new(bounded.done());
+        match how {
+            0 => drop(bounded.run(rt::yield_now()).await),
+            1 => {
+                let (give, given) = oneshot::channel::<()>();
+                std::mem::forget(bounded.after_func(move || drop(give)));
+                drop(bounded.run(rt::yield_now()).await);
+                return Box::new(given);
+            }
+            _ => {}
+        }
+        assert!((&mut *kept).now_or_never().is_none());
+        let _ = bounded.done().now_or_never();
+        kept
+    }
+    for how in 0..3 {
+        let report = Checker::exhaustive().max_delays(0).run(move |ctx: Context| async move {
+            let (bounded, canceller) = Context::background().with_timeout(secs(3_600));
+            canceller.detach();
+            let (first, second) = (bounded.clone(), bounded);
+            detach("first", async move {
+                leaves(first, how).await;
+                pending::<()>().await;
+            });
+            detach("second", async move {
+                let _ = second.done().await;
+            });
+            let _ = ctx.run(rt::sleep(Duration::from_millis(5))).await;
+        });
+        let second = [(ViolationKind::LeakedTask, Some("second"))];
+        assert_eq!(found(&report), second, "{how}: {report}");
+
+        let report = Checker::exhaustive().max_delays(0).run(move |ctx: Context| async move {
+            let (bounded, canceller) = Context::background().with_timeout(secs(3_600));
+            canceller.detach();
+            detach("first", async move {
+                let _kept = stays(bounded, how).await;
+                pending::<()>().await;
+            });
+            let _ = ctx.run(rt::sleep(Duration::from_millis(5))).await;
+        });
+        assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("first"))], "{how}: {report}");
+    }
+}
+
+#[test]
 fn a_timer_that_is_kept_when_all_has_ended_is_told() {
     let report = Checker::new().run(|ctx| async move {
         let _ = ctx.is_done();

@@ -5,7 +5,9 @@
 //! 1. A bell is in the queue from its arming until it is rung or disarmed. Bells of one moment ring
 //!    in the order in which they were armed.
 
+use super::engine::NOBODY;
 use crate::rt::Bell;
+use crate::rt::world::WaitId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -15,9 +17,10 @@ pub(super) type Key = (u64, u64);
 /// A bell, and the task that waits for it: the one that armed it, or the last to take it over.
 pub(super) struct Armed {
     pub(super) bell: Bell,
+    /// `NOBODY` if it is one of the others.
     owner: u32,
-    /// Tasks that wait for it too.
-    others: BTreeSet<u32>,
+    /// Tasks that wait for it too, each wait by its own.
+    others: BTreeMap<WaitId, u32>,
 }
 
 #[derive(Default)]
@@ -32,7 +35,7 @@ impl Clock {
     pub(super) fn arm(&mut self, at: u64, owner: u32, bell: Bell) -> Key {
         let key = (at, self.armed);
         self.armed += 1;
-        self.due.insert(key, Armed { bell, owner, others: BTreeSet::new() });
+        self.due.insert(key, Armed { bell, owner, others: BTreeMap::new() });
         key
     }
 
@@ -66,7 +69,23 @@ impl Clock {
             armed.owner = task;
             armed.others.clear();
         } else if armed.owner != task {
-            armed.others.insert(task);
+            armed.others.insert((0, task as usize), task);
+        }
+    }
+
+    /// Has `task` wait for the bell by `wait`. `arms`: it has armed the bell for that.
+    pub(super) fn joined(&mut self, key: Key, task: u32, wait: WaitId, arms: bool) {
+        let Some(armed) = self.due.get_mut(&key) else { return };
+        if arms {
+            armed.owner = NOBODY;
+        }
+        armed.others.insert(wait, task);
+    }
+
+    /// Forgets a wait that is over.
+    pub(super) fn left(&mut self, key: Key, wait: WaitId) {
+        if let Some(armed) = self.due.get_mut(&key) {
+            armed.others.remove(&wait);
         }
     }
 
@@ -74,7 +93,7 @@ impl Clock {
     pub(super) fn owners(&self) -> BTreeSet<u32> {
         self.due
             .values()
-            .flat_map(|armed| armed.others.iter().copied().chain([armed.owner]))
+            .flat_map(|armed| armed.others.values().copied().chain([armed.owner]))
             .collect()
     }
 

@@ -19,7 +19,7 @@ use super::subject::{Running, Subject};
 use super::verdict::{self, End, Finding};
 use crate::context::Context;
 use crate::rt::probe::Wait;
-use crate::rt::world::{Armed, Look, Onlooker, World};
+use crate::rt::world::{Armed, Look, Onlooker, WaitId, World};
 use crate::rt::{Bell, Stop, Unstarted, panic_words};
 use crate::sync::Arc;
 use std::any::Any;
@@ -203,6 +203,22 @@ impl Armed for Alarm {
         engine::with(|engine| {
             if let Some(engine) = engine.of_run(self.run) {
                 engine.clock.awaited(self.key, engine.current, alone);
+            }
+        });
+    }
+
+    fn joined(&self, wait: WaitId, arms: bool) {
+        engine::with(|engine| {
+            if let Some(engine) = engine.of_run(self.run) {
+                engine.clock.joined(self.key, engine.current, wait, arms);
+            }
+        });
+    }
+
+    fn left(&self, wait: WaitId) {
+        engine::with(|engine| {
+            if let Some(engine) = engine.of_run(self.run) {
+                engine.clock.left(self.key, wait);
             }
         });
     }

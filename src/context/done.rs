@@ -49,23 +49,24 @@ impl Done {
         let cause = match branch.open() {
             Err(cause) => cause,
             Ok(scope) => {
+                let mut arms = false;
                 let waits = match self.key {
-                    Some(key) => scope.wait_with(key, waker),
+                    Some(key) => scope.wait_with(key, waker).then_some(key),
                     None => {
                         // Cloning is user code and may panic, so it comes before any counting.
                         let waker = waker.clone();
-                        branch.watch();
+                        arms = branch.watch();
                         self.key = scope.wait(waker);
                         if self.key.is_none() {
                             branch.unwatch();
                         }
-                        self.key.is_some()
+                        self.key
                     }
                 };
-                if waits {
+                if let Some(key) = waits {
                     let of = std::ptr::from_ref(scope.get()) as *const () as usize;
                     probe::waits(|| Wait { of, ..wait });
-                    branch.awaited();
+                    branch.joined(key, arms);
                     // "Not yet" is an answer too: code that only polls may act on it.
                     branch.note_look();
                     return None;
@@ -82,6 +83,7 @@ impl Done {
     /// Takes the waker back, and stops watching the deadline.
     pub(super) fn leave(&mut self) {
         if let (Some(key), Some(branch)) = (self.key.take(), self.ctx.branch()) {
+            branch.left(key);
             branch.unwait(key);
             branch.unwatch();
         }

@@ -19,7 +19,7 @@ use super::ties::Ties;
 use super::values::Entry;
 use super::{Context, trace};
 #[cfg(all(feature = "check", not(loom)))]
-use crate::rt::world::{self, Look};
+use crate::rt::world::{self, Look, WaitId};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Family, Lent, Link, Ref};
@@ -567,20 +567,36 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Notes a waiter: from now on the deadline, if there is one, must ring.
-    pub(super) fn watch(&self) {
-        if let Some(scope) = self.bounding() {
-            Scope::watch(scope);
+    /// Notes a waiter: from now on the deadline, if there is one, must ring. Returns whether this
+    /// armed its alarm.
+    pub(super) fn watch(&self) -> bool {
+        self.bounding().is_some_and(Scope::watch)
+    }
+
+    /// Notes, for a checker, that the task being polled waits for it by the waker with this key,
+    /// and whether it armed the alarm for that.
+    #[inline(always)]
+    pub(super) fn joined(&self, _key: usize, _arms: bool) {
+        #[cfg(all(feature = "check", not(loom)))]
+        if let Some((scope, wait)) = self.wait_in_a_world(_key) {
+            scope.get().joined(wait, _arms);
         }
     }
 
-    /// Notes, for a checker, that the task being polled waits for it.
+    /// Notes, for a checker, that this wait is over.
     #[inline(always)]
-    pub(super) fn awaited(&self) {
+    pub(super) fn left(&self, _key: usize) {
         #[cfg(all(feature = "check", not(loom)))]
-        if let Some(scope) = self.bounding().filter(|_| world::is_here()) {
-            scope.get().awaited();
+        if let Some((scope, wait)) = self.wait_in_a_world(_key) {
+            scope.get().left(wait);
         }
+    }
+
+    #[cfg(all(feature = "check", not(loom)))]
+    fn wait_in_a_world(&self, key: usize) -> Option<(Lent<'_, Scope>, WaitId)> {
+        let bounding = self.bounding().filter(|_| world::is_here())?;
+        let own = self.fate.scope().ok()??;
+        Some((bounding, (std::ptr::from_ref(own.get()).addr(), key)))
     }
 
     /// The opposite of `watch`.

@@ -36,7 +36,7 @@ use super::harvest::Harvest;
 use super::members::{Member, Members};
 use crate::rt::Clock;
 #[cfg(all(feature = "check", not(loom)))]
-use crate::rt::world::{self, Look};
+use crate::rt::world::{self, Look, WaitId};
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, ArcGuard, Latch, Lent, Mutex, lock_arc};
@@ -462,15 +462,15 @@ impl Scope {
 
     /// Adds a watcher of this scope's deadline, here or below; the first arms the alarm. It does so
     /// even if a look has found that the deadline has passed: the alarm then rings at once, and
-    /// sweeps, which the look did not.
-    pub(super) fn watch(this: Lent<'_, Self>) {
-        let Some(deadline) = &this.deadline else { return };
+    /// sweeps, which the look did not. Returns whether this armed it.
+    pub(super) fn watch(this: Lent<'_, Self>) -> bool {
+        let Some(deadline) = &this.deadline else { return false };
         {
             let mut state = this.state.lock();
             let trusts = skip(Break::WatchTrustsTheLook) && this.end.get().is_some();
             if state.watchers > 0 || this.is_swept() || trusts {
                 state.watchers += 1;
-                return;
+                return false;
             }
         }
         // Outside of the lock, because it may start a thread, or fail to.
@@ -486,15 +486,25 @@ impl Scope {
             None
         };
         drop(state);
+        let arms = needless.is_none();
         drop(needless);
+        arms
     }
 
-    /// Notes, for a checker, that the task being polled waits, here or below. It may not be the one
-    /// that armed the alarm.
+    /// Notes, for a checker, that the task being polled waits, here or below, and whether it armed
+    /// the alarm for that.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn awaited(&self) {
+    pub(super) fn joined(&self, wait: WaitId, arms: bool) {
         if let Some(alarm) = &self.state.lock().alarm {
-            alarm.awaited(false);
+            alarm.joined(wait, arms);
+        }
+    }
+
+    /// Notes, for a checker, that this wait is over.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(super) fn left(&self, wait: WaitId) {
+        if let Some(alarm) = &self.state.lock().alarm {
+            alarm.left(wait);
         }
     }
 

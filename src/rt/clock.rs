@@ -23,7 +23,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 #[cfg(all(feature = "check", not(loom)))]
-use super::world::{self, Armed, World};
+use super::world::{self, Armed, WaitId, World};
 #[cfg(all(feature = "check", not(loom)))]
 use crate::sync::Arc;
 #[cfg(all(feature = "tokio", not(loom)))]
@@ -266,5 +266,21 @@ impl Alarm {
             armed.awaited(alone);
         }
         let _ = alone;
+    }
+
+    /// The task being polled waits for it by `wait`, beside others. `arms`: it was armed for that.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn joined(&self, wait: WaitId, arms: bool) {
+        if let Alarm::World { armed } = self {
+            armed.joined(wait, arms);
+        }
+    }
+
+    /// That wait is over.
+    #[cfg(all(feature = "check", not(loom)))]
+    pub(crate) fn left(&self, wait: WaitId) {
+        if let Alarm::World { armed } = self {
+            armed.left(wait);
+        }
     }
 }

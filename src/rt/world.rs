@@ -88,7 +88,16 @@ pub(crate) enum Look {
 pub(crate) trait Armed: Send + Sync + fmt::Debug {
     /// The task being polled waits for it: alone, in place of any before, or beside them.
     fn awaited(&self, alone: bool);
+
+    /// The task being polled waits for it by `wait`, beside others. `arms`: it was armed for that.
+    fn joined(&self, wait: WaitId, arms: bool);
+
+    /// That wait is over.
+    fn left(&self, wait: WaitId);
 }
+
+/// Which of the waits for one bell: an address, and a number there.
+pub(crate) type WaitId = (usize, usize);
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<dyn World>>> = const { RefCell::new(None) };
