@@ -325,6 +325,34 @@ fn ticks_that_were_missed_are_made_up_however_many_they_are() {
 }
 
 #[test]
+fn a_ticker_that_looks_for_its_end_after_each_tick_makes_up_those_it_missed() {
+    for period in [100, 300] {
+        let report = Checker::random(1, 20).inject(Inject::Deadline).run(move |ctx| async move {
+            let mut ticks = rt::interval(Duration::from_millis(period));
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = ticks.tick() => {}
+                    _ = ctx.done() => break,
+                }
+            }
+        });
+        report.assert_clean();
+    }
+    // Each has its own looks.
+    let report = Checker::random(1, 20).inject(Inject::Deadline).run(|ctx| async move {
+        let mut ticks = rt::interval(Duration::from_millis(100));
+        loop {
+            let due = ticks.tick().await;
+            if (ctx.is_done() || ctx.err().is_some()) && due + ticks.period() > rt::now() {
+                break;
+            }
+        }
+    });
+    report.assert_clean();
+}
+
+#[test]
 fn contexts_that_are_kept_are_told_by_the_lines_that_made_them() {
     async fn body(ctx: Context) {
         let (kept, _canceller) = match rt::choose(2) {

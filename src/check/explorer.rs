@@ -91,8 +91,8 @@ impl World for Explorer {
         here(|engine| engine.waits(&wait));
     }
 
-    fn passes(&self, wait: Wait) -> bool {
-        engine::with(|engine| engine.passes(&wait)).unwrap_or(false)
+    fn passes(&self, wait: Option<Wait>) -> bool {
+        engine::with(|engine| engine.passes(wait)).unwrap_or(false)
     }
 
     #[inline]

@@ -31,9 +31,10 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// The task being polled is about to wait.
     fn waits(&self, wait: Wait);
 
-    /// The task being polled goes on past an await without having to wait. True: the onlooker
-    /// intervenes here, as where a watched context is [looked at](Onlooker::looks).
-    fn passes(&self, wait: Wait) -> bool;
+    /// The task being polled goes on past an await without having to wait; `None`: past one of
+    /// those that come to an end. True: the onlooker intervenes here, as where a watched context is
+    /// [looked at](Onlooker::looks).
+    fn passes(&self, wait: Option<Wait>) -> bool;
 
     /// Something was done to the thing at this address that may end a wait for it.
     fn touches(&self, what: &'static str, of: usize);

@@ -39,12 +39,18 @@ impl Engine {
     }
 
     /// Notes an await that did not have to wait: it counts as a look, but is no point. True: the
-    /// turn has been long enough.
-    pub(in super::super) fn passes(&mut self, wait: &Wait) -> bool {
+    /// turn has been long enough. `None`: a tick that was missed and is made up, of which there are
+    /// only so many, each with looks of its own.
+    pub(in super::super) fn passes(&mut self, wait: Option<Wait>) -> bool {
         if self.closing || self.current == NOBODY || self.trouble.is_some() {
             return false;
         }
         self.take_looks();
+        let Some(wait) = wait else {
+            self.looks_left = self.limits.steps;
+            self.only_count();
+            return false;
+        };
         if self.looks_left == 0 {
             self.spins(Some(wait.at));
             return true;
