@@ -44,6 +44,8 @@ pub(super) struct Engine {
     /// The engine of the checker in whose body this one's checker runs.
     pub(super) around: Option<Box<Engine>>,
     pub(super) run: usize,
+    /// `run`, for other threads.
+    running: signal::Running,
     /// The mark of its watched contexts.
     pub(super) mark: u16,
     pub(super) kind: Inject,
@@ -116,6 +118,7 @@ impl Engine {
         Engine {
             around: None,
             run: 0,
+            running: signal::Running::none(),
             mark: 0,
             kind,
             limits,
@@ -162,7 +165,7 @@ impl Engine {
 
     /// Prepares for a new schedule. What the last one left has been taken out.
     pub(super) fn reset(&mut self, run: usize) {
-        self.run = run;
+        self.runs(run);
         self.mark = (run % usize::from(u16::MAX)) as u16 + 1;
         (self.alive, self.most_alive, self.in_line) = (0, 0, 0);
         self.ready.clear();
@@ -177,6 +180,12 @@ impl Engine {
         self.taken.clear();
         (self.contexts, self.made_at) = (0, 0);
         (self.trouble, self.lost) = (None, None);
+    }
+
+    /// Notes which schedule it runs; zero: from here on, marks and signals of the last mean nothing.
+    pub(super) fn runs(&mut self, run: usize) {
+        self.run = run;
+        self.running.set(run);
     }
 
     /// The engine of that schedule: this one or one around it.

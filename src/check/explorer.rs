@@ -496,8 +496,7 @@ fn close(body: &mut dyn Running) {
         guard(|| drop(task));
     }
     let bells = here(|engine| {
-        // From here on, marks and signals of this schedule mean nothing.
-        engine.run = 0;
+        engine.runs(0);
         engine.tasks.clear();
         engine.clock.reset()
     });

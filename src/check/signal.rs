@@ -4,14 +4,15 @@
 //!
 //! 1. The number of a waker says which schedule and which task it is of. A waker that outlives its
 //!    schedule wakes no task.
-//! 2. `FOREIGN_COUNT` is the number of wakes in `FOREIGN_WAKES`: reading it tells that there are
-//!    none.
+//! 2. `FOREIGN_COUNT` is the number of wakes in `FOREIGN`: reading it tells that there are none.
+//! 3. A wake of a schedule that is over is not kept beyond the next step of any schedule, or the
+//!    end of any check.
 
 use super::engine::{self, Engine};
 use crate::rt::Stop;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::numbered::{self, Numbered};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -26,9 +27,58 @@ const MOST_RUNS: usize = usize::MAX >> TASK_BITS;
 static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 /// Wakes from threads that run no schedule.
-static FOREIGN_WAKES: Mutex<Vec<(usize, u32)>> = Mutex::new(Vec::new());
+struct Foreign {
+    /// The schedule and the task of each.
+    wakes: Vec<(usize, u32)>,
+    /// The number of each schedule that is running.
+    running: Vec<Arc<AtomicUsize>>,
+}
+
+static FOREIGN: Mutex<Foreign> = Mutex::new(Foreign { wakes: Vec::new(), running: Vec::new() });
 static FOREIGN_COUNT: AtomicUsize = AtomicUsize::new(0);
 static ARRIVED: Condvar = Condvar::new();
+
+impl Foreign {
+    fn is_running(&self, run: usize) -> bool {
+        // Relaxed: a thread that was given a waker of this schedule sees it or a later one.
+        self.running.iter().any(|running| running.load(Ordering::Relaxed) == run)
+    }
+
+    /// Forgets the wakes of schedules that are over, and counts the rest.
+    fn tidy(&mut self) {
+        let mut wakes = std::mem::take(&mut self.wakes);
+        wakes.retain(|(run, _)| self.is_running(*run));
+        self.wakes = wakes;
+        // Relaxed: a thread that sees the count takes the lock.
+        FOREIGN_COUNT.store(self.wakes.len(), Ordering::Relaxed);
+    }
+}
+
+/// Which schedule an engine runs, where other threads see it.
+pub(super) struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    pub(super) fn none() -> Self {
+        let running = Arc::new(AtomicUsize::new(0));
+        FOREIGN.lock().running.push(Arc::clone(&running));
+        Running(running)
+    }
+
+    /// Zero: none, from here on.
+    #[inline]
+    pub(super) fn set(&self, run: usize) {
+        // Relaxed: see `is_running`.
+        self.0.store(run, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut foreign = FOREIGN.lock();
+        foreign.running.retain(|running| !Arc::ptr_eq(running, &self.0));
+        foreign.tidy();
+    }
+}
 
 /// The number of a new schedule, never zero.
 pub(super) fn new_run() -> usize {
@@ -76,24 +126,22 @@ pub(super) fn stop(run: usize, task: u32) -> Stop {
 pub(super) fn wake(run: usize, task: u32) {
     let wake = |engine: &mut Engine| engine.of_run(run).map(|engine| engine.wake(task));
     if engine::with(wake).is_none() {
-        let mut abroad = FOREIGN_WAKES.lock();
-        // Wakes for schedules that are over are never collected.
-        if abroad.len() > 10_000 {
-            abroad.clear();
+        let mut foreign = FOREIGN.lock();
+        if foreign.is_running(run) {
+            foreign.wakes.push((run, task));
+            // Relaxed: as in `tidy`.
+            FOREIGN_COUNT.store(foreign.wakes.len(), Ordering::Relaxed);
+            ARRIVED.notify_all();
         }
-        abroad.push((run, task));
-        // Relaxed: a thread that sees the count takes the lock.
-        FOREIGN_COUNT.store(abroad.len(), Ordering::Relaxed);
-        ARRIVED.notify_all();
     }
 }
 
 /// Gives other threads this long to wake a task of a schedule that hangs. A body that counts on
 /// them hangs only because a checker is faster.
 pub(super) fn wait_for_other_threads(run: usize, patience: Duration) {
-    let abroad = FOREIGN_WAKES.lock();
-    let none = |abroad: &mut Vec<(usize, u32)>| !abroad.iter().any(|(of, _)| *of == run);
-    let waited = ARRIVED.wait_timeout_while(abroad, patience, none);
+    let foreign = FOREIGN.lock();
+    let none = |foreign: &mut Foreign| !foreign.wakes.iter().any(|(of, _)| *of == run);
+    let waited = ARRIVED.wait_timeout_while(foreign, patience, none);
     drop(waited);
 }
 
@@ -106,9 +154,47 @@ pub(super) fn is_any_elsewhere() -> bool {
 
 /// The first task of this schedule that was woken on another thread since this was last called.
 pub(super) fn from_other_threads(run: usize) -> Option<u32> {
-    let mut abroad = FOREIGN_WAKES.lock();
-    let woken = abroad.iter().find(|(of, _)| *of == run).map(|(_, task)| *task);
-    abroad.retain(|(of, _)| *of != run);
-    FOREIGN_COUNT.store(abroad.len(), Ordering::Relaxed);
+    let mut foreign = FOREIGN.lock();
+    let woken = foreign.wakes.iter().find(|(of, _)| *of == run).map(|(_, task)| *task);
+    foreign.wakes.retain(|(of, _)| *of != run);
+    foreign.tidy();
     woken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Checker, ViolationKind};
+    use std::task::Poll;
+
+    #[test]
+    fn a_wake_that_comes_too_late_is_forgotten() {
+        let kept = std::cell::RefCell::new(Vec::new());
+        let wakes_all = || {
+            let wakers = std::mem::take(&mut *kept.borrow_mut());
+            let wakes = move || wakers.iter().for_each(Waker::wake_by_ref);
+            std::thread::spawn(wakes).join().unwrap();
+        };
+        let keeps = |cx: &mut std::task::Context<'_>| {
+            kept.borrow_mut().push(cx.waker().clone());
+            Poll::Ready(())
+        };
+        Checker::random(1, 5)
+            .run(|ctx| async move {
+                let _ = ctx.is_done();
+                std::future::poll_fn(keeps).await;
+            })
+            .assert_clean();
+        wakes_all();
+        assert!(FOREIGN.lock().wakes.is_empty());
+        // One that comes just before the end is not seen, nor in the way of the next check.
+        let report = Checker::random(1, 1).run(|ctx| async move {
+            let _ = ctx.is_done();
+            std::future::poll_fn(keeps).await;
+            wakes_all();
+        });
+        assert_eq!(report.violations()[0].kind(), ViolationKind::Nondeterministic, "{report}");
+        assert!(FOREIGN.lock().wakes.is_empty());
+        assert!(!is_any_elsewhere());
+    }
 }
