@@ -779,6 +779,18 @@ fn a_part_without_a_schedule_says_that_nothing_was_run() {
     assert!(report.to_html().contains("<h1>Nothing was run</h1>"));
 }
 
+#[test]
+fn a_single_schedule_is_in_the_first_part_and_in_no_other() {
+    let of_bytes = |part| Checker::bytes(&[0, 1, 2]).shard(part, 3).run(clean);
+    assert_eq!((1..=3).map(|part| of_bytes(part).schedules()).collect::<Vec<_>>(), [1, 0, 0]);
+    assert!(of_bytes(2).to_string().starts_with("nothing was run: "), "{}", of_bytes(2));
+    of_bytes(2).assert_clean();
+    // Whoever has a token wants just that.
+    let report = Checker::replay(&token()).shard(2, 3).run(leaky);
+    assert_eq!(report.violations().len(), 1, "{report}");
+    assert!(!report.to_string().contains("part 2"), "{report}");
+}
+
 // ---------------------------------------------------------------------- replaying
 
 fn token() -> String {

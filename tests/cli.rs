@@ -119,6 +119,34 @@ fn a_page_of_several_scenarios_shows_each_and_is_one_page() {
 }
 
 #[test]
+fn the_title_of_a_page_of_several_scenarios_tells_of_all() {
+    let file = std::env::temp_dir().join(format!("quell-title-{}.html", std::process::id()));
+    let title = |scenarios: &[&str]| {
+        let args = ["--schedules", "300", "--html", file.to_str().unwrap()];
+        let (code, ..) = quell(&[&["check"], scenarios, &args].concat());
+        let page = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(page.matches("<title>quell").count(), 1);
+        let (_, rest) = page.split_once("<title>").unwrap();
+        (code, rest.split_once("</title>").unwrap().0.to_string())
+    };
+    assert_eq!(title(&["nested-timers", "listing"]), (1, "quell: 1 of 2 scenarios clean".into()));
+    assert_eq!(title(&["contexts", "nested-timers"]), (0, "quell: 2 of 2 scenarios clean".into()));
+    assert_eq!(title(&["nested-timers"]), (0, "quell: Clean".into()));
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn the_one_part_that_is_the_whole_is_judged_as_the_whole() {
+    let verdict = |more: &[&str]| {
+        let (code, out, _) = quell(&[&["check", "--schedules", "6"], more].concat());
+        (code, out.matches("NOT FOUND").count(), out.matches("VIOLATION").count())
+    };
+    let whole = verdict(&[]);
+    assert_eq!(whole.0, 1, "six schedules are too few for some: {whole:?}");
+    assert_eq!(verdict(&["--shard", "1/1"]), whole);
+}
+
+#[test]
 fn a_scenario_that_is_named_and_has_a_violation_is_status_1() {
     let (code, out, _) = quell(&["check", "listing", "--schedules", "300"]);
     assert_eq!(code, 1, "{out}");

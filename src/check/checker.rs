@@ -236,7 +236,8 @@ impl Checker {
     }
 
     /// Runs only one part of all the schedules: `part`, from 1 to `of`. The parts are disjoint and
-    /// together are the whole. A part is never reported as vacuous.
+    /// together are the whole: a single schedule is in the first. A part is never reported as
+    /// vacuous. The schedule of a token is run whatever the part.
     ///
     /// # Panics
     ///
@@ -389,7 +390,7 @@ impl Checker {
             }
             How::Replay(Err(error)) => Err(error.clone()),
             How::Replay(Ok(token)) => {
-                plan.limits = token.limits(self.limits);
+                (plan.limits, plan.shard) = (token.limits(self.limits), (1, 1));
                 if let Some(target) = token.tokio {
                     #[cfg(feature = "tokio")]
                     return super::on_tokio::replay(&plan, token, target, body);
@@ -409,7 +410,8 @@ impl Checker {
                     (1, _) | (_, None) => (kinds[0], &bytes[..]),
                     (n, Some((first, rest))) => (kinds[usize::from(*first) % n], rest),
                 };
-                let strategy = |_, _| Box::new(Bytes::new(bytes)) as Box<dyn Strategy>;
+                let is_first = self.shard.0 == 1;
+                let strategy = |_, _| Box::new(Bytes::new(bytes, is_first)) as Box<dyn Strategy>;
                 Ok(exploration::explore(&plan, &[kind], &strategy, body))
             }
             how => {

@@ -108,16 +108,24 @@ pub(crate) fn replayed(scenario: &Scenario, report: &Report) {
     say!("{}: {report}", scenario.name);
 }
 
-/// Joins the pages of several reports: the head of the first, then the body of each, scenario by
-/// scenario.
-pub(crate) fn one_page(pages: &[(&str, String)]) -> String {
+/// Joins the pages of several reports, each with its scenario and whether it is clean: the head of
+/// the first, with a title for all, then the body of each, scenario by scenario.
+pub(crate) fn one_page(pages: &[(&str, bool, String)]) -> String {
     const BODY: (&str, &str) = ("<body>\n", "</body>");
+    const TITLE: (&str, &str) = ("<title>", "</title>");
     let mut whole = String::new();
-    for (name, page) in pages {
+    for (name, _, page) in pages {
         let (head, rest) = page.split_once(BODY.0).unwrap_or(("", page));
         let (inside, _) = rest.split_once(BODY.1).unwrap_or((rest, ""));
         if whole.is_empty() {
             whole = format!("{head}{}", BODY.0);
+            if let [_, _, ..] = pages {
+                let clean = pages.iter().filter(|(_, is_clean, _)| *is_clean).count();
+                let (before, rest) = whole.split_once(TITLE.0).unwrap_or((&whole, ""));
+                let (_, after) = rest.split_once(TITLE.1).unwrap_or(("", rest));
+                let title = format!("quell: {clean} of {} scenarios clean", pages.len());
+                whole = format!("{before}{}{title}{}{after}", TITLE.0, TITLE.1);
+            }
         }
         whole.push_str(&inside.replacen("<h1>", &format!("<h1><code>{name}</code>: "), 1));
     }

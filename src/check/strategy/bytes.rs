@@ -12,13 +12,14 @@ pub(crate) struct Bytes {
 }
 
 impl Bytes {
-    pub(crate) fn new(bytes: &[u8]) -> Self {
+    /// The one schedule is in the first part, and in no other.
+    pub(crate) fn new(bytes: &[u8], is_first_part: bool) -> Self {
         let target = match bytes {
             [high, low, ..] => u32::from(*high) << 8 | u32::from(*low),
             [low] => u32::from(*low),
             [] => 0,
         };
-        Bytes { bytes: bytes.to_vec(), next: 2, target, begun: false }
+        Bytes { bytes: bytes.to_vec(), next: 2, target, begun: !is_first_part }
     }
 
     fn take(&mut self, of: u32) -> u32 {
