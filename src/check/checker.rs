@@ -391,14 +391,15 @@ impl Checker {
             How::Replay(Err(error)) => Err(error.clone()),
             How::Replay(Ok(token)) => {
                 (plan.limits, plan.shard) = (token.limits(self.limits), (1, 1));
+                #[cfg(feature = "tokio")]
                 if let Some(target) = token.tokio {
-                    #[cfg(feature = "tokio")]
                     return super::on_tokio::replay(&plan, token, target, body);
-                    #[cfg(not(feature = "tokio"))]
-                    return Err(ReplayError::Malformed {
-                        why: "it is of `Checker::tokio`, and the feature `tokio` is off"
-                            .to_string(),
-                    });
+                }
+                #[cfg(not(feature = "tokio"))]
+                if token.tokio.is_some() {
+                    let why =
+                        "it is of `Checker::tokio`, and the feature `tokio` is off".to_string();
+                    return Err(ReplayError::Malformed { why });
                 }
                 exploration::replay(&plan, token, body)
             }

@@ -6,9 +6,10 @@
 //!
 //! # Invariants
 //!
-//! 1. `beat` changes with each poll and each drop of a future, and with each bell. If it has not changed for the whole
-//!    of the patience while its exploration is in the list, something keeps the thread: user code,
-//!    unless it is the checker itself ([`Pulse::own_time`]) or another checker in this one's body.
+//! 1. `beat` changes with each poll and each drop of a future, and with each bell. If it has not
+//!    changed for the whole of the patience while its exploration is in the list, something keeps
+//!    the thread: user code, unless it is the checker itself ([`Pulse::own_time`]) or another
+//!    checker in this one's body.
 //! 2. No exploration runs under the list's lock, which it takes only to enter the list and to leave
 //!    it. No waker is woken under it.
 //! 3. A waker that is woken because nothing has moved for half of the patience finds `nudged` set.
