@@ -403,6 +403,25 @@ fn a_timer_that_a_task_has_given_away_does_not_make_it_go_on() {
 }
 
 #[test]
+fn a_task_that_a_function_at_a_deadline_will_wake_goes_on_though_it_waited_for_that_itself_before()
+{
+    let report = Checker::exhaustive().max_delays(0).run(|ctx: Context| async move {
+        let (bounded, canceller) = Context::background().with_timeout(secs(3_600));
+        canceller.detach();
+        detach("first", async move {
+            let mut done = bounded.done();
+            assert!((&mut done).now_or_never().is_none());
+            let (give, given) = oneshot::channel::<()>();
+            std::mem::forget(bounded.after_func(move || drop(give)));
+            drop(done);
+            let _ = given.await;
+        });
+        let _ = ctx.run(rt::sleep(Duration::from_millis(5))).await;
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("first"))], "{report}");
+}
+
+#[test]
 fn a_deadline_that_a_task_has_stopped_waiting_for_does_not_make_it_go_on() {
     // What each does with a deadline an hour away before it is blocked for good.
     async fn leaves(bounded: Context, how: u32) {

@@ -302,7 +302,15 @@ fn sets_panic_hooks() {
         panics(ctx).await;
     });
     assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
-    assert!(report.violations()[0].waiting_for().unwrap().contains("has set a panic hook"));
+    let why = report.violations()[0].waiting_for().unwrap();
+    assert!(why.contains("another panic hook was set"), "{report}");
+    // A thread that begins meanwhile leaves it as it is.
+    let report = Checker::tokio().run(move |ctx| async move {
+        std::panic::set_hook(Box::new(|_| {}));
+        panics(ctx).await;
+        let _ = tokio::task::spawn_blocking(|| ()).await;
+    });
+    assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
     // One that passes on what it hears is no matter.
     let report = Checker::tokio().run(move |ctx| async move {
         let before = std::panic::take_hook();
@@ -310,6 +318,16 @@ fn sets_panic_hooks() {
         panics(ctx).await;
     });
     panicked(&report);
+    // No hook of the user's is called unless the user's code panics.
+    let report = Checker::tokio().run(move |ctx| async move {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            before(info);
+            std::process::exit(3);
+        }));
+        let _ = ctx.run(tokio::task::yield_now()).await;
+    });
+    report.assert_clean();
 }
 
 #[test]
@@ -354,6 +372,19 @@ fn what_goes_wrong_in_a_run_that_went_another_way_is_told() {
         report.violations().iter().any(|found| found.kind() == ViolationKind::Panicked),
         "{report}"
     );
+}
+
+#[test]
+fn what_is_found_after_an_injection_that_landed_nowhere_is_told_beside_that() {
+    let report = Checker::tokio().inject([Inject::Panic, Inject::Cancel]).run(|ctx| async move {
+        for _ in 0..3 {
+            if ctx.is_done() {
+                panic!("it has ended");
+            }
+        }
+    });
+    let kinds: Vec<_> = report.violations().iter().map(Violation::kind).collect();
+    assert_eq!(kinds, [ViolationKind::Vacuous, ViolationKind::Panicked], "{report}");
 }
 
 #[test]
@@ -402,12 +433,18 @@ fn who_needs_the_whole_time_to_stop_is_clean() {
         Checker::tokio()
             .stop_within(whole)
             .run(move |ctx| async move {
-                let task = tokio::spawn(async move {
-                    ctx.done().await;
-                    time::sleep(whole).await;
+                let tasks = (0..100).map(|_| {
+                    let ctx = ctx.clone();
+                    tokio::spawn(async move {
+                        ctx.done().await;
+                        time::sleep(whole).await;
+                        tokio::task::yield_now().await;
+                    })
                 });
-                if joins {
-                    task.await.unwrap();
+                for task in tasks.collect::<Vec<_>>() {
+                    if joins {
+                        task.await.unwrap();
+                    }
                 }
             })
             .assert_clean();

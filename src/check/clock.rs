@@ -84,8 +84,11 @@ impl Clock {
 
     /// Forgets a wait that is over.
     pub(super) fn left(&mut self, key: Key, wait: WaitId) {
-        if let Some(armed) = self.due.get_mut(&key) {
-            armed.others.remove(&wait);
+        let Some(armed) = self.due.get_mut(&key) else { return };
+        let task = armed.others.remove(&wait);
+        // If it stays armed, it is for a function or the like, and that may wake the task.
+        if let (NOBODY, true, Some(task)) = (armed.owner, armed.others.is_empty(), task) {
+            armed.owner = task;
         }
     }
 

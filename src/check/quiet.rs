@@ -3,8 +3,8 @@
 //! # Invariants
 //!
 //! 1. The hook passes on what is not for it: panics on threads that run no schedule are printed as
-//!    ever. It is set when a check begins and no panic reaches it: at first, and after user code
-//!    has set a hook of its own that passes nothing on.
+//!    ever. `IS_SET` is true until it is dropped, which it is when user code sets another and does
+//!    not keep this one to pass panics on to. A check that begins without it sets it again.
 //! 2. A panic that is not caught while schedules run is the checker's own, or a wrong use of it,
 //!    and is printed after all.
 //! 3. A panic that must not unwind because another is unwinding ends the process. The hook prints
@@ -13,6 +13,7 @@
 use super::place::Place;
 use super::pulse;
 use crate::rt::{panic_message, world};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic;
@@ -23,15 +24,25 @@ pub(super) const INJECTED: &str = "a fault injected by the checker at `";
 /// The payload that throws a spinning task out of its loop.
 pub(super) struct Unwinding;
 
-type Hook = Box<dyn Fn(&panic::PanicHookInfo<'_>) + Sync + Send>;
+type PanicHook = Box<dyn Fn(&panic::PanicHookInfo<'_>) + Sync + Send>;
 
 thread_local! {
     static QUIET: Cell<u32> = const { Cell::new(0) };
     static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
     /// The panic before that.
     static BEFORE: RefCell<Option<Panic>> = const { RefCell::new(None) };
-    /// `Some` while this thread panics to see whether the hook hears of it: whether it has.
-    static HEARD: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+// Relaxed throughout: a flag, and nothing is read because of it.
+static IS_SET: AtomicBool = AtomicBool::new(false);
+
+/// Goes with the hook.
+struct Hook;
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        IS_SET.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What the standard library panics with where a panic must not unwind, after that panic's own
@@ -78,35 +89,32 @@ pub(super) struct Quiet {
 }
 
 pub(super) fn keep_quiet() -> Quiet {
-    static FIRST: crate::sync::Mutex<bool> = crate::sync::Mutex::new(true);
-    let mut first = FIRST.lock();
-    if std::mem::replace(&mut *first, false) || !is_heard() {
+    static SETTING: crate::sync::Mutex<()> = crate::sync::Mutex::new(());
+    let setting = SETTING.lock();
+    // A thread that unwinds may set no hook.
+    if !is_set() && !std::thread::panicking() {
+        IS_SET.store(true, Ordering::Relaxed);
         let before = panic::take_hook();
-        panic::set_hook(hook(before));
+        panic::set_hook(hook(before, Hook));
     }
-    drop(first);
+    drop(setting);
+    keep_thread_quiet()
+}
+
+/// The same, leaving the hook as it is.
+pub(super) fn keep_thread_quiet() -> Quiet {
     QUIET.set(QUIET.get() + 1);
     Quiet { unwinding: std::thread::panicking() }
 }
 
-/// Whether panics reach the hook: user code may have set another.
-pub(super) fn is_heard() -> bool {
-    // A thread that unwinds may set no hook.
-    if std::thread::panicking() {
-        return true;
-    }
-    HEARD.set(Some(false));
-    let _panic = panic::catch_unwind(|| {
-        panic::panic_any("quell has panicked to see whether its panic hook is still set");
-    });
-    HEARD.take() == Some(true)
+/// Whether panics may reach the hook: no user code has set another in its place.
+pub(super) fn is_set() -> bool {
+    IS_SET.load(Ordering::Relaxed)
 }
 
-fn hook(before: Hook) -> Hook {
+fn hook(before: PanicHook, hook: Hook) -> PanicHook {
     Box::new(move |info| {
-        if HEARD.try_with(|heard| heard.get().is_some()).unwrap_or(false) {
-            return HEARD.set(Some(true));
-        }
+        let _goes_with_it = &hook;
         if QUIET.try_with(Cell::get).unwrap_or(0) == 0 {
             return before(info);
         }

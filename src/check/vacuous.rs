@@ -48,11 +48,11 @@ pub(super) fn nowhere(covered: &Covered) -> Violation {
     vacuous(covered.kind, format!("{why}{advice}"))
 }
 
-/// The violation of a body that keeps panics of its tasks from being seen.
+/// The violation of a check in which panics of tasks were not seen.
 #[cfg(feature = "tokio")]
 pub(super) fn unheard() -> Violation {
-    let why =
-        "the body has set a panic hook, so no panic of a task was seen: set it before the check";
+    let why = "another panic hook was set meanwhile, and passes nothing on, so panics of tasks were not \
+               seen: set it before the check, or have it call the one that `take_hook` gives";
     vacuous(Inject::None, why.to_string())
 }
 

@@ -197,7 +197,7 @@ impl Sleep {
 impl Sleep {
     /// Polls it though the task may have used up the budget that tokio gives it for one poll: a
     /// timer that is polled behind what is always ready would else never be.
-    fn poll_out_of_budget(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_out_of_budget(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         #[cfg(all(feature = "tokio", not(loom)))]
         {
             let poll = std::future::poll_fn(|cx| self.as_mut().poll(cx));

@@ -42,6 +42,9 @@ const RESUMED: &str =
 /// The time that tasks have to stop is divided into this many moments, if it is long enough.
 const MOMENTS: u32 = 1_000;
 
+/// The least that the clock moves by.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// As what the body's polls, and those of other tasks, count for the watchdog.
 pub(super) const BODY: u32 = 0;
 const OTHERS: u32 = u32::MAX;
@@ -245,8 +248,8 @@ impl Run<'_> {
         let mut told = None;
         // Counted from the beginning, and anew from when it was told.
         let (mut polls, mut rests) = (0, 0);
-        // Whether its time was over before: tasks that are ready at that instant have their turns
-        // before it has its last.
+        // Whether its time was over before: all that is ready at that instant has its turns before
+        // the clock moves on, and only then it has its last.
         let mut was_over = false;
         let mut jump: Option<Pin<Box<dyn Future<Output = bool> + '_>>> = None;
         std::future::poll_fn(|cx| {
@@ -269,8 +272,13 @@ impl Run<'_> {
             let busy = polls == self.steps;
             let cut = busy || self.rest.times() - rests >= self.steps;
             let is_over = limit.as_mut().poll(cx).is_ready();
-            if is_over && !cut && !may_come && !std::mem::replace(&mut was_over, true) {
-                cx.waker().wake_by_ref();
+            let first = is_over && !cut && !may_come && !std::mem::replace(&mut was_over, true);
+            if first {
+                limit.as_mut().reset(tokio_now() + MOMENT);
+                let _later = limit.as_mut().poll(cx);
+                if beats {
+                    pulse.beats(OTHERS);
+                }
                 return Poll::Pending;
             }
             let late = is_over || cut;
@@ -376,8 +384,8 @@ impl Run<'_> {
         self.pulse.nudges(None);
         let alive = || Handle::current().metrics().num_alive_tasks();
         // The task that keeps the time of contexts is none of the body's.
-        let left_behind = || alive() - usize::from(rt::keeps_time_here());
-        let step = (self.stop_within / MOMENTS).max(Duration::from_millis(1));
+        let left_behind = || alive().saturating_sub(usize::from(rt::keeps_time_here()));
+        let step = (self.stop_within / MOMENTS).max(MOMENT);
         let mut turns = self.steps / 2;
         loop {
             for _ in 0..turns {

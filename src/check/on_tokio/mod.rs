@@ -78,7 +78,7 @@ struct Outcome {
     violation: Option<Violation>,
     /// Whether the line at which the injection came is known.
     at_a_line: bool,
-    /// Whether the body has set a panic hook, so that panics of tasks were not heard of.
+    /// Whether another panic hook has been set, so that panics of tasks were not heard of.
     deaf: bool,
 }
 
@@ -166,6 +166,7 @@ pub(super) fn explore(
         }
         if kind.is_any() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
             findings.violations.push(nowhere(&covered));
+            findings.at_a_line.push(false);
         }
         covered.everywhere &= !covered.cut;
         report.covered.push(covered);
@@ -323,7 +324,7 @@ fn run(
     body.run_once(&mut |body| left = Some(runtime.block_on(run.go(body))));
     let left = left.expect("it has been run");
     drop(runtime);
-    let deaf = !quiet::is_heard();
+    let deaf = !quiet::is_set();
     if deaf {
         drop(quiet::keep_quiet());
     }
@@ -375,7 +376,7 @@ fn runtime(watcher: &Arc<Watcher>, rest: &Arc<Rest>) -> Runtime {
         .start_paused(true)
         // For the threads of `spawn_blocking`, which end with the runtime.
         .on_thread_start(move || {
-            std::mem::forget((world::look_on(Arc::clone(&abroad)), quiet::keep_quiet()));
+            std::mem::forget((world::look_on(Arc::clone(&abroad)), quiet::keep_thread_quiet()));
         })
         .on_thread_park(move || begins.begins())
         .on_thread_unpark(move || is_over.is_over())

@@ -109,19 +109,20 @@ impl Failures {
         let why = outcome.map_err(|error| NotConnected(error.into()));
         if let Some(server) = server {
             let mut noted = self.0.lock();
-            match &why {
-                Ok(_) => {
-                    noted.last.remove(&server);
-                }
+            let mut all = HashMap::new();
+            let gone = match &why {
+                Ok(_) => noted.last.remove(&server),
                 Err(why) => {
                     if noted.last.len() >= MAX_FAILURES && !noted.last.contains_key(&server) {
-                        noted.last.clear();
+                        all = std::mem::take(&mut noted.last);
                     }
                     noted.count += 1;
                     let number = noted.count;
-                    noted.last.insert(server, (number, why.clone()));
+                    noted.last.insert(server, (number, why.clone()))
                 }
-            }
+            };
+            drop(noted);
+            drop((all, gone));
         }
         Ok(why?)
     }

@@ -71,7 +71,7 @@ impl Watched {
         let Some(limit) = self.limit else { return false };
         for _ in 0..2 {
             let waits = self.waits.get_or_insert_with(|| Box::pin(rt::sleep(limit)));
-            if waits.as_mut().poll(task).is_pending() {
+            if waits.as_mut().poll_out_of_budget(task).is_pending() {
                 return false;
             }
             // A handler that polls this late was not waiting but busy: it gets the time once more.

@@ -38,7 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
         let Some(limit) = self.limit else { return Poll::Pending };
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(rt::sleep(limit)));
-        stalled.as_mut().poll(task).map(|()| {
+        stalled.as_mut().poll_out_of_budget(task).map(|()| {
             Err(io::Error::new(io::ErrorKind::TimedOut, "the client has stopped reading"))
         })
     }
@@ -92,6 +92,23 @@ mod tests {
     use crate::rt;
     use std::future::poll_fn;
     use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn a_client_that_has_stopped_reading_is_given_up_in_a_task_that_has_always_more_to_do() {
+        let (near, _far) = tokio::io::duplex(4);
+        let mut stream = Stream::new(near, Some(Duration::from_millis(50)));
+        let began = rt::now();
+        let written = poll_fn(|task| {
+            // As a reader that is always ready does.
+            while std::pin::pin!(tokio::task::consume_budget()).poll(task).is_ready() {}
+            match Pin::new(&mut stream).poll_write(task, b"more than fits") {
+                Poll::Ready(Ok(_)) => Poll::Pending,
+                _ if rt::now() - began > Duration::from_secs(10) => Poll::Ready(None),
+                written => written.map(|written| written.err()),
+            }
+        });
+        assert_eq!(written.await.map(|error| error.kind()), Some(io::ErrorKind::TimedOut));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_slowly_is_not_one_that_has_stopped_reading() {
