@@ -73,7 +73,7 @@ fn as_given(file: &str, frames: &[Frame], asked_at: &Location<'_>) -> String {
     let root = frames.iter().rev().find_map(|frame| {
         let asks = absolute(&Place::parse(frame.file.as_deref()?)?.file);
         let root = asks.strip_suffix(asked_at.file()).filter(|root| root.ends_with('/'))?;
-        (frame.whose() == Origin::User).then(|| root.to_string())
+        (frame.origin() == Origin::User).then(|| root.to_string())
     });
     let below = root.and_then(|root| Some(absolute(file).strip_prefix(&root)?.to_string()));
     below.unwrap_or_else(|| file.to_string())
@@ -105,7 +105,7 @@ pub(super) fn user_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
     let frames = frames(&trace.to_string());
     for frame in &frames {
         seen.no_lines &= frame.file.is_none();
-        match frame.whose() {
+        match frame.origin() {
             Origin::Checker if began => break,
             Origin::User => {
                 seen.place = frame.file.as_deref().and_then(Place::parse);
@@ -114,7 +114,7 @@ pub(super) fn user_line(trace: &Backtrace, asked_at: &Location<'_>) -> Seen {
                 }
                 break;
             }
-            whose => began |= whose == Origin::Library,
+            origin => began |= origin == Origin::Library,
         }
         called = frame.named().or(called);
         for_an_end |= frame.waits_for_an_end();
@@ -136,17 +136,17 @@ pub(super) fn tokio_catches(trace: &Backtrace) -> bool {
 #[cfg(feature = "tokio")]
 fn is_caught_by_tokio(frames: &[Frame]) -> bool {
     let panicking = |frame: &&Frame| !frame.symbol.contains("panic_with_hook");
-    let inside = |frame: &&Frame| frame.whose() != Origin::Checker;
+    let inside = |frame: &&Frame| frame.origin() != Origin::Checker;
     let mut outwards = frames.iter().skip_while(panicking).take_while(inside);
     // `catch_unwind`, by what it calls, or by its own name if that has been merged away.
     let catches = |frame: &Frame| {
-        let is_std_frame = frame.whose() == Origin::Std && frame.symbol.contains("catch_unwind");
-        is_std_frame || frame.symbol.contains("do_call") || frame.symbol.contains("__rust_try")
+        let by_name = frame.origin() == Origin::Std && frame.symbol.contains("catch_unwind");
+        by_name || frame.symbol.contains("do_call") || frame.symbol.contains("__rust_try")
     };
     if !outwards.any(catches) {
         return true;
     }
-    let catches = outwards.find(|frame| frame.whose() != Origin::Std);
+    let catches = outwards.find(|frame| frame.origin() != Origin::Std);
     let tokios = |name: String| name.trim_start_matches('<').starts_with("tokio::runtime::");
     catches.is_none_or(|frame| frame.named().is_some_and(tokios))
 }
@@ -183,7 +183,7 @@ fn frames(trace: &str) -> Vec<Frame> {
 }
 
 impl Frame {
-    fn whose(&self) -> Origin {
+    fn origin(&self) -> Origin {
         let own = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
         let symbol = self.symbol.trim_start_matches('<');
         // A library's macro has its code at the user's line, which is right. The start of a thread
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_library_is_known_by_where_cargo_keeps_it_and_by_no_name_that_the_user_may_give() {
-        let whose = |file: &str| frame("poll<u32>", file).whose();
+        let origin = |file: &str| frame("poll<u32>", file).origin();
         let git = "/cargo/git/checkouts/some-lib-0123456789abcdef/1a2b3c4";
         let libraries = [
             (format!("/home/ann/.cargo/{TOKIO}/sync/notify.rs:1:1"), "tokio::sync::notify"),
@@ -402,7 +402,7 @@ mod tests {
             (format!("{git}/crates/some-part/src/one.rs:1:1"), "some_part::one"),
         ];
         for (file, name) in libraries {
-            assert_eq!(whose(&file), Origin::Library, "{file}");
+            assert_eq!(origin(&file), Origin::Library, "{file}");
             assert_eq!(module(&file).unwrap(), name);
         }
         for file in [
@@ -410,7 +410,7 @@ mod tests {
             "/usr/src/rustc-1.85.0/library/std/src/panic.rs:1:1",
             "/home/ann/.rustup/toolchains/stable/lib/rustlib/src/rust/library/alloc/src/boxed.rs:1:1",
         ] {
-            assert_eq!(whose(file), Origin::Std, "{file}");
+            assert_eq!(origin(file), Origin::Std, "{file}");
         }
         for file in [
             "./tests/library/mod.rs:2:15",
@@ -418,7 +418,7 @@ mod tests {
             "/home/ann/shop/src/vendor/invoice.rs:1:1",
             "/home/ann/crates/registry/src/store-1/lib.rs:1:1",
         ] {
-            assert_eq!(whose(file), Origin::User, "{file}");
+            assert_eq!(origin(file), Origin::User, "{file}");
         }
     }
 
@@ -429,10 +429,10 @@ mod tests {
         std::fs::create_dir_all(package.join("src")).unwrap();
         std::fs::write(package.join(".cargo-checksum.json"), "{}").unwrap();
         let file = format!("{}:1:1", package.join("src").join("one.rs").display());
-        assert_eq!(frame("poll<u32>", &file).whose(), Origin::Library);
+        assert_eq!(frame("poll<u32>", &file).origin(), Origin::Library);
         assert_eq!(module(&file).unwrap(), "some_lib::one");
         std::fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(frame("poll<u32>", &file).whose(), Origin::User);
+        assert_eq!(frame("poll<u32>", &file).origin(), Origin::User);
     }
 
     #[test]

@@ -43,7 +43,7 @@ const RESUMED: &str =
 const MOMENTS: u32 = 1_000;
 
 /// The least that the clock moves by.
-const MOMENT: Duration = Duration::from_millis(1);
+const LEAST_MOVE: Duration = Duration::from_millis(1);
 
 /// As what the body's polls, and those of other tasks, count for the watchdog.
 pub(super) const BODY: u32 = 0;
@@ -274,7 +274,7 @@ impl Run<'_> {
             let is_over = limit.as_mut().poll(cx).is_ready();
             let first = is_over && !cut && !may_come && !std::mem::replace(&mut was_over, true);
             if first {
-                limit.as_mut().reset(tokio_now() + MOMENT);
+                limit.as_mut().reset(tokio_now() + LEAST_MOVE);
                 let _later = limit.as_mut().poll(cx);
                 if beats {
                     pulse.beats(OTHERS);
@@ -385,7 +385,7 @@ impl Run<'_> {
         let alive = || Handle::current().metrics().num_alive_tasks();
         // The task that keeps the time of contexts is none of the body's.
         let left_behind = || alive().saturating_sub(usize::from(rt::keeps_time_here()));
-        let step = (self.stop_within / MOMENTS).max(MOMENT);
+        let step = (self.stop_within / MOMENTS).max(LEAST_MOVE);
         let mut turns = self.steps / 2;
         loop {
             for _ in 0..turns {

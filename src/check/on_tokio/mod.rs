@@ -153,7 +153,7 @@ pub(super) fn explore(
                     findings.add(violation, again, &pulse);
                 }
             }
-            let enough = plan.stop_at_first && !findings.violations.is_empty();
+            let enough = plan.stop_at_first && !findings.found.is_empty();
             if enough {
                 (covered.early, covered.everywhere) = (Some(Early::AtFirst), false);
             }
@@ -165,25 +165,24 @@ pub(super) fn explore(
             target = (from..).find(|&next| in_part(Some(next)));
         }
         if kind.is_any() && !landed && plan.shard.1 == 1 && covered.early.is_none() {
-            findings.violations.push(nowhere(&covered));
-            findings.at_a_line.push(false);
+            findings.note(nowhere(&covered));
         }
         covered.everywhere &= !covered.cut;
         report.covered.push(covered);
-        if plan.stop_at_first && !findings.violations.is_empty() {
+        if plan.stop_at_first && !findings.found.is_empty() {
             break;
         }
     }
     if deaf {
-        findings.violations.push(unheard());
+        findings.note(unheard());
     }
     if plan.shard.1 == 1 {
         // If something was found, something was checked.
         let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
-        let looked = looked || !asks || !findings.violations.is_empty();
-        findings.violations.extend(of_the_whole(&report, looked));
+        let looked = looked || !asks || !findings.found.is_empty();
+        of_the_whole(&report, looked).into_iter().for_each(|it| findings.note(it));
     }
-    report.finish(findings.violations);
+    report.finish(findings.found.into_iter().map(|found| found.violation).collect());
     report.took = Clock::system_now() - began;
     report
 }
@@ -243,10 +242,14 @@ fn fingerprint(body: &dyn Subject) -> u32 {
 /// What has been found so far. Equal violations are one, with a count.
 #[derive(Default)]
 struct Findings {
-    violations: Vec<Violation>,
-    /// For each, whether its witness says at which line the injection came.
-    at_a_line: Vec<bool>,
+    found: Vec<Found>,
     traced: u32,
+}
+
+struct Found {
+    violation: Violation,
+    /// Whether its witness says at which line the injection came.
+    at_a_line: bool,
 }
 
 impl Findings {
@@ -257,7 +260,8 @@ impl Findings {
         self.traced += 1;
         let kind = violation.kind;
         if self.traced > ENOUGH {
-            let known = self.violations.iter_mut().find(|known| match violation.waiting_at {
+            let mut known = self.found.iter_mut().map(|found| &mut found.violation);
+            let known = known.find(|known| match violation.waiting_at {
                 Some(_) => known.is_same_as(&violation),
                 None => known.kind == kind,
             });
@@ -268,19 +272,24 @@ impl Findings {
         }
         let again = again();
         let told = again.violation.filter(|again| again.kind == kind).unwrap_or(violation);
-        let Some(known) = self.violations.iter().position(|known| known.is_same_as(&told)) else {
+        let at_a_line = again.at_a_line;
+        let Some(known) = self.found.iter_mut().find(|known| known.violation.is_same_as(&told))
+        else {
             pulse.found(told.to_string());
-            self.violations.push(told);
-            self.at_a_line.push(again.at_a_line);
+            self.found.push(Found { violation: told, at_a_line });
             return;
         };
-        let count = self.violations[known].count + 1;
+        let count = known.violation.count + 1;
         // The first witness is the shortest; but one that names a line says more.
-        if again.at_a_line && !self.at_a_line[known] {
-            self.violations[known] = told;
-            self.at_a_line[known] = true;
+        if at_a_line && !known.at_a_line {
+            *known = Found { violation: told, at_a_line };
         }
-        self.violations[known].count = count;
+        known.violation.count = count;
+    }
+
+    /// Notes a violation of many runs together.
+    fn note(&mut self, violation: Violation) {
+        self.found.push(Found { violation, at_a_line: false });
     }
 }
 
