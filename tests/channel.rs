@@ -424,6 +424,32 @@ fn a_receiver_that_has_found_128_items_without_waiting_lets_others_go_first() {
 }
 
 #[test]
+fn who_asks_128_times_though_nothing_comes_or_goes_any_more_lets_others_go_first() {
+    let wakes = Wakes::new();
+    let (sender, mut receiver) = bounded::<u64>(1);
+    drop(sender);
+    for n in 0..512 {
+        if n > 0 && n % 128 == 0 {
+            assert!(poll(&mut receiver.recv(), &wakes).is_pending());
+            assert_eq!(wakes.count(), n / 128, "its turn comes again");
+        }
+        assert_eq!(poll(&mut receiver.recv(), &wakes), Poll::Ready(None));
+    }
+    let wakes = Wakes::new();
+    let (sender, receiver) = bounded(1);
+    drop(receiver);
+    for n in 0..512 {
+        let mut send = sender.send(n);
+        if n > 0 && n % 128 == 0 {
+            assert!(poll(&mut send, &wakes).is_pending());
+            assert_eq!(wakes.count(), n / 128, "its turn comes again");
+        }
+        let Poll::Ready(Err(refused)) = poll(&mut send, &wakes) else { panic!("it waits") };
+        assert_eq!(refused.into_inner(), n);
+    }
+}
+
+#[test]
 fn no_waker_is_left_behind() {
     let wakes = Wakes::new();
     let kept = || Arc::strong_count(&wakes) - 1;

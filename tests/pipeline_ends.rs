@@ -384,6 +384,38 @@ async fn two_items_of_one_task_that_panic_when_they_are_dropped_are_not_the_end_
 }
 
 #[test]
+fn a_stage_that_ignores_that_nothing_comes_or_goes_any_more_is_aborted_all_the_same() {
+    for sends in [true, false] {
+        in_time(move || {
+            let deaf = move |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                for n in 0.. {
+                    if sends {
+                        let _ = output.send(n).await;
+                    } else if let Some(n) = input.recv().await {
+                        output.send(n).await.unwrap();
+                    }
+                }
+            };
+            // It takes one, and no more.
+            let first = |_, mut input: Receiver<u64>, output: Sender<u64>| async move {
+                output.send(input.recv().await.unwrap()).await
+            };
+            one_thread().block_on(async {
+                let mut results = Pipeline::from_iter(&background(), [0])
+                    .stage("deaf", deaf)
+                    .stage("first", first)
+                    .run();
+                assert_eq!(results.next().await, Some(0));
+                assert_eq!(results.next().await, None);
+                let report = finish(results).await;
+                assert_eq!(outcome(&report), "completed");
+                assert_eq!(report.stages()[1].ended(), Some(StageEnd::Aborted), "{report}");
+            });
+        });
+    }
+}
+
+#[test]
 fn a_pipeline_may_be_finished_by_a_function_at_its_contexts_end() {
     in_time(|| {
         threads(2).block_on(async {

@@ -29,6 +29,12 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+/// How often in a row user code may find that it need not wait, before it lets other tasks go first.
+/// (Quell's own stages see to that by themselves.) That counts items that were there, and answers
+/// that nothing comes or goes any more: a task that ignores those may ask for ever, and only one
+/// that waits can be aborted.
+pub(super) const PATIENCE: u32 = 128;
+
 /// The state that both sides write, the state that the receiving side writes, and what is only read
 /// lie on separate cache lines: that saves a sixth of the time of an item that passes between two
 /// threads.
@@ -83,6 +89,8 @@ pub(super) struct State<T> {
     /// Whether to call an idle taker when an item comes.
     pub(super) call: bool,
     pub(super) writers: Waiting,
+    /// How many values have been given back since it last let other tasks go first.
+    refused: u32,
     /// The weight of what has been fetched, and of what was left in the queue at the close.
     fetched_weight: usize,
     left: usize,
@@ -183,6 +191,7 @@ impl<T> Link<T> {
             reader: None,
             call: false,
             writers: Waiting::default(),
+            refused: 0,
             fetched_weight: 0,
             left: 0,
             waited_for_items: Duration::ZERO,
@@ -407,6 +416,13 @@ impl<T> State<T> {
     /// Whether nothing more will be put in.
     pub(super) fn is_over(&self) -> bool {
         self.closed || self.senders == 0
+    }
+
+    /// Counts a value that is given back. False: other tasks go first, and it is asked again.
+    pub(super) fn refuses_at_once(&mut self) -> bool {
+        let at_once = self.refused < PATIENCE;
+        self.refused = if at_once { self.refused + 1 } else { 0 };
+        at_once
     }
 
     pub(super) fn waited_for_items(&mut self, time: Duration) {

@@ -9,7 +9,7 @@
 //!    offers it when it waits: the stage's own, see [`at_home`]. In any other task the room of each
 //!    item is offered at once.
 
-use super::link::{Calls, Link, time_since};
+use super::link::{Calls, Link, PATIENCE, time_since};
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::planted::{Break, skip};
@@ -39,10 +39,6 @@ pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
     poll()
 }
 
-/// How many items a reader other than quell's own stages may find waiting before it lets other
-/// tasks go first. Quell's own stages see to that by themselves.
-const PATIENCE: u32 = 128;
-
 /// The receiving end of a channel. When it is dropped, senders get their values back.
 pub struct Receiver<T> {
     link: Arc<Link<T>>,
@@ -54,7 +50,7 @@ pub struct Receiver<T> {
     roams: bool,
     /// When it began to wait, if the report is going to say for how long.
     since: Option<Instant>,
-    /// How many more items it may find waiting, and how many in a row.
+    /// How many more times it need not wait, and how many in a row: see [`PATIENCE`].
     patience: u32,
     at_once: u32,
     /// Whether its last fetch brought so little that it will have to wait next.
@@ -87,8 +83,8 @@ impl<T> Receiver<T> {
     /// In a pipeline it also ends when the pipeline does.
     ///
     /// After 128 items that were already there it lets other tasks go first, once, even if there
-    /// are more. So a `recv` that is polled only once, say by `now_or_never`, may find nothing
-    /// while there is something.
+    /// are more; and after as many answers that nothing more comes. So a `recv` that is polled only
+    /// once, say by `now_or_never`, may find nothing while there is something.
     ///
     /// # Cancel safety
     ///
@@ -146,7 +142,7 @@ impl<T> Receiver<T> {
         self.link.offer_room();
     }
 
-    /// Slow path: nothing is at hand, or so much was that other tasks go first.
+    /// Slow path: nothing is at hand, or it has found an answer so often that other tasks go first.
     #[inline(never)]
     fn look(
         &mut self,
@@ -154,7 +150,7 @@ impl<T> Receiver<T> {
         made_at: &'static Location<'static>,
     ) -> Poll<Option<T>> {
         let nothing = self.batch.is_empty() && self.fetch(cx, made_at).is_pending();
-        let rests = self.patience == 0 && !self.batch.is_empty();
+        let rests = self.patience == 0 && !nothing;
         if nothing || rests {
             self.patience = self.at_once;
             if rests {
@@ -162,11 +158,14 @@ impl<T> Receiver<T> {
             }
             return Poll::Pending;
         }
-        let next = self.batch.pop_front();
-        if next.is_none() && self.roams {
-            crate::rt::stop_keeping();
-        }
-        Poll::Ready(next.map(|item| self.hand_out(item)))
+        let Some(item) = self.batch.pop_front() else {
+            self.patience -= 1;
+            if self.roams {
+                crate::rt::stop_keeping();
+            }
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(self.hand_out(item)))
     }
 
     /// Ready when something is at hand, or nothing more will come.

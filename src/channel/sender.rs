@@ -32,6 +32,9 @@ impl<T> Sender<T> {
     ///
     /// In a pipeline it also ends, with an error, when the pipeline does.
     ///
+    /// After 128 values that came back at once it lets other tasks go first, once: a task that
+    /// ignores the error can still be aborted.
+    ///
     /// # Errors
     ///
     /// [`SendError`] with the value, if nothing will ever receive it.
@@ -199,10 +202,15 @@ impl<T> Send<'_, T> {
         let mut state = self.link.state.lock();
         if state.closed {
             state.waited_for_room(time_since(self.since.take()));
+            let at_once = state.refuses_at_once();
             drop(state);
             self.ticket = None;
             if self.link.is_users {
                 rt::step();
+            }
+            if !at_once {
+                rt::go_behind(cx, rt::real_now());
+                return Poll::Pending;
             }
             return Poll::Ready(Err(SendError(self.take())));
         }
