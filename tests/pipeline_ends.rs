@@ -384,6 +384,81 @@ async fn two_items_of_one_task_that_panic_when_they_are_dropped_are_not_the_end_
 }
 
 #[test]
+fn nor_are_an_item_that_cannot_be_sent_and_one_that_is_still_in_the_iterator() {
+    struct Bomb(mpsc::Sender<()>);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+            panic!("a bomb");
+        }
+    }
+    in_time(|| {
+        // Of a blocking source one is read, one lies behind it, two are on their way, and its
+        // thread has one in hand. Of the other one is behind it, and it has one in hand.
+        for (blocking, made) in [(true, 5), (false, 2)] {
+            let (tell, dropped) = mpsc::channel();
+            let (makes, asked) = mpsc::channel();
+            let bombs: Vec<_> = (0..=made).map(|_| Bomb(tell.clone())).collect();
+            let bombs = bombs.into_iter().inspect(move |_| makes.send(()).unwrap());
+            threads(2).block_on(async {
+                if blocking {
+                    let mut results =
+                        Pipeline::from_blocking_iter(&background(), bombs).buffer(1).run();
+                    std::mem::forget(results.next().await);
+                    (0..made).for_each(|_| asked.recv().unwrap());
+                    drop(results);
+                    (0..made).for_each(|_| dropped.recv().unwrap());
+                } else {
+                    let results = Pipeline::from_iter(&background(), bombs).buffer(1).stage(
+                        "leaves",
+                        move |_, input: Receiver<Bomb>, output: Sender<u8>| async move {
+                            (0..made).for_each(|_| asked.recv().unwrap());
+                            drop(input);
+                            pending::<()>().await;
+                            drop(output);
+                        },
+                    );
+                    let mut results = results.run();
+                    assert!(results.next().await.is_none());
+                    let report = finish(results).await;
+                    assert_eq!(outcome(&report), "`from_iter` panicked: a bomb");
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_item_that_cannot_be_sent_and_panics_when_it_is_dropped_is_no_failure() {
+    for stage in ["from_iter", "from_stream", "map", "merge", "dispatch", "ordered", "relay"] {
+        let (ctx, stock) = (background(), Stock::new());
+        let items = Pipeline::from_iter(&ctx, stock.items(9).map(Nasty));
+        let items = match stage {
+            "from_iter" => items,
+            "from_stream" => Pipeline::from_stream(&ctx, stream::iter(stock.items(9).map(Nasty))),
+            "map" => items.map(|item| item),
+            "merge" => items.merge(Pipeline::from_iter(&ctx, [])),
+            "dispatch" => items.dispatch(2, |_, item| async { item }),
+            "ordered" => items.dispatch_ordered(2, |_, item| async { item }),
+            _ => items.stage("relay", relay),
+        };
+        let leaves = |_, input: Receiver<Nasty>, output: Sender<u8>| async move {
+            settle().await;
+            drop(input);
+            settle().await;
+            output.send(1).await
+        };
+        let mut results = items.buffer(1).stage("leaves", leaves).run();
+        assert_eq!(results.next().await, Some(1), "{stage}");
+        assert_eq!(results.next().await, None, "{stage}");
+        let report = results.finish().await;
+        assert!(report.conserved(), "{stage}: {report}");
+        assert_eq!(outcome(&report), "completed", "{stage}: {report}");
+        assert_eq!(stock.left(), 0, "{stage}: {report}");
+    }
+}
+
+#[test]
 fn a_stage_that_ignores_that_nothing_comes_or_goes_any_more_is_aborted_all_the_same() {
     for sends in [true, false] {
         in_time(move || {

@@ -10,7 +10,7 @@
 
 use super::engine::{Engine, StageResult};
 use super::report::StageEnd;
-use super::stages::{ends, poll_here};
+use super::stages::{ends, poll_here, reader_gone};
 use super::tally::Tally;
 use crate::channel::{Receiver, Sender, Taker};
 use crate::context::{BoxError, Context, Contexts};
@@ -145,7 +145,7 @@ where
                 // No colleague should have to find out by an item of its own, or wait for the drop
                 // of what was not sent.
                 taker.close();
-                return ends(StageEnd::ReaderGone);
+                return reader_gone((), sent);
             }
         }
         tally.pass_on(1);

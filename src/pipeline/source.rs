@@ -118,7 +118,11 @@ async fn on_a_thread<T: Send + 'static>(
         if let Some(progress) = &progress {
             progress.has_made_one();
         }
-        if put.send(item).await.is_err() || last {
+        let sent = put.send(item).await;
+        let is_over = sent.is_err() || last;
+        // By itself: behind it comes what is left of the iterator.
+        rt::contain_panic(|| drop(sent));
+        if is_over {
             return;
         }
     }

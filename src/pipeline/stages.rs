@@ -76,11 +76,12 @@ pub(super) fn ends(end: StageEnd) -> StageResult {
 }
 
 /// Ends a task whose reader has gone. Senders to its input are told before what it could not send
-/// is dropped: that drop is user code.
+/// is dropped: that drop is user code. Its panic goes no further, as that of an item in a channel: a
+/// second one, of what else the task has, would end the process.
 pub(super) fn reader_gone<I, S>(inputs: I, unsent: S) -> StageResult {
     drop(inputs);
     let ended = ends(StageEnd::ReaderGone);
-    drop(unsent);
+    rt::contain_panic(|| drop(unsent));
     ended
 }
 
@@ -219,6 +220,7 @@ where
             let is_sends = |this: &(dyn Error + 'static)| this.is::<SendError<U>>();
             // That the next stage takes no more is not a failure of this one.
             if output.is_closed() && comes_from(&*error, is_sends, SendError::<U>::is_held_whole) {
+                rt::contain_panic(|| drop(error));
                 return Ok(StageEnd::ReaderGone);
             }
             Err(error)
