@@ -246,8 +246,7 @@ impl Group {
             shared.end("the group was shut down".into(), place);
             let (before, mut late) = shared.tasks.late();
             if rt::timeout(grace, shared.tasks.over(TASKS, place)).await.is_err() {
-                shared.tasks.note_late();
-                shared.tasks.stop();
+                shared.tasks.stop_late();
                 shared.tasks.over(TASKS, place).await;
             }
             // Including those that another shutdown aborted, now or before: they did not end by

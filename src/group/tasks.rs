@@ -5,7 +5,7 @@
 //! 1. A task is listed from before it is spawned until after its future has been dropped and its
 //!    ending told. So when the list is empty, nothing is left of any task, except what its ending
 //!    sets off.
-//! 2. Once stopped, a task that is spawned is aborted at once.
+//! 2. Once stopped, a task that is spawned is aborted at once, and written down as late.
 //! 3. User code runs without the lock: futures, their drops, wakers.
 
 use crate::rt::probe::{self, Wait};
@@ -32,7 +32,7 @@ struct State {
     /// spawn until it ends or all are stopped.
     aborts: Vec<Option<Abort>>,
     stopped: bool,
-    /// Tasks that were written down because they did not end by themselves.
+    /// Tasks that were written down because they did not end by themselves, or were not let.
     late: Vec<Whose>,
     /// How much work is under way that is no task.
     busy: usize,
@@ -117,7 +117,12 @@ impl Tasks {
             let mut state = this.state.lock();
             state.count += 1;
             let number = state.count;
-            let entry = Entry { number, name: name.clone(), place, is_late: false };
+            // It is going to be aborted at once.
+            let is_late = state.stopped;
+            if is_late {
+                state.late.push((name.clone(), place));
+            }
+            let entry = Entry { number, name: name.clone(), place, is_late };
             (number, state.live.insert(entry))
         };
         // If nothing runs tasks here, this unwinds, and the entry goes with the future.
@@ -140,7 +145,18 @@ impl Tasks {
 
     /// Aborts every task, including those still to come.
     pub(crate) fn stop(&self) {
+        self.stop_after(|_| ());
+    }
+
+    /// The same, but writes down those that have not ended, each once. Under one lock: a task that
+    /// is spawned now is either among them, or finds that all has been stopped.
+    pub(crate) fn stop_late(&self) {
+        self.stop_after(State::note_late);
+    }
+
+    fn stop_after(&self, note: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
+        note(&mut state);
         state.stopped = true;
         let aborts = std::mem::take(&mut state.aborts);
         drop(state);
@@ -153,15 +169,6 @@ impl Tasks {
     /// How many tasks have not ended.
     pub(crate) fn live(&self) -> usize {
         self.state.lock().live.len()
-    }
-
-    /// Writes down the tasks that have not ended, each once.
-    pub(crate) fn note_late(&self) {
-        let state = &mut *self.state.lock();
-        for (_, entry) in state.live.iter_mut().filter(|(_, entry)| !entry.is_late) {
-            entry.is_late = true;
-            state.late.push((entry.name.clone(), entry.place));
-        }
     }
 
     /// How many tasks have been written down, and which of them have not ended yet.
@@ -213,6 +220,13 @@ impl Drop for Busy<'_> {
 }
 
 impl State {
+    fn note_late(&mut self) {
+        for (_, entry) in self.live.iter_mut().filter(|(_, entry)| !entry.is_late) {
+            entry.is_late = true;
+            self.late.push((entry.name.clone(), entry.place));
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.live.is_empty() && self.busy == 0
     }

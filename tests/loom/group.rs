@@ -60,6 +60,21 @@ fn a_task_that_is_started_while_the_group_is_shut_down_is_waited_for_or_never_ru
 }
 
 #[test]
+fn a_task_that_is_started_while_the_others_are_aborted_is_aborted_and_reported() {
+    model_within(2, || {
+        let group = Group::new(&Context::background());
+        let spawns = group.clone();
+        let other = thread::spawn(move || {
+            let stubborn = |_ctx| std::future::pending::<Result<(), &str>>();
+            spawns.try_spawn("late", stubborn).is_ok()
+        });
+        let report = block_on(group.shutdown(Duration::ZERO));
+        let began = other.join().unwrap();
+        assert_eq!(report.aborted().len(), usize::from(began), "{report}");
+    });
+}
+
+#[test]
 fn a_place_that_comes_free_goes_to_the_spawn_that_waits() {
     model(|| {
         let things = Things::default();
