@@ -82,8 +82,9 @@ pub(super) struct State {
     first: Option<Cause>,
     /// Whether a task returned an error because the group had ended.
     echoed: bool,
-    /// Whether the group ended by itself: shut down, or dropped.
-    ended_itself: bool,
+    /// The cause of its own end, once it is to be shut down, or was dropped. The parent's end may
+    /// have come before.
+    own_end: Option<Cause>,
 }
 
 impl Group {
@@ -97,7 +98,7 @@ impl Group {
             waiting: Waiting::default(),
             first: None,
             echoed: false,
-            ended_itself: false,
+            own_end: None,
         };
         let tasks = Tasks::new();
         let shared = Arc::new(Shared { ctx, canceller, tasks, state: Mutex::new(state) });
@@ -213,13 +214,17 @@ impl Group {
             let shared = &self.handle.shared;
             shared.tasks.over(TASKS, place).await;
             let state = shared.state.lock();
-            match &state.first {
-                Some(cause) => Err(Cancelled::new(cause.clone())),
-                None if state.echoed && !state.ended_itself => {
-                    drop(state);
-                    shared.ctx.check()
-                }
-                None => Ok(()),
+            if let Some(cause) = &state.first {
+                return Err(Cancelled::new(cause.clone()));
+            }
+            if !state.echoed {
+                return Ok(());
+            }
+            let own_end = state.own_end.clone();
+            drop(state);
+            match shared.ctx.check() {
+                Err(ended) if own_end.is_some_and(|own| own.is(ended.cause())) => Ok(()),
+                ended => ended,
             }
         }
     }
@@ -268,10 +273,10 @@ impl Drop for Handle {
 impl Shared {
     /// Ends the group as shut down or dropped, unless it has ended before.
     fn end(&self, why: BoxError, place: &'static Location<'static>) {
-        if !self.ctx.is_done() {
-            self.state.lock().ended_itself = true;
-        }
-        self.canceller.cancel_as(Cause::failure(why, place));
+        let cause = Cause::failure(why, place);
+        // Of two calls at once, whichever ends it ends it for this.
+        let cause = self.state.lock().own_end.get_or_insert(cause).clone();
+        self.canceller.cancel_as(cause);
         // Spawns that wait for room see the end of the context by themselves.
     }
 

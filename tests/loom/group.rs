@@ -75,6 +75,21 @@ fn a_task_that_is_started_while_the_others_are_aborted_is_aborted_and_reported()
 }
 
 #[test]
+fn a_shutdown_while_the_parent_ends_hides_no_cause() {
+    model_within(2, || {
+        let (ctx, canceller) = Context::background().with_cancel();
+        let group = Group::new(&ctx);
+        group.try_spawn("waits", until_the_end).unwrap();
+        let other = thread::spawn(move || canceller.cancel_with("stop"));
+        assert!(block_on(group.shutdown(Duration::MAX)).is_clean());
+        let ended = block_on(group.wait());
+        let cause = group.ctx().cause().expect("it was shut down").to_string();
+        assert_eq!(ended.is_err(), cause == "stop", "it ended because: {cause}");
+        other.join().unwrap();
+    });
+}
+
+#[test]
 fn a_place_that_comes_free_goes_to_the_spawn_that_waits() {
     model(|| {
         let things = Things::default();
