@@ -14,19 +14,18 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll, ready};
 
-/// What a request holds until its response is finished.
+/// What ends a request's context when its response is finished, if the layer gave it one.
 #[derive(Debug)]
 pub(super) enum Hold {
     Nothing,
     Guard(Guard),
-    Places { _places: Places },
 }
 
 impl Hold {
     fn guard(&mut self) -> Option<&mut Guard> {
         match self {
             Hold::Guard(guard) => Some(guard),
-            Hold::Nothing | Hold::Places { .. } => None,
+            Hold::Nothing => None,
         }
     }
 
@@ -71,6 +70,8 @@ pin_project! {
         // `None` once it is at its end.
         #[pin]
         body: Option<B>,
+        // Last, so that the place is free only when nothing of the request is left.
+        places: Option<Places>,
     }
 }
 
@@ -81,14 +82,20 @@ impl<B: Body> ContextBody<B> {
         if left == Some(0) || body.is_end_stream() {
             hold.complete();
         }
-        ContextBody { hold, left, text: None, body: Some(body) }
+        ContextBody { hold, left, text: None, body: Some(body), places: None }
     }
 }
 
 impl<B> ContextBody<B> {
     /// An answer that a layer gives itself.
     pub(super) fn text(text: String) -> Self {
-        ContextBody { hold: Hold::Nothing, left: None, text: Some(text.into()), body: None }
+        let text = Some(text.into());
+        ContextBody { hold: Hold::Nothing, left: None, text, body: None, places: None }
+    }
+
+    /// The same body, which keeps the request's place.
+    pub(super) fn keeping(self, places: Option<Places>) -> Self {
+        ContextBody { places, ..self }
     }
 }
 
@@ -133,6 +140,7 @@ impl<B: Body<Data = Bytes>> Body for ContextBody<B> {
             Some(Err(_)) | None => {
                 this.hold.finish();
                 this.body.set(None);
+                *this.places = None;
             }
         }
         Poll::Ready(frame)
@@ -153,6 +161,9 @@ impl<B: Body<Data = Bytes>> Body for ContextBody<B> {
 
 impl<B> fmt::Debug for ContextBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ContextBody").field("holds", &self.hold).finish_non_exhaustive()
+        f.debug_struct("ContextBody")
+            .field("holds", &self.hold)
+            .field("places", &self.places)
+            .finish_non_exhaustive()
     }
 }

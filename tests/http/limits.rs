@@ -13,6 +13,7 @@ use quell::http::{ContextLayer, LimitLayer, RequestExt, TimeoutLayer};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -188,6 +189,56 @@ async fn a_place_is_held_until_the_last_byte() {
     assert_eq!(limit.running(), 1);
     drop(answer);
     assert_eq!(limit.running(), 0);
+}
+
+/// Notes how many run and how many wait when it is dropped.
+struct Leaving(LimitLayer, Arc<std::sync::Mutex<Vec<(usize, usize)>>>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.1.lock().unwrap().push((self.0.running(), self.0.waiting()));
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_held_until_nothing_of_the_request_is_left() {
+    let limit = LimitLayer::new(1, 1);
+    let seen = Arc::<std::sync::Mutex<Vec<_>>>::default();
+    let leaving = {
+        let (limit, seen) = (limit.clone(), seen.clone());
+        move || Leaving(limit.clone(), seen.clone())
+    };
+    let in_body = leaving.clone();
+    let handler = || async move {
+        let _leaving = leaving();
+        std::future::pending::<()>().await;
+    };
+    // The first piece of it does not come, or is its end.
+    let body = |comes: bool| {
+        let leaving = in_body.clone();
+        move || async move {
+            let leaving = leaving();
+            Body::from_stream(stream::poll_fn(move |_| {
+                let _leaving = &leaving;
+                if comes { Poll::Ready(None::<Result<Bytes, Infallible>>) } else { Poll::Pending }
+            }))
+        }
+    };
+    let app = Router::new()
+        .route("/handler", get(handler))
+        .route("/body", get(body(false)))
+        .route("/whole", get(body(true)))
+        .layer(limit.clone());
+    let ask = |path: &str| call(&app, Request::get(path).body(Body::empty()).unwrap());
+    let mut first = Box::pin(ask("/handler"));
+    assert!(futures::poll!(&mut first).is_pending());
+    let mut second = Box::pin(ask("/body"));
+    assert!(futures::poll!(&mut second).is_pending());
+    drop(first);
+    drop(second.await.unwrap());
+    assert_eq!(text(ask("/whole").await.unwrap().into_body()).await, "");
+    assert_eq!(*seen.lock().unwrap(), [(1, 1), (1, 0), (1, 0)]);
+    assert_eq!((limit.running(), limit.waiting()), (0, 0));
 }
 
 #[tokio::test]

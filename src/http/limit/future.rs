@@ -38,7 +38,8 @@ pin_project! {
     enum State<S, F, B> {
         Refused,
         Waiting { seat: Seat, turn: Option<(S, Request<B>)> },
-        Running { hold: Hold, method: Method, #[pin] future: F },
+        // The place comes last, so that it is free only when nothing of the request is left.
+        Running { #[pin] future: F, method: Method, places: Option<Places> },
         Over,
     }
 }
@@ -58,8 +59,8 @@ impl<S: Service<Request<B>>, B> LimitFuture<S, B> {
         future: S::Future,
         retry_after: u64,
     ) -> Self {
-        let hold = Hold::Places { _places: places };
-        LimitFuture { state: State::Running { hold, method, future }, retry_after }
+        let places = Some(places);
+        LimitFuture { state: State::Running { future, method, places }, retry_after }
     }
 }
 
@@ -85,17 +86,19 @@ where
                         let (mut inner, request) = turn.take().expect("nobody has taken its turn");
                         let method = request.method().clone();
                         let future = inner.call(request);
-                        let hold = Hold::Places { _places: places };
-                        this.state.set(State::Running { hold, method, future });
+                        let places = Some(places);
+                        this.state.set(State::Running { future, method, places });
                     }
                     Err(cancelled) => {
                         let why = format!("the request waited for its turn: {}", cancelled.cause());
                         break Ok(refuse(why, *this.retry_after));
                     }
                 },
-                StateNow::Running { hold, method, future } => {
-                    break ready!(future.poll(task))
-                        .map(|response| finish_with(hold.take(), method, response));
+                StateNow::Running { future, method, places } => {
+                    break ready!(future.poll(task)).map(|response| {
+                        finish_with(Hold::Nothing, method, response)
+                            .map(|body| body.keeping(places.take()))
+                    });
                 }
                 StateNow::Over => panic!("`LimitFuture` polled after it was ready"),
             }
