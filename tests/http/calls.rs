@@ -351,6 +351,21 @@ async fn all_that_wait_for_a_connection_of_http2_are_told_why_there_is_none() {
 }
 
 #[tokio::test]
+async fn answers_over_http2_that_are_still_to_be_read_do_not_hold_up_the_one_that_is() {
+    const SIZE: usize = 4 << 20;
+    let piece = |_| Ok::<_, Infallible>(Bytes::from(vec![b'x'; SIZE / 64]));
+    let large = move || async move { Body::from_stream(stream::iter(0..64).map(piece)) };
+    let rig = Rig::new(Router::new().route("/", get(large))).await;
+    let (client, ctx) = (Client::http2(), Context::background());
+    let calls = (0..5).map(|_| client.get(&ctx, rig.url("/")));
+    for answer in soon("answers", futures::future::join_all(calls)).await {
+        let body = answer.unwrap().into_body().bytes(SIZE);
+        assert_eq!(soon("a body", body).await.unwrap().len(), SIZE);
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn a_call_over_http2_whose_server_hangs_up_is_made_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());

@@ -17,6 +17,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+/// How much of all answers over one HTTP/2 connection may lie unread: more than the caller keeps,
+/// or the answers that it has yet to read would hold up the one that it reads. What may lie unread
+/// of each is limited by the window of its stream.
+const UNREAD: u32 = 1 << 30;
+
 /// A boxed future of a result.
 type Coming<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
@@ -58,6 +63,7 @@ impl Transport {
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .http2_only(shared.is_some())
+            .http2_initial_connection_window_size(UNREAD)
             .build(connector);
         Transport { pool, plain_tcp, shared }
     }
