@@ -3,13 +3,13 @@
 use super::rig::{Rig, call, reports, soon, text, until};
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures::future::join_all;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::{Request, Response, StatusCode};
 use proptest::prelude::*;
 use quell::Context;
-use quell::http::{ContextLayer, LimitLayer, RequestExt, TimeoutLayer};
+use quell::http::{Client, ContextLayer, LimitLayer, RequestExt, TimeoutLayer};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -167,6 +167,32 @@ async fn those_that_wait_come_in_the_order_in_which_they_came() {
         assert_eq!(reports.next().await, format!("/{number}"));
     }
     soon("all answers", join_all(answers)).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_waits_in_the_queue_does_not_hold_up_the_one_that_runs() {
+    const SIZE: usize = 64 << 20;
+    let count = |body: Body| async move {
+        let mut pieces = body.into_data_stream();
+        let mut length = 0;
+        while let Some(piece) = pieces.next().await {
+            length += piece.expect("a client that sends").len();
+        }
+        length.to_string()
+    };
+    let limit = LimitLayer::new(1, 1);
+    let rig = Rig::new(Router::new().route("/", post(count)).layer(limit.clone())).await;
+    // Both go over one connection.
+    let (client, ctx) = (Client::http2(), Context::background());
+    let upload = || async {
+        let piece = |_| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 64 * 1024]));
+        let body = Body::from_stream(stream::iter(0..SIZE / (64 * 1024)).map(piece));
+        let answer = client.send(&ctx, Request::post(rig.url("/")).body(body).unwrap()).await;
+        answer.unwrap().into_body().text(100).await.unwrap()
+    };
+    let both = soon("both answers", join_all([upload(), upload()])).await;
+    assert_eq!(both, [SIZE.to_string(), SIZE.to_string()]);
+    rig.end().await;
 }
 
 #[tokio::test]

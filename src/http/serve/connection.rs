@@ -21,6 +21,12 @@ use tokio::sync::mpsc;
 use tower_layer::Layer;
 use tower_service::Service;
 
+/// How many streams an HTTP/2 client may have at once.
+const STREAMS: u32 = 200;
+
+/// How much of a request's body may lie unread.
+const UNREAD: u32 = 256 * 1024;
+
 /// The client's address: a value in the context of each request that came through
 /// [`serve`](crate::http::serve()).
 ///
@@ -81,6 +87,13 @@ where
     let stream = Stream::new(stream, shared.write_limit);
     let mut builder = auto::Builder::new(StreamExecutor { shared: shared.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(shared.header_limit);
+    // A body that nobody reads yet, because its request waits for its turn, must not take the room
+    // of the one that is read: that would wait for its client, and the client for this server.
+    builder
+        .http2()
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(UNREAD)
+        .initial_connection_window_size(STREAMS * UNREAD);
     // An HTTP/2 client may be silent for as long as it likes, but it must answer pings.
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(shared.header_limit);
     if let Some(limit) = shared.header_limit {
