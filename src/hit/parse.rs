@@ -36,7 +36,7 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
         Err(_) => return Err(Malformed),
     };
     let status = response.code.filter(|code| *code >= 100).ok_or(Malformed)?;
-    let mut keep = response.version == Some(1);
+    let (mut keep, mut close) = (response.version == Some(1), false);
     let (mut chunked, mut coded, mut exact) = (false, false, None);
     for header in response.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
@@ -44,7 +44,7 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
             10 if is("connection") => {
                 for token in tokens(header.value) {
                     if token.eq_ignore_ascii_case(b"close") {
-                        keep = false;
+                        close = true;
                     } else if token.eq_ignore_ascii_case(b"keep-alive") {
                         keep = true;
                     }
@@ -79,7 +79,7 @@ pub(super) fn head(bytes: &[u8], head_only: bool) -> Result<Option<Head>, Malfor
         Some(exact) if !coded => Length::Exact(exact),
         _ => Length::UntilClose,
     };
-    Ok(Some(Head { status, length, keep: keep && status != 101, end }))
+    Ok(Some(Head { status, length, keep: keep && !close && status != 101, end }))
 }
 
 /// The parts between commas.

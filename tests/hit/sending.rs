@@ -196,6 +196,28 @@ async fn a_header_that_closes_the_connection_closes_it() {
 }
 
 #[tokio::test]
+async fn an_answer_that_says_close_closes_the_connection_whatever_else_it_says() {
+    for says in ["close, keep-alive", "close\r\nconnection: keep-alive", "keep-alive, close"] {
+        let answer = format!("HTTP/1.1 200 OK\r\nconnection: {says}\r\ncontent-length: 0\r\n\r\n");
+        let (url, connections) = server(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                heard(&mut stream).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                // It takes no other request.
+                heard(&mut stream).await;
+            }
+        })
+        .await;
+        let request = Request::post(&url).body("").unwrap();
+        let options = Options::new().concurrency(1);
+        let hits = all(send_n(&Context::background(), 3, request, options).unwrap()).await;
+        assert!(hits.iter().all(Hit::is_success), "{says}: {hits:?}");
+        assert_eq!(connections.load(Ordering::SeqCst), 3, "{says}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_may_end_with_its_connection() {
     let (url, connections) = server(|mut stream| async move {
         heard(&mut stream).await;
