@@ -387,6 +387,27 @@ async fn a_client_that_does_not_send_its_body_keeps_no_place() {
     rig.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_still_sending_gets_the_answer_that_refuses_it() {
+    let half = axum::routing::post(|body: Body| async move {
+        let first = body.into_data_stream().next().await;
+        (StatusCode::PAYLOAD_TOO_LARGE, format!("{}", first.is_some()))
+    });
+    let none = axum::routing::post(|| async { (StatusCode::PAYLOAD_TOO_LARGE, "true") });
+    let rig = Rig::new(Router::new().route("/half", half).route("/none", none)).await;
+    let ctx = Context::background();
+    for path in ["/half", "/none"].repeat(20) {
+        // Of its own: a kept connection may be on its way to be closed.
+        let client = Client::new();
+        let upload = vec![b'x'; 4 << 20];
+        let request = http::Request::post(rig.url(path)).body(Body::from(upload)).unwrap();
+        let answer = soon("an answer", client.send(&ctx, request)).await.expect(path);
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(answer.into_body().text(100).await.expect(path), "true");
+    }
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_handler_that_was_busy_has_not_waited_for_the_body() {
     let post = axum::routing::post(|body: Body| async move {

@@ -1,7 +1,7 @@
 //! One connection, and what may be spawned for it.
 
 use super::request::Arriving;
-use super::stream::Stream;
+use super::stream::{Stream, Unread};
 use crate::context::{BoxError, Canceller, Context, ContextError, Done};
 use crate::http::ContextLayer;
 use ::http::{Request, Response};
@@ -81,10 +81,12 @@ where
         Some(limit) => shared.over.with_timeout(limit),
         None => shared.over.with_cancel(),
     };
-    let service = ContextLayer::below(requests).layer(Arriving::new(service, shared.body_limit));
+    let unread = Unread::default();
+    let arriving = Arriving::new(service, shared.body_limit, unread.clone());
+    let service = ContextLayer::below(requests).layer(arriving);
     let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
-    let stream = Stream::new(stream, shared.write_limit);
+    let stream = Stream::new(stream, shared.write_limit, unread);
     let mut builder = auto::Builder::new(StreamExecutor { shared: shared.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(shared.header_limit);
     // A body that nobody reads yet, because its request waits for its turn, must not take the room

@@ -4,7 +4,7 @@
 // |---|---|
 // | `server` | how it is configured, accepts connections, and ends |
 // | `connection` | one connection, and what may be spawned for it |
-// | `stream` | the stream it writes to, with a time limit |
+// | `stream` | the stream it writes to, with a time limit, and how it is closed |
 // | `request` | a request as it comes in, and what becomes of its body |
 
 mod connection;

@@ -3,10 +3,11 @@
 //! When hyper loses the client in the middle of a request's body, it stops reading but goes on with
 //! the handler, without telling it. So the body ends the context.
 
+use super::stream::Unread;
 use crate::context::{BoxError, Canceller};
 use crate::http::{RequestEnd, RequestExt};
 use crate::rt::{self, Sleep};
-use ::http::Request;
+use ::http::{Request, Version};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -22,11 +23,12 @@ use tower_service::Service;
 pub(super) struct Arriving<S> {
     inner: S,
     body_limit: Option<Duration>,
+    unread: Unread,
 }
 
 impl<S> Arriving<S> {
-    pub(super) fn new(inner: S, body_limit: Option<Duration>) -> Self {
-        Arriving { inner, body_limit }
+    pub(super) fn new(inner: S, body_limit: Option<Duration>, unread: Unread) -> Self {
+        Arriving { inner, body_limit, unread }
     }
 }
 
@@ -43,13 +45,18 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> S::Future {
+        // There is another request: so the body of the one before has come to its end.
+        self.unread.set(false);
         if request.body().is_end_stream() {
             return self.inner.call(request.map(|_| axum_core::body::Body::empty()));
         }
         let (ctx, client_gone) = request.context().with_cancel();
         // Detached: the context ends with the request, not when the body has been read.
         client_gone.clone().detach();
-        let watch = |body| Watched { body, client_gone, limit: self.body_limit, waits: None };
+        // Over HTTP/2 such a stream is reset, and the connection goes on.
+        let unread = (request.version() < Version::HTTP_2).then(|| self.unread.clone());
+        let limit = self.body_limit;
+        let watch = |body| Watched { body, client_gone, limit, waits: None, unread };
         let request = request.with_context(ctx);
         self.inner.call(request.map(|body| axum_core::body::Body::new(watch(body))))
     }
@@ -63,6 +70,16 @@ struct Watched {
     limit: Option<Duration>,
     /// `Some` while the handler waits.
     waits: Option<Pin<Box<Sleep>>>,
+    /// `None` once its end has come.
+    unread: Option<Unread>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(unread) = self.unread.take().filter(|_| !self.body.is_end_stream()) {
+            unread.set(true);
+        }
+    }
 }
 
 impl Watched {
@@ -114,6 +131,9 @@ impl Body for Watched {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(frame) => {
                 self.waits = None;
+                if frame.is_none() {
+                    self.unread = None;
+                }
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
         };

@@ -1,25 +1,59 @@
-//! A stream that gives up on a client that does not read.
+//! A stream that gives up on a client that does not read, and takes leave of one that still sends.
+//!
+//! When a request is answered before its body has been read, hyper closes the connection. The
+//! system then resets it as soon as more comes, and the client loses the answer that it has not
+//! read yet. So the stream is closed in two steps: first for sending, which tells the client that
+//! the answer is whole, and after a moment for receiving too. What comes meanwhile is thrown away.
+//!
+//! # Invariants
+//!
+//! 1. The flag of `Unread` is about HTTP/1.1, where hyper polls the stream and the request in one
+//!    task, and it orders nothing. If a body is dropped elsewhere it may be seen too late: then the
+//!    connection is closed at once.
 
 use crate::rt::{self, Sleep};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context as Task, Poll};
+use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How long a client that still sends has for reading its answer.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// Whether a request has been answered whose body was not read to its end.
+#[derive(Clone, Default)]
+pub(super) struct Unread(Arc<AtomicBool>);
+
+impl Unread {
+    pub(super) fn set(&self, unread: bool) {
+        // Relaxed, here and below: invariant 1.
+        self.0.store(unread, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// A stream on which no write may be blocked for longer than a limit.
 pub(super) struct Stream<S> {
     io: TokioIo<S>,
     limit: Option<Duration>,
+    unread: Unread,
+    /// `Some` since it was closed for sending: until when it takes what comes.
+    leaving: Option<Pin<Box<Sleep>>>,
     /// `Some` since the last write found no room: until when it may.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    pub(super) fn new(stream: S, limit: Option<Duration>) -> Self {
-        Stream { io: TokioIo::new(stream), limit, stalled: None }
+    pub(super) fn new(stream: S, limit: Option<Duration>, unread: Unread) -> Self {
+        Stream { io: TokioIo::new(stream), limit, unread, leaving: None, stalled: None }
     }
 
     fn io(&mut self) -> Pin<&mut TokioIo<S>> {
@@ -82,7 +116,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Stream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
-        self.io().poll_shutdown(task)
+        let stream = &mut *self;
+        let leaving = match &mut stream.leaving {
+            Some(leaving) => leaving,
+            none => {
+                ready!(Pin::new(&mut stream.io).poll_shutdown(task))?;
+                if !stream.unread.is_set() {
+                    return Poll::Ready(Ok(()));
+                }
+                none.insert(Box::pin(rt::sleep(LEAVE)))
+            }
+        };
+        let mut room = [0; 8 * 1024];
+        loop {
+            if leaving.as_mut().poll_out_of_budget(task).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut came = ReadBuf::new(&mut room);
+            let read = ready!(Pin::new(stream.io.inner_mut()).poll_read(task, &mut came));
+            if read.is_err() || came.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -91,12 +146,12 @@ mod tests {
     use super::*;
     use crate::rt;
     use std::future::poll_fn;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
     async fn a_client_that_has_stopped_reading_is_given_up_in_a_task_that_has_always_more_to_do() {
         let (near, _far) = tokio::io::duplex(4);
-        let mut stream = Stream::new(near, Some(Duration::from_millis(50)));
+        let mut stream = Stream::new(near, Some(Duration::from_millis(50)), Unread::default());
         let began = rt::now();
         let written = poll_fn(|task| {
             // As a reader that is always ready does.
@@ -114,7 +169,7 @@ mod tests {
     async fn a_client_that_reads_slowly_is_not_one_that_has_stopped_reading() {
         let (near, mut far) = tokio::io::duplex(4);
         let limit = Duration::from_secs(10);
-        let mut stream = Stream::new(near, Some(limit));
+        let mut stream = Stream::new(near, Some(limit), Unread::default());
         let mut write = async || {
             poll_fn(|task| Pin::new(&mut stream).poll_write(task, b"four")).await.map(drop)
         };
@@ -140,5 +195,35 @@ mod tests {
         let began = rt::now();
         let error = write().await.expect_err("nobody reads any more");
         assert_eq!((error.kind(), rt::now() - began), (io::ErrorKind::TimedOut, limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_not_sent_everything_may_go_on_for_a_moment_and_who_has_is_left_at_once() {
+        for (unread, closes, took) in
+            [(false, false, Duration::ZERO), (true, false, LEAVE), (true, true, Duration::ZERO)]
+        {
+            let (near, mut far) = tokio::io::duplex(4);
+            let flag = Unread::default();
+            flag.set(unread);
+            let mut stream = Stream::new(near, None, flag);
+            let began = rt::now();
+            let leaves = async {
+                poll_fn(|task| Pin::new(&mut stream).poll_shutdown(task)).await.unwrap();
+                let took = rt::now() - began;
+                drop(stream);
+                took
+            };
+            let sends = async {
+                assert_eq!(far.read(&mut [0]).await.unwrap(), 0, "nothing more comes");
+                let sent = far.write_all(&[0; 100_000]).await;
+                assert_eq!(sent.is_ok(), unread);
+                if closes {
+                    far.shutdown().await.unwrap();
+                }
+                far
+            };
+            let (left, _far) = tokio::join!(leaves, sends);
+            assert_eq!(left, took, "{unread} {closes}");
+        }
     }
 }
