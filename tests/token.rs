@@ -274,3 +274,40 @@ async fn a_function_that_was_stopped_keeps_no_token_of_a_context_that_is_gone() 
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
     drop(function);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_cancelled_though_its_context_is_dropped_between_a_deadline_and_its_alarm() {
+    for looks in [true, false] {
+        let (parent, _p) = Context::background().with_timeout(Duration::from_secs(1));
+        let (ctx, canceller) = parent.with_cancel();
+        canceller.detach();
+        let token = ctx.token();
+        // Moves the clock, and no task has a turn.
+        let moved = Box::pin(tokio::time::advance(Duration::from_secs(2)));
+        let _ = futures::FutureExt::now_or_never(moved);
+        assert!(!looks || ctx.check().is_err());
+        drop(ctx);
+        assert!(token.is_cancelled(), "looks: {looks}");
+    }
+}
+
+#[test]
+fn a_token_is_cancelled_though_its_context_is_dropped_while_the_cancel_above_is_under_way() {
+    for _ in 0..5 {
+        let (parent, canceller) = Context::background().with_cancel();
+        // The cancel takes a while to get to the last of these.
+        let many: Vec<_> = (0..20_000).map(|_| parent.with_cancel()).collect();
+        many.iter().for_each(|(ctx, _)| drop(ctx.with_cancel().0));
+        let last = parent.with_cancel();
+        let token = last.0.token();
+        let watches = std::thread::spawn(move || {
+            while !last.0.is_done() {
+                std::hint::spin_loop();
+            }
+            drop(last);
+        });
+        canceller.cancel();
+        watches.join().unwrap();
+        assert!(token.is_cancelled());
+    }
+}

@@ -237,10 +237,7 @@ impl Ours {
     fn run(mut self) -> Vec<Context> {
         let kept = self.run_funcs();
         #[cfg(all(feature = "tokio-util", not(loom)))]
-        for token in self.tokens.drain(..) {
-            contain_panic(|| token.cancel());
-            rt::note_woken();
-        }
+        self.tokens.drain(..).for_each(super::token::Root::cancel);
         for alarm in self.alarms {
             contain_panic(move || drop(alarm));
         }

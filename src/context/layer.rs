@@ -652,10 +652,16 @@ impl Drop for Branch<'_> {
             world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
         }
         if let Ok(Some(scope)) = self.fate.scope() {
-            #[cfg(all(feature = "tokio-util", not(loom)))]
-            scope.drop_tokens();
             if let Some(up) = self.up {
+                // Waits for a sweep of the parent that is under way, which then takes the token.
                 up.dismiss(scope.get());
+            }
+            #[cfg(all(feature = "tokio-util", not(loom)))]
+            if let Some(token) = scope.take_token() {
+                // It may have ended, by its deadline for one, without a sweep: none comes any more.
+                if self.is_done() {
+                    token.cancel();
+                }
             }
         }
     }

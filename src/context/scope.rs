@@ -519,18 +519,20 @@ impl Scope {
         }
     }
 
-    /// Empties the scope of a context that is being dropped. It has no waiters, so only the token
-    /// may have an alarm armed; and the list has only bridges from tokens, which keep no context
-    /// alive. A handle to the scope may remain, in a stopped `AfterFunc` for one, and must not keep
-    /// these alive.
+    /// Empties the scope of a context that is being dropped, and gives back the root of its tokens,
+    /// unless a sweep has taken that. It has no waiters, so only the token may have an alarm armed;
+    /// and the list has only bridges from tokens, which keep no context alive. A handle to the scope
+    /// may remain, in a stopped `AfterFunc` for one, and must not keep these alive.
     #[cfg(all(feature = "tokio-util", not(loom)))]
-    pub(super) fn drop_tokens(&self) {
-        if !self.is_swept() {
-            let mut state = self.state.lock();
-            let gone = (state.token.take(), std::mem::take(&mut state.members));
-            drop(state);
-            drop(gone);
+    pub(super) fn take_token(&self) -> Option<super::token::Root> {
+        if self.is_swept() {
+            return None;
         }
+        let mut state = self.state.lock();
+        let (token, bridges) = (state.token.take(), std::mem::take(&mut state.members));
+        drop(state);
+        drop(bridges);
+        token
     }
 
     /// Resets the list, if it is empty and nothing else is kept here, so that the next members get

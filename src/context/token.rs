@@ -16,6 +16,7 @@ use super::cause::Cause;
 use super::layer::Branch;
 use super::scope::Scope;
 use super::{Canceller, Context};
+use crate::rt::{self, contain_panic};
 use crate::sync::{Arc, Lent, Mutex};
 use std::pin::Pin;
 use std::sync::Weak;
@@ -104,8 +105,10 @@ impl Root {
         &self.token
     }
 
-    pub(super) fn cancel(&self) {
-        self.token.cancel();
+    /// Cancels all tokens of the context, which has ended. Runs wakers.
+    pub(super) fn cancel(self) {
+        contain_panic(|| self.token.cancel());
+        rt::note_woken();
     }
 }
 
