@@ -133,6 +133,33 @@ async fn an_interval_ticks_by_its_first_tick_and_makes_up_what_was_missed() {
     assert_eq!(rt::now() - began, 5 * SECOND);
 }
 
+#[tokio::test]
+async fn who_never_has_to_wait_for_a_time_lets_others_run() {
+    let end = std::time::Instant::now() + 10 * SECOND;
+    for by_ticks in [true, false] {
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_stopped = {
+            let stop = Arc::clone(&stop);
+            move || stop.load(Ordering::Relaxed)
+        };
+        let task = rt::spawn(async move {
+            // Each tick is late by the time that it takes to look at the last.
+            let mut ticks = rt::interval(Duration::from_nanos(1));
+            while !is_stopped() && std::time::Instant::now() < end {
+                if by_ticks {
+                    ticks.tick().await;
+                } else {
+                    rt::sleep(Duration::ZERO).await;
+                }
+            }
+            is_stopped()
+        });
+        rt::yield_now().await;
+        stop.store(true, Ordering::Relaxed);
+        assert!(task.await.unwrap(), "by ticks: {by_ticks}");
+    }
+}
+
 #[test]
 #[should_panic(expected = "pass a period above zero")]
 fn an_interval_of_zero_says_what_to_pass() {
@@ -261,6 +288,19 @@ fn whoever_blocks_a_worker_by_another_executor_gets_on_though_he_lets_others_go_
                 }
             });
         }
+    });
+    runtime.block_on(task).unwrap();
+}
+
+#[test]
+fn whoever_blocks_a_worker_by_another_executor_gets_past_all_times_that_have_come() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let task = runtime.spawn(async {
+        futures::executor::block_on(async {
+            for _ in 0..1_000 {
+                rt::sleep(Duration::ZERO).await;
+            }
+        });
     });
     runtime.block_on(task).unwrap();
 }

@@ -67,6 +67,8 @@ pin_project! {
     enum Timer {
         // Not polled yet.
         New,
+        // Its time had come, and it lets others run first.
+        Behind,
         Tokio { #[pin] sleep: tokio::time::Sleep },
         Alarm { bedside: Arc<Bedside>, alarm: Alarm },
     }
@@ -77,6 +79,7 @@ pin_project! {
     #[project = TimerProjected]
     enum Timer {
         New,
+        Behind,
         Alarm { bedside: Arc<Bedside>, alarm: Alarm },
     }
 }
@@ -167,9 +170,15 @@ impl Sleep {
         loop {
             let polled = match this.timer.as_mut().project() {
                 TimerProjected::New if super::now() >= at => {
+                    if is_out_of_budget(cx) {
+                        this.timer.set(Timer::Behind);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     passes(wait);
                     return Poll::Ready(());
                 }
+                TimerProjected::Behind => return Poll::Ready(()),
                 TimerProjected::New => {
                     this.timer.set(Sleep::start(at));
                     continue;
@@ -192,6 +201,22 @@ impl Sleep {
             return polled;
         }
     }
+}
+
+/// Whether the task has used up the budget that tokio gives it for one poll. A loop of times that
+/// have come, such as ticks that are always late, would else never let other tasks run.
+fn is_out_of_budget(_cx: &mut Context<'_>) -> bool {
+    #[cfg(all(feature = "tokio", not(loom)))]
+    {
+        // A checker has tasks of its own, which count such passes.
+        #[cfg(feature = "check")]
+        if super::world::is_here() {
+            return false;
+        }
+        std::pin::pin!(tokio::task::consume_budget()).poll(_cx).is_pending()
+    }
+    #[cfg(not(all(feature = "tokio", not(loom))))]
+    false
 }
 
 impl Sleep {
