@@ -126,6 +126,32 @@ fn of_several_values_that_explode_in_one_chain_each_does_and_nobody_else() {
     assert_eq!(told.try_iter().count(), 2);
 }
 
+#[test]
+fn of_two_errors_that_explode_in_one_context_each_does_and_nobody_else() {
+    #[derive(Debug)]
+    struct Always(mpsc::Sender<()>);
+    impl fmt::Display for Always {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a bomb")
+        }
+    }
+    impl Error for Always {}
+    impl Drop for Always {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+            panic!("a bomb that goes off while another does");
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let (ctx, canceller) = Context::background().with_timeout_cause(LONG, Always(tell.clone()));
+    // The function holds the last handle.
+    ctx.after_func(|| {});
+    drop(ctx);
+    canceller.cancel_with(Always(tell));
+    let _exploded = std::panic::catch_unwind(|| drop(canceller));
+    assert_eq!(told.try_iter().count(), 2);
+}
+
 /// What a runtime keeps and drops with its last handle, which quell's timer thread may hold.
 struct Kept(mpsc::Sender<Option<ContextError>>);
 

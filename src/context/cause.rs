@@ -106,9 +106,13 @@ impl Deref for UserError {
 #[cfg(not(loom))]
 impl Drop for UserError {
     fn drop(&mut self) {
+        let error = self.0.take();
         if rt::is_quells_own() {
-            let error = self.0.take();
             rt::for_users(move || drop(error));
+        } else if std::thread::panicking() {
+            // A context may have two errors, its deadline's and that of a cancel. A panic that
+            // leaves the drop of one while that of the other unwinds would abort the process.
+            contain_panic(move || drop(error));
         }
     }
 }
