@@ -18,6 +18,7 @@
 
 use quell::{Cancelled, Canceller, Context, ContextError, Done};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -1190,6 +1191,19 @@ mod paused {
         drop((linked, canceller));
         settle().await;
         assert_eq!(tasks(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_across_clocks_whose_error_explodes_watches_no_longer_than_it_lives() {
+        let elsewhere = || Context::background().with_timeout(HOUR);
+        let (system, _system) = thread::spawn(elsewhere).join().unwrap();
+        let (here, _here) = Context::background().with_timeout(HOUR);
+        let (linked, canceller) = system.linked(&[&here]);
+        canceller.cancel_with(Goes(Box::new(|| panic!("a bomb in an error"))));
+        let exploded = catch_unwind(AssertUnwindSafe(|| drop((linked, canceller))));
+        assert!(exploded.is_err(), "it goes with the context");
+        settle().await;
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,10 +25,11 @@ impl Ties {
 
 impl Drop for Ties {
     fn drop(&mut self) {
+        self.watched.iter().for_each(|scope| scope.unwatch());
+        // The last of these may drop the context's own scope, and with it a user's error.
         for (other, key) in &self.seats {
             other.remove(*key);
         }
-        self.watched.iter().for_each(|scope| scope.unwatch());
     }
 }
 
