@@ -1207,6 +1207,27 @@ mod paused {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_waker_that_explodes_when_it_is_taken_back_leaves_no_task_on_the_runtime() {
+        struct Explodes;
+        impl Wake for Explodes {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl Drop for Explodes {
+            fn drop(&mut self) {
+                panic!("a bomb in a waker");
+            }
+        }
+        let (ctx, _canceller) = Context::background().with_timeout(HOUR);
+        let (waker, mut done) = (Waker::from(Arc::new(Explodes)), ctx.done());
+        assert!(Pin::new(&mut done).poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        let exploded = catch_unwind(AssertUnwindSafe(|| drop(done)));
+        assert!(exploded.is_err(), "the last clone of the waker goes with it");
+        settle().await;
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_run_that_is_over_keeps_no_task_on_the_runtime_while_its_future_is_still_there() {
         let (ctx, _canceller) = Context::background().with_timeout(HOUR);
         let mut run = std::pin::pin!(ctx.run(sleep(ms(1))));

@@ -84,8 +84,9 @@ impl Done {
     pub(super) fn leave(&mut self) {
         if let (Some(key), Some(branch)) = (self.key.take(), self.ctx.branch()) {
             branch.left(key);
-            branch.unwait(key);
             branch.unwatch();
+            // Last: dropping the waker is user code.
+            branch.unwait(key);
         }
     }
 }
