@@ -581,7 +581,8 @@ pub(crate) mod roster {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::roster::Roster;
-    use super::{Family, Link};
+    use super::{Family, Link, Ordering};
+    use crate::sync::Purse;
 
     /// Links with nothing in them.
     struct Bare;
@@ -620,5 +621,22 @@ mod tests {
         }
         drop(stays);
         assert_eq!(BARE.sitters(), 0);
+    }
+
+    #[test]
+    fn a_purse_keeps_no_more_than_it_may_however_long_it_is_open() {
+        let link = Link::<Bare>::new(None, false, |_| ((), ()));
+        let mut purse = Purse::new(&link);
+        let given = purse.give();
+        let open = purse.open();
+        for _ in 0..10_000 {
+            drop(given.clone());
+        }
+        let counted = || link.head().count.load(Ordering::Relaxed);
+        assert!(counted() < 1_000, "{} links are counted", counted());
+        drop(given);
+        drop(open);
+        drop(purse);
+        assert_eq!(counted(), 1);
     }
 }

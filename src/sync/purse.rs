@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 /// How many clones are paid for at once.
 const PAYMENT: u32 = 64;
 
-/// The most clones that a purse keeps.
+/// The most clones that a purse keeps, and the most that it takes back while it is open.
 const MOST: u32 = 4 * PAYMENT;
 
 thread_local! {
@@ -33,7 +33,7 @@ thread_local! {
 #[inline]
 pub(super) fn takes_back(head: NonNull<()>) -> bool {
     let (open, count) = OPEN.get();
-    let takes = open == Some(head);
+    let takes = open == Some(head) && count < MOST;
     if takes {
         OPEN.set((open, count + 1));
     }
