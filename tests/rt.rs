@@ -66,6 +66,30 @@ fn who_yields_lets_timers_go_first() {
 }
 
 #[test]
+fn who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_driven() {
+    const ALONE: &str = "QUELL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        // What is learnt of tokio's tasks is learnt once, so this takes a process of its own.
+        let test =
+            "who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_driven";
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&alone.stderr);
+        assert!(alone.status.success(), "{said}");
+        return;
+    }
+    let idle = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    {
+        let _entered = idle.enter();
+        futures::executor::block_on(rt::yield_now());
+    }
+    who_yields_lets_timers_go_first();
+}
+
+#[test]
 fn spawning_where_nobody_runs_tasks_says_what_to_do() {
     let panic = std::panic::catch_unwind(|| drop(rt::spawn(async {}))).unwrap_err();
     let said = panic.downcast_ref::<&str>().expect("a text");
