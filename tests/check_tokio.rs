@@ -452,6 +452,19 @@ fn who_needs_the_whole_time_to_stop_is_clean() {
 }
 
 #[test]
+fn a_body_that_needs_the_whole_time_to_stop_has_its_turns_like_a_task() {
+    let whole = Duration::from_secs(1);
+    Checker::tokio()
+        .stop_within(whole)
+        .run(move |ctx| async move {
+            ctx.done().await;
+            time::sleep(whole).await;
+            tokio::task::yield_now().await;
+        })
+        .assert_clean();
+}
+
+#[test]
 fn a_timer_that_a_body_leaves_behind_is_no_task_of_its_own() {
     let report = Checker::tokio().inject(Inject::None).run(|_ctx| async {
         let (long, canceller) = Context::background().with_timeout(Duration::from_secs(60));
@@ -588,12 +601,13 @@ fn a_body_that_is_polled_for_ever_has_the_line_that_is_its_turn() {
     /// Runs out of time before it runs out of turns.
     async fn now_and_then(_: Context) {
         loop {
-            time::sleep(Duration::from_millis(10)).await;
+            time::sleep(Duration::from_millis(1)).await;
             rt::yield_now().await; // <- a turn now and then
         }
     }
     fn shows<F: Future>(body: impl Fn(Context) -> F, at: u32) {
-        let report = Checker::tokio().max_points(5).max_steps(300).run(body);
+        let brief = Duration::from_millis(100);
+        let report = Checker::tokio().max_points(5).max_steps(300).stop_within(brief).run(body);
         let violation = &report.violations()[0];
         assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{report}");
         assert_eq!(violation.waiting_at().map(Place::line), Some(at), "{report}");

@@ -248,8 +248,8 @@ impl Run<'_> {
         let mut told = None;
         // Counted from the beginning, and anew from when it was told.
         let (mut polls, mut rests) = (0, 0);
-        // Whether its time was over before: all that is ready at that instant has its turns before
-        // the clock moves on, and only then it has its last.
+        // Whether its time was over before: it and all else that is ready at that instant have their
+        // turns before the clock moves on, and only then it has its last.
         let mut was_over = false;
         let mut jump: Option<Pin<Box<dyn Future<Output = bool> + '_>>> = None;
         std::future::poll_fn(|cx| {
@@ -271,15 +271,10 @@ impl Run<'_> {
             }
             let busy = polls == self.steps;
             let cut = busy || self.rest.times() - rests >= self.steps;
-            let is_over = limit.as_mut().poll(cx).is_ready();
-            let first = is_over && !cut && !may_come && !std::mem::replace(&mut was_over, true);
-            if first {
+            let mut is_over = limit.as_mut().poll(cx).is_ready();
+            if is_over && !may_come && !std::mem::replace(&mut was_over, true) {
                 limit.as_mut().reset(tokio_now() + LEAST_MOVE);
-                let _later = limit.as_mut().poll(cx);
-                if beats {
-                    pulse.beats(OTHERS);
-                }
-                return Poll::Pending;
+                is_over = limit.as_mut().poll(cx).is_ready();
             }
             let late = is_over || cut;
             if busy && !may_come {
