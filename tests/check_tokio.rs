@@ -465,6 +465,23 @@ fn a_body_that_needs_the_whole_time_to_stop_has_its_turns_like_a_task() {
 }
 
 #[test]
+fn a_task_whose_timer_rings_by_whole_milliseconds_has_the_whole_time_to_stop() {
+    for (whole, moved) in [(1_500, 0), (1_000_000, 500)] {
+        let whole = Duration::from_micros(whole);
+        Checker::tokio()
+            .stop_within(whole)
+            .run(move |ctx| async move {
+                time::advance(Duration::from_micros(moved)).await;
+                tokio::spawn(async move {
+                    ctx.done().await;
+                    time::sleep(whole).await;
+                });
+            })
+            .assert_clean();
+    }
+}
+
+#[test]
 fn a_timer_that_a_body_leaves_behind_is_no_task_of_its_own() {
     let report = Checker::tokio().inject(Inject::None).run(|_ctx| async {
         let (long, canceller) = Context::background().with_timeout(Duration::from_secs(60));

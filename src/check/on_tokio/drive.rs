@@ -381,6 +381,8 @@ impl Run<'_> {
         // The task that keeps the time of contexts is none of the body's.
         let left_behind = || alive().saturating_sub(usize::from(rt::keeps_time_here()));
         let step = (self.stop_within / MOMENTS).max(LEAST_MOVE);
+        // Tokio's timers ring by whole milliseconds: one that is due then rings at the next of them.
+        let until = until + LEAST_MOVE;
         let mut turns = self.steps / 2;
         loop {
             for _ in 0..turns {
