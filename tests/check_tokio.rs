@@ -311,6 +311,15 @@ fn sets_panic_hooks() {
         let _ = tokio::task::spawn_blocking(|| ()).await;
     });
     assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
+    // Nor does a check within the body, which sets its own, undo what was not heard.
+    let report = Checker::tokio().run(move |ctx| async move {
+        std::panic::set_hook(Box::new(|_| {}));
+        panics(ctx).await;
+        let inner = Checker::random(1, 1).inject(Inject::None);
+        inner.run(|ctx| async move { assert!(!ctx.is_done()) }).assert_clean();
+    });
+    let why = report.violations()[0].waiting_for().unwrap();
+    assert!(why.contains("another panic hook was set"), "{report}");
     // One that passes on what it hears is no matter.
     let report = Checker::tokio().run(move |ctx| async move {
         let before = std::panic::take_hook();

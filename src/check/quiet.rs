@@ -3,8 +3,8 @@
 //! # Invariants
 //!
 //! 1. The hook passes on what is not for it: panics on threads that run no schedule are printed as
-//!    ever. `IS_SET` is true until it is dropped, which it is when user code sets another and does
-//!    not keep this one to pass panics on to. A check that begins without it sets it again.
+//!    ever. It is dropped when user code sets another and does not keep this one to pass panics on
+//!    to. A check that begins without it sets it again.
 //! 2. A panic that is not caught while schedules run is the checker's own, or a wrong use of it,
 //!    and is printed after all.
 //! 3. A panic that must not unwind because another is unwinding ends the process. The hook prints
@@ -14,6 +14,7 @@ use super::place::Place;
 use super::pulse;
 use crate::rt::{panic_message, world};
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic;
@@ -33,15 +34,33 @@ thread_local! {
     static BEFORE: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
+/// `None` before the first.
+static LATEST: Mutex<Option<Hook>> = Mutex::new(None);
+
+/// Whether one hook is still set.
+#[derive(Clone)]
+pub(super) struct Hook(Arc<AtomicBool>);
+
 // Relaxed throughout: a flag, and nothing is read because of it.
-static IS_SET: AtomicBool = AtomicBool::new(false);
+impl Hook {
+    /// The latest one.
+    #[cfg(feature = "tokio")]
+    pub(super) fn latest() -> Option<Hook> {
+        LATEST.lock().clone()
+    }
+
+    /// Whether panics may still reach it: no user code has set another in its place.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Goes with the hook.
-struct Hook;
+struct WithHook(Hook);
 
-impl Drop for Hook {
+impl Drop for WithHook {
     fn drop(&mut self) {
-        IS_SET.store(false, Ordering::Relaxed);
+        self.0.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -89,15 +108,14 @@ pub(super) struct Quiet {
 }
 
 pub(super) fn keep_quiet() -> Quiet {
-    static SETTING: crate::sync::Mutex<()> = crate::sync::Mutex::new(());
-    let setting = SETTING.lock();
+    let mut latest = LATEST.lock();
     // A thread that unwinds may set no hook.
-    if !is_set() && !std::thread::panicking() {
-        IS_SET.store(true, Ordering::Relaxed);
+    if !latest.as_ref().is_some_and(Hook::is_set) && !std::thread::panicking() {
+        let new = latest.insert(Hook(Arc::new(AtomicBool::new(true)))).clone();
         let before = panic::take_hook();
-        panic::set_hook(hook(before, Hook));
+        panic::set_hook(hook(before, WithHook(new)));
     }
-    drop(setting);
+    drop(latest);
     keep_thread_quiet()
 }
 
@@ -107,14 +125,9 @@ pub(super) fn keep_thread_quiet() -> Quiet {
     Quiet { unwinding: std::thread::panicking() }
 }
 
-/// Whether panics may reach the hook: no user code has set another in its place.
-pub(super) fn is_set() -> bool {
-    IS_SET.load(Ordering::Relaxed)
-}
-
-fn hook(before: PanicHook, hook: Hook) -> PanicHook {
+fn hook(before: PanicHook, goes_with_it: WithHook) -> PanicHook {
     Box::new(move |info| {
-        let _goes_with_it = &hook;
+        let _ = &goes_with_it;
         if QUIET.try_with(Cell::get).unwrap_or(0) == 0 {
             return before(info);
         }

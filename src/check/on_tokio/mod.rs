@@ -318,6 +318,7 @@ fn run(
     let rest = Arc::new(Rest::new(pulse));
     let _looking = world::look_on(Arc::clone(&watcher) as _);
     quiet::forget();
+    let hook = quiet::Hook::latest();
     let runtime = runtime(&watcher, &rest);
     let stop_within = Duration::from_nanos(plan.limits.stop_within);
     let run = Run {
@@ -333,7 +334,7 @@ fn run(
     body.run_once(&mut |body| left = Some(runtime.block_on(run.go(body))));
     let left = left.expect("it has been run");
     drop(runtime);
-    let deaf = !quiet::is_set();
+    let deaf = !hook.is_some_and(|hook| hook.is_set());
     if deaf {
         drop(quiet::keep_quiet());
     }
