@@ -320,6 +320,17 @@ fn sets_panic_hooks() {
     });
     let why = report.violations()[0].waiting_for().unwrap();
     assert!(why.contains("another panic hook was set"), "{report}");
+    // Nor is the checker's own of any use while it is kept for later.
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    panicked(&Checker::tokio().run(panics));
+    let report = Checker::random(1, 1).inject(Inject::Panic).run(|_ctx| async {
+        let _lost = check::Tracked::new("by a fault");
+        check::fault("here");
+    });
+    report.assert_clean();
+    std::panic::set_hook(before);
+    panicked(&Checker::tokio().run(panics));
     // One that passes on what it hears is no matter.
     let report = Checker::tokio().run(move |ctx| async move {
         let before = std::panic::take_hook();

@@ -4,7 +4,8 @@
 //!
 //! 1. The hook passes on what is not for it: panics on threads that run no schedule are printed as
 //!    ever. It is dropped when user code sets another and does not keep this one to pass panics on
-//!    to. A check that begins without it sets it again.
+//!    to. A check that begins without it sets it again, and so does one that begins beside no other
+//!    if user code has set another and keeps it.
 //! 2. A panic that is not caught while schedules run is the checker's own, or a wrong use of it,
 //!    and is printed after all.
 //! 3. A panic that must not unwind because another is unwinding ends the process. The hook prints
@@ -34,8 +35,38 @@ thread_local! {
     static BEFORE: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// `None` before the first.
-static LATEST: Mutex<Option<Hook>> = Mutex::new(None);
+static SETTING: Mutex<Setting> = Mutex::new(Setting { latest: None, address: 0, checks: 0 });
+
+struct Setting {
+    /// `None` before the first.
+    latest: Option<Hook>,
+    /// Where that is.
+    address: usize,
+    /// How many checks are under way.
+    checks: usize,
+}
+
+impl Setting {
+    fn is_set(&self) -> bool {
+        self.latest.as_ref().is_some_and(Hook::is_set)
+    }
+
+    /// Sets the hook unless it is there.
+    fn renew(&mut self) {
+        let mut found = panic::take_hook();
+        if !self.is_set() || address(&found) != self.address {
+            let new = Hook(Arc::new(AtomicBool::new(true)));
+            self.latest = Some(new.clone());
+            found = hook(found, WithHook(new));
+            self.address = address(&found);
+        }
+        panic::set_hook(found);
+    }
+}
+
+fn address(hook: &PanicHook) -> usize {
+    std::ptr::from_ref(&**hook).cast::<()>() as usize
+}
 
 /// Whether one hook is still set.
 #[derive(Clone)]
@@ -46,7 +77,7 @@ impl Hook {
     /// The latest one.
     #[cfg(feature = "tokio")]
     pub(super) fn latest() -> Option<Hook> {
-        LATEST.lock().clone()
+        SETTING.lock().latest.clone()
     }
 
     /// Whether panics may still reach it: no user code has set another in its place.
@@ -105,24 +136,28 @@ pub(super) fn injected_unwinds() -> bool {
 pub(super) struct Quiet {
     /// Whether the thread was unwinding already when this was made.
     unwinding: bool,
+    /// Whether it is that of a check.
+    is_check: bool,
 }
 
 pub(super) fn keep_quiet() -> Quiet {
-    let mut latest = LATEST.lock();
-    // A thread that unwinds may set no hook.
-    if !latest.as_ref().is_some_and(Hook::is_set) && !std::thread::panicking() {
-        let new = latest.insert(Hook(Arc::new(AtomicBool::new(true)))).clone();
-        let before = panic::take_hook();
-        panic::set_hook(hook(before, WithHook(new)));
+    let mut setting = SETTING.lock();
+    // While this looks there is none, so it does not look while another check may need one. And a
+    // thread that unwinds may set no hook.
+    if (setting.checks == 0 || !setting.is_set()) && !std::thread::panicking() {
+        setting.renew();
     }
-    drop(latest);
-    keep_thread_quiet()
+    setting.checks += 1;
+    drop(setting);
+    let mut quiet = keep_thread_quiet();
+    quiet.is_check = true;
+    quiet
 }
 
 /// The same, leaving the hook as it is.
 pub(super) fn keep_thread_quiet() -> Quiet {
     QUIET.set(QUIET.get() + 1);
-    Quiet { unwinding: std::thread::panicking() }
+    Quiet { unwinding: std::thread::panicking(), is_check: false }
 }
 
 fn hook(before: PanicHook, goes_with_it: WithHook) -> PanicHook {
@@ -174,6 +209,9 @@ pub(super) fn forget() {
 impl Drop for Quiet {
     fn drop(&mut self) {
         QUIET.set(QUIET.get() - 1);
+        if self.is_check {
+            SETTING.lock().checks -= 1;
+        }
         // Invariant 2.
         if QUIET.get() == 0 && std::thread::panicking() && !self.unwinding {
             if let Some(Panic { message, place }) = LAST.with(|last| last.take()) {
