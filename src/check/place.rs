@@ -217,17 +217,18 @@ impl Frame {
 
     /// Its name, if that says what is waited for.
     fn named(&self) -> Option<String> {
+        let module = self.file.as_deref().and_then(module);
+        // It polls its branches, one of which says more. Its closure may have the caller's name.
+        if module.as_deref() == Some("tokio::macros::select") {
+            return None;
+        }
         if says_something(&self.symbol) {
             return Some(self.symbol.clone());
         }
         // An inlined function has lost its path, and an async function its name too; the file tells
         // the module.
         let (name, _) = self.symbol.split_once('<').unwrap_or((&self.symbol, ""));
-        let module = module(self.file.as_deref()?).filter(|_| !name.contains("::"))?;
-        // It polls its branches, one of which says more.
-        if module == "tokio::macros::select" {
-            return None;
-        }
+        let module = module.filter(|_| !name.contains("::"))?;
         Some(if name.is_empty() || name.starts_with('{') {
             module
         } else {
