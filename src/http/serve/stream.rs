@@ -16,11 +16,13 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 
 /// How long a client that still sends has for reading its answer.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -60,23 +62,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Pin::new(&mut self.io)
     }
 
-    /// The result of a write, or an error if there was no room for too long.
-    fn written<T>(
+    /// Writes, or gives an error if there was no room for too long.
+    fn write<T>(
         &mut self,
-        written: Poll<io::Result<T>>,
         task: &mut Task<'_>,
+        mut write: impl FnMut(Pin<&mut TokioIo<S>>, &mut Task<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        let mut written = write(self.io(), task);
+        if written.is_pending() && self.is_stalled(task) {
+            // It may be the task that had no turn left for it: there may be room.
+            let again = pin!(unconstrained(poll_fn(|task| write(self.io(), task))));
+            written = again.poll(task);
+            if written.is_pending() {
+                let stopped = io::Error::new(io::ErrorKind::TimedOut, STOPPED);
+                return Poll::Ready(Err(stopped));
+            }
+        }
         if written.is_ready() {
             self.stalled = None;
-            return written;
         }
-        let Some(limit) = self.limit else { return Poll::Pending };
+        written
+    }
+
+    /// Whether no write has gone through for too long.
+    fn is_stalled(&mut self, task: &mut Task<'_>) -> bool {
+        let Some(limit) = self.limit else { return false };
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(rt::sleep(limit)));
-        stalled.as_mut().poll_out_of_budget(task).map(|()| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the client has stopped reading"))
-        })
+        stalled.as_mut().poll_out_of_budget(task).is_ready()
     }
 }
+
+const STOPPED: &str = "the client has stopped reading";
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Read for Stream<S> {
     fn poll_read(
@@ -94,8 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Stream<S> {
         task: &mut Task<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = self.io().poll_write(task, bytes);
-        self.written(written, task)
+        self.write(task, |io, task| io.poll_write(task, bytes))
     }
 
     fn poll_write_vectored(
@@ -103,8 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Stream<S> {
         task: &mut Task<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.io().poll_write_vectored(task, pieces);
-        self.written(written, task)
+        self.write(task, |io, task| io.poll_write_vectored(task, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -144,25 +158,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Stream<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rt;
-    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn a_client_that_has_stopped_reading_is_given_up_in_a_task_that_has_always_more_to_do() {
-        let (near, _far) = tokio::io::duplex(4);
+    async fn in_a_task_that_has_always_more_to_do_a_client_is_given_up_only_if_it_does_not_read() {
+        let (near, mut far) = tokio::io::duplex(4);
         let mut stream = Stream::new(near, Some(Duration::from_millis(50)), Unread::default());
+        let mut write = async || {
+            poll_fn(|task| {
+                // As a reader that is always ready does.
+                while pin!(tokio::task::consume_budget()).poll(task).is_ready() {}
+                Pin::new(&mut stream).poll_write(task, b"four")
+            })
+            .await
+        };
         let began = rt::now();
-        let written = poll_fn(|task| {
-            // As a reader that is always ready does.
-            while std::pin::pin!(tokio::task::consume_budget()).poll(task).is_ready() {}
-            match Pin::new(&mut stream).poll_write(task, b"more than fits") {
-                Poll::Ready(Ok(_)) => Poll::Pending,
-                _ if rt::now() - began > Duration::from_secs(10) => Poll::Ready(None),
-                written => written.map(|written| written.err()),
-            }
-        });
-        assert_eq!(written.await.map(|error| error.kind()), Some(io::ErrorKind::TimedOut));
+        assert_eq!(write().await.expect("there is room"), 4);
+        far.read_exact(&mut [0; 4]).await.expect("it is written");
+        assert_eq!(write().await.expect("there is room again"), 4);
+        let error = write().await.expect_err("nobody reads any more");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(rt::now() - began < Duration::from_secs(10));
     }
 
     #[tokio::test(start_paused = true)]
