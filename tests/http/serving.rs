@@ -10,6 +10,8 @@ use hyper_util::rt::TokioIo;
 use quell::Context;
 use quell::http::{Client, Ctx, LimitLayer, serve};
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -405,6 +407,27 @@ async fn a_client_that_is_still_sending_gets_the_answer_that_refuses_it() {
         assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(answer.into_body().text(100).await.expect(path), "true");
     }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_no_body_is_given_up_by_a_handler_that_is_always_busy() {
+    let (reporter, mut reports) = reports();
+    let post = axum::routing::post(|body: Body| async move {
+        let mut body = body.into_data_stream();
+        let next = poll_fn(|task| {
+            // As a channel that is always ready does.
+            while pin!(tokio::task::consume_budget()).poll(task).is_ready() {}
+            body.poll_next_unpin(task)
+        });
+        let next = next.await.expect("more, or an error");
+        reporter.tell(if next.is_err() { "an error" } else { "more" }.to_string());
+    });
+    let app = Router::new().route("/", post);
+    let rig = Rig::with(app, |serve| serve.body_timeout(Duration::from_millis(100))).await;
+    let mut raw = rig.connect().await;
+    raw.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\n").await;
+    assert_eq!(reports.next().await, "an error");
     rig.end().await;
 }
 
