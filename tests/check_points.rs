@@ -345,6 +345,31 @@ fn a_fault_after_the_end_of_the_body_is_one_like_the_others() {
     assert_eq!(found(&report), [(ViolationKind::LeakedTask, None)], "{report}");
 }
 
+#[test]
+fn a_fault_comes_at_no_more_points_than_it_may() {
+    let body = |panicked: Arc<Mutex<std::collections::BTreeSet<u32>>>| {
+        move |_: Context| {
+            let panicked = panicked.clone();
+            async move {
+                for nth in 0..10 {
+                    if std::panic::catch_unwind(|| check::fault("here")).is_err() {
+                        panicked.lock().unwrap().insert(nth);
+                    }
+                }
+            }
+        }
+    };
+    for checker in [Checker::exhaustive(), Checker::random(1, 500), Checker::pct(1, 3, 500)] {
+        let panicked = Arc::default();
+        let checker = checker.inject(Inject::Panic);
+        let report = checker.clone().max_points(3).run(body(Arc::clone(&panicked)));
+        assert_eq!(panicked.lock().unwrap().iter().copied().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(report.points(), 3, "{report}");
+        assert!(!report.complete() && report.is_clean(), "{report}");
+        assert!(checker.max_points(10).run(body(Arc::default())).complete());
+    }
+}
+
 // ------------------------------------------------------------------------------------ time
 
 #[test]

@@ -564,6 +564,11 @@ impl Engine {
 
     /// Passes a point at which the injection may come.
     fn comes(&mut self) -> bool {
+        if self.points >= self.limits.points {
+            // Nothing comes by itself here, or it would have come at the last point.
+            self.cut = true;
+            return false;
+        }
         self.stirred |= world::take_stirred();
         let at = self.at;
         self.at += 1;
