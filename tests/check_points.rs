@@ -370,6 +370,32 @@ fn a_fault_comes_at_no_more_points_than_it_may() {
     }
 }
 
+/// A fault point as it is dropped.
+struct CleansUp;
+
+impl Drop for CleansUp {
+    fn drop(&mut self) {
+        check::fault("cleanup");
+    }
+}
+
+#[test]
+fn a_fault_point_that_a_panic_comes_by_as_it_unwinds_does_not_end_the_process() {
+    async fn fails_and_recovers(_ctx: Context) {
+        let failed = std::panic::catch_unwind(|| {
+            let _cleans_up = CleansUp;
+            check::fault("work");
+            panic!("not done");
+        });
+        assert!(failed.is_err());
+        drop(CleansUp);
+    }
+    let report = Checker::exhaustive().inject(Inject::Panic).run(fails_and_recovers);
+    assert_eq!(report.points(), 2, "{report}");
+    report.assert_clean();
+    Checker::tokio().inject(Inject::Panic).run(fails_and_recovers).assert_clean();
+}
+
 // ------------------------------------------------------------------------------------ time
 
 #[test]
