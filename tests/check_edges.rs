@@ -1126,6 +1126,31 @@ fn a_checker_inside_a_body_takes_no_point_from_it() {
     assert_eq!(with.schedules(), without.schedules(), "{with}\n{without}");
 }
 
+#[test]
+fn a_context_goes_by_the_time_of_its_own_check_in_the_body_of_another() {
+    const MILLI: Duration = Duration::from_millis(1);
+    let report = Checker::exhaustive().inject(Inject::None).run(|_| async {
+        let (bounded, _canceller) = Context::background().with_timeout(1_000 * MILLI);
+        rt::sleep(600 * MILLI).await;
+        let inside = Checker::random(1, 2).inject(Inject::None).run(|_| async {
+            assert_eq!(bounded.remaining(), Some(400 * MILLI));
+            rt::sleep(5_000 * MILLI).await;
+            assert_eq!(bounded.remaining(), Some(400 * MILLI));
+            assert!(!bounded.is_done());
+        });
+        inside.assert_clean();
+        assert_eq!(bounded.done().await, ContextError::DeadlineExceeded);
+        // Nothing in there moves its time.
+        let (bounded, _canceller) = Context::background().with_timeout(1_000 * MILLI);
+        let inside = Checker::random(1, 2).inject(Inject::None).run(|_| async {
+            let _ = rt::timeout(5_000 * MILLI, bounded.done()).await;
+            bounded.done().await;
+        });
+        assert_eq!(inside.violations()[0].kind(), ViolationKind::BlockedStage, "{inside}");
+    });
+    report.assert_clean();
+}
+
 // ----------------------------------------------------------------------- other threads
 
 #[test]

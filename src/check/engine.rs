@@ -43,6 +43,8 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) struct Engine {
     /// The engine of the checker in whose body this one's checker runs.
     pub(super) around: Option<Box<Engine>>,
+    /// No other engine has it: by this its own world finds it, from a body inside as well.
+    pub(super) number: usize,
     pub(super) run: usize,
     /// `run`, for other threads.
     running: signal::Running,
@@ -117,6 +119,7 @@ impl Engine {
     ) -> Self {
         Engine {
             around: None,
+            number: signal::new_number(),
             run: 0,
             running: signal::Running::none(),
             mark: 0,
@@ -192,6 +195,12 @@ impl Engine {
     #[inline]
     pub(super) fn of_run(&mut self, run: usize) -> Option<&mut Engine> {
         if run == self.run { Some(self) } else { self.around.as_mut()?.of_run(run) }
+    }
+
+    /// The engine of that number: this one or one around it.
+    #[inline]
+    pub(super) fn of_number(&mut self, number: usize) -> Option<&mut Engine> {
+        if number == self.number { Some(self) } else { self.around.as_mut()?.of_number(number) }
     }
 
     /// The engine of the schedule whose contexts carry `mark`.

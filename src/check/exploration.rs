@@ -176,8 +176,8 @@ impl<'a> Session<'a> {
         pulse.forgets();
         let label = labels.of(0, "body".into(), plan.asked_at);
         let engine = Engine::new(kind, plan.limits, labels, strategy, Arc::clone(&pulse));
+        let explorer = Arc::new(Explorer { began: Clock::system_now(), engine: engine.number });
         engine::enter(Box::new(engine));
-        let explorer = Arc::new(Explorer { began: Clock::system_now() });
         let inside = world::enter(Arc::clone(&explorer) as _);
         let looking = world::look_on(explorer);
         let quiet = quiet::keep_quiet();

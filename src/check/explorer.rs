@@ -41,6 +41,8 @@ const NO_TIME: &str = "quell: the deadline of this context goes by the time of a
 pub(super) struct Explorer {
     /// The time at which every schedule begins.
     pub(super) began: Instant,
+    /// The number of its engine. A context goes by the time of its own check, whoever asks.
+    pub(super) engine: usize,
 }
 
 impl Explorer {
@@ -67,7 +69,8 @@ impl World for Explorer {
     }
 
     fn now(&self) -> Instant {
-        let now = engine::with(|engine| engine.clock.now).unwrap_or(0);
+        let own = |engine: &mut Engine| Some(engine.of_number(self.engine)?.clock.now);
+        let now = engine::with(own).flatten().unwrap_or(0);
         self.began.checked_add(Duration::from_nanos(now)).unwrap_or(self.began)
     }
 
@@ -76,6 +79,7 @@ impl World for Explorer {
         // Left where it is if there is no engine: invariant 1.
         let mut bell = Some(bell);
         let armed = engine::with(|engine| {
+            let engine = engine.of_number(self.engine)?;
             let key = engine.clock.arm(at, engine.current, bell.take()?);
             Some(Box::new(Alarm { run: engine.run, key }))
         });
@@ -328,7 +332,7 @@ pub(super) fn schedule(
 /// Begins a schedule and returns its root.
 fn begin(label: u32, asked_at: &'static Location<'static>) -> Context {
     quiet::forget();
-    let run = signal::new_run();
+    let run = signal::new_number();
     let (root, mark, kind) = here(|engine| {
         engine.reset(run);
         (engine.root.take(), engine.mark, engine.kind)

@@ -23,10 +23,10 @@ pub(super) const MOST_TASKS: usize = 1 << TASK_BITS;
 /// After this many schedules of the process, their numbers begin anew.
 const MOST_RUNS: usize = usize::MAX >> TASK_BITS;
 
-/// How many schedules this process has begun.
-static RUNS: AtomicUsize = AtomicUsize::new(0);
+/// How many schedules and engines this process has begun.
+static NUMBERS: AtomicUsize = AtomicUsize::new(0);
 
-/// Wakes from threads that run no schedule.
+/// Wakes from other threads than that of the schedule, which may run schedules of their own.
 struct Foreign {
     /// The schedule and the task of each.
     wakes: Vec<(usize, u32)>,
@@ -80,10 +80,10 @@ impl Drop for Running {
     }
 }
 
-/// The number of a new schedule, never zero.
-pub(super) fn new_run() -> usize {
+/// The number of a new schedule or engine, never zero.
+pub(super) fn new_number() -> usize {
     // Relaxed: only a number, and each is given once.
-    RUNS.fetch_add(1, Ordering::Relaxed) % MOST_RUNS + 1
+    NUMBERS.fetch_add(1, Ordering::Relaxed) % MOST_RUNS + 1
 }
 
 fn number(run: usize, task: u32) -> usize {
