@@ -1167,6 +1167,43 @@ fn a_task_that_another_thread_aborts_is_told_as_such() {
 }
 
 #[test]
+fn a_task_that_a_check_on_another_thread_wakes_or_aborts_is_told_as_such() {
+    /// Runs `wakes` once in a schedule of another check, on a thread of its own.
+    fn elsewhere(wakes: impl FnOnce() + Send + 'static) {
+        let other = std::thread::spawn(move || {
+            let wakes = RefCell::new(Some(wakes));
+            let _ = Checker::random(1, 1).inject(Inject::None).run(|_| {
+                wakes.take().into_iter().for_each(|wakes| wakes());
+                std::future::ready(())
+            });
+        });
+        other.join().unwrap();
+    }
+    let woken = Checker::exhaustive().inject(Inject::None).run(|_| async {
+        let mut wakes = false;
+        let waits = poll_fn(move |cx| {
+            if std::mem::replace(&mut wakes, true) {
+                return Poll::Ready(());
+            }
+            let waker = cx.waker().clone();
+            elsewhere(move || waker.wake());
+            Poll::Pending
+        });
+        rt::spawn_named("woken", waits).await.unwrap();
+    });
+    let aborted = Checker::exhaustive().inject(Inject::None).run(|_| async {
+        let task = Arc::new(rt::spawn_named("aborted", pending::<()>()));
+        let aborts = task.clone();
+        elsewhere(move || aborts.abort());
+        rt::yield_now().await;
+    });
+    for (report, task) in [(woken, "woken"), (aborted, "aborted")] {
+        assert_eq!(report.violations()[0].kind(), ViolationKind::Nondeterministic, "{report}");
+        assert_eq!(report.violations()[0].task(), Some(task), "{report}");
+    }
+}
+
+#[test]
 fn a_thread_that_waits_for_the_root_is_let_go_when_the_schedule_is_over() {
     static WAITING: AtomicUsize = AtomicUsize::new(0);
     let report = Checker::random(1, 5).run(|ctx| async move {

@@ -115,7 +115,7 @@ pub(super) fn stop(run: usize, task: u32) -> Stop {
     let stop = |number| {
         let (run, task) = parts(number);
         let abort = |engine: &mut Engine| engine.of_run(run).map(|engine| engine.abort(task));
-        if engine::with(abort).is_none() {
+        if engine::with(abort).flatten().is_none() {
             wake(run, task);
         }
     };
@@ -125,7 +125,7 @@ pub(super) fn stop(run: usize, task: u32) -> Stop {
 /// Wakes a task, from wherever this is called.
 pub(super) fn wake(run: usize, task: u32) {
     let wake = |engine: &mut Engine| engine.of_run(run).map(|engine| engine.wake(task));
-    if engine::with(wake).is_none() {
+    if engine::with(wake).flatten().is_none() {
         let mut foreign = FOREIGN.lock();
         if foreign.is_running(run) {
             foreign.wakes.push((run, task));
