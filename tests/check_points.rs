@@ -3,7 +3,7 @@
 
 use futures::{FutureExt as _, select_biased};
 use quell::check::{self, Checker, Inject, Report, Tracked, ViolationKind};
-use quell::{Context, Pipeline, rt};
+use quell::{Context, Group, Pipeline, rt};
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -644,6 +644,23 @@ fn of_those_who_are_busy_alike_the_first_is_told_each_time() {
         }
     });
     assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("one"))], "{report}");
+}
+
+#[test]
+fn who_waits_for_all_tasks_of_a_group_is_not_to_blame_for_the_one_that_does_not_end() {
+    let report = Checker::new().run(|ctx| async move {
+        let manager = rt::spawn_named("manager", async move {
+            let group = Group::new(&ctx);
+            let deaf = |_| async {
+                let (_kept, answer) = oneshot::channel::<()>();
+                answer.await
+            };
+            let _ = group.spawn("worker", deaf).await;
+            let _ = group.wait().await;
+        });
+        manager.await.unwrap();
+    });
+    assert_eq!(found(&report), [(ViolationKind::BlockedStage, Some("worker"))], "{report}");
 }
 
 #[test]

@@ -7,8 +7,9 @@
 //!
 //! A schedule shows one violation, that of its root. A task that waits for the end of another that
 //! is still alive is not to blame. Of the others a busy one comes first, then a leaked one, then a
-//! blocked one; a task before the body; and the first spawned before the rest. If all wait for one
-//! another, it is the first of a ring.
+//! blocked one; a task before the body; one that waits for no others before one that waits for all
+//! tasks of a group; and the first spawned before the rest. If all wait for one another, it is the
+//! first of a ring.
 
 use super::engine::{BODY, Engine, JOIN, State, Trouble};
 use super::label;
@@ -16,6 +17,9 @@ use super::log::rank;
 use super::place::Place;
 use super::violation::ViolationKind;
 use std::panic::Location;
+
+/// How a wait for the end of all tasks of a group or a pipeline begins.
+const JOIN_ALL: &str = "the end of all tasks";
 
 /// What is told of a context that is left.
 pub(super) const CONTEXT_LEFT: &str = "it is still alive, and nothing is left that could use it";
@@ -199,11 +203,14 @@ fn of_live_tasks(engine: &Engine, end: End) -> Finding {
     };
     let owners = engine.clock.owners();
     let leaked = |task: u32| busy(task) || owners.contains(&task);
+    let waits_for_all = |task: u32| {
+        engine.tasks[task as usize].wait.is_some_and(|wait| wait.what.starts_with(JOIN_ALL))
+    };
     let root = alive
         .iter()
         .copied()
         .filter(|&task| joined(task).is_none())
-        .min_by_key(|&task| (!busy(task), !leaked(task), task == BODY, task))
+        .min_by_key(|&task| (!busy(task), !leaked(task), task == BODY, waits_for_all(task), task))
         .unwrap_or_else(|| first_of_a_ring(&alive, joined));
     let kind = if leaked(root) { ViolationKind::LeakedTask } else { ViolationKind::BlockedStage };
     let mut finding = Finding::new(kind).of(engine, root);
