@@ -664,6 +664,18 @@ fn who_waits_for_all_tasks_of_a_group_is_not_to_blame_for_the_one_that_does_not_
 }
 
 #[test]
+fn a_task_that_is_called_body_is_not_taken_for_the_body() {
+    let report = Checker::new().run(|ctx| async move {
+        let _ = ctx.is_done();
+        detach("body", rt::sleep(secs(7)));
+    });
+    let (story, page) = (report.to_string(), report.to_html());
+    assert!(story.contains("LeakedTask: the task `body` goes on"), "{story}");
+    assert!(story.contains("`body`, spawned at "), "{story}");
+    assert!(page.contains("<code>body</code>, spawned at "), "{page}");
+}
+
+#[test]
 fn a_task_that_goes_on_comes_before_an_item_that_was_lost() {
     let report = Checker::new().run(|ctx| async move {
         let _ = ctx.is_done();

@@ -12,7 +12,7 @@
 //!    runs, is around it until then, and still gets what is meant for it.
 
 use super::checker::USUAL;
-use super::engine::{self, Engine, Limits, here};
+use super::engine::{self, BODY, Engine, Limits, here};
 use super::explorer::{self, Explorer};
 use super::inject::Inject;
 use super::label::{self, Labels};
@@ -357,7 +357,8 @@ impl<'a> Session<'a> {
 
 fn headline(finding: &Finding, task: Option<&str>) -> String {
     let who = match task {
-        Some("body") => "the body".to_string(),
+        // Another task may be called that, too.
+        Some(_) if finding.task == Some(BODY) => "the body".to_string(),
         Some(task) => format!("the task `{task}`"),
         None => "a task".to_string(),
     };

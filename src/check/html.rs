@@ -99,7 +99,7 @@ fn one(page: &mut String, nth: usize, violation: &Violation) {
     let code = |text: &str| format!("<code>{}</code>", escaped(text));
     if let Some(task) = violation.task() {
         let place = violation.spawned_at().map(ToString::to_string);
-        let did = if task == "body" { "run" } else { "spawned" };
+        let did = story.began(task);
         let place = place.map_or(String::new(), |place| format!(", {did} at {}", code(&place)));
         let lane = story.root.and_then(|root| story.lanes.get(root as usize));
         let lane = lane.filter(|lane| lane.told_as != task);

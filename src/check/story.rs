@@ -153,6 +153,12 @@ impl Story {
         }
     }
 
+    /// How the task to blame came to be. The body is known by its number, as another task may be
+    /// called that too; where no tasks are told, only the body has a name.
+    pub(super) fn began(&self, task: &str) -> &'static str {
+        if task == "body" && self.root.is_none_or(|root| root == BODY) { "run" } else { "spawned" }
+    }
+
     /// When and how the injection came; `None` if there is no schedule.
     pub(super) fn injection(&self) -> Option<String> {
         if self.lanes.is_empty() {
@@ -208,10 +214,8 @@ impl Story {
         let mut fact = |what: &str, text: String| writeln!(f, "  {what:<13}{text}");
         if let Some(task) = &violation.task {
             let place = violation.spawned_at.as_ref();
-            let place = place.map_or(String::new(), |place| {
-                let did = if task == "body" { "run" } else { "spawned" };
-                format!(", {did} at {place}")
-            });
+            let place =
+                place.map_or(String::new(), |place| format!(", {} at {place}", self.began(task)));
             let lane = self.root.and_then(|root| self.lanes.get(root as usize));
             let lane = lane.filter(|lane| lane.told_as != *task);
             let below = lane.map(|lane| format!(" (`{}` below)", lane.told_as));
