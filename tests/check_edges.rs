@@ -1042,6 +1042,26 @@ fn a_select_of_another_librarys_futures_waits_for_one_of_them_and_not_for_itself
 }
 
 #[test]
+fn what_never_comes_hides_nothing_that_is_waited_for_beside_it() {
+    let receives = async || {
+        let (_send, mut receive) = mpsc::channel::<()>(1);
+        receive.recv().await; // <- receives
+    };
+    let check = || Checker::new().inject(Inject::None);
+    let reports = [
+        check().run(|_| Context::background().run(receives())),
+        check().run(|_| rt::timeout(Duration::MAX, receives())),
+        check().run(|ctx| async move { ctx.without_cancel().run(receives()).await }),
+    ];
+    for report in reports {
+        let (_, at, what) = hangs(&report);
+        assert_eq!(at, line("receives"), "{report}");
+        assert!(what.starts_with("tokio::sync::mpsc"), "{report}");
+        assert!(!report.to_string().contains("nothing cancels"), "{report}");
+    }
+}
+
+#[test]
 fn who_waits_for_a_cancel_that_is_not_injected_is_told_that_nobody_cancels() {
     for kind in [Inject::Panic, Inject::None] {
         let checkers = [

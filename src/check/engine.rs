@@ -669,7 +669,7 @@ impl Engine {
         self.clock.ring(until)
     }
 
-    pub(super) fn waits(&mut self, wait: &Wait) {
+    pub(super) fn waits(&mut self, wait: &Wait, in_vain: bool) {
         let task = self.current;
         self.waited |= rank(wait) == 0;
         if task == NOBODY {
@@ -683,7 +683,7 @@ impl Engine {
             waiting.wait = Some(*wait);
         }
         if let Some(log) = &mut self.log {
-            log.waits(self.clock.now, task, *wait);
+            log.waits(self.clock.now, task, *wait, in_vain);
         }
     }
 

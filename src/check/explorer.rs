@@ -91,8 +91,8 @@ impl World for Explorer {
     }
 
     #[inline]
-    fn waits(&self, wait: Wait) {
-        here(|engine| engine.waits(&wait));
+    fn waits(&self, wait: Wait, in_vain: bool) {
+        here(|engine| engine.waits(&wait, in_vain));
     }
 
     fn passes(&self, wait: Option<Wait>) -> bool {

@@ -141,11 +141,12 @@ impl Log {
         &mut self.hangs[task]
     }
 
-    pub(super) fn waits(&mut self, time: u64, task: u32, wait: Wait) {
+    /// `in_vain`: the last clone of the waker is not for this wait.
+    pub(super) fn waits(&mut self, time: u64, task: u32, wait: Wait, in_vain: bool) {
         self.add(time, task, What::WaitsFor { what: wait.what, at: wait.at });
         let hangs = self.hangs(task);
         match hangs.last_mut() {
-            Some(last) if last.wait.is_none() => last.wait = Some(wait),
+            Some(last) if last.wait.is_none() && !in_vain => last.wait = Some(wait),
             _ => hangs.push(Hang { clone: 0, wait: Some(wait), trace: None }),
         }
     }

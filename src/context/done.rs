@@ -42,7 +42,7 @@ impl Done {
         let wait = Wait { what: "the end of a context", at: self.made_at, of: 0 };
         // Without a branch there is no end to wait for.
         let Some(branch) = self.ctx.branch() else {
-            probe::waits(|| wait);
+            probe::waits_in_vain(|| wait);
             return None;
         };
         branch.note_stir();

@@ -23,7 +23,14 @@ pub(crate) struct Wait {
 #[inline(always)]
 pub(crate) fn waits(_wait: impl FnOnce() -> Wait) {
     #[cfg(all(feature = "check", not(loom)))]
-    super::world::ask(|world| world.waits(_wait()));
+    super::world::ask(|world| world.waits(_wait(), false));
+}
+
+/// The task being polled waits for what never comes, and has left no waker for it.
+#[inline(always)]
+pub(crate) fn waits_in_vain(_wait: impl FnOnce() -> Wait) {
+    #[cfg(all(feature = "check", not(loom)))]
+    super::world::ask(|world| world.waits(_wait(), true));
 }
 
 /// The task being polled did not have to wait at an await, and another may come at once: a task

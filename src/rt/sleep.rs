@@ -164,7 +164,7 @@ impl Sleep {
         let mut this = self.project();
         let wait = Wait { what: "a time", at: this.made_at, of: 0 };
         let Some(at) = *this.at else {
-            probe::waits(|| wait);
+            probe::waits_in_vain(|| wait);
             return Poll::Pending;
         };
         loop {

@@ -28,8 +28,8 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// One of 0 to n - 1.
     fn choose(&self, n: usize) -> usize;
 
-    /// The task being polled is about to wait.
-    fn waits(&self, wait: Wait);
+    /// The task being polled is about to wait. `in_vain`: it has left no waker for that.
+    fn waits(&self, wait: Wait, in_vain: bool);
 
     /// The task being polled goes on past an await without having to wait; `None`: past one of
     /// those that come to an end. True: the onlooker intervenes here, as where a watched context is
