@@ -217,9 +217,10 @@ impl Frame {
 
     /// Its name, if that says what is waited for.
     fn named(&self) -> Option<String> {
-        let module = self.file.as_deref().and_then(module);
-        // It polls its branches, one of which says more. Its closure may have the caller's name.
-        if module.as_deref() == Some("tokio::macros::select") {
+        let macros = self.file.as_deref().filter(|file| file.contains("/src/macros/"));
+        // A `select!` or a `join!` of tokio's polls its branches, one of which says more. Its code
+        // may bear the name of the function that it is used in.
+        if macros.and_then(module).is_some_and(|module| module.starts_with("tokio::macros::")) {
             return None;
         }
         if says_something(&self.symbol) {
@@ -228,7 +229,7 @@ impl Frame {
         // An inlined function has lost its path, and an async function its name too; the file tells
         // the module.
         let (name, _) = self.symbol.split_once('<').unwrap_or((&self.symbol, ""));
-        let module = module.filter(|_| !name.contains("::"))?;
+        let module = module(self.file.as_deref()?).filter(|_| !name.contains("::"))?;
         Some(if name.is_empty() || name.starts_with('{') {
             module
         } else {
@@ -371,6 +372,11 @@ mod tests {
         assert_eq!(named("with<a::B, c::D>", file).unwrap(), "tokio::sync::mpsc::with");
         assert_eq!(named("with<a::B, c::D>", "./src/check/log.rs:1:1"), None);
         assert_eq!(named("tokio::time::sleep", file).unwrap(), "tokio::time::sleep");
+        for name in ["select", "join"] {
+            let file = &format!("/home/ann/.cargo/{TOKIO}/macros/{name}.rs:7:9");
+            assert_eq!(named("shop::order::{{closure}}", file), None);
+            assert_eq!(named("{closure#0}", file), None);
+        }
     }
 
     #[test]
