@@ -223,6 +223,17 @@ fn what_could_not_be_printed_is_status_2_unless_nobody_reads_it() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_complaint_that_could_not_be_printed_either_is_status_2() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for args in [&["check", "nope"][..], &["check", "--replay", "nope"], &["nope"], &["list"]] {
+        let mut quell = Command::new(env!("CARGO_BIN_EXE_quell"));
+        let status = quell.args(args).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_understood_is_status_2_and_says_why() {
     for (args, why) in [
         (&["check", "--shard", "3/2"][..], "there is no part 3 of 2"),

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(complaint) => {
-            eprintln!("quell: {complaint}");
+            print::complain(format_args!("{complaint}"));
             ExitCode::from(2)
         }
     }

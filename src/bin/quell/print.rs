@@ -2,6 +2,7 @@
 
 use super::scenarios::{Expectation, Scenario};
 use quell::check::{Report, Violation, ViolationKind};
+use std::fmt;
 use std::io::{self, ErrorKind, Write as _};
 
 macro_rules! say {
@@ -14,11 +15,16 @@ macro_rules! say {
 pub(crate) fn must(written: io::Result<()>) {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("quell: could not write the output: {error}");
+            complain(format_args!("could not write the output: {error}"));
             std::process::exit(2);
         }
         _ => {}
     }
+}
+
+/// Says what is wrong. Where that cannot be said either, the exit status still does.
+pub(crate) fn complain(complaint: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "quell: {complaint}");
 }
 
 pub(crate) fn list(scenarios: &[Scenario]) {
@@ -192,9 +198,9 @@ pub(crate) fn progress(done: usize, of: usize, name: &str) {
     const WIDTH: usize = 24;
     let full = done * WIDTH / of;
     let bar: String = (0..WIDTH).map(|at| if at < full { '#' } else { '.' }).collect();
-    eprint!("\r\x1b[2K[{bar}] {done}/{of} {name}");
+    let _ = write!(io::stderr(), "\r\x1b[2K[{bar}] {done}/{of} {name}");
 }
 
 pub(crate) fn clear() {
-    eprint!("\r\x1b[2K");
+    let _ = write!(io::stderr(), "\r\x1b[2K");
 }
