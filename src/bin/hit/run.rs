@@ -14,6 +14,7 @@ use super::args::Args;
 use super::progress::Progress;
 use quell::hit::{Quota, Results, Summary, send_shared};
 use quell::{Context, signal};
+use std::io::{self, Write};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,7 +92,9 @@ pub(crate) fn run(args: &Args) -> Result<Done, String> {
     let interrupted = cause.as_ref().and_then(|cause| cause.downcast_ref::<signal::Interrupted>());
     let mut interrupted = interrupted.map(|signal| signal.exit_status());
     if missing > 0 {
-        eprintln!(
+        // What the others measured is printed, even if this cannot be.
+        let _ = writeln!(
+            io::stderr(),
             "hit: {missing} of {threads} threads panicked, and what they measured is missing"
         );
         interrupted = interrupted.or(Some(1));
