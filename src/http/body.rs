@@ -22,27 +22,16 @@ pub(super) enum Hold {
 }
 
 impl Hold {
-    fn guard(&mut self) -> Option<&mut Guard> {
+    /// Runs the handler's code: if that panics, the guard knows.
+    pub(super) fn during<R>(&mut self, handlers: impl FnOnce() -> R) -> R {
         match self {
-            Hold::Guard(guard) => Some(guard),
-            Hold::Nothing => None,
-        }
-    }
-
-    pub(super) fn enter(&mut self) {
-        if let Some(guard) = self.guard() {
-            guard.enter();
-        }
-    }
-
-    pub(super) fn leave(&mut self) {
-        if let Some(guard) = self.guard() {
-            guard.leave();
+            Hold::Guard(guard) => guard.during(handlers),
+            Hold::Nothing => handlers(),
         }
     }
 
     fn complete(&mut self) {
-        if let Some(guard) = self.guard() {
+        if let Hold::Guard(guard) = self {
             guard.complete();
         }
     }
@@ -123,10 +112,8 @@ impl<B: Body<Data = Bytes>> Body for ContextBody<B> {
             return Poll::Ready(Some(Ok(Frame::data(text))));
         }
         let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        this.hold.enter();
-        let frame = body.as_mut().poll_frame(task);
-        let at_end = body.is_end_stream();
-        this.hold.leave();
+        let (frame, at_end) =
+            this.hold.during(|| (body.as_mut().poll_frame(task), body.is_end_stream()));
         let frame = ready!(frame);
         match &frame {
             Some(Ok(frame)) => {

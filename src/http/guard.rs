@@ -8,8 +8,8 @@
 //!
 //! 1. Dropping the guard ends the context. The guard is the first field of the struct that holds
 //!    it, so the context has ended, with its cause, before any of the handler is dropped.
-//! 2. `entered` is set before the handler's code runs and cleared when that returns. A guard that
-//!    is dropped while it is set has seen a panic.
+//! 2. `entered` is true while the handler's code runs. A guard that is dropped then has seen a
+//!    panic.
 
 use super::RequestEnd;
 use super::context::ServerTie;
@@ -34,14 +34,12 @@ impl Guard {
         self.complete = true;
     }
 
-    /// Called right before the handler's code runs.
-    pub(super) fn enter(&mut self) {
+    /// Runs the handler's code. Invariant 2.
+    pub(super) fn during<R>(&mut self, handlers: impl FnOnce() -> R) -> R {
         self.entered = true;
-    }
-
-    /// Called when it has returned.
-    pub(super) fn leave(&mut self) {
+        let result = handlers();
         self.entered = false;
+        result
     }
 }
 

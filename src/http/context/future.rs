@@ -41,10 +41,8 @@ where
 
     fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        this.hold.enter();
-        let result = this.future.poll(task);
-        this.hold.leave();
-        Poll::Ready(match ready!(result) {
+        let result = ready!(this.hold.during(|| this.future.poll(task)));
+        Poll::Ready(match result {
             Ok(response) => Ok(finish_with(this.hold.take(), this.method, response)),
             Err(error) => {
                 this.hold.finish();

@@ -45,9 +45,7 @@ where
         let mut hold = Hold::Guard(Guard::new(canceller, self.tie.clone()));
         let method = request.method().clone();
         request.extensions_mut().insert(ctx);
-        hold.enter();
-        let future = self.inner.call(request);
-        hold.leave();
+        let future = hold.during(|| self.inner.call(request));
         ContextFuture::new(hold, method, future)
     }
 }

@@ -51,9 +51,7 @@ where
         }
         let method = request.method().clone();
         let request = request.with_context(&ctx);
-        hold.enter();
-        let future = self.inner.call(request);
-        hold.leave();
+        let future = hold.during(|| self.inner.call(request));
         ContextFuture::new(hold, method, future)
     }
 }

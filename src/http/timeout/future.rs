@@ -59,10 +59,7 @@ where
             panic!("`TimeoutFuture` polled after it was ready");
         };
         // The handler is polled first, so that an answer it already has is never thrown away.
-        this.hold.enter();
-        let result = future.poll(task);
-        this.hold.leave();
-        match result {
+        match this.hold.during(|| future.poll(task)) {
             Poll::Ready(result) => {
                 *this.limited = None;
                 return Poll::Ready(match result {

@@ -44,9 +44,7 @@ where
         let mut hold = Hold::Guard(Guard::new(canceller, None));
         let method = request.method().clone();
         let request = request.with_context(&ctx);
-        hold.enter();
-        let future = self.inner.call(request);
-        hold.leave();
+        let future = hold.during(|| self.inner.call(request));
         TimeoutFuture::new(hold, method, self.answers.then_some(ctx), future)
     }
 }
