@@ -6,7 +6,7 @@
 
 use super::guard::Guard;
 use super::limit::Places;
-use ::http::{HeaderMap, Method, StatusCode, header};
+use ::http::{HeaderMap, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -42,8 +42,23 @@ impl Hold {
         *self = Hold::Nothing;
     }
 
-    pub(super) fn take(&mut self) -> Hold {
-        std::mem::replace(self, Hold::Nothing)
+    /// Moves into the body of the response; if there is none, the request is over.
+    pub(super) fn passes_to_body<R: Body<Data = Bytes>, E>(
+        &mut self,
+        method: &Method,
+        result: Result<Response<R>, E>,
+    ) -> Result<Response<ContextBody<R>>, E> {
+        match result {
+            Ok(response) => {
+                let left = announced(method, response.status(), response.headers());
+                let hold = std::mem::replace(self, Hold::Nothing);
+                Ok(response.map(|body| ContextBody::new(hold, body, left)))
+            }
+            Err(error) => {
+                self.finish();
+                Err(error)
+            }
+        }
     }
 }
 
@@ -65,9 +80,8 @@ pin_project! {
 }
 
 impl<B: Body> ContextBody<B> {
-    pub(super) fn new(hold: Hold, body: B, left: Option<u64>) -> Self {
+    fn new(mut hold: Hold, body: B, left: Option<u64>) -> Self {
         let left = left.or(body.size_hint().exact());
-        let mut hold = hold;
         if left == Some(0) || body.is_end_stream() {
             hold.complete();
         }
@@ -90,7 +104,7 @@ impl<B> ContextBody<B> {
 
 /// How many bytes the headers of a response announce; zero if it cannot have a body, whatever they
 /// say.
-pub(super) fn announced(method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+fn announced(method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
     let no_body = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if *method == Method::HEAD || no_body {

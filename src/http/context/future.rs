@@ -1,6 +1,6 @@
 //! The future of a response, which ends the request's context with the right cause.
 
-use crate::http::body::{ContextBody, Hold, announced};
+use crate::http::body::{ContextBody, Hold};
 use ::http::{Method, Response};
 use bytes::Bytes;
 use http_body::Body;
@@ -42,24 +42,8 @@ where
     fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.hold.during(|| this.future.poll(task)));
-        Poll::Ready(match result {
-            Ok(response) => Ok(finish_with(this.hold.take(), this.method, response)),
-            Err(error) => {
-                this.hold.finish();
-                Err(error)
-            }
-        })
+        Poll::Ready(this.hold.passes_to_body(this.method, result))
     }
-}
-
-/// Moves what the request holds into the body of its response.
-pub(in crate::http) fn finish_with<R: Body<Data = Bytes>>(
-    hold: Hold,
-    method: &Method,
-    response: Response<R>,
-) -> Response<ContextBody<R>> {
-    let left = announced(method, response.status(), response.headers());
-    response.map(|body| ContextBody::new(hold, body, left))
 }
 
 impl<F> fmt::Debug for ContextFuture<F> {

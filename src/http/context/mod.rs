@@ -11,7 +11,6 @@ mod layer;
 mod service;
 
 pub use future::ContextFuture;
-pub(super) use future::finish_with;
 pub use layer::ContextLayer;
 pub(super) use layer::ServerTie;
 pub use service::ContextService;

@@ -3,7 +3,6 @@
 use super::places::Places;
 use crate::context::Cancelled;
 use crate::http::body::{ContextBody, Hold};
-use crate::http::context::finish_with;
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body::Body;
@@ -95,10 +94,8 @@ where
                     }
                 },
                 StateNow::Running { future, method, places } => {
-                    break ready!(future.poll(task)).map(|response| {
-                        finish_with(Hold::Nothing, method, response)
-                            .map(|body| body.keeping(places.take()))
-                    });
+                    let answer = Hold::Nothing.passes_to_body(method, ready!(future.poll(task)));
+                    break answer.map(|response| response.map(|body| body.keeping(places.take())));
                 }
                 StateNow::Over => panic!("`LimitFuture` polled after it was ready"),
             }

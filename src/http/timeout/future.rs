@@ -2,7 +2,6 @@
 
 use crate::context::{Context, ContextError, Done};
 use crate::http::body::{ContextBody, Hold};
-use crate::http::context::finish_with;
 use ::http::{HeaderValue, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body::Body;
@@ -62,13 +61,7 @@ where
         match this.hold.during(|| future.poll(task)) {
             Poll::Ready(result) => {
                 *this.limited = None;
-                return Poll::Ready(match result {
-                    Ok(response) => Ok(finish_with(this.hold.take(), this.method, response)),
-                    Err(error) => {
-                        this.hold.finish();
-                        Err(error)
-                    }
-                });
+                return Poll::Ready(this.hold.passes_to_body(this.method, result));
             }
             Poll::Pending => {}
         }
