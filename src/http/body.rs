@@ -6,7 +6,7 @@
 
 use super::guard::Guard;
 use super::limit::Places;
-use ::http::{HeaderMap, Method, Response, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -90,16 +90,21 @@ impl<B: Body> ContextBody<B> {
 }
 
 impl<B> ContextBody<B> {
-    /// An answer that a layer gives itself.
-    pub(super) fn text(text: String) -> Self {
-        let text = Some(text.into());
-        ContextBody { hold: Hold::Nothing, left: None, text, body: None, places: None }
-    }
-
     /// The same body, which keeps the request's place.
     pub(super) fn keeping(self, places: Option<Places>) -> Self {
         ContextBody { places, ..self }
     }
+}
+
+/// The answer that a layer gives itself, in place of the handler's.
+pub(super) fn unavailable<B>(why: String) -> Response<ContextBody<B>> {
+    let text = Some(why.into());
+    let body = ContextBody { hold: Hold::Nothing, left: None, text, body: None, places: None };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
 }
 
 /// How many bytes the headers of a response announce; zero if it cannot have a body, whatever they

@@ -2,8 +2,8 @@
 
 use super::places::Places;
 use crate::context::Cancelled;
-use crate::http::body::{ContextBody, Hold};
-use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use crate::http::body::{ContextBody, Hold, unavailable};
+use ::http::{Method, Request, Response, header};
 use bytes::Bytes;
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -106,12 +106,8 @@ where
 }
 
 fn refuse<R>(why: String, retry_after: u64) -> Response<ContextBody<R>> {
-    let mut response = Response::new(ContextBody::text(why + "\n"));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    let headers = response.headers_mut();
-    headers.insert(header::RETRY_AFTER, retry_after.into());
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    headers.insert(header::CONTENT_TYPE, plain);
+    let mut response = unavailable(why + "\n");
+    response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
     response
 }
 

@@ -1,8 +1,8 @@
 //! The future of a response with a time limit.
 
 use crate::context::{Context, ContextError, Done};
-use crate::http::body::{ContextBody, Hold};
-use ::http::{HeaderValue, Method, Response, StatusCode, header};
+use crate::http::body::{ContextBody, Hold, unavailable};
+use ::http::{Method, Response};
 use bytes::Bytes;
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -75,17 +75,9 @@ where
         }
         this.future.set(None);
         this.hold.finish();
-        Poll::Ready(Ok(refuse(&ctx)))
+        let why = ctx.cause().map_or_else(String::new, |cause| format!("{cause}\n"));
+        Poll::Ready(Ok(unavailable(why)))
     }
-}
-
-fn refuse<R>(ctx: &Context) -> Response<ContextBody<R>> {
-    let why = ctx.cause().map_or_else(String::new, |cause| format!("{cause}\n"));
-    let mut response = Response::new(ContextBody::text(why));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
 }
 
 impl<F> fmt::Debug for TimeoutFuture<F> {
