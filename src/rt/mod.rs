@@ -76,6 +76,8 @@ pub(crate) use by_thread::{
     KeptWakers, PipelineId, Turns, free_woken, has_woken, note_woken, set_keeping, step,
     stop_keeping, wake_at, wake_now, was_brisk,
 };
+#[cfg(all(feature = "http", not(loom)))]
+pub(crate) use on_tokio::A_CENTURY;
 #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
 pub(crate) use on_tokio::keeps_time_here;
 #[cfg(all(unix, not(loom)))]

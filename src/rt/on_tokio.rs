@@ -40,8 +40,8 @@ const GRACE: Duration = Duration::from_millis(10);
 /// How many bells ring before other tasks have their turn: user functions may run with them.
 const TURN: usize = 8;
 
-/// Anything farther away than this counts as never.
-const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// Anything farther away than this counts as never: tokio cannot compute with the end of the clock.
+pub(crate) const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Runtimes that have turned out to have no timers.
 static WITHOUT_TIMERS: Mutex<WithoutTimers> = Mutex::new(WithoutTimers { latest: VecDeque::new() });
@@ -343,8 +343,6 @@ impl Future for Keeper {
                     return Poll::Ready(());
                 }
             };
-            // Tokio cannot compute with the end of the clock. It never comes, so no timer is
-            // needed.
             if at.saturating_duration_since(now) > A_CENTURY {
                 this.sleep.set(None);
                 let waker = cx.waker().clone();

@@ -3,6 +3,7 @@
 use super::connection::{self, Shared, all_gone};
 use crate::context::{BoxError, Context};
 use crate::http::{RequestEnd, trace};
+use crate::rt;
 use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::Body;
@@ -83,8 +84,7 @@ pub struct Serve<S> {
 
 /// Returns `None` for a limit that is longer than any connection lasts.
 fn limited(limit: Duration) -> Option<Duration> {
-    const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    (limit < A_CENTURY).then_some(limit)
+    (limit < rt::A_CENTURY).then_some(limit)
 }
 
 impl<S> Serve<S> {
