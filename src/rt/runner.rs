@@ -138,21 +138,17 @@ impl Runner {
 /// Does the first part of the job. The thread survives a panic in it, and one in user code that
 /// goes with the clock, if that holds the last handle of a runtime.
 fn run_here((clock, mut work): (Clock, Work)) {
-    let Some(ours) = work.ours.take() else {
-        contain_panic(|| clock.inside(|| work.run()));
-        contain_panic(move || {
-            let _goes = clock;
-        });
-        return;
-    };
-    contain_panic(|| clock.inside(ours));
-    if work.users.is_some() {
-        run(clock, work);
+    if let Some(ours) = work.ours.take() {
+        contain_panic(|| clock.inside(ours));
+        if work.users.is_some() {
+            return run(clock, work);
+        }
     } else {
-        contain_panic(move || {
-            let _goes = clock;
-        });
+        contain_panic(|| clock.inside(|| work.run()));
     }
+    contain_panic(move || {
+        let _goes = clock;
+    });
 }
 
 #[cfg(test)]
