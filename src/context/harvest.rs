@@ -139,18 +139,17 @@ impl Harvest {
         let (ours, mut users) = self.wake();
         if ours.is_empty() {
             let _nobodys = ours.run();
-            return (!users.is_empty()).then(|| Work::new(None, Some(Box::new(|| users.run()))));
+            return (!users.is_empty()).then(|| Work::users(|| users.run()));
         }
         // The contexts that quell's own functions kept are dropped with the user code, which runs
         // after them.
         let kept = Arc::new(Mutex::new(Vec::new()));
         let keeps = Arc::clone(&kept);
-        let ours = Box::new(move || *keeps.lock() = ours.run());
-        let users = Box::new(move || {
+        let work = Work::ours(move || *keeps.lock() = ours.run());
+        Some(work.and_then(move || {
             users.kept.append(&mut kept.lock());
             users.run();
-        });
-        Some(Work::new(Some(ours), Some(users)))
+        }))
     }
 
     /// Wakes all wakers, and gives back the rest.

@@ -183,9 +183,9 @@ impl Watch {
             let found = scope.and_then(|scope| Scope::cancel(scope, cause));
             harvest.join(found.unwrap_or_default());
         }
-        let mut rest = harvest.wake_and_leave_the_rest().unwrap_or_default();
+        let rest = harvest.wake_and_leave_the_rest().unwrap_or_default();
         // Invariant 3. Dropping the contexts there may drop user values.
-        rest.and_then(move || {
+        let rest = rest.and_then(move || {
             for waiting in all {
                 contain_panic(move || drop(waiting));
             }

@@ -70,7 +70,7 @@ mod later {
         untold.causes.push_back(cause);
         if !std::mem::replace(&mut untold.is_draining, true) {
             drop(untold);
-            rt::leave_to_crew(Clock::system(), Work::new(None, Some(Box::new(tell_all))));
+            rt::leave_to_crew(Clock::system(), Work::users(tell_all));
         }
     }
 

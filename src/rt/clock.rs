@@ -57,24 +57,23 @@ pub(crate) struct Work {
 type Job = Box<dyn FnOnce() + Send>;
 
 impl Work {
-    pub(crate) fn new(ours: Option<Job>, users: Option<Job>) -> Self {
-        Work { ours, users }
-    }
-
     pub(crate) fn ours(job: impl FnOnce() + Send + 'static) -> Self {
         Work { ours: Some(Box::new(job)), users: None }
     }
 
+    pub(crate) fn users(job: impl FnOnce() + Send + 'static) -> Self {
+        Work { ours: None, users: Some(Box::new(job)) }
+    }
+
     /// Adds a job after the user's functions; it may be user code as well.
-    #[cfg(all(unix, not(loom)))]
-    pub(crate) fn and_then(&mut self, job: impl FnOnce() + Send + 'static) {
-        let before = self.users.take();
-        self.users = Some(Box::new(move || {
-            if let Some(before) = before {
-                before();
-            }
+    pub(crate) fn and_then(self, job: impl FnOnce() + Send + 'static) -> Self {
+        let Work { ours, users } = self;
+        let Some(before) = users else { return Work { ours, users: Some(Box::new(job)) } };
+        let both = move || {
+            before();
             job();
-        }));
+        };
+        Work { ours, users: Some(Box::new(both)) }
     }
 
     /// Does all of it on this thread.

@@ -59,7 +59,7 @@ pub(crate) fn run(clock: Clock, work: Work) {
 /// Runs user code: here, or on another thread if this one is [quell's own](is_quells_own).
 pub(crate) fn for_users(job: impl FnOnce() + Send + 'static) {
     if is_quells_own() {
-        run(Clock::ambient(), Work::new(None, Some(Box::new(job))));
+        run(Clock::ambient(), Work::users(job));
     } else {
         contain_panic(job);
     }
