@@ -11,7 +11,7 @@ mod scenarios;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use quell::check::{Checker, ReplayError};
-use scenarios::{SCENARIOS, Scenario};
+use scenarios::{INJECTIONS, SCENARIOS, Scenario};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal as _};
 use std::num::{IntErrorKind, ParseIntError};
@@ -123,7 +123,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
     }
     let json = matches.get_flag("json");
     let named = matches.contains_id("name");
-    let shard = shard_of(matches);
+    let shard = matches.get_one("shard").copied().unwrap_or(WHOLE);
     let strategy = matches.get_one::<String>("strategy").expect("it has a default");
     if matches.contains_id("seed") && !["random", "pct"].contains(&strategy.as_str()) {
         return Err(format!(
@@ -133,6 +133,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
     }
     let _page = html.map(|file| must_be_writable(file)).transpose()?;
     let progress = !json && std::io::stderr().is_terminal();
+    let checker = checker(matches, strategy, shard);
     let mut all_well = true;
     let mut pages = Vec::new();
     let mut shown = None;
@@ -143,7 +144,7 @@ fn check(matches: &ArgMatches) -> Result<bool, String> {
         if progress {
             print::progress(nth, chosen.len(), scenario.name);
         }
-        let report = (scenario.run)(&checker(matches, scenario));
+        let report = (scenario.run)(&checker);
         if progress {
             print::clear();
         }
@@ -193,23 +194,16 @@ fn chosen(matches: &ArgMatches) -> Result<Vec<&'static Scenario>, String> {
         .collect()
 }
 
-fn checker(matches: &ArgMatches, scenario: &Scenario) -> Checker {
+fn checker(matches: &ArgMatches, strategy: &str, (part, of): (u64, u64)) -> Checker {
     let seed = matches.get_one("seed").copied().unwrap_or(1);
-    let schedules = matches.get_one("schedules").copied();
-    let most = schedules.unwrap_or(20_000);
-    let checker = match matches.get_one::<String>("strategy").map(String::as_str) {
-        Some("exhaustive") => Checker::exhaustive().max_schedules(most),
-        Some("random") => Checker::random(seed, most),
-        Some("pct") => Checker::pct(seed, 3, most),
+    let most = matches.get_one("schedules").copied().unwrap_or(20_000);
+    let checker = match strategy {
+        "exhaustive" => Checker::exhaustive().max_schedules(most),
+        "random" => Checker::random(seed, most),
+        "pct" => Checker::pct(seed, 3, most),
         _ => Checker::new().max_schedules(most),
     };
-    let checker = checker.inject(scenario.inject);
-    let (part, of) = shard_of(matches);
-    checker.shard(part, of)
-}
-
-fn shard_of(matches: &ArgMatches) -> (u64, u64) {
-    matches.get_one("shard").copied().unwrap_or(WHOLE)
+    checker.inject(INJECTIONS).shard(part, of)
 }
 
 fn replay(

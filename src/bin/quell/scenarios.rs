@@ -16,7 +16,6 @@ use tokio::sync::{Mutex, mpsc};
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) inject: [Inject; 3],
     pub(crate) expect: Expectation,
     pub(crate) run: fn(&Checker) -> Report,
     pub(crate) replay: fn(&str) -> Result<Report, ReplayError>,
@@ -40,14 +39,14 @@ impl Scenario {
     }
 }
 
-const USUAL: [Inject; 3] = [Inject::Cancel, Inject::Drop, Inject::Deadline];
+/// What befalls each of them.
+pub(crate) const INJECTIONS: [Inject; 3] = [Inject::Cancel, Inject::Drop, Inject::Deadline];
 
 macro_rules! scenario {
     ($body:ident, $name:expr, $expect:expr, $about:expr) => {
         Scenario {
             name: $name,
             about: $about,
-            inject: USUAL,
             expect: $expect,
             run: |checker| checker.run($body),
             replay: |token| Checker::try_replay(token, $body),
