@@ -66,12 +66,7 @@ impl Canceller {
     /// deadline or a signal has woken, after-functions run on another thread.
     #[track_caller]
     pub fn cancel(&self) {
-        self.cancel_at(Location::caller());
-    }
-
-    /// [`cancel`](Canceller::cancel), with `origin` as the origin of the cause.
-    pub(crate) fn cancel_at(&self, origin: &'static Location<'static>) {
-        self.branch().cancel(Cause::cancelled(Some(origin)));
+        self.branch().cancel(Cause::cancelled(Some(Location::caller())));
     }
 
     /// Ends the context for a reason. The first end wins: once the context has ended, error and
