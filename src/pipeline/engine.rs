@@ -205,7 +205,7 @@ impl Engine {
 
     /// Whether everything is being stopped: nothing more is delivered.
     #[inline]
-    pub(super) fn is_stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire) != 0
     }
 
