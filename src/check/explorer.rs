@@ -20,10 +20,10 @@ use super::verdict::{self, End, Finding};
 use crate::context::Context;
 use crate::rt::probe::Wait;
 use crate::rt::world::{Armed, Look, Onlooker, WaitId, World};
-use crate::rt::{Bell, Stop, Unstarted, panic_words};
+use crate::rt::{Bell, Stop, Unstarted, contain_panic};
 use crate::sync::Arc;
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -187,8 +187,24 @@ impl Onlooker for Explorer {
         });
     }
 
+    /// A violation, unless it was injected.
     fn panicked(&self, payload: &(dyn Any + Send)) {
-        note_panic(payload);
+        let panic = Panic::of(payload);
+        if panic.was_injected() {
+            return;
+        }
+        let Panic { mut message, place } = panic;
+        engine::with(|engine| {
+            if !engine.closing {
+                let task = engine.current;
+                engine.note(task, || What::Panicked { message: message.clone() });
+                // All messages about a missing runtime, or a missing part of one, contain this.
+                if message.contains("Tokio 1.x ") {
+                    message.push_str(ON_TOKIO);
+                }
+                engine.goes_wrong(Trouble::Panicked { task, message, place });
+            }
+        });
     }
 
     /// Does nothing: the code that catches it reports it, or is the program's.
@@ -237,26 +253,6 @@ impl Drop for Alarm {
     }
 }
 
-/// Records a panic that was caught: a violation, unless it was injected.
-fn note_panic(payload: &(dyn Any + Send)) {
-    let panic = Panic::of(payload);
-    if panic.was_injected() {
-        return;
-    }
-    let Panic { mut message, place } = panic;
-    engine::with(|engine| {
-        if !engine.closing {
-            let task = engine.current;
-            engine.note(task, || What::Panicked { message: message.clone() });
-            // All messages about a missing runtime, or a missing part of one, contain this.
-            if message.contains("Tokio 1.x ") {
-                message.push_str(ON_TOKIO);
-            }
-            engine.goes_wrong(Trouble::Panicked { task, message, place });
-        }
-    });
-}
-
 /// Has the injection come here and now. `later`: a turn is in progress, so the functions at an end
 /// are left until it is over.
 fn strike(later: bool) {
@@ -278,7 +274,7 @@ fn strike(later: bool) {
             let most = here(|engine| engine.clock.armed + u64::from(engine.limits.steps));
             while let Some(armed) = here(|engine| engine.ring(super::DEADLINE)) {
                 if later {
-                    let work = guard(armed.bell).flatten();
+                    let work = contain_panic(armed.bell).flatten();
                     here(|engine| engine.later.extend(work));
                 } else {
                     ring(armed.bell);
@@ -296,23 +292,11 @@ fn strike(later: bool) {
 }
 
 fn ring(bell: Bell) {
-    guard(|| {
+    contain_panic(|| {
         if let Some(work) = bell() {
             work.run();
         }
     });
-}
-
-/// Runs user code. A panic is recorded, and gives no answer.
-fn guard<R>(f: impl FnOnce() -> R) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(answer) => Some(answer),
-        Err(payload) => {
-            note_panic(&*payload);
-            drop(panic_words(payload));
-            None
-        }
-    }
 }
 
 /// Runs one schedule of `body` and judges it.
@@ -360,17 +344,17 @@ fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
         turn = match here(|engine| engine.step(turn, &mut hand)) {
             Step::Poll(BODY) => {
                 let mut cx = std::task::Context::from_waker(&hand.waker);
-                if guard(|| body.poll(&mut cx)) == Some(Poll::Pending) {
+                if contain_panic(|| body.poll(&mut cx)) == Some(Poll::Pending) {
                     Turned::Waits(BODY)
                 } else {
-                    guard(|| body.end());
+                    contain_panic(|| body.end());
                     end_body();
                     Turned::Nobody
                 }
             }
             Step::Poll(task) => poll_task(task, &mut hand),
             Step::Drop(task) => {
-                guard(|| hand.future = None);
+                contain_panic(|| hand.future = None);
                 Turned::Ended(task)
             }
             Step::Tick => {
@@ -384,14 +368,14 @@ fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
             Step::Call => {
                 let works = here(|engine| std::mem::take(&mut engine.later));
                 for work in works {
-                    guard(|| work.run());
+                    contain_panic(|| work.run());
                 }
                 Turned::Nobody
             }
             Step::Strike => {
                 strike(false);
                 if here(Engine::drops_body) {
-                    guard(|| body.end());
+                    contain_panic(|| body.end());
                     end_body();
                 }
                 Turned::Nobody
@@ -430,7 +414,7 @@ fn run(body: &mut dyn Running) -> Option<Box<Finding>> {
 fn poll_task(task: u32, hand: &mut Hand) -> Turned {
     let Hand { future, waker } = hand;
     let mut cx = std::task::Context::from_waker(waker);
-    let polled = guard(|| {
+    let polled = contain_panic(|| {
         let running = future.as_mut().expect("only the body is elsewhere");
         let polled = running.as_mut().poll(&mut cx);
         if polled.is_ready() {
@@ -443,7 +427,7 @@ fn poll_task(task: u32, hand: &mut Hand) -> Turned {
     }
     if future.is_some() {
         // It panicked before it was dropped.
-        guard(|| *future = None);
+        contain_panic(|| *future = None);
     }
     Turned::Ended(task)
 }
@@ -464,7 +448,7 @@ fn end_body() {
         // If it is not alone, another thread may still wait.
         Some(canceller) if is_deserted && canceller.is_alone() => canceller.detach(),
         canceller => {
-            guard(|| drop(canceller));
+            contain_panic(|| drop(canceller));
         }
     }
 }
@@ -472,15 +456,15 @@ fn end_body() {
 /// Drops what is left of a schedule.
 fn close(body: &mut dyn Running) {
     here(|engine| engine.beats(BODY));
-    guard(|| body.end());
+    contain_panic(|| body.end());
     let (canceller, later) =
         here(|engine| (engine.canceller.take(), std::mem::take(&mut engine.later)));
     if canceller.is_some() {
-        guard(|| drop(canceller));
+        contain_panic(|| drop(canceller));
     }
     // Left by a turn that went wrong.
     if !later.is_empty() {
-        guard(|| drop(later));
+        contain_panic(|| drop(later));
     }
     // Drops may spawn: repeat until nothing is left.
     let mut next = 0;
@@ -497,7 +481,7 @@ fn close(body: &mut dyn Running) {
         })
     };
     while let Some(task) = left(&mut next) {
-        guard(|| drop(task));
+        contain_panic(|| drop(task));
     }
     let bells = here(|engine| {
         engine.runs(0);
@@ -505,6 +489,6 @@ fn close(body: &mut dyn Running) {
         engine.clock.reset()
     });
     if bells.is_some() {
-        guard(|| drop(bells));
+        contain_panic(|| drop(bells));
     }
 }
