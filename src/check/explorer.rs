@@ -13,6 +13,7 @@ use super::inject::Inject;
 use super::label;
 use super::log::What;
 use super::quiet::{self, Panic};
+use super::report::note_sometimes;
 use super::signal;
 use super::story;
 use super::subject::{Running, Subject};
@@ -179,12 +180,7 @@ impl Onlooker for Explorer {
     }
 
     fn sometimes(&self, name: &'static str, reached: bool) {
-        engine::with(|engine| {
-            match engine.sometimes.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, before)) => *before |= reached,
-                None => engine.sometimes.push((name, reached)),
-            }
-        });
+        engine::with(|engine| note_sometimes(&mut engine.sometimes, name, reached));
     }
 
     /// A violation, unless it was injected.

@@ -85,10 +85,7 @@ impl Report {
     /// Takes over what the schedules of one injection have reached.
     pub(super) fn merge(&mut self, sometimes: &[(&'static str, bool)]) {
         for &(name, reached) in sometimes {
-            match self.sometimes.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, before)) => *before |= reached,
-                None => self.sometimes.push((name, reached)),
-            }
+            note_sometimes(&mut self.sometimes, name, reached);
         }
     }
 
@@ -185,6 +182,18 @@ impl Report {
     /// network and no other file.
     pub fn to_html(&self) -> String {
         super::html::page(self)
+    }
+}
+
+/// Notes whether the condition of this name has held; once it has, it has.
+pub(super) fn note_sometimes(
+    known: &mut Vec<(&'static str, bool)>,
+    name: &'static str,
+    reached: bool,
+) {
+    match known.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, before)) => *before |= reached,
+        None => known.push((name, reached)),
     }
 }
 

@@ -12,6 +12,7 @@ use super::super::inject::Inject;
 use super::super::place::{self, END_OF_CONTEXT, Place, tokio_catches, user_line};
 use super::super::pulse::Pulse;
 use super::super::quiet::{self, Panic};
+use super::super::report::note_sometimes;
 use crate::context::Canceller;
 use crate::rt::Work;
 use crate::rt::world::{Look, Onlooker};
@@ -222,12 +223,8 @@ impl Onlooker for Watcher {
 
     fn sometimes(&self, name: &'static str, reached: bool) {
         let mut state = self.state.lock();
-        if state.over {
-            return;
-        }
-        match state.sometimes.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, before)) => *before |= reached,
-            None => state.sometimes.push((name, reached)),
+        if !state.over {
+            note_sometimes(&mut state.sometimes, name, reached);
         }
     }
 
