@@ -58,14 +58,6 @@ pub(super) fn unheard() -> Violation {
 
 fn vacuous(kind: Inject, why: String) -> Violation {
     let headline = "this check has checked nothing".to_string();
-    Violation {
-        kind: ViolationKind::Vacuous,
-        task: None,
-        spawned_at: None,
-        waiting_at: None,
-        waiting_for: Some(why),
-        count: 0,
-        replay: String::new(),
-        story: Box::new(Story::without_a_schedule(headline, kind)),
-    }
+    let story = Story::without_a_schedule(headline, kind);
+    Violation { count: 0, ..Violation::of_no_task(ViolationKind::Vacuous, why, story) }
 }

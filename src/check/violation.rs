@@ -129,6 +129,20 @@ impl Violation {
         }
     }
 
+    /// A violation of which no task and no line is known.
+    pub(super) fn of_no_task(kind: ViolationKind, what: String, story: Story) -> Violation {
+        Violation {
+            kind,
+            task: None,
+            spawned_at: None,
+            waiting_at: None,
+            waiting_for: Some(what),
+            count: 1,
+            replay: String::new(),
+            story: Box::new(story),
+        }
+    }
+
     pub(super) fn story(&self) -> &Story {
         &self.story
     }

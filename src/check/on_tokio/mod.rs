@@ -294,16 +294,8 @@ impl Findings {
 }
 
 fn told(kind: ViolationKind, headline: String, what: String, place: Option<Place>) -> Violation {
-    Violation {
-        kind,
-        task: None,
-        spawned_at: None,
-        waiting_at: place,
-        waiting_for: Some(what),
-        count: 1,
-        replay: String::new(),
-        story: Box::new(Story::without_a_schedule(headline, Inject::None)),
-    }
+    let story = Story::without_a_schedule(headline, Inject::None);
+    Violation { waiting_at: place, ..Violation::of_no_task(kind, what, story) }
 }
 
 fn run(
