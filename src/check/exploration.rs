@@ -115,7 +115,7 @@ impl Outcome {
                 cut: engine.cut,
                 steps: engine.steps,
                 length,
-                diverged: engine.strategy.diverged().is_some(),
+                diverged: engine.strategy.has_diverged(),
             }
         })
     }
@@ -212,7 +212,7 @@ impl<'a> Session<'a> {
         let before = here(|engine| std::mem::replace(&mut engine.strategy, replay));
         let outcome = self.schedule();
         let replay = here(|engine| std::mem::replace(&mut engine.strategy, before));
-        (outcome, replay.diverged().is_none())
+        (outcome, !replay.has_diverged())
     }
 
     /// `brief`: of the story, only the task to blame.

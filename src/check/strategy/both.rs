@@ -118,8 +118,8 @@ impl Strategy for Both {
         self.first.was_cut()
     }
 
-    fn diverged(&self) -> Option<u32> {
-        self.first.diverged()
+    fn has_diverged(&self) -> bool {
+        self.first.has_diverged()
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Exhaustive {
     cut: bool,
     over: bool,
     points: u32,
-    diverged: Option<u32>,
+    diverged: bool,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ impl Exhaustive {
             cut: false,
             over: false,
             points: 0,
-            diverged: None,
+            diverged: false,
         }
     }
 
@@ -198,14 +198,10 @@ impl Exhaustive {
         if deviation.at > at {
             return Some(0);
         }
-        if deviation.at < at {
-            // That decision did not come up this time.
-            self.diverged.get_or_insert(at);
-        }
+        // If it is of an earlier decision, that did not come up this time.
+        self.diverged |= deviation.at < at;
         self.due += 1;
-        if self.due == self.deviations.len() && hash != self.expected {
-            self.diverged.get_or_insert(at);
-        }
+        self.diverged |= self.due == self.deviations.len() && hash != self.expected;
         Some(deviation.value)
     }
 
@@ -283,9 +279,7 @@ impl Strategy for Exhaustive {
 
     fn over(&mut self, length: Length) {
         self.points = self.points.max(length.points);
-        if self.due < self.deviations.len() {
-            self.diverged.get_or_insert(self.deviations[self.due].at);
-        }
+        self.diverged |= self.due < self.deviations.len();
     }
 
     fn ends_early(&mut self) {
@@ -320,7 +314,7 @@ impl Strategy for Exhaustive {
         self.cut
     }
 
-    fn diverged(&self) -> Option<u32> {
+    fn has_diverged(&self) -> bool {
         self.diverged
     }
 }

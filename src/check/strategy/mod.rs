@@ -128,9 +128,9 @@ pub(super) trait Strategy: fmt::Debug {
         false
     }
 
-    /// The first decision at which the body was not what it had been, if there was one.
-    fn diverged(&self) -> Option<u32> {
-        None
+    /// Whether the body was once not what it had been.
+    fn has_diverged(&self) -> bool {
+        false
     }
 }
 

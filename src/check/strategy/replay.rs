@@ -7,12 +7,12 @@ pub(crate) struct Replay {
     deviations: Vec<Deviation>,
     due: usize,
     begun: bool,
-    diverged: Option<u32>,
+    diverged: bool,
 }
 
 impl Replay {
     pub(crate) fn new(deviations: Vec<Deviation>) -> Self {
-        Replay { deviations, due: 0, begun: false, diverged: None }
+        Replay { deviations, due: 0, begun: false, diverged: false }
     }
 
     fn follow(&mut self, at: u32) -> u32 {
@@ -31,11 +31,8 @@ impl Replay {
     /// The value there, if it is possible.
     fn within(&mut self, at: u32, of: u32) -> u32 {
         let value = self.follow(at);
-        if value < of {
-            return value;
-        }
-        self.diverged.get_or_insert(at);
-        0
+        self.diverged |= value >= of;
+        if value < of { value } else { 0 }
     }
 }
 
@@ -60,23 +57,21 @@ impl Strategy for Replay {
             0 => false,
             STRIKE => true,
             _ => {
-                self.diverged.get_or_insert(point.at);
+                self.diverged = true;
                 false
             }
         }
     }
 
     fn over(&mut self, _length: Length) {
-        if let Some(left) = self.deviations.get(self.due) {
-            self.diverged.get_or_insert(left.at);
-        }
+        self.diverged |= self.due < self.deviations.len();
     }
 
     fn covered(&self) -> String {
         "the schedule of a token".to_string()
     }
 
-    fn diverged(&self) -> Option<u32> {
+    fn has_diverged(&self) -> bool {
         self.diverged
     }
 }
