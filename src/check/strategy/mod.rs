@@ -147,6 +147,11 @@ impl Share {
     pub(super) fn has(&self, number: u64) -> bool {
         number % self.of == self.part
     }
+
+    /// The first of them from this number on.
+    pub(super) fn first_from(&self, number: u64) -> Option<u64> {
+        (number..self.limit).find(|&number| self.has(number))
+    }
 }
 
 /// splitmix64: good enough, and the same everywhere.

@@ -127,14 +127,9 @@ impl Strategy for Pct {
             self.target = u32::MAX;
             return Next::Run { counts: false };
         }
-        while self.round < self.share.limit && !self.share.has(self.round) {
-            self.round += 1;
-        }
-        if self.round >= self.share.limit {
-            return Next::Over;
-        }
-        self.roll(self.round);
-        if self.round == 0 && self.stage == Stage::Measures {
+        let Some(round) = self.share.first_from(self.round) else { return Next::Over };
+        self.roll(round);
+        if round == 0 && self.stage == Stage::Measures {
             self.stage = Stage::Rehearses;
             self.target = u32::MAX;
             return Next::Run { counts: false };
@@ -143,7 +138,7 @@ impl Strategy for Pct {
             self.target %= self.first.max(1);
         }
         self.stage = Stage::Counts;
-        self.round += 1;
+        self.round = round + 1;
         Next::Run { counts: true }
     }
 

@@ -61,14 +61,9 @@ impl Strategy for Random {
             self.target = u32::MAX;
             return Next::Run { counts: false };
         }
-        while self.round < self.share.limit && !self.share.has(self.round) {
-            self.round += 1;
-        }
-        if self.round >= self.share.limit {
-            return Next::Over;
-        }
-        self.roll(self.round);
-        self.round += 1;
+        let Some(round) = self.share.first_from(self.round) else { return Next::Over };
+        self.roll(round);
+        self.round = round + 1;
         Next::Run { counts: true }
     }
 
