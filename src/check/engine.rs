@@ -380,7 +380,7 @@ impl Engine {
         if self.steps_left == 0 {
             return self.out_of_steps();
         }
-        if self.point(self.kind != Inject::Panic) {
+        if self.kind != Inject::Panic && self.point() {
             return Step::Strike;
         }
         let time = self.clock.next().is_some_and(|due| self.may_move_to(due));
@@ -456,7 +456,7 @@ impl Engine {
             self.tasks.iter_mut().for_each(|task| task.again = 0);
             return self.out_of_steps();
         }
-        if self.jumps_next() || self.point(self.kind != Inject::Panic) {
+        if self.jumps_next() || (self.kind != Inject::Panic && self.point()) {
             return Step::Strike;
         }
         // If time has only called functions since it last moved here, that costs a step: they may
@@ -565,10 +565,10 @@ impl Engine {
         self.kind.comes_at_a_look() && self.may_come()
     }
 
-    /// Passes a point: whether the injection comes here. `counts`: whether it may.
+    /// Passes a point: whether the injection comes here.
     #[inline]
-    pub(super) fn point(&mut self, counts: bool) -> bool {
-        counts && self.may_come() && self.comes()
+    pub(super) fn point(&mut self) -> bool {
+        self.may_come() && self.comes()
     }
 
     /// Passes a point at which the injection may come.

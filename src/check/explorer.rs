@@ -158,8 +158,7 @@ impl Onlooker for Explorer {
 
     fn fault(&self, name: &'static str) {
         let strikes = engine::with(|engine| {
-            let by_panic = engine.kind == Inject::Panic && !engine.closing;
-            by_panic && engine.point(true)
+            engine.kind == Inject::Panic && !engine.closing && engine.point()
         });
         if strikes == Some(true) {
             here(Engine::lands);

@@ -24,7 +24,7 @@ impl Engine {
         if by == NOBODY {
             // In a function called by time or by an end: it is in no turn, so nothing is counted.
             self.looked = true;
-            return self.point(self.may_come_at_a_look());
+            return self.kind.comes_at_a_look() && self.point();
         }
         self.take_looks();
         self.looks += 1;
@@ -35,7 +35,7 @@ impl Engine {
         self.looks_left -= 1;
         self.only_count();
         self.note(by, || What::Looked);
-        self.point(self.may_come_at_a_look())
+        self.kind.comes_at_a_look() && self.point()
     }
 
     /// Notes an await that did not have to wait: it counts as a look, but is no point. True: the
