@@ -1124,11 +1124,27 @@ fn blocks_as_what_is_left_is_thrown_away() {
 }
 
 #[test]
+#[ignore = "ends its process"]
+fn blocks_under_the_second_injection() {
+    let _ =
+        impatient(Inject::None).inject([Inject::Cancel, Inject::Deadline]).run(|ctx| async move {
+            let second = ctx.deadline().is_some();
+            let name = if second { "guilty" } else { "innocent" };
+            let task = rt::spawn_named(name, async move {
+                let _blocks = second.then(|| Blocks);
+            });
+            task.await.unwrap();
+        });
+}
+
+#[test]
 fn whoever_keeps_the_thread_in_its_drop_is_named() {
     for (test, name) in [
         ("blocks_as_the_body_is_dropped", "body"),
         ("blocks_as_a_task_is_aborted", "guilty"),
         ("blocks_as_what_is_left_is_thrown_away", "guilty"),
+        // The names of tasks are numbered anew for each injection.
+        ("blocks_under_the_second_injection", "guilty"),
     ] {
         let (code, said) = in_a_process(test);
         assert_eq!(code, Some(101), "{said}");
