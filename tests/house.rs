@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pipeline", &["group", "channel", "context", "rt", "sync"]),
     ("check", &["rt", "sync", "context"]),
     ("http", &["context", "rt", "sync"]),
-    ("hit", &["pipeline", "http", "context", "rt"]),
+    ("hit", &["pipeline", "http", "context", "rt", "sync"]),
     ("guide", &[]),
 ];
 
@@ -60,13 +60,6 @@ const FROM_STD: &[(&str, &str)] = &[
     ("src/rt/world.rs", "no model has a checker"),
     ("src/bin/hit/progress.rs", "a program has the public API only"),
     ("src/bin/hit/run.rs", "a program has the public API only"),
-    ("src/hit/connect.rs", "no model has sockets"),
-    ("src/hit/h2.rs", "no model has sockets"),
-    ("src/hit/quota.rs", "no model has sockets"),
-    ("src/hit/results.rs", "no model has sockets"),
-    ("src/hit/seats.rs", "no model has sockets"),
-    ("src/hit/send.rs", "no model has sockets"),
-    ("src/hit/timetable.rs", "no model has sockets"),
     ("src/hit/tls.rs", "rustls takes std's Arc"),
     ("src/http/client/transport.rs", "no model has sockets"),
     ("src/http/client/shared.rs", "loom's Arc holds nothing without a size"),

@@ -8,11 +8,11 @@
 use super::ErrorKind;
 use super::options::{Error, Options};
 use crate::rt;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(feature = "tls")]
 use std::task::Waker;
 use std::task::{Context as Task, Poll, ready};
@@ -243,7 +243,7 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use crate::sync::Arc;
 
     /// Each attempt connects or fails after its number of milliseconds.
     async fn tries(attempts: &[(u64, bool)]) -> (io::Result<usize>, u128) {

@@ -13,13 +13,12 @@
 //!    that holds the socket: the first one that hyper spawns. One that is dropped after a request
 //!    is left to close itself, so that what was sent arrives.
 
-#![allow(clippy::disallowed_types, reason = "no model has sockets")]
-
 use super::ErrorKind;
 use super::connect::Stream;
 use super::h1::{Answer, Failure, Progress};
 use super::job::Job;
 use crate::rt;
+use crate::sync::{Arc, Latch};
 use ::h2::Reason;
 use ::http::Request;
 use bytes::{Buf, Bytes};
@@ -31,7 +30,6 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context as Task, Poll};
 use tokio::sync::oneshot;
 
@@ -44,7 +42,7 @@ pub(super) struct Connection {
     /// Whether there is a request that has not ended. Invariant 3.
     in_request: bool,
     /// Why it is unusable, if something went wrong.
-    failed: Arc<OnceLock<ErrorKind>>,
+    failed: Arc<Latch<ErrorKind>>,
 }
 
 impl Drop for Connection {
@@ -58,10 +56,10 @@ impl Drop for Connection {
 
 impl Connection {
     pub(super) async fn open(stream: Stream) -> Result<Connection, ErrorKind> {
-        let tasks = Tasks::default();
+        let tasks = Tasks(Arc::new(Latch::new()));
         let agreed = Builder::new(tasks.clone()).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = agreed.map_err(|error| kind(&error))?;
-        let failed = Arc::new(OnceLock::new());
+        let failed = Arc::new(Latch::new());
         let leaves = Arc::clone(&failed);
         let driver = rt::spawn(async move {
             let mut connection = pin!(connection);
@@ -176,8 +174,8 @@ fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
 }
 
 /// Spawns as the rest of the crate does, and keeps the first task. Invariant 3.
-#[derive(Clone, Default)]
-struct Tasks(Arc<OnceLock<rt::JoinHandle<()>>>);
+#[derive(Clone)]
+struct Tasks(Arc<Latch<rt::JoinHandle<()>>>);
 
 impl<F> hyper::rt::Executor<F> for Tasks
 where

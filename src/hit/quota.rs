@@ -9,8 +9,8 @@
 //! 3. A pipeline whose worker has found nothing left makes no more tickets, so the count falls
 //!    below zero by only a few. Its source does not read the count, which all threads write to.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 
 /// How many requests are still to be sent, by all senders that share them: see
 /// [`send_shared`](super::send_shared).

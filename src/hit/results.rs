@@ -10,11 +10,11 @@
 use super::Hit;
 use crate::context::{Context, Done};
 use crate::pipeline::{self, Report};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use futures_core::Stream;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as Task, Poll};
 
 /// How many requests have departed.

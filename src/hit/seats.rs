@@ -10,17 +10,15 @@
 //! 2. A seat comes back only when its connection has no request under way: if its worker is
 //!    dropped, the seat is dropped too, and closes the connection.
 
-#![allow(clippy::disallowed_types, reason = "no model has sockets")]
-
 use super::connect::Stream;
 use super::h1::{self, Answer, Progress};
 use super::h2;
 use super::job::Job;
 use super::{ErrorKind, Hit};
 use crate::rt;
+use crate::sync::Mutex;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context as Task, Poll};
 use std::time::Instant;
 
@@ -37,8 +35,7 @@ impl Seats {
 
     /// Sends one request, and measures it from `began` on.
     pub(super) async fn send(&self, began: Instant) -> Hit {
-        let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let seat = free().pop();
+        let seat = self.free.lock().pop();
         let mut seat = seat.unwrap_or_default();
         let until = self.job.timeout.and_then(|timeout| rt::now().checked_add(timeout));
         let answer = match until {
@@ -54,7 +51,7 @@ impl Seats {
             seat.connection = Connection::None;
         }
         // Invariant 1: a vector that grows drops none of its elements.
-        free().push(seat);
+        self.free.lock().push(seat);
         match answer {
             Ok(answer) => Hit::answered(answer.status, answer.bytes, took),
             Err(kind) => Hit::failed(kind, took),

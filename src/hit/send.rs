@@ -9,9 +9,9 @@ use super::{Error, ErrorKind, Hit, Options};
 use crate::context::Context;
 use crate::pipeline::{OnCancel, Pipeline, Rate};
 use crate::rt;
+use crate::sync::Arc;
 use ::http::Request;
 use bytes::Bytes;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Results wait for their reader for as long as it likes: when the context ends, requests end by

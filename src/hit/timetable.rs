@@ -13,12 +13,10 @@
 //! 2. By this reckoning no request ends later than it really did. So none is reckoned to begin in
 //!    the future, nor before it was due.
 
-#![allow(clippy::disallowed_types, reason = "no model has sockets")]
-
 use crate::rt;
+use crate::sync::{Arc, Mutex};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(super) struct Timetable {
@@ -36,14 +34,10 @@ impl Timetable {
         Timetable { places: Mutex::new(Places { unused: workers, free: BinaryHeap::new() }) }
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A request that was due at `due` is sent now.
     pub(super) fn begin(self: &Arc<Self>, due: Instant) -> UnderWay {
         let sent = rt::now();
-        let mut places = self.places();
+        let mut places = self.places.lock();
         let free = if places.unused > 0 {
             places.unused -= 1;
             None
@@ -76,6 +70,6 @@ impl Drop for UnderWay {
     /// Invariant 1.
     fn drop(&mut self) {
         let took = rt::now().saturating_duration_since(self.sent);
-        self.timetable.places().free.push(Reverse(self.reckoned + took));
+        self.timetable.places.lock().free.push(Reverse(self.reckoned + took));
     }
 }
