@@ -10,7 +10,7 @@
 //! 5. A call that starts a task counts as a task while it checks whether the group has ended. So it
 //!    sees the end, or is waited for if the group is ended and its tasks waited for.
 
-use super::report::{GroupDropped, ShutdownReport, StillRunning, TaskPanicked};
+use super::report::{GroupDropped, ShutdownReport, TaskPanicked};
 use super::spawn::{Spawn, TrySpawnError};
 use super::tasks::{Ending, Owner, Tasks};
 use crate::context::{BoxError, Cancelled, Canceller, Cause, Context, is_an_end};
@@ -257,8 +257,7 @@ impl Group {
             // Including those that another shutdown aborted, now or before: they did not end by
             // themselves.
             late.extend(shared.tasks.late_after(before));
-            let late = late.into_iter();
-            ShutdownReport::new(late.map(|(name, place)| StillRunning::new(name, place)).collect())
+            ShutdownReport::new(late)
         }
     }
 }

@@ -8,6 +8,7 @@
 //! 2. Once stopped, a task that is spawned is aborted at once, and written down as late.
 //! 3. User code runs without the lock: futures, their drops, wakers.
 
+use super::report::StillRunning;
 use crate::rt::probe::{self, Wait};
 use crate::rt::{self, Abort, Waiting};
 use crate::sync::{Arc, BriefLock};
@@ -33,7 +34,7 @@ struct State {
     aborts: Vec<Option<Abort>>,
     stopped: bool,
     /// Tasks that were written down because they did not end by themselves, or were not let.
-    late: Vec<Whose>,
+    late: Vec<StillRunning>,
     /// How much work is under way that is no task.
     busy: usize,
     /// Tasks that wait until all of this is over.
@@ -51,12 +52,15 @@ struct Entry {
     is_late: bool,
 }
 
+impl Entry {
+    fn still_running(&self) -> StillRunning {
+        StillRunning::new(self.name.clone(), self.place)
+    }
+}
+
 /// A task's future, behind a pointer: otherwise all that a task is made of would be compiled for
 /// each user closure, which took half of the time of compiling a pipeline.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// A task's name, and where it was spawned.
-pub(crate) type Whose = (Cow<'static, str>, &'static Location<'static>);
 
 /// How a task ended.
 pub(crate) enum Ending<T> {
@@ -118,11 +122,10 @@ impl Tasks {
             state.count += 1;
             let number = state.count;
             // It is going to be aborted at once.
-            let is_late = state.stopped;
-            if is_late {
-                state.late.push((name.clone(), place));
+            let entry = Entry { number, name: name.clone(), place, is_late: state.stopped };
+            if entry.is_late {
+                state.late.push(entry.still_running());
             }
-            let entry = Entry { number, name: name.clone(), place, is_late };
             (number, state.live.insert(entry))
         };
         // If nothing runs tasks here, this unwinds, and the entry goes with the future.
@@ -172,14 +175,14 @@ impl Tasks {
     }
 
     /// How many tasks have been written down, and which of them have not ended yet.
-    pub(crate) fn late(&self) -> (usize, Vec<Whose>) {
+    pub(super) fn late(&self) -> (usize, Vec<StillRunning>) {
         let state = self.state.lock();
         let alive = state.live.iter().filter(|(_, entry)| entry.is_late);
-        (state.late.len(), alive.map(|(_, entry)| (entry.name.clone(), entry.place)).collect())
+        (state.late.len(), alive.map(|(_, entry)| entry.still_running()).collect())
     }
 
     /// The tasks that were written down after the first `count`.
-    pub(crate) fn late_after(&self, count: usize) -> Vec<Whose> {
+    pub(super) fn late_after(&self, count: usize) -> Vec<StillRunning> {
         self.state.lock().late[count..].to_vec()
     }
 
@@ -223,7 +226,7 @@ impl State {
     fn note_late(&mut self) {
         for (_, entry) in self.live.iter_mut().filter(|(_, entry)| !entry.is_late) {
             entry.is_late = true;
-            self.late.push((entry.name.clone(), entry.place));
+            self.late.push(entry.still_running());
         }
     }
 
