@@ -55,8 +55,6 @@ pub(super) struct Finding {
     pub(super) saw: u64,
     /// The step at which the task had its last turn.
     pub(super) last_turn: u32,
-    /// All tasks that have not ended.
-    pub(super) alive: Vec<u32>,
     pub(super) busy: bool,
     /// Whether time has not moved since the injection.
     pub(super) stands_still: bool,
@@ -90,7 +88,6 @@ impl Finding {
             message: None,
             saw: 0,
             last_turn: 0,
-            alive: Vec::new(),
             busy: false,
             stands_still: false,
         }
@@ -224,7 +221,6 @@ fn of_live_tasks(engine: &Engine, end: End) -> Finding {
     finding.saw = if sure { 0 } else { engine.seen_by_all() | 1 };
     finding.busy = end == End::Busy;
     finding.stands_still = engine.clock.now == engine.landed.map_or(0, |landed| landed.time);
-    finding.alive = alive;
     finding
 }
 
