@@ -21,18 +21,18 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "the right door")]
 
 #[cfg(not(loom))]
-pub(crate) mod brief;
-pub(crate) mod guard;
-pub(crate) mod latch;
-pub(crate) mod lent;
+mod brief;
+mod guard;
+mod latch;
+mod lent;
 pub(crate) mod lineage;
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) mod numbered;
 #[allow(unreachable_pub)]
 pub mod planted;
 #[cfg(not(loom))]
-pub(crate) mod purse;
-pub(crate) mod tagged;
+mod purse;
+mod tagged;
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) mod traced;
 
