@@ -19,7 +19,7 @@ use super::super::inject::Inject;
 use super::super::pulse::Pulse;
 use super::super::quiet::Panic;
 use super::super::subject::Running;
-use super::watcher::{MARK, Point, Tracer, Waits, Watcher};
+use super::watcher::{Landed, MARK, Point, Tracer, Waits, Watcher};
 use crate::context::Context;
 use crate::rt::{self, panic_words};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -287,7 +287,7 @@ impl Run<'_> {
                 let strikes = !state.asked_for && state.point(Point::Poll);
                 let by_itself = (late || nudge == Nudge::Due) && state.landed.is_none();
                 if by_itself {
-                    state.landed = Some(u32::MAX);
+                    state.landed = Some(Landed::ByItself);
                     state.cut |= cut;
                 }
                 strikes || by_itself

@@ -14,7 +14,7 @@ mod drive;
 mod watcher;
 
 use self::drive::{BODY, Body, Left, Rest, Run};
-use self::watcher::{Abroad, Point, Watcher};
+use self::watcher::{Abroad, Landed, Point, Watcher};
 use super::checker::USUAL;
 use super::exploration::Plan;
 use super::inject::Inject;
@@ -71,7 +71,7 @@ pub(super) fn require_a_free_thread() {
 struct Outcome {
     /// The points it came to.
     way: Vec<Point>,
-    landed: Option<u32>,
+    landed: Option<Landed>,
     cut: bool,
     looked: bool,
     sometimes: Vec<(&'static str, bool)>,
@@ -80,6 +80,13 @@ struct Outcome {
     at_a_line: bool,
     /// Whether another panic hook has been set, so that panics of tasks were not heard of.
     deaf: bool,
+}
+
+impl Outcome {
+    /// Whether the injection was to come at a point, and did not come there.
+    fn has_missed(&self, target: Option<u32>) -> bool {
+        target.is_some_and(|point| self.landed != Some(Landed::At(point)))
+    }
 }
 
 /// How many missed points are put up with: each may take as long as the watchdog has patience.
@@ -130,7 +137,7 @@ pub(super) fn explore(
             looked |= outcome.looked && kind.comes_at_a_look();
             deaf |= outcome.deaf;
             landed |= outcome.landed.is_some();
-            let missed = target.is_some() && outcome.landed != target;
+            let missed = outcome.has_missed(target);
             if (missed || target.is_none()) && !outcome.cut {
                 least = least.min(points);
             }
@@ -205,7 +212,7 @@ pub(super) fn replay(
     let _watch = pulse::watch(&pulse, plan.patience);
     let _quiet = quiet::keep_quiet();
     let outcome = run(plan, token.kind, target, body, &pulse, true);
-    if target.is_some() && outcome.landed != target {
+    if outcome.has_missed(target) {
         return Err(ReplayError::Diverged);
     }
     let mut report = Report::new(plan);
@@ -335,26 +342,31 @@ fn run(
     pulse.nudges(None);
     let driver = watcher.state.lock().driver.take();
     drop(driver);
-    let (point, cut) = {
+    let (landed, cut) = {
         let state = watcher.state.lock();
         (state.landed, state.cut)
     };
     let struck = watcher.trail.as_ref().and_then(|trail| trail.seen.lock().struck.take());
     let at_a_line = struck.is_some();
-    let injected = match (point, struck) {
-        (Some(u32::MAX), _) if cut => format!("{kind}, when a maximum was reached"),
-        (Some(u32::MAX), _) => format!("{kind}, when nothing else could happen"),
-        (Some(point), Some(place)) => format!("{kind} at point {point}, in the look at {place}"),
-        (Some(point), None) => format!("{kind} at point {point}"),
+    let injected = match (landed, struck) {
+        (Some(Landed::ByItself), _) if cut => format!("{kind}, when a maximum was reached"),
+        (Some(Landed::ByItself), _) => format!("{kind}, when nothing else could happen"),
+        (Some(Landed::At(point)), Some(place)) => {
+            format!("{kind} at point {point}, in the look at {place}")
+        }
+        (Some(Landed::At(point)), None) => format!("{kind} at point {point}"),
         (None, _) => "none".to_string(),
     };
-    let mut violation = judge(&watcher, left, point.is_some(), stop_within, plan.asked_at);
+    let mut violation = judge(&watcher, left, landed.is_some(), stop_within, plan.asked_at);
     if let Some(violation) = &mut violation {
         violation.note_missing_end(kind);
         violation.story.injected = Some(injected);
         let token = Token::new(kind, fingerprint(body), plan.limits, USUAL, Vec::new());
         // If the injection came by itself, or not at all, no point brings it back.
-        let target = point.filter(|&point| point != u32::MAX);
+        let target = match landed {
+            Some(Landed::At(point)) => Some(point),
+            Some(Landed::ByItself) | None => None,
+        };
         violation.replay = token.on_tokio(target).to_string();
     }
     let mut state = watcher.state.lock();

@@ -44,6 +44,15 @@ pub(super) enum Point {
     Fault(&'static str),
 }
 
+/// How the injection came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Landed {
+    /// At this point.
+    At(u32),
+    /// At none: when nothing else could happen, or a maximum was reached.
+    ByItself,
+}
+
 pub(super) struct State {
     kind: Inject,
     /// The point at which the injection is to come.
@@ -51,9 +60,7 @@ pub(super) struct State {
     most: u32,
     /// The points that were reached.
     pub(super) way: Vec<Point>,
-    /// The point at which it came. `u32::MAX`: at none, when nothing else could happen or a maximum
-    /// was reached.
-    pub(super) landed: Option<u32>,
+    pub(super) landed: Option<Landed>,
     pub(super) cut: bool,
     pub(super) looked: bool,
     pub(super) body_ended: bool,
@@ -85,7 +92,7 @@ impl State {
         let most = number + 1 >= self.most && self.kind.comes_by_itself();
         self.cut |= most && self.target != Some(number);
         if self.target == Some(number) || most {
-            self.landed = Some(number);
+            self.landed = Some(Landed::At(number));
             return true;
         }
         false
