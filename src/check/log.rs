@@ -186,7 +186,7 @@ impl Log {
         };
         let seen = hang.trace.as_ref().map(|trace| place::user_line(trace, asked_at));
         let Some(wait) = hang.wait else {
-            let seen = seen.unwrap_or(Seen { place: None, called: None, no_lines: false });
+            let seen = seen.unwrap_or_default();
             let no_lines = seen.no_lines;
             let place = seen.place.or_else(|| (!no_lines).then(|| spawned_at.into()));
             return Hung { place, what: seen.called, touched: None, no_lines };

@@ -87,7 +87,7 @@ fn absolute(file: &str) -> String {
 }
 
 /// Where a task waits, by the stack at the moment its waker was cloned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) place: Option<Place>,
     /// The library function that is called there.

@@ -16,10 +16,11 @@
 //!    It follows before the body has its next turn, or once the body has ended.
 
 use super::super::inject::Inject;
+use super::super::place::Seen;
 use super::super::pulse::Pulse;
 use super::super::quiet::Panic;
 use super::super::subject::Running;
-use super::watcher::{Landed, MARK, Point, Tracer, Waits, Watcher};
+use super::watcher::{Landed, MARK, Point, Tracer, Watcher};
 use crate::context::Context;
 use crate::rt::{self, panic_words};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -79,7 +80,7 @@ pub(super) struct Left {
     /// Whether a timer of a context is pending.
     pub(super) timer: bool,
     /// Where the body waits, in a traced run.
-    pub(super) waits: Waits,
+    pub(super) waits: Seen,
 }
 
 /// Whether the watchdog has the body polled (invariant 3).

@@ -305,13 +305,6 @@ pub(super) struct Seen {
     stays: bool,
 }
 
-/// A line that waits, and the library function that is called there.
-#[derive(Debug, Default)]
-pub(super) struct Waits {
-    pub(super) place: Option<Place>,
-    pub(super) called: Option<String>,
-}
-
 impl Trail {
     /// Sets whether this is the last poll of a body that comes to no end.
     pub(super) fn stays(&self, stays: bool) {
@@ -319,7 +312,7 @@ impl Trail {
     }
 
     /// Where the body waits; for a library's future from the beginning, where the check is run.
-    pub(super) fn waits(&self) -> Waits {
+    pub(super) fn waits(&self) -> place::Seen {
         let seen = self.seen.lock();
         let line = |(_, trace): &(u64, Backtrace)| user_line(trace, self.asked_at);
         let lines: Vec<_> = seen.clones.iter().rev().map(line).collect();
@@ -327,10 +320,10 @@ impl Trail {
         let known = || lines.iter().filter(|line| line.place.is_some());
         let line = known().find(says_more).or_else(|| known().next());
         let Some(line) = line.or(lines.iter().find(|line| !line.no_lines)) else {
-            return Waits::default();
+            return place::Seen::default();
         };
         let place = line.place.clone().or_else(|| Some(self.asked_at.into()));
-        Waits { place, called: line.called.clone() }
+        place::Seen { place, ..line.clone() }
     }
 }
 
