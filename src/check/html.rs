@@ -6,7 +6,7 @@
 use super::engine::NOBODY;
 use super::log::{Note, What};
 use super::report::Report;
-use super::story::{self, Story, time};
+use super::story::{Piece, Story, time};
 use super::violation::Violation;
 use std::fmt::Write as _;
 
@@ -93,46 +93,16 @@ fn one(page: &mut String, nth: usize, violation: &Violation) {
         violation.kind(),
         escaped(&story.headline)
     );
-    let mut row = |what: &str, text: String| {
-        let _ = writeln!(page, "<tr><td>{what}</td><td>{text}</td></tr>");
-    };
     let code = |text: &str| format!("<code>{}</code>", escaped(text));
-    if let Some(task) = violation.task() {
-        let place = violation.spawned_at().map(ToString::to_string);
-        let did = story.began(task);
-        let place = place.map_or(String::new(), |place| format!(", {did} at {}", code(&place)));
-        let lane = story.root.and_then(|root| story.lanes.get(root as usize));
-        let lane = lane.filter(|lane| lane.told_as != task);
-        let below = lane.map(|lane| format!(" ({} below)", code(&lane.told_as)));
-        row("Task", format!("{}{place}{}", code(task), below.unwrap_or_default()));
-    }
-    if let Some(place) = violation.waiting_at() {
-        row("At", code(&place.to_string()));
-    }
-    if let Some(what) = violation.waiting_for() {
-        row(&capitalised(story::about(violation.kind())), escaped(what));
-    }
-    let root = story.root.and_then(|root| story.lanes.get(root as usize));
-    if let Some((who, what)) = root.and_then(|lane| lane.touched) {
-        row("Last touched", format!("by {}: {}", code(story.name(who)), escaped(what)));
-    }
-    if root.is_some_and(|lane| lane.no_lines) {
-        row("", escaped(story::NO_LINES));
-    }
-    if let Some(injection) = story.injection() {
-        row("Injection", escaped(&injection));
-    }
-    for (first, lane) in story.others() {
-        row(if first { "Left too" } else { "" }, escaped(&lane.stands()));
-    }
-    if violation.count() > 1 {
-        row("Seen", format!("in {} schedules", super::report::grouped(violation.count())));
-    }
-    if let Some(help) = violation.kind().help() {
-        row("Help", escaped(help));
-    }
-    if !violation.replay().is_empty() {
-        row("Replay", code(&format!("Checker::replay(\"{}\")", violation.replay())));
+    for (name, fact) in story.facts(violation) {
+        let fact = fact.iter().map(|piece| match piece {
+            Piece::Words(text) => escaped(text),
+            Piece::Name(name) => code(name),
+            Piece::Line(place) => code(&place.to_string()),
+            Piece::Token(token) => code(&format!("Checker::replay(\"{token}\")")),
+        });
+        let (name, fact) = (capitalised(name), fact.collect::<String>());
+        let _ = writeln!(page, "<tr><td>{name}</td><td>{fact}</td></tr>");
     }
     page.push_str("</table>\n");
     if !story.notes.is_empty() {
@@ -308,8 +278,9 @@ fn in_words(page: &mut String, story: &Story) {
 }
 
 fn capitalised(word: &str) -> String {
-    let (first, rest) = word.split_at(1);
-    first.to_uppercase() + rest
+    let mut letters = word.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).collect()
 }
 
 fn shortened(text: &str, most: usize) -> String {

@@ -12,8 +12,7 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 /// The note for a stack trace without lines.
-pub(super) const NO_LINES: &str =
-    "no line is known: build with `debug = \"line-tables-only\"` in the profile";
+const NO_LINES: &str = "no line is known: build with `debug = \"line-tables-only\"` in the profile";
 
 /// What became of one task.
 #[derive(Clone, Debug)]
@@ -32,7 +31,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Where it hangs, and for what.
-    pub(super) fn stands(&self) -> String {
+    fn stands(&self) -> String {
         let mut text = format!("`{}`", self.told_as);
         if let Some(place) = &self.place {
             let _ = write!(text, " at {place}");
@@ -56,6 +55,26 @@ pub(super) struct Story {
     pub(super) lanes: Vec<Lane>,
     pub(super) notes: Vec<Note>,
     pub(super) left_out: usize,
+}
+
+/// A piece of a fact. A page shows some of them otherwise than a text does.
+pub(super) enum Piece {
+    Words(String),
+    /// What a task is called.
+    Name(String),
+    Line(Place),
+    /// What replays the schedule.
+    Token(String),
+}
+
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Piece::Words(text) | Piece::Token(text) => f.write_str(text),
+            Piece::Name(name) => write!(f, "`{name}`"),
+            Piece::Line(place) => place.fmt(f),
+        }
+    }
 }
 
 /// Records what became of every task, before everything is dropped.
@@ -155,12 +174,12 @@ impl Story {
 
     /// How the task to blame came to be. The body is known by its number, as another task may be
     /// called that too; where no tasks are told, only the body has a name.
-    pub(super) fn began(&self, task: &str) -> &'static str {
+    fn began(&self, task: &str) -> &'static str {
         if task == "body" && self.root.is_none_or(|root| root == BODY) { "run" } else { "spawned" }
     }
 
     /// When and how the injection came; `None` if there is no schedule.
-    pub(super) fn injection(&self) -> Option<String> {
+    fn injection(&self) -> Option<String> {
         if self.lanes.is_empty() {
             return self.injected.clone();
         }
@@ -209,45 +228,62 @@ impl Story {
         })
     }
 
-    pub(super) fn tell(&self, violation: &Violation, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}", violation.kind, self.headline)?;
-        let mut fact = |what: &str, text: String| writeln!(f, "  {what:<13}{text}");
+    /// What is told of a violation besides what happened: the name of each fact, and the fact.
+    pub(super) fn facts(&self, violation: &Violation) -> Vec<(&'static str, Vec<Piece>)> {
+        use Piece::{Line, Name, Token, Words};
+        let words = |text: &str| vec![Words(text.to_string())];
+        let root = self.root.and_then(|root| self.lanes.get(root as usize));
+        let mut facts = Vec::new();
         if let Some(task) = &violation.task {
-            let place = violation.spawned_at.as_ref();
-            let place =
-                place.map_or(String::new(), |place| format!(", {} at {place}", self.began(task)));
-            let lane = self.root.and_then(|root| self.lanes.get(root as usize));
-            let lane = lane.filter(|lane| lane.told_as != *task);
-            let below = lane.map(|lane| format!(" (`{}` below)", lane.told_as));
-            fact("task", format!("`{task}`{place}{}", below.unwrap_or_default()))?;
+            let mut fact = vec![Name(task.clone())];
+            if let Some(place) = &violation.spawned_at {
+                let did = format!(", {} at ", self.began(task));
+                fact.extend([Words(did), Line(place.clone())]);
+            }
+            if let Some(lane) = root.filter(|lane| lane.told_as != *task) {
+                let below = Words(" below)".into());
+                fact.extend([Words(" (".into()), Name(lane.told_as.clone()), below]);
+            }
+            facts.push(("task", fact));
         }
         if let Some(place) = &violation.waiting_at {
-            fact("at", place.to_string())?;
+            facts.push(("at", vec![Line(place.clone())]));
         }
         if let Some(what) = &violation.waiting_for {
-            fact(about(violation.kind), what.clone())?;
+            facts.push((about(violation.kind), words(what)));
         }
-        let root = self.root.and_then(|root| self.lanes.get(root as usize));
         if let Some((who, what)) = root.and_then(|lane| lane.touched) {
-            fact("last touched", format!("by `{}`: {what}", self.name(who)))?;
+            let who = Name(self.name(who).into());
+            facts
+                .push(("last touched", vec![Words("by ".into()), who, Words(format!(": {what}"))]));
         }
         if root.is_some_and(|lane| lane.no_lines) {
-            fact("", NO_LINES.to_string())?;
+            facts.push(("", words(NO_LINES)));
         }
         if let Some(injection) = self.injection() {
-            fact("injection", injection)?;
+            facts.push(("injection", words(&injection)));
         }
         for (first, lane) in self.others() {
-            fact(if first { "left too" } else { "" }, lane.stands())?;
+            facts.push((if first { "left too" } else { "" }, words(&lane.stands())));
         }
         if violation.count > 1 {
-            fact("seen", format!("in {} schedules", super::report::grouped(violation.count)))?;
+            let seen = format!("in {} schedules", super::report::grouped(violation.count));
+            facts.push(("seen", words(&seen)));
         }
         if let Some(help) = violation.kind.help() {
-            fact("help", help.to_string())?;
+            facts.push(("help", words(help)));
         }
         if !violation.replay.is_empty() {
-            fact("replay", violation.replay.clone())?;
+            facts.push(("replay", vec![Token(violation.replay.clone())]));
+        }
+        facts
+    }
+
+    pub(super) fn tell(&self, violation: &Violation, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", violation.kind, self.headline)?;
+        for (name, fact) in self.facts(violation) {
+            let fact: String = fact.iter().map(Piece::to_string).collect();
+            writeln!(f, "  {name:<13}{fact}")?;
         }
         if self.notes.is_empty() {
             return Ok(());
@@ -256,7 +292,7 @@ impl Story {
     }
 
     /// The other tasks that are left, the first of them marked.
-    pub(super) fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
+    fn others(&self) -> impl Iterator<Item = (bool, &Lane)> {
         let root = self.root;
         let left = self.lanes.iter().enumerate();
         let left = left.filter(move |(at, lane)| !lane.ended && Some(*at as u32) != root);
@@ -303,7 +339,7 @@ impl Story {
 }
 
 /// What `waiting_for` says of a violation of this kind.
-pub(super) fn about(kind: ViolationKind) -> &'static str {
+fn about(kind: ViolationKind) -> &'static str {
     match kind {
         ViolationKind::LeakedTask | ViolationKind::BlockedStage => "for",
         ViolationKind::Panicked => "message",
