@@ -2729,6 +2729,52 @@ fn what_is_carried_out_of_a_function_says_why_where_it_is_asked_to() {
     assert_eq!(format!("{:#}", ctx.check().unwrap_err()), "context canceled");
 }
 
+/// An error with a text and, beneath it, another.
+#[derive(Debug)]
+struct Beneath(&'static str, Option<Box<Beneath>>);
+
+impl std::fmt::Display for Beneath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Beneath {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.1.as_deref().map(|beneath| beneath as _)
+    }
+}
+
+#[test]
+fn what_lies_beneath_a_cause_is_told_where_the_reason_is_asked_for_and_nothing_twice() {
+    let ends = |error: Beneath| {
+        let (ctx, canceller) = Context::background().with_cancel();
+        canceller.cancel_with(error);
+        ctx.check().unwrap_err()
+    };
+    let disk = || Some(Box::new(Beneath("no space left", None)));
+    let cancelled = ends(Beneath("saving", Some(Box::new(Beneath("writing", disk())))));
+    assert_eq!(format!("{cancelled}"), "context canceled");
+    assert_eq!(format!("{cancelled:#}"), "context canceled: saving: writing: no space left");
+    assert_eq!(format!("{}", cancelled.cause()), "saving");
+    assert_eq!(format!("{:#}", cancelled.cause()), "saving: writing: no space left");
+    // Some errors tell of those beneath by themselves.
+    let tells = ends(Beneath("writing: no space left", disk()));
+    assert_eq!(format!("{tells:#}"), "context canceled: writing: no space left");
+    // A cause that is handed on to the other end is told as before.
+    let (late, _canceller) = Context::background()
+        .with_timeout_cause(Duration::ZERO, ends(Beneath("saving", disk())).cause().clone());
+    let late = late.check().unwrap_err();
+    assert_eq!(format!("{late:#}"), "context deadline exceeded: saving: no space left");
+    // In a pipeline's outcome, too.
+    let failed = quell::Outcome::Failed {
+        stage: "save".to_string(),
+        cause: ends(Beneath("saving", disk())).cause().clone(),
+    };
+    assert_eq!(format!("{failed}"), "`save` failed: saving");
+    assert_eq!(format!("{failed:#}"), "`save` failed: saving: no space left");
+}
+
 #[test]
 fn a_cause_passed_on_to_the_other_end_can_be_taken_back_as_what_it_was() {
     let (ctx, canceller) = Context::background().with_cancel();

@@ -51,9 +51,10 @@ impl Error for ContextError {}
 
 /// Why a context ended: the error that was given, or a default in its place.
 ///
-/// A cause without an error of its own displays like the [`ContextError`]. A cause is an error
-/// itself: given to [`cancel_with`](crate::Canceller::cancel_with), boxed or not, it is passed on
-/// unchanged, origin included.
+/// A cause without an error of its own displays like the [`ContextError`]; others like their error,
+/// and with `{:#}` like that and its sources. A cause is an error itself: given to
+/// [`cancel_with`](crate::Canceller::cancel_with), boxed or not, it is passed on unchanged, origin
+/// included.
 ///
 /// ```
 /// use quell::Context;
@@ -285,9 +286,25 @@ impl fmt::Display for Cause {
                 "context canceled: the last Canceller of the context made at {made_at} was \
                  dropped (bind it to a name to keep the context alive, or detach() it)",
             ),
+            Reason::Given(given) if f.alternate() => f.write_str(&with_sources(&*given.error)),
             Reason::Given(given) => fmt::Display::fmt(&*given.error, f),
         }
     }
+}
+
+/// An error and those beneath it. What was said is not said again: some errors tell of those
+/// beneath by themselves.
+fn with_sources(error: &(dyn Error + 'static)) -> String {
+    let mut said = format!("{error:#}");
+    let mut next = error.source();
+    while let Some(source) = next {
+        let text = source.to_string();
+        if !said.contains(&text) {
+            said = said + ": " + &text;
+        }
+        next = source.source();
+    }
+    said
 }
 
 impl fmt::Debug for Cause {
@@ -310,8 +327,8 @@ impl Error for Cause {
 /// The error of a context that has ended, to be returned with `?` from a function that was told to
 /// stop, by a cancel or by a deadline; [`error`](Cancelled::error) says which.
 ///
-/// It displays like the [`ContextError`]; `{:#}` adds the reason. Its [`source`](Error::source) is
-/// the [`Cause`].
+/// It displays like the [`ContextError`]; `{:#}` adds the reason, and what lies beneath that. Its
+/// [`source`](Error::source) is the [`Cause`].
 #[derive(Clone, Debug)]
 pub struct Cancelled(Cause);
 
@@ -331,13 +348,13 @@ impl Cancelled {
     }
 }
 
-/// Go's text; with `{:#}`, the reason as well.
+/// Go's text; with `{:#}`, the reason as well, with its sources.
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {
             return self.0.end().fmt(f);
         }
-        let (end, why) = (self.0.end().to_string(), self.0.to_string());
+        let (end, why) = (self.0.end().to_string(), format!("{:#}", self.0));
         if why.starts_with(&end) { f.write_str(&why) } else { write!(f, "{end}: {why}") }
     }
 }

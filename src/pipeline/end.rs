@@ -33,13 +33,20 @@ pub enum Outcome {
     },
 }
 
+/// With `{:#}` a cause is told with its sources.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Completed => f.write_str("completed"),
             Outcome::ReaderStopped => f.write_str("the reader stopped"),
-            Outcome::Cancelled(cause) => write!(f, "cancelled: {cause}"),
-            Outcome::Failed { stage, cause } => write!(f, "`{stage}` failed: {cause}"),
+            Outcome::Cancelled(cause) => {
+                f.write_str("cancelled: ")?;
+                cause.fmt(f)
+            }
+            Outcome::Failed { stage, cause } => {
+                write!(f, "`{stage}` failed: ")?;
+                cause.fmt(f)
+            }
             Outcome::Panicked { stage, message } => write!(f, "`{stage}` panicked: {message}"),
         }
     }
