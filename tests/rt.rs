@@ -5,8 +5,9 @@ mod kit;
 
 use kit::{most_between_ticks, ms};
 use quell::rt;
-use std::sync::Arc;
+use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -257,24 +258,50 @@ fn a_sleep_needs_no_timers_of_its_runtime() {
     });
 }
 
+/// The hook is the process's: two tests must not take and set it in turns.
+fn hear_panics_of_this_thread(tell: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap();
+    let (here, before) = (std::thread::current().id(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() == here { tell(info) } else { before(info) }
+    }));
+}
+
 #[test]
 fn of_a_runtime_without_timers_tokio_complains_once_and_not_for_each_sleep() {
-    let (here, complaints) = (std::thread::current().id(), Arc::new(AtomicUsize::new(0)));
+    let complaints = Arc::new(AtomicUsize::new(0));
     let count = complaints.clone();
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if std::thread::current().id() == here {
-            count.fetch_add(1, Ordering::SeqCst);
-        } else {
-            before(info);
-        }
-    }));
+    hear_panics_of_this_thread(move |_| drop(count.fetch_add(1, Ordering::SeqCst)));
     tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
         for _ in 0..10 {
             rt::sleep(Duration::from_millis(1)).await;
         }
     });
     assert_eq!(complaints.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_call_that_is_refused_panics_at_the_line_that_made_it() {
+    type Call = (fn(), u32);
+    let calls: [Call; 4] = [
+        (|| drop(rt::choose(0)), line!()),
+        (|| drop(rt::interval(Duration::ZERO)), line!()),
+        (|| drop(rt::spawn(async {})), line!()),
+        (|| drop(rt::spawn_named("named", async {})), line!()),
+    ];
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let told = lines.clone();
+    hear_panics_of_this_thread(move |info| {
+        let at = info.location().expect("a line");
+        told.lock().unwrap().push((at.file().to_string(), at.line()));
+    });
+    for (call, line) in calls {
+        std::panic::catch_unwind(call).unwrap_err();
+        // The hook takes the lock: an assertion that fails must not hold it.
+        let at = lines.lock().unwrap().pop();
+        assert_eq!(at, Some(("tests/rt.rs".to_string(), line)));
+    }
 }
 
 #[test]

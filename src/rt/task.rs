@@ -79,7 +79,11 @@ where
         nobody()
     }
     #[cfg(not(any(feature = "tokio", loom)))]
-    own(name, place, future, |_| nobody())
+    {
+        // Before the closure, in which the caller's line is lost.
+        require();
+        own(name, place, future, |_| nobody())
+    }
 }
 
 /// The runtime to nudge: one of several threads, which keeps what a task wakes last for that task's

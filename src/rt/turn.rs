@@ -318,6 +318,7 @@ pub(crate) fn real_now() -> Option<std::time::Instant> {
 /// # Panics
 ///
 /// When `n` is zero.
+#[track_caller]
 pub fn choose(n: usize) -> usize {
     assert!(n > 0, "quell: `choose(0)` has nothing to choose from; pass 1 or more");
     if n == 1 {
