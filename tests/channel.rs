@@ -4,8 +4,10 @@
 
 mod kit;
 
-use futures::FutureExt;
 use futures::executor::block_on;
+use futures::future::FusedFuture;
+use futures::stream::FusedStream;
+use futures::{FutureExt, StreamExt};
 use kit::{AGES, Item, Stock, Wakes, bad_waker, in_time, ms, poll, threads};
 use proptest::prelude::*;
 use quell::channel::{Receiver, Recv, Send as Sending, SendError, Sender, TrySendError, bounded};
@@ -43,6 +45,50 @@ fn items_come_out_in_the_order_in_which_they_went_in() {
         };
         block_on(async { futures::join!(sending, receiving) });
     }
+}
+
+#[test]
+fn as_a_stream_a_receiver_gives_what_was_sent_in_order_and_then_its_end() {
+    for capacity in CAPACITIES {
+        let (sender, mut receiver) = bounded(capacity);
+        let sending = async move {
+            for n in 0..1000 {
+                sender.send(n).await.unwrap();
+            }
+        };
+        let receiving = async {
+            assert!(!receiver.is_terminated());
+            let all: Vec<u64> = receiver.by_ref().collect().await;
+            assert_eq!(all, (0..1000).collect::<Vec<_>>());
+            assert!(receiver.is_terminated() && receiver.recv().is_terminated());
+            assert_eq!(receiver.recv().await, None);
+        };
+        block_on(async { futures::join!(sending, receiving) });
+    }
+}
+
+#[test]
+fn a_select_takes_from_several_receivers_until_all_have_ended() {
+    let (one, mut ones) = bounded(4);
+    let (two, mut twos) = bounded(4);
+    let sending = async move {
+        for n in 0..100 {
+            one.send(n).await.unwrap();
+            two.send(2 * n).await.unwrap();
+        }
+    };
+    let receiving = async {
+        let mut sum = 0;
+        loop {
+            futures::select! {
+                n = ones.select_next_some() => sum += n,
+                n = twos.recv() => sum += n.unwrap_or(0),
+                complete => break sum,
+            }
+        }
+    };
+    let ((), sum) = block_on(async { futures::join!(sending, receiving) });
+    assert_eq!(sum, 3 * 4950);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! what earlier schedules leave behind.
 #![cfg(all(not(loom), feature = "check"))]
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use quell::channel::bounded;
 use quell::check::{self, Checker, Inject, Report, Violation, ViolationKind};
 use quell::{Context, ContextError, Group, Pipeline, rt};
@@ -981,6 +981,18 @@ fn a_librarys_future_that_is_a_task_of_its_own_waits_where_it_was_spawned() {
     let (spawned, waits, what) = hangs(&report);
     assert_eq!((spawned, waits), (line!() - 5, line!() - 5), "{report}");
     assert!(!what.contains("unconstrained"), "{report}");
+}
+
+#[test]
+fn who_reads_a_channel_as_a_stream_waits_at_the_line_of_ones_own_that_made_it() {
+    let report = Checker::new().run(|ctx| async move {
+        let (keep, mut items) = bounded::<u32>(1);
+        let task = rt::spawn(async move { while items.next().await.is_some() {} });
+        ctx.done().await;
+        let _ = task.await;
+        drop(keep);
+    });
+    assert_eq!(hangs(&report), (line!() - 5, line!() - 6, "an item".to_string()), "{report}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 mod kit;
 
 use futures::executor::block_on;
+use futures::future::FusedFuture;
+use futures::stream::FusedStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use kit::{AGES, Item, Running, Stock, background, every_stage, finish, in_time, one_thread};
 use kit::{outcome, quiet, read, relay, settle, tasks, threads};
@@ -770,6 +772,49 @@ async fn results_that_nobody_polled_are_dropped_or_finished_without_anything_hav
     assert!(report.stages().iter().all(|stage| stage.ended().is_none()));
     assert_eq!((stock.made(), held.now()), (0, 0));
     assert!(report.to_string().contains("never ran"));
+}
+
+#[tokio::test]
+async fn a_select_reads_several_results_until_all_have_ended() {
+    let mut one = Pipeline::from_iter(&background(), 0..100_u64).run();
+    let mut two = Pipeline::from_iter(&background(), 0..100_u64).run();
+    let mut three = Pipeline::from_iter(&background(), 0..100_u64).run();
+    assert!(!one.is_terminated(), "it has not begun");
+    let mut sum = 0;
+    loop {
+        futures::select! {
+            n = one.next() => sum += n.unwrap_or(0),
+            n = two.try_next() => sum += n.unwrap().unwrap_or(0),
+            n = three.select_next_some() => sum += n,
+            complete => break,
+        }
+    }
+    assert_eq!(sum, 3 * 4950);
+    assert!(one.is_terminated() && one.next().is_terminated() && two.try_next().is_terminated());
+    for results in [one, two, three] {
+        assert!(matches!(finish(results).await.outcome(), Outcome::Completed));
+    }
+}
+
+#[tokio::test]
+async fn the_receiver_of_a_channel_is_a_source_and_its_senders_end_the_pipeline() {
+    let (sender, receiver) = quell::channel::bounded(4);
+    let mut results = Pipeline::from_stream(&background(), receiver).map(|n: u64| n + 1).run();
+    let sending = rt::spawn(async move {
+        for n in 0..1000 {
+            sender.send(n).await.unwrap();
+        }
+    });
+    assert_eq!(read(&mut results).await, (1..=1000).collect::<Vec<_>>());
+    assert!(matches!(finish(results).await.outcome(), Outcome::Completed));
+    sending.await.unwrap();
+    // And a pipeline that has ended tells those who send.
+    let (sender, receiver) = quell::channel::bounded(4);
+    let mut results = Pipeline::from_stream(&background(), receiver).run();
+    sender.send(7_u64).await.unwrap();
+    assert_eq!(results.next().await, Some(7));
+    finish(results).await;
+    assert!(sender.send(8).await.is_err() && sender.is_closed());
 }
 
 #[tokio::test]

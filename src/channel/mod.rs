@@ -41,6 +41,7 @@ pub(crate) use takers::Taker;
 use crate::rt::PipelineId;
 use crate::sync::Arc;
 use link::Link;
+use std::panic::Location;
 
 /// Creates a channel that holds at most `capacity` items, including those that the receiver has
 /// fetched and not handed out.
@@ -74,7 +75,8 @@ pub(crate) fn between<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     of_stage(capacity, None, (false, false, PipelineId::NONE))
 }
 
+#[track_caller]
 fn pair<T>(link: Link<T>) -> (Sender<T>, Receiver<T>) {
     let link = Arc::new(link);
-    (Sender::new(Arc::clone(&link)), Receiver::new(link))
+    (Sender::new(Arc::clone(&link)), Receiver::new(link, Location::caller()))
 }

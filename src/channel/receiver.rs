@@ -13,6 +13,8 @@ use super::link::{Calls, Link, PATIENCE, time_since};
 use crate::rt::probe::{self, Wait};
 use crate::sync::Arc;
 use crate::sync::planted::{Break, skip};
+use futures_core::future::FusedFuture;
+use futures_core::stream::{FusedStream, Stream};
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::Location;
@@ -39,9 +41,34 @@ pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
     poll()
 }
 
-/// The receiving end of a channel. When it is dropped, senders get their values back.
+/// The receiving end of a channel: a plain [`recv`](Receiver::recv), and a [`Stream`]. When it is
+/// dropped, senders get their values back.
+///
+/// As a stream it may be the source of a pipeline:
+///
+/// ```
+/// use quell::{Context, Pipeline, channel, rt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), quell::Cancelled> {
+/// let (jobs, waiting) = channel::bounded(16);
+/// let done = Pipeline::from_stream(&Context::background(), waiting)
+///     .dispatch_ordered(4, |_ctx, job: u64| async move { job * job })
+///     .run();
+/// let others = rt::spawn(async move {
+///     for job in 1..=3 {
+///         jobs.send(job).await.unwrap();
+///     }
+/// });
+/// assert_eq!(done.try_collect::<Vec<_>>().await?, [1, 4, 9]); // the last sender has gone
+/// # others.await.unwrap();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Receiver<T> {
     link: Arc<Link<T>>,
+    /// What a stream says that it waits at, for it is not told who polls it.
+    made_at: &'static Location<'static>,
     /// Fetched, and not handed out.
     batch: VecDeque<T>,
     /// How many were handed out since this side last offered room by itself.
@@ -55,6 +82,8 @@ pub struct Receiver<T> {
     at_once: u32,
     /// Whether its last fetch brought so little that it will have to wait next.
     expects_nothing: bool,
+    /// Whether it has said that nothing more comes.
+    ended: bool,
     /// Whether dropping it closes the link.
     closes: bool,
 }
@@ -63,10 +92,11 @@ pub struct Receiver<T> {
 impl<T> Unpin for Receiver<T> {}
 
 impl<T> Receiver<T> {
-    pub(super) fn new(link: Arc<Link<T>>) -> Self {
+    pub(super) fn new(link: Arc<Link<T>>, made_at: &'static Location<'static>) -> Self {
         let at_once = if link.offers_each { PATIENCE } else { u32::MAX };
         Receiver {
             link,
+            made_at,
             roams: false,
             batch: VecDeque::new(),
             unoffered: 0,
@@ -74,6 +104,7 @@ impl<T> Receiver<T> {
             patience: at_once,
             at_once,
             expects_nothing: false,
+            ended: false,
             closes: true,
         }
     }
@@ -159,6 +190,7 @@ impl<T> Receiver<T> {
             return Poll::Pending;
         }
         let Some(item) = self.batch.pop_front() else {
+            self.ended = true;
             self.patience -= 1;
             if self.roams {
                 crate::rt::stop_keeping();
@@ -222,9 +254,9 @@ impl<T> Receiver<T> {
         self.link.close();
     }
 
-    /// Marks it as given to user code.
-    pub(crate) fn roaming(mut self) -> Self {
-        self.roams = true;
+    /// Marks it as given to user code, by the call at `place`.
+    pub(crate) fn roaming(mut self, place: &'static Location<'static>) -> Self {
+        (self.roams, self.made_at) = (true, place);
         (self.patience, self.at_once) = (PATIENCE, PATIENCE);
         self
     }
@@ -261,6 +293,21 @@ impl<T> fmt::Debug for Receiver<T> {
     }
 }
 
+impl<T> Stream for Receiver<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let made_at = self.made_at;
+        self.poll_recv(cx, made_at)
+    }
+}
+
+impl<T> FusedStream for Receiver<T> {
+    fn is_terminated(&self) -> bool {
+        self.ended
+    }
+}
+
 /// The future of [`Receiver::recv`].
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
@@ -276,5 +323,11 @@ impl<T> Future for Recv<'_, T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let made_at = self.made_at;
         self.receiver.poll_recv(cx, made_at)
+    }
+}
+
+impl<T> FusedFuture for Recv<'_, T> {
+    fn is_terminated(&self) -> bool {
+        self.receiver.ended
     }
 }

@@ -326,8 +326,9 @@ impl<T: Send + 'static> Pipeline<T> {
         Fut: Future + Send + 'static,
         Fut::Output: stages::StageOutput,
     {
+        let place = Location::caller();
         let mut pipeline = self.add(name.into(), None, move |engine, index, input, sender| {
-            let input = input.roaming();
+            let input = input.roaming(place);
             let task = stages::custom(engine.ctx.clone(), input, sender, f);
             Engine::spawn(engine, index, Box::pin(task));
         });

@@ -14,7 +14,8 @@ use crate::channel::Receiver;
 use crate::context::{Cancelled, Cause};
 use crate::rt::{self, probe};
 use crate::sync::Arc;
-use futures_core::Stream;
+use futures_core::future::FusedFuture;
+use futures_core::stream::{FusedStream, Stream};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -271,6 +272,10 @@ impl<T: Send + 'static> Results<T> {
 }
 
 impl<T> Results<T> {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Over { .. })
+    }
+
     /// Whether all have come, once no more do.
     fn end_of_all(&self) -> Result<(), Cancelled> {
         match &self.state {
@@ -318,6 +323,12 @@ impl<T: Send + 'static> Stream for Results<T> {
     }
 }
 
+impl<T: Send + 'static> FusedStream for Results<T> {
+    fn is_terminated(&self) -> bool {
+        self.is_over()
+    }
+}
+
 impl<T> fmt::Debug for Results<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
@@ -347,6 +358,12 @@ impl<T: Send + 'static> Future for Next<'_, T> {
     }
 }
 
+impl<T: Send + 'static> FusedFuture for Next<'_, T> {
+    fn is_terminated(&self) -> bool {
+        self.results.is_over()
+    }
+}
+
 /// The future of [`Results::try_next`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
@@ -364,5 +381,11 @@ impl<T: Send + 'static> Future for TryNext<'_, T> {
             Some(item) => Ok(Some(item)),
             None => self.results.end_of_all().map(|()| None),
         })
+    }
+}
+
+impl<T: Send + 'static> FusedFuture for TryNext<'_, T> {
+    fn is_terminated(&self) -> bool {
+        self.results.is_over()
     }
 }
