@@ -229,6 +229,26 @@ where
 }
 
 /// What a custom stage may return: `()`, or `Result<(), E>` with any error.
+///
+/// ```compile_fail,E0277
+/// use quell::channel::{Receiver, Sender};
+/// use quell::{Context, Pipeline};
+///
+/// // What it counts should go into its output.
+/// let counts = |_ctx, mut input: Receiver<u8>, _output: Sender<usize>| async move {
+///     let mut count = 0;
+///     while input.recv().await.is_some() {
+///         count += 1;
+///     }
+///     count
+/// };
+/// let _ = Pipeline::from_iter(&Context::background(), [1, 2, 3]).stage("count", counts);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a stage cannot return `{Self}`",
+    note = "a stage returns `()` or `Result<(), E>`, with an error that converts into a `BoxError`",
+    note = "what it makes goes into its output: `output.send(item).await?`"
+)]
 pub trait StageOutput: sealed::Sealed {
     #[doc(hidden)]
     fn into_result(self) -> Result<(), BoxError>;
