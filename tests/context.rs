@@ -2729,6 +2729,21 @@ fn what_is_carried_out_of_a_function_says_why_where_it_is_asked_to() {
     assert_eq!(format!("{:#}", ctx.check().unwrap_err()), "context canceled");
 }
 
+#[test]
+fn the_end_of_a_context_is_an_error_of_io_too_and_is_never_tried_again() {
+    let (ctx, canceller) = Context::background().with_cancel();
+    canceller.cancel_with("closing time");
+    let cancelled = std::io::Error::from(ctx.check().unwrap_err());
+    assert_eq!(cancelled.kind(), std::io::ErrorKind::Other);
+    assert_eq!(cancelled.to_string(), "context canceled");
+    let (late, _canceller) = Context::background().with_timeout(Duration::ZERO);
+    let late = std::io::Error::from(late.check().unwrap_err());
+    assert_eq!(late.kind(), std::io::ErrorKind::TimedOut);
+    // What it was can be asked for.
+    let held = late.get_ref().and_then(|held| held.downcast_ref::<quell::Cancelled>());
+    assert_eq!(held.unwrap().error(), ContextError::DeadlineExceeded);
+}
+
 /// An error with a text and, beneath it, another.
 #[derive(Debug)]
 struct Beneath(&'static str, Option<Box<Beneath>>);

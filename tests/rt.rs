@@ -127,6 +127,8 @@ async fn a_timeout_gives_the_result_or_says_that_the_time_is_up() {
     let slow = rt::timeout(SECOND, std::future::pending::<()>()).await;
     assert_eq!(slow.unwrap_err().to_string(), "the time is up");
     assert_eq!(rt::now() - began, SECOND);
+    let error = std::io::Error::from(slow.unwrap_err());
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     // A ready result is not thrown away, though its time has passed as well.
     assert_eq!(rt::timeout(Duration::ZERO, async { 7 }).await, Ok(7));
 }

@@ -14,6 +14,7 @@ use crate::rt::contain_panic;
 use crate::sync::{Arc, Lent};
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 use std::panic::Location;
 
@@ -365,6 +366,41 @@ impl Error for Cancelled {
     }
 }
 
+/// For code that returns `io::Result`. The kind is `TimedOut` for a deadline and `Other` for a
+/// cancel: `Interrupted` would be tried again by `read_exact` and its like.
+///
+/// ```
+/// use quell::{Cancelled, Context};
+/// use std::io::{self, Read};
+/// use std::time::Duration;
+///
+/// fn count(ctx: &Context, mut file: impl Read) -> io::Result<usize> {
+///     let (mut buffer, mut count) = ([0; 1024], 0);
+///     loop {
+///         ctx.check()?;
+///         match file.read(&mut buffer)? {
+///             0 => return Ok(count),
+///             n => count += n,
+///         }
+///     }
+/// }
+///
+/// let (ctx, _canceller) = Context::background().with_timeout_cause(Duration::ZERO, "too slow");
+/// let error = count(&ctx, io::repeat(1)).unwrap_err();
+/// assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+/// let cancelled = error.get_ref().unwrap().downcast_ref::<Cancelled>().unwrap();
+/// assert_eq!(cancelled.cause().to_string(), "too slow");
+/// ```
+impl From<Cancelled> for io::Error {
+    fn from(cancelled: Cancelled) -> Self {
+        let kind = match cancelled.error() {
+            ContextError::DeadlineExceeded => io::ErrorKind::TimedOut,
+            ContextError::Cancelled => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, cancelled)
+    }
+}
+
 impl Cause {
     /// Whether both are the same cause: of given errors, clones of one; of others, the same end
     /// and origin.
@@ -419,7 +455,7 @@ pub(crate) fn comes_from(
 
 /// The error that an `io::Error` holds. `source` skips that and gives its source.
 fn held_by<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    let held = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    let held = error.downcast_ref::<io::Error>()?.get_ref()?;
     Some(held)
 }
 

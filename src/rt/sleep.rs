@@ -305,6 +305,13 @@ impl fmt::Display for Elapsed {
 
 impl std::error::Error for Elapsed {}
 
+/// For code that returns `io::Result`: the kind is `TimedOut`.
+impl From<Elapsed> for std::io::Error {
+    fn from(elapsed: Elapsed) -> Self {
+        std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed)
+    }
+}
+
 /// Returns an interval that ticks at once and then once every `period`, counted from the first
 /// tick: lateness does not add up, and missed ticks follow at once.
 ///
