@@ -137,6 +137,10 @@ impl Group {
     /// The task gets the group's context. If it returns an error or panics, that ends the group,
     /// with the error as its cause.
     ///
+    /// A task that awaits this for its own group keeps its place meanwhile: if all that run do so at
+    /// the limit, they wait for one another until the group ends. Such tasks take
+    /// [`try_spawn`](Group::try_spawn).
+    ///
     /// # Errors
     ///
     /// When the group has ended, also while this waits: then `task` is not called.
@@ -159,6 +163,45 @@ impl Group {
     }
 
     /// [`spawn`](Group::spawn) without waiting.
+    ///
+    /// A task that finds more to do may so give it away, or do it itself where there is no place:
+    ///
+    /// ```
+    /// use quell::group::TrySpawnError;
+    /// use quell::{Cancelled, Context, Group};
+    /// use std::pin::Pin;
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    ///
+    /// static VISITED: AtomicUsize = AtomicUsize::new(0);
+    ///
+    /// type Visit = Pin<Box<dyn Future<Output = Result<(), Cancelled>> + Send>>;
+    ///
+    /// fn visit(group: Group, depth: u32) -> Visit {
+    ///     Box::pin(async move {
+    ///         VISITED.fetch_add(1, Ordering::Relaxed);
+    ///         for _ in 0..if depth == 0 { 0 } else { 2 } {
+    ///             let below = group.clone();
+    ///             match group.try_spawn("visit", move |_ctx| visit(below, depth - 1)) {
+    ///                 Ok(()) => {}
+    ///                 Err(TrySpawnError::Full(task)) => task(group.ctx().clone()).await?,
+    ///                 Err(_) => break, // it has ended
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Cancelled> {
+    /// let group = Group::new(&Context::background());
+    /// group.limit(3);
+    /// let first = group.clone();
+    /// group.spawn("visit", move |_ctx| visit(first, 7)).await?;
+    /// group.wait().await?;
+    /// assert_eq!(VISITED.load(Ordering::Relaxed), 255);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
