@@ -27,6 +27,7 @@ pub mod checker {}
 #[doc = include_str!("../docs/scale.md")]
 pub mod scale {}
 
+#[doc = "[downcast]: crate::Cause::downcast_ref"]
 #[doc = "[pipelines]: crate::guide::pipelines"]
 #[doc = "[http]: crate::guide::http"]
 #[doc = "[hit]: crate::guide::hit"]

@@ -265,6 +265,9 @@ impl Cause {
 
     /// The error that was given, if it is an `E`: the counterpart of Go's `errors.Is` and
     /// `errors.As`. Errors beneath the given one are reached through its own `source`.
+    ///
+    /// An `anyhow::Error` hides what it holds from this, for it becomes an error of anyhow's own. To
+    /// be found, give its `reallocate_into_boxed_dyn_error_without_backtrace()`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         self.error()?.downcast_ref()
     }
