@@ -274,7 +274,7 @@ fn hear_panics_of_this_thread(tell: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 
 fn of_a_runtime_without_timers_tokio_complains_once_and_not_for_each_sleep() {
     let complaints = Arc::new(AtomicUsize::new(0));
     let count = complaints.clone();
-    hear_panics_of_this_thread(move |_| drop(count.fetch_add(1, Ordering::SeqCst)));
+    hear_panics_of_this_thread(move |_| _ = count.fetch_add(1, Ordering::SeqCst));
     tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
         for _ in 0..10 {
             rt::sleep(Duration::from_millis(1)).await;
@@ -287,8 +287,8 @@ fn of_a_runtime_without_timers_tokio_complains_once_and_not_for_each_sleep() {
 fn a_call_that_is_refused_panics_at_the_line_that_made_it() {
     type Call = (fn(), u32);
     let calls: [Call; 4] = [
-        (|| drop(rt::choose(0)), line!()),
-        (|| drop(rt::interval(Duration::ZERO)), line!()),
+        (|| _ = rt::choose(0), line!()),
+        (|| _ = rt::interval(Duration::ZERO), line!()),
         (|| drop(rt::spawn(async {})), line!()),
         (|| drop(rt::spawn_named("named", async {})), line!()),
     ];
