@@ -18,7 +18,6 @@
 
 use quell::{Cancelled, Canceller, Context, ContextError, Done};
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
@@ -355,6 +354,7 @@ fn an_error_that_takes_its_time_to_go_holds_up_no_deadline() {
 mod paused {
     use super::*;
     use proptest::prelude::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use tokio::runtime::{Builder, Handle, Runtime};
     use tokio::time::{advance, sleep};
     use tokio_test::{assert_pending, assert_ready_eq};
