@@ -276,8 +276,9 @@ impl Group {
     /// have not. Returns when all have ended, and says which had to be aborted. Of two calls at
     /// once the shorter grace counts, and both report the aborted tasks.
     ///
-    /// A task that blocks its thread cannot be aborted before its next await. With a grace of zero
-    /// every task is aborted and reported, even one that would have ended at its next poll.
+    /// A task that blocks its thread cannot be aborted before its next await, nor one on a runtime
+    /// of one thread while nobody drives that: this waits for both. With a grace of zero every task
+    /// is aborted and reported, even one that would have ended at its next poll.
     ///
     /// # Cancel safety
     ///

@@ -43,8 +43,8 @@ impl LimitLayer {
     pub fn new(at_once: usize, waiting: usize) -> Self {
         assert!(
             at_once > 0,
-            "a limit of 0 requests at once would let none through: pass 1 or more \
-             (the second number, how many may wait, may be 0)"
+            "quell: a limit of 0 requests at once lets none through; pass 1 or more (the second \
+             number, how many may wait, may be 0)"
         );
         LimitLayer { limiter: Limiter::new(at_once, waiting), retry_after: 1 }
     }
