@@ -470,7 +470,7 @@ fn a_receiver_that_has_found_128_items_without_waiting_lets_others_go_first() {
 }
 
 #[test]
-fn who_asks_128_times_though_nothing_comes_or_goes_any_more_lets_others_go_first() {
+fn after_128_answers_that_nothing_comes_or_goes_any_more_others_go_first() {
     let wakes = Wakes::new();
     let (sender, mut receiver) = bounded::<u64>(1);
     drop(sender);

@@ -984,7 +984,7 @@ fn a_librarys_future_that_is_a_task_of_its_own_waits_where_it_was_spawned() {
 }
 
 #[test]
-fn who_reads_a_channel_as_a_stream_waits_at_the_line_of_ones_own_that_made_it() {
+fn a_reader_of_a_channel_as_a_stream_waits_at_the_users_line_that_made_it() {
     let report = Checker::new().run(|ctx| async move {
         let (keep, mut items) = bounded::<u32>(1);
         let task = rt::spawn(async move { while items.next().await.is_some() {} });
@@ -1054,7 +1054,7 @@ fn a_select_of_another_librarys_futures_waits_for_one_of_them_and_not_for_itself
 }
 
 #[test]
-fn what_never_comes_hides_nothing_that_is_waited_for_beside_it() {
+fn a_wait_for_what_never_comes_hides_no_wait_beside_it() {
     let receives = async || {
         let (_send, mut receive) = mpsc::channel::<()>(1);
         receive.recv().await; // <- receives
@@ -1199,7 +1199,7 @@ fn a_task_that_another_thread_aborts_is_told_as_such() {
 }
 
 #[test]
-fn a_task_that_a_check_on_another_thread_wakes_or_aborts_is_told_as_such() {
+fn a_task_that_a_check_on_another_thread_wakes_or_aborts_is_reported_as_nondeterministic() {
     /// Runs `wakes` once in a schedule of another check, on a thread of its own.
     fn elsewhere(wakes: impl FnOnce() + Send + 'static) {
         let other = std::thread::spawn(move || {

@@ -346,7 +346,7 @@ fn a_fault_after_the_end_of_the_body_is_one_like_the_others() {
 }
 
 #[test]
-fn a_fault_comes_at_no_more_points_than_it_may() {
+fn a_fault_comes_at_no_more_points_than_the_maximum() {
     let body = |panicked: Arc<Mutex<std::collections::BTreeSet<u32>>>| {
         move |_: Context| {
             let panicked = panicked.clone();
@@ -370,7 +370,7 @@ fn a_fault_comes_at_no_more_points_than_it_may() {
     }
 }
 
-/// A fault point as it is dropped.
+/// Comes to a fault point when it is dropped.
 struct CleansUp;
 
 impl Drop for CleansUp {
@@ -380,7 +380,7 @@ impl Drop for CleansUp {
 }
 
 #[test]
-fn a_fault_point_that_a_panic_comes_by_as_it_unwinds_does_not_end_the_process() {
+fn a_fault_point_reached_while_a_panic_unwinds_does_not_end_the_process() {
     async fn fails_and_recovers(_ctx: Context) {
         let failed = std::panic::catch_unwind(|| {
             let _cleans_up = CleansUp;

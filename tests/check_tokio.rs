@@ -311,7 +311,7 @@ fn sets_panic_hooks() {
         let _ = tokio::task::spawn_blocking(|| ()).await;
     });
     assert_eq!(report.violations()[0].kind(), ViolationKind::Vacuous, "{report}");
-    // Nor does a check within the body, which sets its own, undo what was not heard.
+    // A check within the body, which sets a hook of its own, does not hide that panics were missed.
     let report = Checker::tokio().run(move |ctx| async move {
         std::panic::set_hook(Box::new(|_| {}));
         panics(ctx).await;
@@ -320,7 +320,7 @@ fn sets_panic_hooks() {
     });
     let why = report.violations()[0].waiting_for().unwrap();
     assert!(why.contains("another panic hook was set"), "{report}");
-    // Nor is the checker's own of any use while it is kept for later.
+    // The checker's own hook is of no use while user code keeps it for later.
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     panicked(&Checker::tokio().run(panics));

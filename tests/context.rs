@@ -2730,7 +2730,7 @@ fn what_is_carried_out_of_a_function_says_why_where_it_is_asked_to() {
 }
 
 #[test]
-fn the_end_of_a_context_is_an_error_of_io_too_and_is_never_tried_again() {
+fn the_end_of_a_context_converts_into_an_io_error_that_nobody_retries() {
     let (ctx, canceller) = Context::background().with_cancel();
     canceller.cancel_with("closing time");
     let cancelled = std::io::Error::from(ctx.check().unwrap_err());
@@ -2739,7 +2739,7 @@ fn the_end_of_a_context_is_an_error_of_io_too_and_is_never_tried_again() {
     let (late, _canceller) = Context::background().with_timeout(Duration::ZERO);
     let late = std::io::Error::from(late.check().unwrap_err());
     assert_eq!(late.kind(), std::io::ErrorKind::TimedOut);
-    // What it was can be asked for.
+    // The original error can be recovered.
     let held = late.get_ref().and_then(|held| held.downcast_ref::<quell::Cancelled>());
     assert_eq!(held.unwrap().error(), ContextError::DeadlineExceeded);
 }
@@ -2761,7 +2761,7 @@ impl std::error::Error for Beneath {
 }
 
 #[test]
-fn what_lies_beneath_a_cause_is_told_where_the_reason_is_asked_for_and_nothing_twice() {
+fn the_alternate_form_of_a_cause_adds_its_sources_and_repeats_nothing() {
     let ends = |error: Beneath| {
         let (ctx, canceller) = Context::background().with_cancel();
         canceller.cancel_with(error);
@@ -2773,7 +2773,7 @@ fn what_lies_beneath_a_cause_is_told_where_the_reason_is_asked_for_and_nothing_t
     assert_eq!(format!("{cancelled:#}"), "context canceled: saving: writing: no space left");
     assert_eq!(format!("{}", cancelled.cause()), "saving");
     assert_eq!(format!("{:#}", cancelled.cause()), "saving: writing: no space left");
-    // Some errors tell of those beneath by themselves.
+    // Some errors display their sources themselves.
     let tells = ends(Beneath("writing: no space left", disk()));
     assert_eq!(format!("{tells:#}"), "context canceled: writing: no space left");
     // A cause that is handed on to the other end is told as before.

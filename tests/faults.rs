@@ -127,7 +127,7 @@ fn of_several_values_that_explode_in_one_chain_each_does_and_nobody_else() {
 }
 
 #[test]
-fn of_two_errors_that_explode_in_one_context_each_does_and_nobody_else() {
+fn two_errors_of_one_context_that_explode_do_not_end_the_process() {
     #[derive(Debug)]
     struct Always(mpsc::Sender<()>);
     impl fmt::Display for Always {

@@ -808,7 +808,7 @@ async fn the_receiver_of_a_channel_is_a_source_and_its_senders_end_the_pipeline(
     assert_eq!(read(&mut results).await, (1..=1000).collect::<Vec<_>>());
     assert!(matches!(finish(results).await.outcome(), Outcome::Completed));
     sending.await.unwrap();
-    // And a pipeline that has ended tells those who send.
+    // Senders learn that the pipeline has ended.
     let (sender, receiver) = quell::channel::bounded(4);
     let mut results = Pipeline::from_stream(&background(), receiver).run();
     sender.send(7_u64).await.unwrap();

@@ -384,7 +384,7 @@ async fn two_items_of_one_task_that_panic_when_they_are_dropped_are_not_the_end_
 }
 
 #[test]
-fn nor_are_an_item_that_cannot_be_sent_and_one_that_is_still_in_the_iterator() {
+fn an_unsent_item_and_one_still_in_the_iterator_that_panic_do_not_end_the_process() {
     struct Bomb(mpsc::Sender<()>);
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -393,8 +393,9 @@ fn nor_are_an_item_that_cannot_be_sent_and_one_that_is_still_in_the_iterator() {
         }
     }
     in_time(|| {
-        // Of a blocking source one is read, one lies behind it, two are on their way, and its
-        // thread has one in hand. Of the other one is behind it, and it has one in hand.
+        // With a blocking source, one item is read, one lies behind the source, two are on their
+        // way to it, and its thread has one in hand. With the other source, one lies behind it, and
+        // it has one in hand.
         for (blocking, made) in [(true, 5), (false, 2)] {
             let (tell, dropped) = mpsc::channel();
             let (makes, asked) = mpsc::channel();

@@ -70,7 +70,7 @@ fn who_yields_lets_timers_go_first() {
 fn who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_driven() {
     const ALONE: &str = "QUELL_TEST_ALONE";
     if std::env::var_os(ALONE).is_none() {
-        // What is learnt of tokio's tasks is learnt once, so this takes a process of its own.
+        // A process learns only once how tokio wakes its tasks, so this needs its own process.
         let test =
             "who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_driven";
         let alone = std::process::Command::new(std::env::current_exe().unwrap())
@@ -161,7 +161,7 @@ async fn an_interval_ticks_by_its_first_tick_and_makes_up_what_was_missed() {
 }
 
 #[tokio::test]
-async fn who_never_has_to_wait_for_a_time_lets_others_run() {
+async fn a_loop_of_sleeps_or_ticks_that_are_over_lets_others_run() {
     let end = std::time::Instant::now() + 10 * SECOND;
     for by_ticks in [true, false] {
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -260,7 +260,7 @@ fn a_sleep_needs_no_timers_of_its_runtime() {
     });
 }
 
-/// The hook is the process's: two tests must not take and set it in turns.
+/// The hook belongs to the process: two tests must not take it and set it at the same time.
 fn hear_panics_of_this_thread(tell: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap();
@@ -346,7 +346,7 @@ fn whoever_blocks_a_worker_by_another_executor_gets_on_though_he_lets_others_go_
 }
 
 #[test]
-fn whoever_blocks_a_worker_by_another_executor_gets_past_all_times_that_have_come() {
+fn another_executor_inside_a_task_gets_past_any_number_of_sleeps_that_are_over() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let task = runtime.spawn(async {
         futures::executor::block_on(async {

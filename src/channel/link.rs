@@ -29,10 +29,10 @@ use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// How often in a row user code may find that it need not wait, before it lets other tasks go first.
-/// (Quell's own stages see to that by themselves.) That counts items that were there, and answers
-/// that nothing comes or goes any more: a task that ignores those may ask for ever, and only one
-/// that waits can be aborted.
+/// How often in a row user code may find that it need not wait before it lets other tasks go first.
+/// (Quell's own stages see to that themselves.) This counts items that were already there, and
+/// answers that nothing comes or goes any more: a task that ignores such answers may ask for ever,
+/// and only a task that waits can be aborted.
 pub(super) const PATIENCE: u32 = 128;
 
 /// The state that both sides write, the state that the receiving side writes, and what is only read
@@ -89,7 +89,7 @@ pub(super) struct State<T> {
     /// Whether to call an idle taker when an item comes.
     pub(super) call: bool,
     pub(super) writers: Waiting,
-    /// How many values have been given back since it last let other tasks go first.
+    /// How many values have been given back since a sender last let other tasks go first.
     refused: u32,
     /// The weight of what has been fetched, and of what was left in the queue at the close.
     fetched_weight: usize,
@@ -418,7 +418,7 @@ impl<T> State<T> {
         self.closed || self.senders == 0
     }
 
-    /// Counts a value that is given back. False: other tasks go first, and it is asked again.
+    /// Counts a value that is given back. False: other tasks go first, and the sender asks again.
     pub(super) fn refuses_at_once(&mut self) -> bool {
         let at_once = self.refused < PATIENCE;
         self.refused = if at_once { self.refused + 1 } else { 0 };

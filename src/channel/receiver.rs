@@ -67,7 +67,7 @@ pub(crate) fn at_home<R>(address: usize, poll: impl FnOnce() -> R) -> R {
 /// ```
 pub struct Receiver<T> {
     link: Arc<Link<T>>,
-    /// What a stream says that it waits at, for it is not told who polls it.
+    /// The line that a stream says it waits at: it cannot know who polls it.
     made_at: &'static Location<'static>,
     /// Fetched, and not handed out.
     batch: VecDeque<T>,
@@ -114,8 +114,8 @@ impl<T> Receiver<T> {
     /// In a pipeline it also ends when the pipeline does.
     ///
     /// After 128 items that were already there it lets other tasks go first, once, even if there
-    /// are more; and after as many answers that nothing more comes. So a `recv` that is polled only
-    /// once, say by `now_or_never`, may find nothing while there is something.
+    /// are more. It does the same after 128 answers that nothing more comes. So a `recv` that is
+    /// polled only once, say by `now_or_never`, may find nothing while there is something.
     ///
     /// # Cancel safety
     ///
@@ -173,7 +173,7 @@ impl<T> Receiver<T> {
         self.link.offer_room();
     }
 
-    /// Slow path: nothing is at hand, or it has found an answer so often that other tasks go first.
+    /// Slow path: nothing is at hand, or so many answers were that other tasks go first.
     #[inline(never)]
     fn look(
         &mut self,

@@ -32,8 +32,8 @@ impl<T> Sender<T> {
     ///
     /// In a pipeline it also ends, with an error, when the pipeline does.
     ///
-    /// After 128 values that came back at once it lets other tasks go first, once: a task that
-    /// ignores the error can still be aborted.
+    /// After 128 values that came back at once it lets other tasks go first, once, so that a task
+    /// that ignores the error can still be aborted.
     ///
     /// # Errors
     ///

@@ -43,7 +43,7 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) struct Engine {
     /// The engine of the checker in whose body this one's checker runs.
     pub(super) around: Option<Box<Engine>>,
-    /// No other engine has it: by this its own world finds it, from a body inside as well.
+    /// No other engine has it. Its own world finds it by this, also from a body inside.
     pub(super) number: usize,
     pub(super) run: usize,
     /// `run`, for other threads.
@@ -565,7 +565,7 @@ impl Engine {
         self.kind.comes_at_a_look() && self.may_come()
     }
 
-    /// Passes a point: whether the injection comes here.
+    /// Passes a point, and says whether the injection comes here.
     #[inline]
     pub(super) fn point(&mut self) -> bool {
         self.may_come() && self.comes()
@@ -574,7 +574,7 @@ impl Engine {
     /// Passes a point at which the injection may come.
     fn comes(&mut self) -> bool {
         if self.points >= self.limits.points {
-            // Nothing comes by itself here, or it would have come at the last point.
+            // A panic: anything that comes by itself would have come at the last point.
             self.cut = true;
             return false;
         }

@@ -357,7 +357,7 @@ impl<'a> Session<'a> {
 
 fn headline(finding: &Finding, task: Option<&str>) -> String {
     let who = match task {
-        // Another task may be called that, too.
+        // Another task may have that name too.
         Some(_) if finding.task == Some(BODY) => "the body".to_string(),
         Some(task) => format!("the task `{task}`"),
         None => "a task".to_string(),

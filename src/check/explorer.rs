@@ -42,7 +42,7 @@ const NO_TIME: &str = "quell: the deadline of this context goes by the time of a
 pub(super) struct Explorer {
     /// The time at which every schedule begins.
     pub(super) began: Instant,
-    /// The number of its engine. A context goes by the time of its own check, whoever asks.
+    /// The number of its engine: a context goes by the time of its own check, whoever asks.
     pub(super) engine: usize,
 }
 

@@ -61,8 +61,8 @@ pub use violation::{Violation, ViolationKind};
 /// The deadline of a root, in nanoseconds: one virtual hour away.
 const DEADLINE: u64 = 3_600_000_000_000;
 
-/// Marks a point at which [`Inject::Panic`] may make a body panic. Does nothing otherwise, nor while
-/// a panic unwinds: in a drop, a second one would end the process.
+/// Marks a point at which [`Inject::Panic`] may make a body panic. Otherwise it does nothing, and
+/// nothing while a panic unwinds: a second one, in a drop, would end the process.
 pub fn fault(name: &'static str) {
     if std::thread::panicking() {
         return;

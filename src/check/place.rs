@@ -218,8 +218,8 @@ impl Frame {
     /// Its name, if that says what is waited for.
     fn named(&self) -> Option<String> {
         let macros = self.file.as_deref().filter(|file| file.contains("/src/macros/"));
-        // A `select!` or a `join!` of tokio's polls its branches, one of which says more. Its code
-        // may bear the name of the function that it is used in.
+        // Tokio's `select!` and `join!` poll their branches, one of which says more. Their code may
+        // have the name of the function that uses them.
         if macros.and_then(module).is_some_and(|module| module.starts_with("tokio::macros::")) {
             return None;
         }

@@ -3,9 +3,9 @@
 //! # Invariants
 //!
 //! 1. The hook passes on what is not for it: panics on threads that run no schedule are printed as
-//!    ever. It is dropped when user code sets another and does not keep this one to pass panics on
-//!    to. A check that begins without it sets it again, and so does one that begins beside no other
-//!    if user code has set another and keeps it.
+//!    ever. It is dropped when user code sets another hook and does not keep this one to pass
+//!    panics on to. A check that begins after that sets it again. If user code keeps it behind a
+//!    hook of its own, a check sets a new one only if no other check is under way.
 //! 2. A panic that is not caught while schedules run is the checker's own, or a wrong use of it,
 //!    and is printed after all.
 //! 3. A panic that must not unwind because another is unwinding ends the process. The hook prints
@@ -38,9 +38,9 @@ thread_local! {
 static SETTING: Mutex<Setting> = Mutex::new(Setting { latest: None, address: 0, checks: 0 });
 
 struct Setting {
-    /// `None` before the first.
+    /// `None` before the first check.
     latest: Option<Hook>,
-    /// Where that is.
+    /// The address of the latest one.
     address: usize,
     /// How many checks are under way.
     checks: usize,
@@ -51,7 +51,7 @@ impl Setting {
         self.latest.as_ref().is_some_and(Hook::is_set)
     }
 
-    /// Sets the hook unless it is there.
+    /// Sets a hook, unless the latest one is in its place.
     fn renew(&mut self) {
         let mut found = panic::take_hook();
         if !self.is_set() || address(&found) != self.address {
@@ -74,13 +74,13 @@ pub(super) struct Hook(Arc<AtomicBool>);
 
 // Relaxed throughout: a flag, and nothing is read because of it.
 impl Hook {
-    /// The latest one.
+    /// The one that was set last.
     #[cfg(feature = "tokio")]
     pub(super) fn latest() -> Option<Hook> {
         SETTING.lock().latest.clone()
     }
 
-    /// Whether panics may still reach it: no user code has set another in its place.
+    /// Whether panics may still reach it: it has not been dropped for another hook.
     pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -136,14 +136,14 @@ pub(super) fn injected_unwinds() -> bool {
 pub(super) struct Quiet {
     /// Whether the thread was unwinding already when this was made.
     unwinding: bool,
-    /// Whether it is that of a check.
+    /// Whether a check made it.
     is_check: bool,
 }
 
 pub(super) fn keep_quiet() -> Quiet {
     let mut setting = SETTING.lock();
-    // While this looks there is none, so it does not look while another check may need one. And a
-    // thread that unwinds may set no hook.
+    // To look at the hook is to take it out for a moment, so this does not look while another check
+    // may need it. And a thread that unwinds must not set a hook.
     if (setting.checks == 0 || !setting.is_set()) && !std::thread::panicking() {
         setting.renew();
     }

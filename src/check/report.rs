@@ -185,7 +185,7 @@ impl Report {
     }
 }
 
-/// Notes whether the condition of this name has held; once it has, it has.
+/// Notes whether the condition with this name has held. Once it has held, that stays noted.
 pub(super) fn note_sometimes(
     known: &mut Vec<(&'static str, bool)>,
     name: &'static str,

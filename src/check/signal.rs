@@ -26,7 +26,7 @@ const MOST_RUNS: usize = usize::MAX >> TASK_BITS;
 /// How many schedules and engines this process has begun.
 static NUMBERS: AtomicUsize = AtomicUsize::new(0);
 
-/// Wakes from other threads than that of the schedule, which may run schedules of their own.
+/// Wakes from threads other than the schedule's; they may run schedules of their own.
 struct Foreign {
     /// The schedule and the task of each.
     wakes: Vec<(usize, u32)>,

@@ -57,7 +57,7 @@ pub(super) struct Story {
     pub(super) left_out: usize,
 }
 
-/// A piece of a fact. A page shows some of them otherwise than a text does.
+/// A piece of a fact. A page and a text show some pieces differently.
 pub(super) enum Piece {
     Words(String),
     /// What a task is called.
@@ -172,8 +172,8 @@ impl Story {
         }
     }
 
-    /// How the task to blame came to be. The body is known by its number, as another task may be
-    /// called that too; where no tasks are told, only the body has a name.
+    /// How the task to blame came to be. The body is recognised by its number, because another task
+    /// may be called `body` too. Without a number, the only task with a name is the body.
     fn began(&self, task: &str) -> &'static str {
         if task == "body" && self.root.is_none_or(|root| root == BODY) { "run" } else { "spawned" }
     }

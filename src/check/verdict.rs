@@ -7,8 +7,8 @@
 //!
 //! A schedule shows one violation, that of its root. A task that waits for the end of another that
 //! is still alive is not to blame. Of the others a busy one comes first, then a leaked one, then a
-//! blocked one; a task before the body; one that waits for no others before one that waits for all
-//! tasks of a group; and the first spawned before the rest. If all wait for one another, it is the
+//! blocked one; a task before the body; a task that does not wait for all tasks of a group before
+//! one that does; and the first spawned before the rest. If all wait for one another, it is the
 //! first of a ring.
 
 use super::engine::{BODY, Engine, JOIN, State, Trouble};

@@ -52,8 +52,8 @@ impl Error for ContextError {}
 
 /// Why a context ended: the error that was given, or a default in its place.
 ///
-/// A cause without an error of its own displays like the [`ContextError`]; others like their error,
-/// and with `{:#}` like that and its sources. A cause is an error itself: given to
+/// A cause without an error of its own displays like the [`ContextError`]. Any other displays like
+/// its error; `{:#}` adds that error's sources. A cause is itself an error: given to
 /// [`cancel_with`](crate::Canceller::cancel_with), boxed or not, it is passed on unchanged, origin
 /// included.
 ///
@@ -266,8 +266,8 @@ impl Cause {
     /// The error that was given, if it is an `E`: the counterpart of Go's `errors.Is` and
     /// `errors.As`. Errors beneath the given one are reached through its own `source`.
     ///
-    /// An `anyhow::Error` hides what it holds from this, for it becomes an error of anyhow's own. To
-    /// be found, give its `reallocate_into_boxed_dyn_error_without_backtrace()`.
+    /// It finds nothing in an `anyhow::Error`, which becomes an error of a type of anyhow's own.
+    /// Give its `reallocate_into_boxed_dyn_error_without_backtrace()` instead, and it is found.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         self.error()?.downcast_ref()
     }
@@ -296,8 +296,8 @@ impl fmt::Display for Cause {
     }
 }
 
-/// An error and those beneath it. What was said is not said again: some errors tell of those
-/// beneath by themselves.
+/// An error and its sources. A source whose text is already there is left out: some errors display
+/// their sources themselves.
 fn with_sources(error: &(dyn Error + 'static)) -> String {
     let mut said = format!("{error:#}");
     let mut next = error.source();
@@ -331,7 +331,7 @@ impl Error for Cause {
 /// The error of a context that has ended, to be returned with `?` from a function that was told to
 /// stop, by a cancel or by a deadline; [`error`](Cancelled::error) says which.
 ///
-/// It displays like the [`ContextError`]; `{:#}` adds the reason, and what lies beneath that. Its
+/// It displays like the [`ContextError`]; `{:#}` adds the cause and its sources. Its
 /// [`source`](Error::source) is the [`Cause`].
 #[derive(Clone, Debug)]
 pub struct Cancelled(Cause);
@@ -352,7 +352,7 @@ impl Cancelled {
     }
 }
 
-/// Go's text; with `{:#}`, the reason as well, with its sources.
+/// Go's text; with `{:#}`, the cause and its sources as well.
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {
@@ -370,7 +370,7 @@ impl Error for Cancelled {
 }
 
 /// For code that returns `io::Result`. The kind is `TimedOut` for a deadline and `Other` for a
-/// cancel: `Interrupted` would be tried again by `read_exact` and its like.
+/// cancel, because `read_exact` and its like try again after `Interrupted`.
 ///
 /// ```
 /// use quell::{Cancelled, Context};

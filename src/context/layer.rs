@@ -658,7 +658,7 @@ impl Drop for Branch<'_> {
             }
             #[cfg(all(feature = "tokio-util", not(loom)))]
             if let Some(token) = scope.take_token() {
-                // It may have ended, by its deadline for one, without a sweep: none comes any more.
+                // It may have ended without a sweep, say by its deadline, and none comes any more.
                 if self.is_done() {
                     token.cancel();
                 }

@@ -519,10 +519,10 @@ impl Scope {
         }
     }
 
-    /// Empties the scope of a context that is being dropped, and gives back the root of its tokens,
-    /// unless a sweep has taken that. It has no waiters, so only the token may have an alarm armed;
-    /// and the list has only bridges from tokens, which keep no context alive. A handle to the scope
-    /// may remain, in a stopped `AfterFunc` for one, and must not keep these alive.
+    /// Empties the scope of a context that is being dropped, and returns the root of its tokens,
+    /// unless a sweep has taken it. The scope has no waiters, so only the token may have an alarm
+    /// armed; and the list has only bridges from tokens, which keep no context alive. A handle to
+    /// the scope may remain, in a stopped `AfterFunc` for one, and must not keep these alive.
     #[cfg(all(feature = "tokio-util", not(loom)))]
     pub(super) fn take_token(&self) -> Option<super::token::Root> {
         if self.is_swept() {

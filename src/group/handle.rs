@@ -82,8 +82,8 @@ pub(super) struct State {
     first: Option<Cause>,
     /// Whether a task returned an error because the group had ended.
     echoed: bool,
-    /// The cause of its own end, once it is to be shut down, or was dropped. The parent's end may
-    /// have come before.
+    /// The cause of the group's own end, once it has been shut down or dropped. Its parent may have
+    /// ended before.
     own_end: Option<Cause>,
 }
 
@@ -137,8 +137,8 @@ impl Group {
     /// The task gets the group's context. If it returns an error or panics, that ends the group,
     /// with the error as its cause.
     ///
-    /// A task that awaits this for its own group keeps its place meanwhile: if all that run do so at
-    /// the limit, they wait for one another until the group ends. Such tasks take
+    /// A task that awaits this for its own group keeps its place meanwhile. If all running tasks do
+    /// so at the limit, they wait for one another until the group ends. Such tasks should use
     /// [`try_spawn`](Group::try_spawn).
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl Group {
 
     /// [`spawn`](Group::spawn) without waiting.
     ///
-    /// A task that finds more to do may so give it away, or do it itself where there is no place:
+    /// A task that finds more work can hand it on in this way, or do it itself if no place is free:
     ///
     /// ```
     /// use quell::group::TrySpawnError;
@@ -317,7 +317,7 @@ impl Shared {
     /// Ends the group as shut down or dropped, unless it has ended before.
     fn end(&self, why: BoxError, place: &'static Location<'static>) {
         let cause = Cause::failure(why, place);
-        // Of two calls at once, whichever ends it ends it for this.
+        // Two calls at once use the same cause, so it does not matter which of them ends the group.
         let cause = self.state.lock().own_end.get_or_insert(cause).clone();
         self.canceller.cancel_as(cause);
         // Spawns that wait for room see the end of the context by themselves.

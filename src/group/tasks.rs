@@ -5,7 +5,8 @@
 //! 1. A task is listed from before it is spawned until after its future has been dropped and its
 //!    ending told. So when the list is empty, nothing is left of any task, except what its ending
 //!    sets off.
-//! 2. Once stopped, a task that is spawned is aborted at once, and written down as late.
+//! 2. Once all have been stopped, a task that is spawned is aborted at once, and written down as
+//!    late.
 //! 3. User code runs without the lock: futures, their drops, wakers.
 
 use super::report::StillRunning;
@@ -33,7 +34,7 @@ struct State {
     /// spawn until it ends or all are stopped.
     aborts: Vec<Option<Abort>>,
     stopped: bool,
-    /// Tasks that were written down because they did not end by themselves, or were not let.
+    /// Tasks that were written down because they did not end by themselves, or were not allowed to.
     late: Vec<StillRunning>,
     /// How much work is under way that is no task.
     busy: usize,
@@ -151,8 +152,8 @@ impl Tasks {
         self.stop_after(|_| ());
     }
 
-    /// The same, but writes down those that have not ended, each once. Under one lock: a task that
-    /// is spawned now is either among them, or finds that all has been stopped.
+    /// The same, but writes down the tasks that have not ended, each once. It does both under one
+    /// lock: a task that is spawned meanwhile is either among them or finds that all are stopped.
     pub(crate) fn stop_late(&self) {
         self.stop_after(State::note_late);
     }

@@ -22,7 +22,7 @@ pub(super) enum Hold {
 }
 
 impl Hold {
-    /// Runs the handler's code: if that panics, the guard knows.
+    /// Runs the handler's code. If that panics, the guard knows.
     pub(super) fn during<R>(&mut self, handlers: impl FnOnce() -> R) -> R {
         match self {
             Hold::Guard(guard) => guard.during(handlers),

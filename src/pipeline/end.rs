@@ -33,7 +33,7 @@ pub enum Outcome {
     },
 }
 
-/// With `{:#}` a cause is told with its sources.
+/// `{:#}` adds the sources of a cause.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

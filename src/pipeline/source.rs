@@ -120,7 +120,7 @@ async fn on_a_thread<T: Send + 'static>(
         }
         let sent = put.send(item).await;
         let is_over = sent.is_err() || last;
-        // By itself: behind it comes what is left of the iterator.
+        // On its own: the rest of the iterator is dropped next, and both drops may panic.
         rt::contain_panic(|| drop(sent));
         if is_over {
             return;

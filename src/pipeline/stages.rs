@@ -76,8 +76,8 @@ pub(super) fn ends(end: StageEnd) -> StageResult {
 }
 
 /// Ends a task whose reader has gone. Senders to its input are told before what it could not send
-/// is dropped: that drop is user code. Its panic goes no further, as that of an item in a channel: a
-/// second one, of what else the task has, would end the process.
+/// is dropped: that drop is user code. A panic in it goes no further, as with an item in a channel:
+/// if something else that the task holds panicked too, the process would end.
 pub(super) fn reader_gone<I, S>(inputs: I, unsent: S) -> StageResult {
     drop(inputs);
     let ended = ends(StageEnd::ReaderGone);
@@ -234,7 +234,7 @@ where
 /// use quell::channel::{Receiver, Sender};
 /// use quell::{Context, Pipeline};
 ///
-/// // What it counts should go into its output.
+/// // It returns the count instead of sending it to its output.
 /// let counts = |_ctx, mut input: Receiver<u8>, _output: Sender<usize>| async move {
 ///     let mut count = 0;
 ///     while input.recv().await.is_some() {
@@ -247,7 +247,7 @@ where
 #[diagnostic::on_unimplemented(
     message = "a stage cannot return `{Self}`",
     note = "a stage returns `()` or `Result<(), E>`, with an error that converts into a `BoxError`",
-    note = "what it makes goes into its output: `output.send(item).await?`"
+    note = "what a stage makes goes into its output: `output.send(item).await?`"
 )]
 pub trait StageOutput: sealed::Sealed {
     #[doc(hidden)]

@@ -40,7 +40,7 @@ const GRACE: Duration = Duration::from_millis(10);
 /// How many bells ring before other tasks have their turn: user functions may run with them.
 const TURN: usize = 8;
 
-/// Anything farther away than this counts as never: tokio cannot compute with the end of the clock.
+/// Anything farther away counts as never, because tokio cannot compute with the end of the clock.
 pub(crate) const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Runtimes that have turned out to have no timers.

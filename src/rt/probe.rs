@@ -26,7 +26,7 @@ pub(crate) fn waits(_wait: impl FnOnce() -> Wait) {
     super::world::ask(|world| world.waits(_wait(), false));
 }
 
-/// The task being polled waits for what never comes, and has left no waker for it.
+/// The task being polled waits for something that never comes, and has left no waker for it.
 #[inline(always)]
 pub(crate) fn waits_in_vain(_wait: impl FnOnce() -> Wait) {
     #[cfg(all(feature = "check", not(loom)))]

@@ -203,12 +203,12 @@ impl Sleep {
     }
 }
 
-/// Whether the task has used up the budget that tokio gives it for one poll. A loop of times that
-/// have come, such as ticks that are always late, would else never let other tasks run.
+/// Whether the task has used up the budget that tokio gives it for one poll. Otherwise a loop of
+/// waits that are already over, such as ticks that are always late, would never let others run.
 fn is_out_of_budget(_cx: &mut Context<'_>) -> bool {
     #[cfg(all(feature = "tokio", not(loom)))]
     {
-        // A checker has tasks of its own, which count such passes.
+        // A checker has tasks of its own, and counts such waits itself.
         #[cfg(feature = "check")]
         if super::world::is_here() {
             return false;

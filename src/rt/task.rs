@@ -80,7 +80,7 @@ where
     }
     #[cfg(not(any(feature = "tokio", loom)))]
     {
-        // Before the closure, in which the caller's line is lost.
+        // Before the closure: the caller's line is lost in it.
         require();
         own(name, place, future, |_| nobody())
     }

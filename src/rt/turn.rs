@@ -144,7 +144,7 @@ pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
 #[cfg(all(feature = "tokio", not(loom)))]
 fn is_of_a_task(waker: &Waker) -> bool {
     let table = TASKS_TABLE.load(Ordering::Relaxed);
-    // Outside of a task nothing may drive the runtime, and who is asked there never answers.
+    // Outside of a task perhaps nothing drives the runtime, and the question is never answered.
     if table == UNKNOWN && tokio::task::try_id().is_some() {
         let runtime = tokio::runtime::Handle::try_current();
         let (before, now) = (UNKNOWN, ASKED);

@@ -28,7 +28,7 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// One of 0 to n - 1.
     fn choose(&self, n: usize) -> usize;
 
-    /// The task being polled is about to wait. `in_vain`: it has left no waker for that.
+    /// The task being polled is about to wait. `in_vain`: it has left no waker for it.
     fn waits(&self, wait: Wait, in_vain: bool);
 
     /// The task being polled goes on past an await without having to wait; `None`: past one of

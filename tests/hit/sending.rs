@@ -204,7 +204,7 @@ async fn an_answer_that_says_close_closes_the_connection_whatever_else_it_says()
             async move {
                 heard(&mut stream).await;
                 stream.write_all(answer.as_bytes()).await.unwrap();
-                // It takes no other request.
+                // The server takes no other request.
                 heard(&mut stream).await;
             }
         })

@@ -239,7 +239,7 @@ async fn a_place_is_held_until_nothing_of_the_request_is_left() {
         let _leaving = leaving();
         std::future::pending::<()>().await;
     };
-    // The first piece of it does not come, or is its end.
+    // A body of which nothing ever comes, or one that ends at once.
     let body = |comes: bool| {
         let leaving = in_body.clone();
         move || async move {

@@ -399,7 +399,7 @@ async fn a_client_that_is_still_sending_gets_the_answer_that_refuses_it() {
     let rig = Rig::new(Router::new().route("/half", half).route("/none", none)).await;
     let ctx = Context::background();
     for path in ["/half", "/none"].repeat(20) {
-        // Of its own: a kept connection may be on its way to be closed.
+        // A client of its own: a kept connection may be about to be closed.
         let client = Client::new();
         let upload = vec![b'x'; 4 << 20];
         let request = http::Request::post(rig.url(path)).body(Body::from(upload)).unwrap();

@@ -22,7 +22,7 @@ pub(crate) fn must(written: io::Result<()>) {
     }
 }
 
-/// Says what is wrong. Where that cannot be said either, the exit status still does.
+/// Says what is wrong. If that cannot be printed either, the exit status still says so.
 pub(crate) fn complain(complaint: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "quell: {complaint}");
 }

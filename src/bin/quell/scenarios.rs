@@ -39,7 +39,7 @@ impl Scenario {
     }
 }
 
-/// What befalls each of them.
+/// What is injected into each of them.
 pub(crate) const INJECTIONS: [Inject; 3] = [Inject::Cancel, Inject::Drop, Inject::Deadline];
 
 macro_rules! scenario {

@@ -249,8 +249,8 @@ impl Run<'_> {
         let mut told = None;
         // Counted from the beginning, and anew from when it was told.
         let (mut polls, mut rests) = (0, 0);
-        // Whether its time was over before: it and all else that is ready at that instant have their
-        // turns before the clock moves on, and only then it has its last.
+        // Whether its time was over before. At that instant the body, and whatever else is ready,
+        // have their turns before the clock moves on; only after that does the body have its last.
         let mut was_over = false;
         let mut jump: Option<Pin<Box<dyn Future<Output = bool> + '_>>> = None;
         std::future::poll_fn(|cx| {
@@ -382,7 +382,7 @@ impl Run<'_> {
         // The task that keeps the time of contexts is none of the body's.
         let left_behind = || alive().saturating_sub(usize::from(rt::keeps_time_here()));
         let step = (self.stop_within / MOMENTS).max(LEAST_MOVE);
-        // Tokio's timers ring by whole milliseconds: one that is due then rings at the next of them.
+        // Tokio's timers ring at whole milliseconds: one due at `until` may ring at the next.
         let until = until + LEAST_MOVE;
         let mut turns = self.steps / 2;
         loop {

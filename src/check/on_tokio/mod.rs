@@ -83,7 +83,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the injection was to come at a point, and did not come there.
+    /// Whether the injection was meant for a point, and did not come there.
     fn has_missed(&self, target: Option<u32>) -> bool {
         target.is_some_and(|point| self.landed != Some(Landed::At(point)))
     }

@@ -49,7 +49,7 @@ pub(super) enum Point {
 pub(super) enum Landed {
     /// At this point.
     At(u32),
-    /// At none: when nothing else could happen, or a maximum was reached.
+    /// At no point: nothing else could happen, or a maximum was reached.
     ByItself,
 }
 

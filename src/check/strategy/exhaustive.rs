@@ -198,7 +198,7 @@ impl Exhaustive {
         if deviation.at > at {
             return Some(0);
         }
-        // If it is of an earlier decision, that did not come up this time.
+        // If it belongs to an earlier decision, that decision did not come up this time.
         self.diverged |= deviation.at < at;
         self.due += 1;
         self.diverged |= self.due == self.deviations.len() && hash != self.expected;

@@ -128,7 +128,7 @@ pub(super) trait Strategy: fmt::Debug {
         false
     }
 
-    /// Whether the body was once not what it had been.
+    /// Whether the body once did something other than before.
     fn has_diverged(&self) -> bool {
         false
     }

@@ -17,9 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-/// How much of all answers over one HTTP/2 connection may lie unread: more than the caller keeps,
-/// or the answers that it has yet to read would hold up the one that it reads. What may lie unread
-/// of each is limited by the window of its stream.
+/// How much may lie unread of all answers over one HTTP/2 connection. It is more than a caller
+/// leaves unread: otherwise the answers still to be read would hold up the one that is being read.
+/// The window of its stream limits how much of each answer may lie unread.
 const UNREAD: u32 = 1 << 30;
 
 /// A boxed future of a result.

@@ -89,8 +89,9 @@ where
     let stream = Stream::new(stream, shared.write_limit, unread);
     let mut builder = auto::Builder::new(StreamExecutor { shared: shared.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(shared.header_limit);
-    // A body that nobody reads yet, because its request waits for its turn, must not take the room
-    // of the one that is read: that would wait for its client, and the client for this server.
+    // A body that nobody reads yet, because its request waits for its turn, must not use up the
+    // window of one that is being read: its handler would wait for the client, and the client for
+    // the server.
     builder
         .http2()
         .max_concurrent_streams(STREAMS)

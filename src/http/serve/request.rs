@@ -45,7 +45,7 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> S::Future {
-        // There is another request: so the body of the one before has come to its end.
+        // There is another request, so the body of the one before has come to its end.
         self.unread.set(false);
         if request.body().is_end_stream() {
             return self.inner.call(request.map(|_| axum_core::body::Body::empty()));

@@ -1,15 +1,17 @@
-//! A stream that gives up on a client that does not read, and takes leave of one that still sends.
+//! A stream that gives up on a client that does not read, and closes gently on one that still
+//! sends.
 //!
-//! When a request is answered before its body has been read, hyper closes the connection. The
-//! system then resets it as soon as more comes, and the client loses the answer that it has not
-//! read yet. So the stream is closed in two steps: first for sending, which tells the client that
-//! the answer is whole, and after a moment for receiving too. What comes meanwhile is thrown away.
+//! When a request is answered before its body has been read, hyper closes the connection. If more
+//! of the body then comes, the system resets the connection, and the client loses the part of the
+//! answer that it has not read yet. So the stream is closed in two steps: first for sending, which
+//! tells the client that the answer is complete, and after a moment for receiving too. What comes
+//! meanwhile is discarded.
 //!
 //! # Invariants
 //!
-//! 1. The flag of `Unread` is about HTTP/1.1, where hyper polls the stream and the request in one
-//!    task, and it orders nothing. If a body is dropped elsewhere it may be seen too late: then the
-//!    connection is closed at once.
+//! 1. The flag of `Unread` orders nothing. It is for HTTP/1.1, where hyper polls the stream and the
+//!    request in one task. If the body is dropped in another task, the flag may be seen too late;
+//!    then the connection is closed at once.
 
 use crate::rt::{self, Sleep};
 use crate::sync::Arc;
@@ -24,10 +26,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
 
-/// How long a client that still sends has for reading its answer.
+/// How long a client that still sends has to read its answer.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// Whether a request has been answered whose body was not read to its end.
+/// Whether the latest request was answered before its body had been read to its end.
 #[derive(Clone, Default)]
 pub(super) struct Unread(Arc<AtomicBool>);
 
@@ -47,7 +49,7 @@ pub(super) struct Stream<S> {
     io: TokioIo<S>,
     limit: Option<Duration>,
     unread: Unread,
-    /// `Some` since it was closed for sending: until when it takes what comes.
+    /// `Some` since it was closed for sending: until when it still receives.
     leaving: Option<Pin<Box<Sleep>>>,
     /// `Some` since the last write found no room: until when it may.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -70,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     ) -> Poll<io::Result<T>> {
         let mut written = write(self.io(), task);
         if written.is_pending() && self.is_stalled(task) {
-            // It may be the task that had no turn left for it: there may be room.
+            // There may be room, and the task may only have used up its budget.
             let again = pin!(unconstrained(poll_fn(|task| write(self.io(), task))));
             written = again.poll(task);
             if written.is_pending() {
@@ -84,7 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         written
     }
 
-    /// Whether no write has gone through for too long.
+    /// Whether writes have found no room for too long.
     fn is_stalled(&mut self, task: &mut Task<'_>) -> bool {
         let Some(limit) = self.limit else { return false };
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(rt::sleep(limit)));
@@ -161,7 +163,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn in_a_task_that_has_always_more_to_do_a_client_is_given_up_only_if_it_does_not_read() {
+    async fn in_a_task_that_always_has_more_to_do_only_a_client_that_does_not_read_is_given_up() {
         let (near, mut far) = tokio::io::duplex(4);
         let mut stream = Stream::new(near, Some(Duration::from_millis(50)), Unread::default());
         let mut write = async || {
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_not_sent_everything_may_go_on_for_a_moment_and_who_has_is_left_at_once() {
+    async fn only_a_client_that_still_sends_is_given_a_moment_to_read_its_answer() {
         for (unread, closes, took) in
             [(false, false, Duration::ZERO), (true, false, LEAVE), (true, true, Duration::ZERO)]
         {
