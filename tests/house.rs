@@ -3,7 +3,7 @@
 //! Which room may import which; locks and atomics through one door; `unsafe` in
 //! one room only, with a proof for each use; no file too long to read; every file
 //! says what it is about, and one that shares state between threads states its
-//! invariants.
+//! invariants; and every test that a document names is there.
 //!
 //! The rules are functions from text to complaints. The last tests give each of
 //! them a text that breaks it.
@@ -353,18 +353,32 @@ fn papers(path: &str, source: &str) -> Vec<String> {
     complaints
 }
 
+/// The tests that a document names, by whole names: `a_sentence_like_this_one`.
+fn named_tests(document: &str) -> impl Iterator<Item = &str> {
+    let is_name = |word: &&str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        word.bytes().all(plain) && word.matches('_').count() >= 4
+    };
+    document.split('`').filter(is_name)
+}
+
 // --------------------------------------------------------------------- tests
 
 fn sources() -> Vec<(String, String)> {
+    files(&["src"], "rs")
+}
+
+/// The files with that extension in these folders, and what they say.
+fn files(folders: &[&str], extension: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders = vec![root.join("src")];
+    let mut folders: Vec<_> = folders.iter().map(|folder| root.join(folder)).collect();
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|found| found == extension) {
                 let name = path.strip_prefix(root).expect("below the root").to_string_lossy();
                 let name = name.replace('\\', "/");
                 sources.push((name, fs::read_to_string(&path).expect("a source file")));
@@ -419,6 +433,30 @@ fn every_room_is_in_the_table() {
             assert!(!back.contains(room), "{room} and {other} may import each other");
         }
     }
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let code: String =
+        files(&["src", "tests"], "rs").into_iter().map(|(_, source)| source).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = files(&["docs"], "md");
+    for name in ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root.join(name)).expect("a document");
+        documents.push((name.to_string(), text));
+    }
+    let mut count = 0;
+    for (path, text) in &documents {
+        for name in named_tests(text) {
+            // As a function, or as a row of the tests that a macro makes.
+            let is_there = [format!("fn {name}("), format!("    {name}:")]
+                .iter()
+                .any(|declared| code.contains(declared));
+            assert!(is_there, "{path} names `{name}`: no such test");
+            count += 1;
+        }
+    }
+    assert!(count > 100, "only {count} names were found");
 }
 
 fn assert_complaints(complaints: &[String], parts: &[&str]) {
@@ -515,4 +553,10 @@ fn a_file_that_is_too_long_or_says_too_little_is_reported() {
     assert_complaints(&papers("src/rt/a.rs", &said), &[]);
     let borrowed = "//! None.\nuse a::Mutex;\nfn f(lock: &Mutex<u8>) { Mutex::new(1); }\n";
     assert_complaints(&papers("src/rt/a.rs", borrowed), &[]);
+}
+
+#[test]
+fn a_name_of_a_test_is_told_from_other_code() {
+    let text = "(`a_test_that_is_named_so`, `Checker::new_in_a_b_c`, `a_b_c`, `A_B_C_D_E`, `a_b…`)";
+    assert_eq!(named_tests(text).collect::<Vec<_>>(), ["a_test_that_is_named_so"]);
 }
