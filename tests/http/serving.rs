@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -408,6 +408,38 @@ async fn a_client_that_is_still_sending_gets_the_answer_that_refuses_it() {
         assert_eq!(answer.into_body().text(100).await.expect(path), "true");
     }
     rig.end().await;
+}
+
+#[tokio::test]
+async fn what_comes_after_an_upgraded_connection_was_closed_for_sending_is_not_thrown_away() {
+    // The body of the request is not read, and goes before the upgrade or after it.
+    for goes_late in [false, true] {
+        let (reporter, mut reports) = reports();
+        let upgrade = axum::routing::post(move |request: http::Request<Body>| async move {
+            let (head, body) = request.into_parts();
+            let body = Some(body).filter(|_| goes_late);
+            tokio::spawn(async move {
+                let upgrade = hyper::upgrade::on(http::Request::from_parts(head, ()));
+                let mut upgraded = TokioIo::new(upgrade.await.unwrap());
+                drop(body);
+                upgraded.write_all(b"ask").await.unwrap();
+                upgraded.shutdown().await.unwrap();
+                let mut said = String::new();
+                upgraded.read_to_string(&mut said).await.unwrap();
+                reporter.tell(said);
+            });
+            (StatusCode::SWITCHING_PROTOCOLS, [("connection", "upgrade"), ("upgrade", "x")])
+        });
+        let rig = Rig::new(Router::new().route("/", upgrade)).await;
+        let mut client = rig.connect().await;
+        let head = "POST / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: x\r\n";
+        client.say(&format!("{head}content-length: 4\r\n\r\nbody")).await;
+        client.hear("ask").await;
+        client.say("the answer").await;
+        client.0.shutdown().await.unwrap();
+        assert_eq!(reports.next().await, "the answer", "{goes_late}");
+        rig.end().await;
+    }
 }
 
 #[tokio::test]

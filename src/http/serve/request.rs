@@ -7,14 +7,15 @@ use super::stream::Unread;
 use crate::context::{BoxError, Canceller};
 use crate::http::{RequestEnd, RequestExt};
 use crate::rt::{self, Sleep};
-use ::http::{Request, Version};
+use ::http::{Method, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use pin_project_lite::pin_project;
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context as Task, Poll};
+use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 use tower_service::Service;
 
@@ -32,23 +33,25 @@ impl<S> Arriving<S> {
     }
 }
 
-impl<S> Service<Request<Incoming>> for Arriving<S>
+impl<S, R> Service<Request<Incoming>> for Arriving<S>
 where
-    S: Service<Request<axum_core::body::Body>>,
+    S: Service<Request<axum_core::body::Body>, Response = Response<R>>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Answering<S::Future>;
 
     fn poll_ready(&mut self, task: &mut Task<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(task)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> S::Future {
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let (connection, is_connect) = (self.unread.clone(), request.method() == Method::CONNECT);
         // There is another request, so the body of the one before has come to its end.
         self.unread.set(false);
         if request.body().is_end_stream() {
-            return self.inner.call(request.map(|_| axum_core::body::Body::empty()));
+            let future = self.inner.call(request.map(|_| axum_core::body::Body::empty()));
+            return Answering { future, connection, is_connect };
         }
         let (ctx, client_gone) = request.context().with_cancel();
         // Detached: the context ends with the request, not when the body has been read.
@@ -58,7 +61,39 @@ where
         let limit = self.body_limit;
         let watch = |body| Watched { body, client_gone, limit, waits: None, unread };
         let request = request.with_context(ctx);
-        self.inner.call(request.map(|body| axum_core::body::Body::new(watch(body))))
+        let future = self.inner.call(request.map(|body| axum_core::body::Body::new(watch(body))));
+        Answering { future, connection, is_connect }
+    }
+}
+
+pin_project! {
+    /// The future of an answer, which sees whether that hands the connection over to the handler.
+    pub(super) struct Answering<F> {
+        #[pin]
+        future: F,
+        connection: Unread,
+        is_connect: bool,
+    }
+}
+
+impl<F, R, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let answer = ready!(this.future.poll(task));
+        if let Ok(response) = &answer {
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS
+                || (*this.is_connect && status.is_success())
+            {
+                this.connection.hand_over();
+            }
+        }
+        Poll::Ready(answer)
     }
 }
 

@@ -9,9 +9,11 @@
 //!
 //! # Invariants
 //!
-//! 1. The flag of `Unread` orders nothing. It is for HTTP/1.1, where hyper polls the stream and the
-//!    request in one task. If the body is dropped in another task, the flag may be seen too late;
-//!    then the connection is closed at once.
+//! 1. `Unread` orders nothing. It is for HTTP/1.1, where hyper polls the stream and the request in
+//!    one task. If the body is dropped in another task, that may be seen too late; then the
+//!    connection is closed at once.
+//! 2. A stream that was handed over by an upgrade is not closed in two steps: half of it may be
+//!    closed while the handler reads the other half. This is known before hyper hands it over.
 
 use crate::rt::{self, Sleep};
 use crate::sync::Arc;
@@ -31,16 +33,27 @@ const LEAVE: Duration = Duration::from_secs(1);
 
 /// Whether the latest request was answered before its body had been read to its end.
 #[derive(Clone, Default)]
-pub(super) struct Unread(Arc<AtomicBool>);
+pub(super) struct Unread(Arc<Flags>);
+
+#[derive(Default)]
+struct Flags {
+    unread: AtomicBool,
+    handed_over: AtomicBool,
+}
 
 impl Unread {
     pub(super) fn set(&self, unread: bool) {
         // Relaxed, here and below: invariant 1.
-        self.0.store(unread, Ordering::Relaxed);
+        self.0.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// From here on the connection is the handler's, and nothing that comes is thrown away.
+    pub(super) fn hand_over(&self) {
+        self.0.handed_over.store(true, Ordering::Relaxed);
     }
 
     fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.unread.load(Ordering::Relaxed) && !self.0.handed_over.load(Ordering::Relaxed)
     }
 }
 
