@@ -103,6 +103,23 @@ async fn idle_connections_are_closed_at_once_whether_or_not_they_were_used() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_last_body_was_ignored_and_small_is_idle_all_the_same() {
+    let (reporter, _reports) = reports();
+    let gate = Arc::new(Semaphore::new(0));
+    let change = |serve: quell::http::Serve<Router>| serve.grace(Duration::from_millis(500));
+    let rig = Rig::with(app(reporter, gate), change).await;
+    let mut client = rig.connect().await;
+    for _ in 0..2 {
+        let head = "POST /hello HTTP/1.1\r\nhost: test\r\ncontent-length: 4\r\n\r\n";
+        client.say(&format!("{head}body")).await;
+        client.hear("\r\n\r\n").await;
+    }
+    // It keeps its side open, and the server does not wait for it.
+    let served = rig.end().await;
+    assert_eq!(served.to_string(), "1 connections, all drained");
+}
+
+#[tokio::test]
 async fn after_the_grace_a_request_is_cancelled_with_the_cause_and_may_still_say_so() {
     let (reporter, mut reports) = reports();
     let gate = Arc::new(Semaphore::new(0));

@@ -48,7 +48,7 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (connection, is_connect) = (self.unread.clone(), request.method() == Method::CONNECT);
         // There is another request, so the body of the one before has come to its end.
-        self.unread.set(false);
+        self.unread.is_read();
         if request.body().is_end_stream() {
             let future = self.inner.call(request.map(|_| axum_core::body::Body::empty()));
             return Answering { future, connection, is_connect };
@@ -67,7 +67,8 @@ where
 }
 
 pin_project! {
-    /// The future of an answer, which sees whether that hands the connection over to the handler.
+    /// The future of an answer, which notes that it has come, and whether it hands the connection
+    /// over to the handler.
     pub(super) struct Answering<F> {
         #[pin]
         future: F,
@@ -85,13 +86,13 @@ where
     fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<F::Output> {
         let this = self.project();
         let answer = ready!(this.future.poll(task));
-        if let Ok(response) = &answer {
-            let status = response.status();
-            if status == StatusCode::SWITCHING_PROTOCOLS
-                || (*this.is_connect && status.is_success())
-            {
-                this.connection.hand_over();
-            }
+        let hands_over = |status: StatusCode| {
+            status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success())
+        };
+        if answer.as_ref().is_ok_and(|response| hands_over(response.status())) {
+            this.connection.is_handed_over();
+        } else {
+            this.connection.is_answered();
         }
         Poll::Ready(answer)
     }
@@ -112,7 +113,7 @@ struct Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if let Some(unread) = self.unread.take().filter(|_| !self.body.is_end_stream()) {
-            unread.set(true);
+            unread.is_dropped();
         }
     }
 }

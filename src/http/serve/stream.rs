@@ -17,7 +17,7 @@
 
 use crate::rt::{self, Sleep};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
@@ -33,27 +33,51 @@ const LEAVE: Duration = Duration::from_secs(1);
 
 /// Whether the latest request was answered before its body had been read to its end.
 #[derive(Clone, Default)]
-pub(super) struct Unread(Arc<Flags>);
+pub(super) struct Unread(Arc<AtomicUsize>);
 
-#[derive(Default)]
-struct Flags {
-    unread: AtomicBool,
-    handed_over: AtomicBool,
-}
+/// Nothing of a body is left to read.
+const READ: usize = 0;
+/// The handler has dropped the body.
+const DROPPED: usize = 1;
+/// And it has answered. Either hyper closes the connection now, or it has read the rest itself.
+const ANSWERED: usize = 2;
+/// The connection is the handler's: invariant 2.
+const HANDED_OVER: usize = 3;
 
 impl Unread {
-    pub(super) fn set(&self, unread: bool) {
-        // Relaxed, here and below: invariant 1.
-        self.0.unread.store(unread, Ordering::Relaxed);
+    /// Notes that there is nothing of a body left to read.
+    pub(super) fn is_read(&self) {
+        self.change(|now| now != HANDED_OVER, READ);
     }
 
-    /// From here on the connection is the handler's, and nothing that comes is thrown away.
-    pub(super) fn hand_over(&self) {
-        self.0.handed_over.store(true, Ordering::Relaxed);
+    /// Notes that the handler has dropped the body.
+    pub(super) fn is_dropped(&self) {
+        self.change(|now| now != HANDED_OVER, DROPPED);
     }
 
-    fn is_set(&self) -> bool {
-        self.0.unread.load(Ordering::Relaxed) && !self.0.handed_over.load(Ordering::Relaxed)
+    /// Notes that the handler has answered.
+    pub(super) fn is_answered(&self) {
+        self.change(|now| now == DROPPED, ANSWERED);
+    }
+
+    /// Notes that hyper has gone on after the answer: so it has read the body.
+    pub(super) fn goes_on(&self) {
+        self.change(|now| now == ANSWERED, READ);
+    }
+
+    /// Notes that the connection is the handler's from here on.
+    pub(super) fn is_handed_over(&self) {
+        self.change(|_| true, HANDED_OVER);
+    }
+
+    fn may_come(&self) -> bool {
+        matches!(self.0.load(Ordering::Relaxed), DROPPED | ANSWERED)
+    }
+
+    fn change(&self, from: impl Fn(usize) -> bool, to: usize) {
+        // Relaxed, here and above: invariant 1.
+        let next = |now| from(now).then_some(to);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 }
 
@@ -150,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for Stream<S> {
             Some(leaving) => leaving,
             none => {
                 ready!(Pin::new(&mut stream.io).poll_shutdown(task))?;
-                if !stream.unread.is_set() {
+                if !stream.unread.may_come() {
                     return Poll::Ready(Ok(()));
                 }
                 none.insert(Box::pin(rt::sleep(LEAVE)))
@@ -230,13 +254,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_client_that_still_sends_is_given_a_moment_to_read_its_answer() {
-        for (unread, closes, took) in
+        for (dropped, closes, took) in
             [(false, false, Duration::ZERO), (true, false, LEAVE), (true, true, Duration::ZERO)]
         {
             let (near, mut far) = tokio::io::duplex(4);
-            let flag = Unread::default();
-            flag.set(unread);
-            let mut stream = Stream::new(near, None, flag);
+            let unread = Unread::default();
+            if dropped {
+                unread.is_dropped();
+            }
+            let mut stream = Stream::new(near, None, unread);
             let began = rt::now();
             let leaves = async {
                 poll_fn(|task| Pin::new(&mut stream).poll_shutdown(task)).await.unwrap();
@@ -247,14 +273,14 @@ mod tests {
             let sends = async {
                 assert_eq!(far.read(&mut [0]).await.unwrap(), 0, "nothing more comes");
                 let sent = far.write_all(&[0; 100_000]).await;
-                assert_eq!(sent.is_ok(), unread);
+                assert_eq!(sent.is_ok(), dropped);
                 if closes {
                     far.shutdown().await.unwrap();
                 }
                 far
             };
             let (left, _far) = tokio::join!(leaves, sends);
-            assert_eq!(left, took, "{unread} {closes}");
+            assert_eq!(left, took, "{dropped} {closes}");
         }
     }
 }
