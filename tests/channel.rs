@@ -591,6 +591,30 @@ fn items_that_nobody_takes_are_dropped_each_for_itself_though_their_drops_panic(
 }
 
 #[test]
+fn a_value_that_nobody_receives_is_dropped_by_itself_whatever_its_send_waits_for() {
+    struct Bomb(#[allow(dead_code)] Item);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("bomb");
+        }
+    }
+    let (stock, wakes) = (Stock::new(), Wakes::new());
+    let (sender, receiver) = bounded(1);
+    let mut items = stock.items(131).map(Bomb);
+    std::mem::forget(poll(&mut sender.send(items.next().unwrap()), &wakes));
+    let mut waits_for_room = sender.send(items.next().unwrap());
+    assert!(poll(&mut waits_for_room, &wakes).is_pending());
+    drop((waits_for_room, receiver));
+    for item in items.by_ref().take(128) {
+        std::mem::forget(poll(&mut sender.send(item), &wakes));
+    }
+    let mut waits_for_its_turn = sender.send(items.next().unwrap());
+    assert!(poll(&mut waits_for_its_turn, &wakes).is_pending());
+    drop(waits_for_its_turn);
+    assert_eq!(stock.left(), 128, "what was given back");
+}
+
+#[test]
 fn a_waker_may_use_the_channel_that_wakes_it() {
     struct Nosy(std::sync::Mutex<Option<Sender<u64>>>, AtomicUsize);
     impl std::task::Wake for Nosy {

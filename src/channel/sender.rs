@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. A [`Send`] that waits has a ticket. Dropping it gives back the ticket, and any room that was
-//!    promised to it.
+//! 1. A [`Send`] that waits for room has a ticket. Dropping it gives back the ticket, and any room
+//!    that was promised to it.
 
 use super::link::{AnyLink, Calls, Link, State, time_since};
 use crate::rt;
@@ -254,9 +254,10 @@ impl<T> Drop for Send<'_, T> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             self.link.leave_line(ticket, self.since);
-            if let Some(value) = self.value.take() {
-                self.link.discard_one(value);
-            }
+        }
+        // One without a ticket may wait for its turn to be given back.
+        if let Some(value) = self.value.take() {
+            self.link.discard_one(value);
         }
     }
 }
