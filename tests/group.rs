@@ -457,6 +457,23 @@ async fn a_spawn_that_waits_at_the_limit_ends_when_the_group_ends() {
     assert_eq!(group.shutdown(Duration::ZERO).await.aborted().len(), 1);
 }
 
+#[tokio::test]
+async fn without_a_grace_nobody_has_a_turn_though_the_caller_is_to_let_others_go_first() {
+    let group = Group::new(&Context::background());
+    let ends = |ctx: Context| async move {
+        ctx.done().await;
+        Ok::<_, io::Error>(())
+    };
+    group.spawn("ends", ends).await.unwrap();
+    rt::yield_now().await;
+    std::future::poll_fn(|cx| {
+        while std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+        Poll::Ready(())
+    })
+    .await;
+    assert_eq!(group.shutdown(Duration::ZERO).await.aborted().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deadline_ends_a_spawn_that_waits_at_its_instant() {
     let (parent, _canceller) = Context::background().with_timeout(ms(70));

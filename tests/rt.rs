@@ -357,3 +357,20 @@ fn another_executor_inside_a_task_gets_past_any_number_of_sleeps_that_are_over()
     });
     runtime.block_on(task).unwrap();
 }
+
+#[tokio::test]
+async fn who_asks_again_and_again_whether_a_time_has_come_hears_of_all_and_lets_others_run() {
+    let end = std::time::Instant::now() + 10 * SECOND;
+    let others = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&others);
+    let asks = rt::spawn(async move {
+        let (mut ticks, mut ticked) = (rt::interval(Duration::from_micros(1)), 0);
+        while ticked < 1_000 && std::time::Instant::now() < end {
+            ticked += usize::from(rt::timeout(Duration::ZERO, ticks.tick()).await.is_ok());
+        }
+        (ticked, counts.load(Ordering::Relaxed))
+    });
+    let other = rt::spawn(async move { others.fetch_add(1, Ordering::Relaxed) });
+    assert_eq!(asks.await.unwrap(), (1_000, 1));
+    other.await.unwrap();
+}

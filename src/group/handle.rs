@@ -294,9 +294,11 @@ impl Group {
             let shared = &self.handle.shared;
             shared.end("the group was shut down".into(), place);
             let (before, mut late) = shared.tasks.late();
-            if rt::timeout(grace, shared.tasks.over(TASKS, place)).await.is_err() {
+            let over = || shared.tasks.over(TASKS, place);
+            // Without a grace nobody has a turn, as one would where a timeout lets others go first.
+            if grace.is_zero() || rt::timeout(grace, over()).await.is_err() {
                 shared.tasks.stop_late();
-                shared.tasks.over(TASKS, place).await;
+                over().await;
             }
             // Including those that another shutdown aborted, now or before: they did not end by
             // themselves.

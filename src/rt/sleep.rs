@@ -41,6 +41,9 @@ pub fn sleep(duration: Duration) -> Sleep {
 }
 
 /// Waits until the clock reads `at`; does not wait if that has passed.
+///
+/// In a task of tokio's that has used up its budget, other tasks go first, once, though the time has
+/// come. So one that is polled only once, say by `now_or_never`, may be pending after `at`.
 #[track_caller]
 pub fn sleep_until(at: Instant) -> Sleep {
     Sleep::new(Some(at), Location::caller())
@@ -221,10 +224,15 @@ fn is_out_of_budget(_cx: &mut Context<'_>) -> bool {
 
 impl Sleep {
     /// Polls it though the task may have used up the budget that tokio gives it for one poll: a
-    /// timer that is polled behind what is always ready would else never be.
+    /// timer that is polled behind what is always ready would else never be. Only where its time has
+    /// come when it is first polled do others go first, once: whoever asks again and again with no
+    /// time at all, as by a timeout of zero, would else be told that nothing has come, for ever.
     pub(crate) fn poll_out_of_budget(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         #[cfg(all(feature = "tokio", not(loom)))]
         {
+            if matches!(self.timer, Timer::New) && self.at.is_some_and(|at| super::now() >= at) {
+                return self.poll(cx);
+            }
             let poll = std::future::poll_fn(|cx| self.as_mut().poll(cx));
             std::pin::pin!(tokio::task::unconstrained(poll)).poll(cx)
         }
