@@ -265,8 +265,11 @@ impl Group {
             }
             let own_end = state.own_end.clone();
             drop(state);
+            let is_own = |ended: &Cancelled| {
+                own_end.is_some_and(|own| skip(Break::OwnEndHidesParents) || own.is(ended.cause()))
+            };
             match shared.ctx.check() {
-                Err(ended) if own_end.is_some_and(|own| own.is(ended.cause())) => Ok(()),
+                Err(ended) if is_own(&ended) => Ok(()),
                 ended => ended,
             }
         }

@@ -12,6 +12,7 @@
 use super::report::StillRunning;
 use crate::rt::probe::{self, Wait};
 use crate::rt::{self, Abort, Waiting};
+use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, BriefLock};
 use slab::Slab;
 use std::any::Any;
@@ -161,6 +162,10 @@ impl Tasks {
     fn stop_after(&self, note: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         note(&mut state);
+        if skip(Break::LateNotedTooSoon) {
+            drop(state);
+            state = self.state.lock();
+        }
         state.stopped = true;
         let aborts = std::mem::take(&mut state.aborts);
         drop(state);

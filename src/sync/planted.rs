@@ -69,6 +69,10 @@ pub enum Break {
     StartNotAnnounced,
     /// A spawn that waits for room does not look at its group's context.
     SpawnIgnoresTheEnd,
+    /// Tasks are written down as late, and stopped only when the lock was free in between.
+    LateNotedTooSoon,
+    /// A group that was shut down is taken to have ended for that, whatever ended it.
+    OwnEndHidesParents,
     /// A pipeline that ends does not stop its tasks.
     StagesNotStopped,
     /// A reader may see the end of a stage before how it ended is known.

@@ -139,6 +139,12 @@ caught! {
         "after the shutdown has returned";
     a_spawn_that_does_not_look_is_caught:
         SpawnIgnoresTheEnd by group::a_spawn_at_the_limit_hears_of_the_end, "deadlock";
+    tasks_that_are_written_down_too_soon_are_caught:
+        LateNotedTooSoon by
+        group::a_task_that_is_started_while_the_others_are_aborted_is_aborted_and_reported, "left: 0";
+    a_shutdown_that_hides_the_parents_end_is_caught:
+        OwnEndHidesParents by group::a_shutdown_while_the_parent_ends_hides_no_cause,
+        "it ended because: stop";
 
     stages_that_are_not_stopped_are_caught:
         StagesNotStopped by pipeline::a_worker_that_waits_for_ever_is_stopped_by_the_cancel,

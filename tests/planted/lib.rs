@@ -477,7 +477,8 @@ found! {
         "between the look and the entry in the list, in one poll, another thread must come"
     LoserReturnsAtOnce | SweepTakesOthersWaiters | LookNotWrittenDown:
         "another thread must look, or cancel, in the middle of a sweep"
-    EndBeforeEnding | SecondFailureIsTheCause | SourceLooksTooSoon | StartNotAnnounced:
+    EndBeforeEnding | LateNotedTooSoon | OwnEndHidesParents | SecondFailureIsTheCause
+    | SourceLooksTooSoon | StartNotAnnounced:
         "two lines of one poll, between which another thread must come"
     StopDoesNotWait | SleeperNotTold:
         "about a thread that blocks, which a checker has none of"
