@@ -50,6 +50,8 @@ pub(super) struct Front<T> {
     taken: usize,
     /// How long takers have been idle, in total.
     waited: Duration,
+    /// Numbers and wakers. The one that went idle last is called first, for its memory is still in
+    /// the caches; in a [`Waiting`](crate::rt::Waiting) it would be the last.
     idle: Vec<(usize, Waker)>,
     arriving: usize,
     /// How many there are. Those that go after the link was closed are not always subtracted.
