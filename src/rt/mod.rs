@@ -82,8 +82,10 @@ pub(crate) use on_tokio::A_CENTURY;
 pub(crate) use on_tokio::keeps_time_here;
 #[cfg(all(unix, not(loom)))]
 pub(crate) use runner::becomes_quells_own;
+#[cfg(all(any(unix, feature = "tracing"), not(loom)))]
+pub(crate) use runner::run as leave_to_crew;
 #[cfg(not(loom))]
-pub(crate) use runner::{for_users, is_quells_own, run as leave_to_crew};
+pub(crate) use runner::{for_users, is_quells_own};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;
