@@ -388,10 +388,11 @@ const NO_THREADS: &str = "QUELL_TEST_WITHOUT_THREADS";
 fn is_without_threads(test: &str) -> bool {
     if std::env::var_os(NO_THREADS).is_none() {
         // No stack can be so large: the test runs on the first thread, as there can be no other.
+        let stack = if usize::BITS == 64 { 1_u64 << 47 } else { 0xff00_0000 };
         let alone = std::process::Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture"])
             .env(NO_THREADS, "1")
-            .env("RUST_MIN_STACK", (1_u64 << 47).to_string())
+            .env("RUST_MIN_STACK", stack.to_string())
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&alone.stderr);

@@ -66,7 +66,9 @@ impl World for Explorer {
             let task = engine.add(future.take(), label, address);
             Some(signal::stop(engine.run, task))
         });
-        spawned.expect("a schedule has no room for more tasks")
+        spawned.unwrap_or_else(|| {
+            panic!("quell: a schedule has room for {} tasks, and no more", signal::MOST_TASKS)
+        })
     }
 
     fn now(&self) -> Instant {

@@ -16,8 +16,9 @@ use crate::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
-/// How many bits of a number are the task's. The rest are the schedule's.
-const TASK_BITS: u32 = usize::BITS * 3 / 8;
+/// How many bits of a number are the task's; the rest are the schedule's. Either way there is room
+/// for more tasks than a schedule has steps before it counts as busy.
+const TASK_BITS: u32 = if usize::BITS < 64 { 16 } else { 24 };
 /// The most tasks of a schedule.
 pub(super) const MOST_TASKS: usize = 1 << TASK_BITS;
 /// After this many schedules of the process, their numbers begin anew.
