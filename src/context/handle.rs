@@ -360,6 +360,12 @@ impl Context {
         Some(self.branch()?.deadline()?.at)
     }
 
+    /// The cause with which its deadline ends it.
+    #[cfg(all(feature = "http", not(loom)))]
+    pub(crate) fn cause_at_deadline(&self) -> Option<Cause> {
+        Some(self.branch()?.deadline()?.cause.clone())
+    }
+
     /// Its deadline, if that has ended it and is on `clock`.
     pub(crate) fn expired_by(&self, clock: &Clock) -> Option<Instant> {
         let branch = self.branch()?;

@@ -413,6 +413,19 @@ async fn a_request_that_outlives_its_service_hears_of_the_servers_end() {
     drop(answer);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_ends_by_its_servers_deadline_is_told_why_the_server_has_one() {
+    let minute = Duration::from_secs(60);
+    let (server, _stop) = Context::background().with_timeout_cause(minute, "closing time");
+    let (reporter, mut reports) = reports();
+    let service = ContextLayer::new(&server).layer(Answers(StatusCode::OK, reporter));
+    let answer = call(&service, Request::new(Body::empty())).await.unwrap();
+    reports.none_yet();
+    tokio::time::sleep(minute).await;
+    assert_eq!(reports.next().await, "server stopped: closing time");
+    drop(answer);
+}
+
 #[tokio::test]
 async fn the_context_has_ended_before_anything_of_the_handler_is_dropped() {
     struct Asks(Context, Reporter<String>);

@@ -13,7 +13,6 @@ use super::ContextService;
 use crate::context::{AfterFunc, Context};
 use crate::http::RequestEnd;
 use std::sync::Arc;
-use std::time::Duration;
 use tower_layer::Layer;
 
 /// Gives each request a context, derived from the server's.
@@ -63,8 +62,8 @@ impl ContextLayer {
     #[track_caller]
     pub fn new(server: &Context) -> Self {
         let values = server.without_cancel();
-        let (requests, canceller) = match server.deadline() {
-            Some(at) => values.with_deadline_cause(at, RequestEnd::ServerStopped(passed())),
+        let (requests, canceller) = match server.deadline().zip(server.cause_at_deadline()) {
+            Some((at, why)) => values.with_deadline_cause(at, RequestEnd::ServerStopped(why)),
             None => values.with_cancel(),
         };
         canceller.clone().detach();
@@ -80,12 +79,6 @@ impl ContextLayer {
     pub(in crate::http) fn below(requests: Context) -> Self {
         ContextLayer { requests, tie: None }
     }
-}
-
-/// The cause of a context whose deadline has passed.
-fn passed() -> crate::context::Cause {
-    let (ctx, _canceller) = Context::background().with_timeout(Duration::ZERO);
-    ctx.cause().expect("no time at all has passed")
 }
 
 impl<S> Layer<S> for ContextLayer {
