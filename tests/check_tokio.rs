@@ -86,6 +86,27 @@ fn a_task_that_is_always_busy_does_not_stop_the_count() {
 }
 
 #[test]
+fn what_is_chosen_is_the_same_in_each_run_or_no_run_would_come_to_the_points_of_another() {
+    let report = Checker::tokio().run(|ctx| async move {
+        for _ in 0..rt::choose(100) {
+            ctx.is_done();
+        }
+        ctx.is_done();
+    });
+    assert!(report.complete(), "{report}");
+    let chosen = Cell::new(None);
+    let same = Checker::tokio().run(|ctx| {
+        let now = rt::choose(usize::MAX);
+        assert_eq!(chosen.replace(Some(now)).unwrap_or(now), now);
+        async move { ctx.check() }
+    });
+    same.assert_clean();
+    // What is not checked is left to chance.
+    let outside = |_| rt::choose(usize::MAX);
+    assert!((0..3).map(outside).all(|other| Some(other) != chosen.get()));
+}
+
+#[test]
 fn a_body_that_waits_for_ever_is_blocked() {
     let report = Checker::tokio().run(|ctx| async move {
         let _ = ctx.run(time::sleep(Duration::from_secs(5))).await;

@@ -97,7 +97,7 @@ pub(crate) use timer::look_often;
 #[cfg(all(test, feature = "tokio", not(loom)))]
 pub(crate) use tokio::runtime;
 #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
-pub(crate) use turn::learn_of_tasks;
+pub(crate) use turn::{SameChoices, learn_of_tasks};
 pub(crate) use turn::{Turn, go_behind, is_in_real_time, real_now};
 pub use turn::{YieldNow, choose, yield_now};
 pub(crate) use waiting::Waiting;

@@ -310,10 +310,11 @@ pub(crate) fn real_now() -> Option<std::time::Instant> {
     is_in_real_time().then(Clock::system_now)
 }
 
-/// Returns one of 0 to n - 1: at random, or, under a checker, each in turn.
+/// Returns one of 0 to n - 1: at random or, under a checker, as its strategy says.
 ///
 /// For whatever may go either way: which branch of a `select!` to look at first, which replica to
-/// ask. A checker explores every choice.
+/// ask. An exhaustive search tries every choice. `Checker::tokio` has one schedule, and the same
+/// choices in each of its runs.
 ///
 /// # Panics
 ///
@@ -335,12 +336,34 @@ pub fn choose(n: usize) -> usize {
 }
 
 #[cfg(not(loom))]
-fn at_random(n: usize) -> usize {
-    use std::cell::Cell;
-    use std::hash::{BuildHasher, RandomState};
-    thread_local! {
-        static SEED: Cell<u64> = Cell::new(RandomState::new().hash_one(0));
+std::thread_local! {
+    /// From which the next choice of this thread is made.
+    static SEED: std::cell::Cell<u64> = {
+        use std::hash::{BuildHasher, RandomState};
+        std::cell::Cell::new(RandomState::new().hash_one(0))
+    };
+}
+
+/// Until it is dropped, this thread makes the choices that it has made with the one before.
+#[cfg(all(feature = "check", feature = "tokio", not(loom)))]
+pub(crate) struct SameChoices(u64);
+
+#[cfg(all(feature = "check", feature = "tokio", not(loom)))]
+impl SameChoices {
+    pub(crate) fn begin() -> Self {
+        SameChoices(SEED.replace(0))
     }
+}
+
+#[cfg(all(feature = "check", feature = "tokio", not(loom)))]
+impl Drop for SameChoices {
+    fn drop(&mut self) {
+        SEED.set(self.0);
+    }
+}
+
+#[cfg(not(loom))]
+fn at_random(n: usize) -> usize {
     // splitmix64: good enough to be fair, and no dependency.
     let seed = SEED.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
     SEED.set(seed);

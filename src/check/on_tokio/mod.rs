@@ -29,8 +29,8 @@ use super::token::{ReplayError, Token};
 use super::vacuous::{nowhere, of_the_whole, unheard};
 use super::verdict::{CONTEXT_LEFT, TIMER_LEFT};
 use super::violation::{Violation, ViolationKind};
-use crate::rt::Clock;
 use crate::rt::world::{self, Onlooker};
+use crate::rt::{Clock, SameChoices};
 use crate::sync::Arc;
 use std::panic::{Location, catch_unwind};
 use std::pin::pin;
@@ -313,6 +313,8 @@ fn run(
     pulse: &Arc<Pulse>,
     traced: bool,
 ) -> Outcome {
+    // Runs that chose otherwise would come to other points.
+    let _choices = SameChoices::begin();
     let watcher = Arc::new(Watcher::new(plan, kind, target, pulse, traced));
     let rest = Arc::new(Rest::new(pulse));
     let _looking = world::look_on(Arc::clone(&watcher) as _);
