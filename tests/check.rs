@@ -708,7 +708,23 @@ fn a_single_schedule_by_priorities_has_its_injection_however_short_it_is() {
 fn outside_of_a_checker_its_marks_are_nothing() {
     check::fault("nowhere");
     check::sometimes("never", false);
-    drop(check::Tracked::new(1));
+    let item = check::Tracked::new(1);
+    assert_eq!(format!("{item:?}"), "Tracked(1)");
+    drop(item);
+}
+
+#[test]
+fn debug_shows_what_a_violation_says_when_it_is_asked_and_not_every_step_that_led_there() {
+    let report = Checker::exhaustive().max_delays(0).run(|ctx: Context| async move {
+        for _ in 0..100 {
+            rt::yield_now().await;
+        }
+        let _ = ctx.run(rt::sleep(Duration::from_secs(5))).await;
+        std::future::pending::<()>().await;
+    });
+    let (debug, token) = (format!("{report:?}"), report.violations()[0].replay());
+    assert!(debug.contains("BlockedStage") && debug.contains(token), "{debug}");
+    assert!(debug.len() < 2_000, "{debug}");
 }
 
 // ----------------------------------------------------------------------- panics

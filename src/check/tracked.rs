@@ -62,6 +62,6 @@ impl<T> Drop for Tracked<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Tracked<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Tracked").field(&self.value).finish()
+        f.debug_tuple("Tracked").field(&**self).finish()
     }
 }

@@ -56,8 +56,9 @@ impl fmt::Display for ViolationKind {
     }
 }
 
-/// One violation, with its shortest witness. Its `Display` tells the whole story.
-#[derive(Clone, Debug)]
+/// One violation, with its shortest witness. Its `Display` tells the whole story; its `Debug` does
+/// not.
+#[derive(Clone)]
 pub struct Violation {
     pub(super) kind: ViolationKind,
     pub(super) task: Option<String>,
@@ -104,7 +105,8 @@ impl Violation {
     }
 
     /// The token of its shortest witness, for
-    /// [`Checker::replay`](crate::check::Checker::replay).
+    /// [`Checker::replay`](crate::check::Checker::replay). Empty if it is a violation of all
+    /// schedules together.
     pub fn replay(&self) -> &str {
         &self.replay
     }
@@ -145,6 +147,21 @@ impl Violation {
 
     pub(super) fn story(&self) -> &Story {
         &self.story
+    }
+}
+
+impl fmt::Debug for Violation {
+    /// Without the story, which has every step of a schedule.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Violation")
+            .field("kind", &self.kind)
+            .field("task", &self.task)
+            .field("spawned_at", &self.spawned_at)
+            .field("waiting_at", &self.waiting_at)
+            .field("waiting_for", &self.waiting_for)
+            .field("count", &self.count)
+            .field("replay", &self.replay)
+            .finish_non_exhaustive()
     }
 }
 
