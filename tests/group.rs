@@ -188,13 +188,15 @@ async fn what_a_task_holds_has_been_dropped_when_wait_returns() {
 }
 
 #[test]
-fn spawning_where_nobody_runs_tasks_says_what_to_do_and_takes_no_place() {
+fn spawning_where_nobody_runs_tasks_says_where_and_what_to_do_and_takes_no_place() {
     let group = Group::new(&Context::background());
     group.limit(1);
     for _ in 0..3 {
         let spawning = std::panic::AssertUnwindSafe(|| block_on(group.spawn("never", looks)));
         let panic = std::panic::catch_unwind(spawning).unwrap_err();
-        let said = panic.downcast_ref::<&str>().expect("a text");
+        let said = panic.downcast_ref::<String>().expect("a text");
+        let line = line!() - 3;
+        assert!(said.contains(&format!("the spawn at tests/group.rs:{line}:")), "{said}");
         assert!(said.contains("inside a tokio runtime"), "{said}");
     }
     assert_eq!(group.running(), 0);

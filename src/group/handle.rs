@@ -151,7 +151,7 @@ impl Group {
     ///
     /// # Panics
     ///
-    /// If nothing runs tasks here, as [`rt::spawn`](crate::rt::spawn) does.
+    /// When it is polled, if nothing runs tasks there. The message has the line of this call.
     #[track_caller]
     pub fn spawn<F, Fut, E>(&self, name: impl Into<Cow<'static, str>>, task: F) -> Spawn<'_, F>
     where

@@ -79,7 +79,13 @@ where
                 return Poll::Ready(Err(cancelled));
             }
             // Before it takes a place.
-            rt::require();
+            let place = this.place;
+            assert!(
+                rt::runs_tasks(),
+                "quell: the spawn at {place} was awaited where nobody runs tasks; await it inside a tokio \
+                 runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a \
+                 checker"
+            );
             let waker = cx.waker().clone();
             let mut state = this.shared.state.lock();
             let before = match this.ticket {
