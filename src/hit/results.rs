@@ -12,7 +12,8 @@ use crate::context::{Context, Done};
 use crate::pipeline::{self, Report};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use futures_core::Stream;
+use futures_core::future::FusedFuture;
+use futures_core::stream::{FusedStream, Stream};
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
@@ -146,6 +147,12 @@ impl Stream for Results {
     }
 }
 
+impl FusedStream for Results {
+    fn is_terminated(&self) -> bool {
+        !matches!(self.hits, Hits::Coming(_))
+    }
+}
+
 impl fmt::Debug for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Results")
@@ -167,5 +174,11 @@ impl Future for Next<'_> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<Hit>> {
         self.results.poll(task)
+    }
+}
+
+impl FusedFuture for Next<'_> {
+    fn is_terminated(&self) -> bool {
+        self.results.is_terminated()
     }
 }

@@ -1,6 +1,9 @@
 //! The end, however it comes: of the results, of the reader, of the context.
 
 use super::rig::{OK, all, answering, get, heard, send, server, until};
+use futures::StreamExt;
+use futures::future::FusedFuture;
+use futures::stream::FusedStream;
 use quell::hit::{ErrorKind, Options, Summary, send_n};
 use quell::{Context, Outcome};
 use std::sync::Arc;
@@ -52,6 +55,22 @@ async fn dropping_the_results_ends_everything() {
     until("the connections to be closed", || open.load(Ordering::SeqCst) == 0).await;
     until("the tasks to end", || Handle::current().metrics().num_alive_tasks() == alone).await;
     assert_eq!(asked.load(Ordering::SeqCst), 7);
+}
+
+#[tokio::test]
+async fn a_select_takes_from_several_results_until_all_have_ended() {
+    let (url, _) = answering(OK).await;
+    let (mut one, mut two) = (send(3, &url, Options::new()), send(5, &url, Options::new()));
+    let mut counts = [0, 0];
+    loop {
+        futures::select! {
+            hit = one.select_next_some() => counts[0] += u32::from(hit.is_success()),
+            hit = two.next() => counts[1] += u32::from(hit.is_some()),
+            complete => break,
+        }
+    }
+    assert_eq!(counts, [3, 5]);
+    assert!(one.is_terminated() && two.next().is_terminated());
 }
 
 #[tokio::test]
