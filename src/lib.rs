@@ -94,7 +94,7 @@
 //! |---|---|
 //! | `tokio` (default) | groups and pipelines run their tasks on tokio; deadlines follow the clock of the tokio runtime they were made in, paused or not |
 //! | `tokio-util` | [`Context::token`](Context#method.token) and [`Context::with_token`](Context#method.with_token), to and from `CancellationToken` |
-//! | `tracing` | an event, target `quell`, level debug, when a context ends for a reason of its own |
+//! | `tracing` | an event, target `quell`, level debug, when a context ends for a reason of its own; warnings of `http` |
 //! | `check` | the checker |
 //! | `proptest` | random pipelines and schedules for the checker |
 //! | `http` | a context for each request, limits, a client, a server |

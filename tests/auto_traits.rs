@@ -176,6 +176,18 @@ fn every_public_type_has_the_auto_traits_it_is_said_to_have_and_no_others() {
         };
         [table, more].concat()
     };
+    #[cfg(unix)]
+    let table = [table, table! { quell::signal::Interrupted: 1 1 1 1 1; }].concat();
+    #[cfg(feature = "proptest")]
+    let table = {
+        use quell::check::strategies::{Schedule, Shape, Stage};
+        let more = table! {
+            Schedule:           1 1 1 1 1;
+            Shape:              1 1 1 1 1;
+            Stage:              1 1 1 1 1;
+        };
+        [table, more].concat()
+    };
     let wrong: Vec<_> = table.iter().filter(|(_, said, are)| said != are).collect();
     assert!(wrong.is_empty(), "said, and are: {wrong:#?}");
 }
@@ -309,4 +321,21 @@ fn the_futures_that_have_no_name_can_be_sent_to_other_threads() {
     let mut results = Pipeline::from_iter(&Context::background(), 0..1_u8).run();
     sent(&results.next());
     sent(&results.finish());
+    let results = Pipeline::from_iter(&Context::background(), 0..1_u8).run();
+    sent(&results.try_collect::<Vec<_>>());
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn nor_do_the_unnamed_futures_of_http_and_hit_stay_where_they_are_made() {
+    use quell::hit::{Hit, Options, send_n_with};
+    use quell::http::{CallBody, Client};
+    fn sent<T: Send>(_: &T) {}
+    let (ctx, client) = (Context::background(), Client::new());
+    sent(&client.get(&ctx, "http://localhost/"));
+    sent(&client.send(&ctx, http::Request::new(String::new())));
+    let _read = |body: CallBody| sent(&body.bytes(1));
+    let _read = |body: CallBody| sent(&body.text(1));
+    let send = |_, _| async { Hit::answered(200, 0, std::time::Duration::ZERO) };
+    sent(&send_n_with(&ctx, 1, Options::new(), send).expect("one is enough").finish());
 }

@@ -308,7 +308,8 @@ impl Checker {
     ///
     /// # Panics
     ///
-    /// When a token to be replayed does not fit: see [`ReplayError`].
+    /// When a token to be replayed does not fit: see [`ReplayError`]. For [`Checker::tokio`], inside
+    /// a runtime; for all others, inside a runtime on which the body spawns a task.
     #[track_caller]
     pub fn run<F, Fut>(&self, body: F) -> Report
     where
@@ -326,6 +327,10 @@ impl Checker {
     /// # Errors
     ///
     /// When `token` is malformed, is of another version, or does not fit this body.
+    ///
+    /// # Panics
+    ///
+    /// Inside a runtime, as [`run`](Checker::run) does.
     #[track_caller]
     pub fn try_replay<F, Fut>(token: &str, body: F) -> Result<Report, ReplayError>
     where

@@ -28,7 +28,7 @@ impl Place {
         self.line
     }
 
-    /// The column, from 1.
+    /// The column, from 1; 0 where a stack trace does not say it.
     pub fn column(&self) -> u32 {
         self.column
     }

@@ -71,6 +71,10 @@ pub enum Stage {
 
 impl Shape {
     /// Builds the pipeline of this shape, below `ctx`.
+    ///
+    /// # Panics
+    ///
+    /// When a stage has zero workers, a rate of zero, or no room. None that is generated has.
     #[track_caller]
     pub fn pipeline(&self, ctx: &Context) -> Pipeline<u64> {
         let source = Pipeline::from_iter(ctx, (0..self.items).map(u64::from));

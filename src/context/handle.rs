@@ -438,6 +438,10 @@ impl Context {
     ///
     /// It keeps its own time, so deadlines need no runtime here. If the deadline is on a paused
     /// clock, this returns when another thread moves that clock.
+    ///
+    /// # Panics
+    ///
+    /// Under a checker, which has one thread only.
     #[track_caller]
     pub fn wait(&self) -> ContextError {
         wait::until(self, None).expect("without a limit only an end returns")
@@ -445,6 +449,10 @@ impl Context {
 
     /// Blocks this thread until the context ends, or returns `None` after `limit`. The limit is on
     /// the system's clock, whichever clock the deadline is on.
+    ///
+    /// # Panics
+    ///
+    /// As [`wait`](Context::wait) does.
     #[track_caller]
     pub fn wait_timeout(&self, limit: Duration) -> Option<ContextError> {
         // A limit beyond the clock's range is none.

@@ -20,8 +20,6 @@
 //! println!("p99: {:?}", summary.percentile(99.0));
 //! # Ok(()) }
 //! ```
-//!
-//! # Files
 
 // | file | what it is |
 // |---|---|

@@ -36,8 +36,9 @@ const GRACE: Duration = Duration::MAX;
 ///
 /// # Errors
 ///
-/// When `n`, the concurrency or the rate is zero, for latency correction without a rate, and when
-/// the request or its URL is not valid. A failure of one request is part of its [`Hit`].
+/// When `n`, the concurrency or the rate is zero, for latency correction without a rate, when the
+/// request or its URL is not valid, and for `https` without the feature `tls` or without certificates
+/// to trust. A failure of one request is part of its [`Hit`].
 #[track_caller]
 pub fn send_n<B: Into<Bytes>>(
     ctx: &Context,

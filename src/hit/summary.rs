@@ -7,7 +7,8 @@ use std::time::Duration;
 
 /// What was measured of many requests, in memory that does not grow with them.
 ///
-/// Durations are those of whole responses, kept to a tenth of a per cent.
+/// Durations are those of whole responses, kept to a tenth of a per cent. For percentiles and
+/// histograms, those of more than 73 minutes count as that.
 ///
 /// ```
 /// use quell::hit::{ErrorKind, Hit, Summary};
@@ -140,7 +141,7 @@ impl Summary {
         self.durations.percentile(percent)
     }
 
-    /// Returns a histogram: `rows` rows of the same width from the fastest to the 95th percentile,
+    /// Returns a histogram: at most `rows` rows, but one at least, of the same width from the fastest to the 95th percentile,
     /// and one for what is slower. Each row is where it begins, where it ends, and its number of
     /// responses.
     #[must_use]

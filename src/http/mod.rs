@@ -42,8 +42,6 @@
 //! | the caller's deadline and tracking id | [`PropagationLayer`] |
 //! | to call another service | [`Client`] |
 //! | … with your own client | [`propagate`], and [`Context::run`](crate::Context::run) |
-//!
-//! # Files
 
 // | file | what it is |
 // |---|---|

@@ -72,6 +72,7 @@ impl Rate {
     /// # Panics
     ///
     /// When `n` is zero.
+    #[must_use = "this returns the rate with the change"]
     #[track_caller]
     pub const fn burst(self, n: u32) -> Rate {
         assert!(n > 0, "quell: a burst of zero lets nothing through; pass 1 or more");

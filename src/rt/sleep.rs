@@ -269,7 +269,8 @@ pin_project! {
 /// Runs `future` for at most this long.
 ///
 /// An output that the future has produced is never thrown away: the future is polled before the
-/// time is looked at.
+/// time is looked at. Where the time has come before the first poll, other tasks may go first, once,
+/// as for [`sleep_until`].
 ///
 /// # Errors
 ///

@@ -169,6 +169,10 @@ fn nobody() -> ! {
 /// # Cancel safety
 ///
 /// Dropping it leaves the task running.
+///
+/// # Panics
+///
+/// When polled again after it was ready.
 #[must_use = "a task goes on without its handle: `drop` it to say so"]
 pub struct JoinHandle<T> {
     name: Cow<'static, str>,

@@ -10,7 +10,7 @@ use std::fmt;
 ///
 /// It names the call, without what follows the path, which may be secret.
 /// [`cancelled`](CallError::cancelled) tells a call that was given up from one that failed, and
-/// [`is_connect`](CallError::is_connect) one that was never sent.
+/// [`is_connect`](CallError::is_connect) one for which there was no connection.
 ///
 /// ```
 /// use quell::Context;

@@ -51,7 +51,8 @@ where
 
     /// # Panics
     ///
-    /// When polled again after it was ready.
+    /// When polled again after it has answered `503`. After an answer of the handler's, what the
+    /// handler's own future does then is done.
     fn poll(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(future) = this.future.as_mut().as_pin_mut() else {
