@@ -142,11 +142,15 @@ pub use pipeline::{OnCancel, Outcome, Pipeline, Rate, Report, Results, StageEnd,
 
 #[cfg(not(loom))]
 pub use context::Tree;
-#[cfg(all(unix, not(loom)))]
-pub use context::signal;
 pub use context::{
     AfterFunc, BoxError, Cancelled, Canceller, Cause, Context, ContextError, Done, Key, Run,
 };
+
+/// Ctrl-C: a context that ends when the process is asked to stop.
+#[cfg(all(unix, not(loom)))]
+pub mod signal {
+    pub use crate::context::signal::{Interrupted, interrupt};
+}
 
 /// The planted bugs, for the checker's tests, in builds that have them.
 #[cfg(all(quell_planted, not(loom)))]

@@ -622,6 +622,8 @@ fn a_check_that_checks_nothing_fails() {
     });
     assert!(!never.to_string().contains(';'), "more of it would not help: {never}");
     assert!(never.to_string().contains("pigs fly"), "{never}");
+    let of_all = &never.violations()[0];
+    assert_eq!((of_all.count(), of_all.replay()), (0, ""), "no one schedule shows it");
     assert_eq!(kind(never), vacuous);
     assert_eq!(kind(Checker::new().inject(Inject::None).run(|_| rt::yield_now())), None);
 }

@@ -790,6 +790,27 @@ async fn a_report_tells_how_long_a_stage_waited_for_room_however_that_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_workers_that_wait_for_room_each_counts() {
+    for workers in [1, 2, 3] {
+        let items = Pipeline::from_iter(&background(), 0_u64..10);
+        let mut results = items
+            .dispatch(workers, |_, n| async move {
+                rt::sleep(ms(1)).await;
+                n
+            })
+            .buffer(1)
+            .run();
+        assert!(results.next().await.is_some());
+        rt::sleep(ms(1_000)).await;
+        while results.next().await.is_some() {}
+        let report = finish(results).await;
+        let waited = report.stages()[1].waited_for_output();
+        let all = ms(1_000) * workers as u32;
+        assert!(waited <= all && waited + ms(10) * workers as u32 >= all, "{report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_report_tells_how_long_a_stage_waited_for_items_however_that_ended() {
     for stage in ["map", "stage", "dispatch"] {
         for (ends_after, waited) in [(ms(1_000), ms(300)), (ms(250), ms(250))] {

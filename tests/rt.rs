@@ -3,9 +3,10 @@
 
 mod kit;
 
+use futures::FutureExt;
 use kit::{most_between_ticks, ms};
-use quell::rt;
-use std::panic::PanicHookInfo;
+use quell::{Cancelled, Context, Group, channel, rt};
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -304,6 +305,26 @@ fn a_call_that_is_refused_panics_at_the_line_that_made_it() {
         let at = lines.lock().unwrap().pop();
         assert_eq!(at, Some(("tests/rt.rs".to_string(), line)));
     }
+}
+
+#[tokio::test]
+async fn a_future_that_has_given_its_output_says_which_it_is_when_it_is_polled_again() {
+    async fn again(future: impl Future) -> String {
+        let mut future = std::pin::pin!(future);
+        drop(future.as_mut().await);
+        let again = AssertUnwindSafe(future).catch_unwind().await;
+        let payload = again.err().expect("it panics");
+        let text = payload.downcast_ref::<&str>().copied().map(str::to_string);
+        text.or_else(|| payload.downcast_ref().cloned()).expect("a text")
+    }
+    let (ctx, (sender, _receiver)) = (Context::background(), channel::bounded(1));
+    let group = Group::new(&ctx);
+    let task = |_| async { Ok::<_, Cancelled>(()) };
+    assert!(again(ctx.run(async {})).await.contains("`Run`"));
+    assert!(again(sender.send(1)).await.contains("`Send`"));
+    assert!(again(group.spawn("task", task)).await.contains("`Spawn`"));
+    assert!(again(rt::spawn(async {})).await.contains("JoinHandle"));
+    group.wait().await.unwrap();
 }
 
 #[test]

@@ -179,7 +179,8 @@ impl Checker {
         self
     }
 
-    /// Sets the maximum number of schedules, over all injections: 100,000 unless this is called.
+    /// Sets the maximum number of schedules, over all injections: 100,000 unless this is called, or
+    /// as many as [`random`](Checker::random) and [`pct`](Checker::pct) were given.
     ///
     /// # Panics
     ///

@@ -298,6 +298,10 @@ impl Context {
     /// Its waker is woken on the thread that ends the context; at a deadline, on the runtime that
     /// kept the time or on the one thread that keeps all other deadlines. A waker that blocks there
     /// delays them; those of executors do not block.
+    ///
+    /// # Cancel safety
+    ///
+    /// If dropped before it is ready, it leaves nothing behind.
     #[doc(alias = "cancelled")]
     #[track_caller]
     pub fn done(&self) -> Done {

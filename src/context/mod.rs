@@ -36,7 +36,7 @@ mod purse;
 mod run;
 mod scope;
 #[cfg(all(unix, not(loom)))]
-pub mod signal;
+pub(crate) mod signal;
 mod ties;
 #[cfg(all(feature = "tokio-util", not(loom)))]
 mod token;

@@ -23,6 +23,15 @@ fn percentiles_are_right_to_a_thousandth() {
 }
 
 #[test]
+fn what_takes_hours_is_exact_in_the_mean_and_the_slowest_and_73_minutes_in_a_percentile() {
+    let (mut summary, hour) = (Summary::new(), Duration::from_secs(3600));
+    (1..=9).for_each(|hours| summary.record(&Hit::answered(200, 1, hour * hours)));
+    assert_eq!((summary.mean(), summary.slowest()), (Some(5 * hour), Some(9 * hour)));
+    assert_eq!(summary.percentile(50.0).unwrap().as_secs() / 60, 73);
+    assert_eq!(summary.percentile(1.0).unwrap().as_secs() / 60, 60);
+}
+
+#[test]
 fn one_outlier_in_a_thousand_is_not_within_the_other_999() {
     let (quick, slow) = (Duration::from_millis(1), Duration::from_secs(10));
     for n in [1000, 2000, 10_000, 100_000] {
