@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::executor::block_on;
 use kit::{AGES, Running, Wakes, bad_waker, in_time, ms, poll, quiet, settle, tasks, threads};
 use quell::group::{TaskPanicked, TrySpawnError};
-use quell::{Cancelled, Context, ContextError, Group, rt};
+use quell::{BoxError, Cancelled, Context, ContextError, Group, rt};
 use std::error::Error;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -204,6 +204,30 @@ fn spawning_where_nobody_runs_tasks_says_where_and_what_to_do_and_takes_no_place
         group.try_spawn("now", |_| async { Ok::<_, Cancelled>(()) }).unwrap();
         group.wait().await.unwrap();
     });
+}
+
+#[tokio::test]
+async fn a_task_that_can_spawn_no_more_since_the_group_has_ended_has_not_failed() {
+    for shuts_down in [false, true] {
+        let (parent, canceller) = Context::background().with_cancel();
+        let group = Group::new(&parent);
+        let inside = group.clone();
+        let spawns = |ctx: Context| async move {
+            ctx.done().await;
+            inside.try_spawn("more", |_| async { Ok::<_, Cancelled>(()) })?;
+            Ok::<_, BoxError>(())
+        };
+        group.spawn("spawns", spawns).await.unwrap();
+        settle().await;
+        if shuts_down {
+            assert!(group.shutdown(AGES).await.is_clean());
+            group.wait().await.expect("that was intended");
+        } else {
+            canceller.cancel_with("stop");
+            let ended = group.wait().await.unwrap_err();
+            assert_eq!(ended.cause().to_string(), "stop");
+        }
+    }
 }
 
 // ---------------------------------------------------------------------- limit

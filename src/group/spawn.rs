@@ -168,4 +168,12 @@ impl<F> fmt::Display for TrySpawnError<F> {
     }
 }
 
-impl<F> std::error::Error for TrySpawnError<F> {}
+impl<F> std::error::Error for TrySpawnError<F> {
+    /// The group's end: a task that returns this error because of it has not failed by itself.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TrySpawnError::Full(_) => None,
+            TrySpawnError::Ended(cancelled, _) => Some(cancelled),
+        }
+    }
+}
