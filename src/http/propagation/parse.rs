@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidHeader {
-    /// The value is empty.
+    /// The value is empty, or nothing is in front of its unit.
     Empty,
     /// There is something other than a digit where only digits are allowed.
     NotANumber,
