@@ -52,9 +52,9 @@ impl Error for ContextError {}
 
 /// Why a context ended: the error that was given, or a default in its place.
 ///
-/// A cause without an error of its own displays like the [`ContextError`]; after the drop of the last
-/// [`Canceller`](crate::Canceller), with what to do about it. Any other displays like its error;
-/// `{:#}` adds that error's sources. A cause is itself an error: given to
+/// A cause without an error of its own displays like the [`ContextError`]; if the last
+/// [`Canceller`](crate::Canceller) was dropped, it also says what to do about that. Any other
+/// displays like its error; `{:#}` adds that error's sources. A cause is itself an error: given to
 /// [`cancel_with`](crate::Canceller::cancel_with), boxed or not, it is passed on unchanged, origin
 /// included.
 ///

@@ -141,9 +141,9 @@ impl Summary {
         self.durations.percentile(percent)
     }
 
-    /// Returns a histogram: at most `rows` rows, but one at least, of the same width from the fastest to the 95th percentile,
-    /// and one for what is slower. Each row is where it begins, where it ends, and its number of
-    /// responses.
+    /// Returns a histogram: at most `rows` rows (at least one) of the same width from the fastest to
+    /// the 95th percentile, and one for what is slower. Each row is where it begins, where it ends,
+    /// and its number of responses.
     #[must_use]
     pub fn histogram(&self, rows: usize) -> Vec<(Duration, Duration, u64)> {
         self.durations.rows(rows)
