@@ -1,5 +1,6 @@
 //! Pipelines on a paused clock, where every instant is exact: throttles, deadlines,
-//! chunks, and the grace of a drain.
+//! chunks, and the grace of a drain; and random lines of stages, against what is reckoned
+//! item by item.
 #![cfg(all(not(loom), feature = "tokio"))]
 
 mod kit;
@@ -8,10 +9,15 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use kit::{
     AGES, Running, Stock, background, every_stage, finish, ms, outcome, read, relay, settle,
 };
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use quell::channel::{Receiver, Sender};
 use quell::pipeline::StageEnd;
 use quell::{Context, ContextError, OnCancel, Outcome, Pipeline, Rate, rt};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -903,4 +909,241 @@ async fn a_merge_has_waited_for_both_that_it_takes_from() {
 fn rates_of_different_bursts_are_different() {
     assert_eq!(Rate::per_second(2), Rate::every(ms(500)));
     assert_ne!(Rate::per_second(2), Rate::per_second(2).burst(2));
+}
+
+// ------------------------------------------------------------------- any line of stages
+
+/// A line of stages. The second of each is how many items fit behind it.
+#[derive(Clone, Debug)]
+struct Line {
+    items: u64,
+    /// How long each takes to make; `None` is an iterator.
+    every: Option<u64>,
+    buffer: usize,
+    stages: Vec<(Kind, usize)>,
+    /// How many workers a last stage has that keeps no order, and how long they take.
+    last: Option<(usize, Takes, usize)>,
+    /// How long the reader waits after each item.
+    pause: u64,
+    /// When a drain begins.
+    ends_at: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Map,
+    Relay,
+    Ordered(usize, Takes),
+    /// The period, and the burst.
+    Throttle(u64, u32),
+}
+
+/// How long the work on an item takes: at least so long, and so much longer at most.
+#[derive(Clone, Copy, Debug)]
+struct Takes(u64, u64);
+
+impl Takes {
+    fn of(self, item: u64) -> u64 {
+        self.0 + (item * 7 + item * item) % (self.1 + 1)
+    }
+
+    async fn work(self, item: u64) -> u64 {
+        rt::sleep(ms(self.of(item))).await;
+        item
+    }
+}
+
+fn lines() -> impl Strategy<Value = Line> {
+    let buffer = || prop_oneof![Just(1), 2..6_usize, Just(64), Just(1_000)];
+    let workers = || prop_oneof![Just(1), 2..6_usize, Just(64)];
+    let takes = || (0..9_u64, 0..30_u64).prop_map(|(least, more)| Takes(least, more));
+    let kind = prop_oneof![
+        1 => Just(Kind::Map),
+        1 => Just(Kind::Relay),
+        4 => (workers(), takes()).prop_map(|(workers, takes)| Kind::Ordered(workers, takes)),
+        2 => (1..20_u64, 1..6_u32).prop_map(|(period, burst)| Kind::Throttle(period, burst)),
+    ];
+    let source = (1..200_u64, prop::option::of(0..6_u64), buffer());
+    let stages = prop::collection::vec((kind, buffer()), 0..5);
+    let last = prop::option::of((workers(), takes(), buffer()));
+    let reader = (prop_oneof![Just(0), 1..8_u64], prop::option::of(0..400_u64));
+    (source, stages, last, reader).prop_map(
+        |((items, every, buffer), stages, last, (pause, ends_at))| Line {
+            items,
+            every,
+            buffer,
+            stages,
+            last,
+            pause,
+            ends_at,
+        },
+    )
+}
+
+/// What each stage does when, reckoned item by item, without tasks or channels.
+#[derive(Default)]
+struct Reckoned {
+    /// When each item was made.
+    made: Vec<u64>,
+    /// When the reader takes each.
+    read: Vec<u64>,
+}
+
+/// Each item is taken as soon as it is there and the one before has been taken and a worker is
+/// free; and is passed on as soon as it is done and the one before has been passed on and there is
+/// room. There is room for the `k`th behind a buffer of `b` once the one `b` before it is taken.
+fn reckon(line: &Line, items: usize) -> Reckoned {
+    // For each stage, the source first: when it takes each item, and when it passes that on.
+    let count = line.stages.len() + 1;
+    let mut taken: Vec<Vec<u64>> = vec![Vec::new(); count + 1];
+    let mut passed: Vec<Vec<u64>> = vec![Vec::new(); count];
+    // For each: when the last item was due, if it is a throttle.
+    let mut due: Vec<Option<u64>> = vec![None; count];
+    let before = |times: &[u64], back: usize| match times.len().checked_sub(back) {
+        Some(index) => times[index],
+        None => 0,
+    };
+    let mut reckoned = Reckoned::default();
+    // What the workers of the last stage are at, and when they passed on what they have done.
+    let (mut busy, mut left) = (BinaryHeap::new(), Vec::new());
+    let leave = |busy: &mut BinaryHeap<Reverse<u64>>, left: &mut Vec<u64>, read: &mut Vec<u64>| {
+        let (_, _, buffer) = line.last.expect("its workers leave");
+        let Reverse(done) = busy.pop().expect("one is busy");
+        left.push(done.max(before(left, 1)).max(before(read, buffer)));
+        let paused = if read.is_empty() { 0 } else { before(read, 1) + line.pause };
+        read.push(before(left, 1).max(paused));
+    };
+    for item in 0..items {
+        let mut there = 0;
+        for stage in 0..count {
+            let (workers, buffer) = match stage.checked_sub(1).map(|index| &line.stages[index]) {
+                None => (1, line.buffer),
+                Some((Kind::Ordered(workers, _), buffer)) => (*workers, *buffer),
+                Some((_, buffer)) => (1, *buffer),
+            };
+            let free = before(&passed[stage], workers);
+            let takes = there.max(before(&taken[stage], 1)).max(free);
+            taken[stage].push(takes);
+            let done = match stage.checked_sub(1).map(|index| &line.stages[index].0) {
+                None => {
+                    reckoned.made.push(takes + line.every.unwrap_or(0));
+                    takes + line.every.unwrap_or(0)
+                }
+                Some(Kind::Map | Kind::Relay) => takes,
+                Some(Kind::Ordered(_, long)) => takes + long.of(item as u64),
+                Some(Kind::Throttle(period, burst)) => {
+                    // However late it is, no more than the burst is earned by that.
+                    let earned = period * u64::from(burst - 1);
+                    let late = |at: u64| at.saturating_sub(earned);
+                    let now = match due[stage] {
+                        None => takes,
+                        Some(due) => {
+                            (due.max(late(before(&passed[stage], 1))) + period).max(late(takes))
+                        }
+                    };
+                    due[stage] = Some(now);
+                    takes.max(now)
+                }
+            };
+            let room = before(&taken[stage + 1], buffer);
+            there = done.max(before(&passed[stage], 1)).max(room);
+            passed[stage].push(there);
+        }
+        let takes = match line.last {
+            None => {
+                let paused = if item == 0 { 0 } else { before(&reckoned.read, 1) + line.pause };
+                reckoned.read.push(there.max(paused));
+                before(&reckoned.read, 1)
+            }
+            Some((workers, long, _)) => {
+                if item >= workers {
+                    leave(&mut busy, &mut left, &mut reckoned.read);
+                }
+                let free = if item >= workers { before(&left, 1) } else { 0 };
+                let takes = there.max(before(&taken[count], 1)).max(free);
+                busy.push(Reverse(takes + long.of(item as u64)));
+                takes
+            }
+        };
+        taken[count].push(takes);
+    }
+    while !busy.is_empty() {
+        leave(&mut busy, &mut left, &mut reckoned.read);
+    }
+    reckoned
+}
+
+async fn holds_to_what_is_reckoned(line: &Line) {
+    let watch = Watch::start();
+    let ctx = background();
+    let (ctx, _canceller) = match line.ends_at {
+        None => ctx.with_cancel(),
+        Some(at) => ctx.with_timeout(ms(at)),
+    };
+    let items = line.items;
+    let source = match line.every {
+        None => Pipeline::from_iter(&ctx, 0..items),
+        Some(every) => {
+            let slow = stream::iter(0..items);
+            Pipeline::from_stream(&ctx, slow.then(move |item| Takes(every, 0).work(item)))
+        }
+    };
+    let mut pipeline = source.buffer(line.buffer);
+    for (kind, buffer) in &line.stages {
+        pipeline = match *kind {
+            Kind::Map => pipeline.map(|item| item),
+            Kind::Relay => pipeline.stage("relay", relay),
+            Kind::Ordered(workers, takes) => {
+                pipeline.dispatch_ordered(workers, move |_, item| takes.work(item))
+            }
+            Kind::Throttle(period, burst) => {
+                pipeline.throttle(Rate::every(ms(period)).burst(burst))
+            }
+        };
+        pipeline = pipeline.buffer(*buffer);
+    }
+    if let Some((workers, takes, buffer)) = line.last {
+        pipeline = pipeline.dispatch(workers, move |_, item| takes.work(item)).buffer(buffer);
+    }
+    let mut results = pipeline.on_cancel(drain(Duration::MAX)).run();
+    let mut read = Vec::new();
+    while results.next().await.is_some() {
+        read.push(watch.time().as_millis() as u64);
+        if line.pause > 0 {
+            rt::sleep(ms(line.pause)).await;
+        }
+    }
+    let report = finish(results).await;
+    assert_eq!(report.discarded(), 0, "{report}");
+    // What is made at the very instant at which the drain begins may come or not.
+    let made = reckon(line, items as usize).made;
+    let (least, most) = match line.ends_at {
+        None => (made.len(), made.len()),
+        Some(at) => (
+            made.iter().filter(|&&made| made < at).count(),
+            made.iter().filter(|&&made| made <= at).count(),
+        ),
+    };
+    assert!((least..=most).contains(&read.len()), "{} of {least} to {most}: {report}", read.len());
+    assert_eq!(read, reckon(line, read.len()).read, "{report}");
+}
+
+#[test]
+fn whatever_the_stages_each_item_comes_at_the_instant_that_is_reckoned_without_tasks() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
+    let tried = TestRunner::new(config).run(&lines(), |line| {
+        let run = || kit::paused().block_on(holds_to_what_is_reckoned(&line));
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            TestCaseError::fail(text.unwrap_or_default())
+        })
+    });
+    std::panic::set_hook(before);
+    match tried {
+        Ok(()) => {}
+        Err(TestError::Fail(why, line)) => panic!("{why}\n{line:#?}"),
+        Err(other) => panic!("{other}"),
+    }
 }
