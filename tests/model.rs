@@ -29,6 +29,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
+#[cfg(feature = "tokio-util")]
+use tokio_util::sync::CancellationToken;
 
 // ---------------------------------------------------------------- operations
 
@@ -56,7 +58,18 @@ enum Op {
     CloneContext(u8),
     DropContext(u8),
     AfterFunc(u8),
+    /// A function that cancels another context, or its own.
+    AfterFuncCancels(u8, u8),
     Stop(u8),
+    StopAndWait(u8),
+    /// A child that ends with a token, too: with a new one, or one that was used before.
+    #[cfg(feature = "tokio-util")]
+    WithToken(u8, u8),
+    #[cfg(feature = "tokio-util")]
+    CancelToken(u8),
+    /// Asks a context for a token.
+    #[cfg(feature = "tokio-util")]
+    Token(u8),
     /// Time moves, and the runtime gets its turn.
     Advance(u8),
     /// Time moves, and the runtime gets no turn until another operation gives it one.
@@ -109,6 +122,7 @@ fn operation() -> impl Strategy<Value = Op> {
         2 => n().prop_map(Op::Detach),
         4 => n().prop_map(Op::DropContext),
         2 => n().prop_map(Op::Stop),
+        1 => n().prop_map(Op::StopAndWait),
         2 => (0..25_u8).prop_map(Op::Advance),
         2 => (0..25_u8).prop_map(Op::Jump),
         1 => Just(Op::Settle),
@@ -117,7 +131,16 @@ fn operation() -> impl Strategy<Value = Op> {
         2 => n().prop_map(Op::Look),
         1 => n().prop_map(Op::Tree),
     ];
-    prop_oneof![3 => makes, 2 => ends]
+    let nested = (n(), n()).prop_map(|(at, of)| Op::AfterFuncCancels(at, of));
+    #[cfg(feature = "tokio-util")]
+    let tokens = prop_oneof![
+        2 => (n(), n()).prop_map(|(at, token)| Op::WithToken(at, token)),
+        1 => n().prop_map(Op::CancelToken),
+        1 => n().prop_map(Op::Token),
+    ];
+    #[cfg(not(feature = "tokio-util"))]
+    let tokens = Just(Op::Settle);
+    prop_oneof![30 => makes, 20 => ends, 2 => nested, 4 => tokens]
 }
 
 /// Whether everything is looked at after every step; and the steps.
@@ -146,9 +169,14 @@ enum Wrong {
     AFunctionKeepsNothingAlive,
     APassedOnCauseHasANewOrigin,
     ReserveKeepsNothing,
+    AFunctionCancelsNothing,
+    #[cfg(feature = "tokio-util")]
+    ATokenIsForgotten,
+    #[cfg(feature = "tokio-util")]
+    ATokenIsAskedFirst,
 }
 
-const EVERY_WRONG: [Wrong; 16] = [
+const EVERY_WRONG: &[Wrong] = &[
     Wrong::CancelReachesTheParent,
     Wrong::CancelStopsAtTheChildren,
     Wrong::TheLastCauseWins,
@@ -165,12 +193,18 @@ const EVERY_WRONG: [Wrong; 16] = [
     Wrong::AFunctionKeepsNothingAlive,
     Wrong::APassedOnCauseHasANewOrigin,
     Wrong::ReserveKeepsNothing,
+    Wrong::AFunctionCancelsNothing,
+    #[cfg(feature = "tokio-util")]
+    Wrong::ATokenIsForgotten,
+    #[cfg(feature = "tokio-util")]
+    Wrong::ATokenIsAskedFirst,
 ];
 
 #[derive(Clone, Debug, PartialEq)]
 struct Why {
     text: String,
-    line: u32,
+    /// `None`: a token does not know where it was cancelled.
+    line: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -197,6 +231,16 @@ struct Node {
     detached: bool,
     end: Option<End>,
 }
+
+const BACKGROUND: Node = Node {
+    parent: None,
+    ends_with: vec![],
+    deadline: None,
+    value: None,
+    made_in: None,
+    detached: false,
+    end: None,
+};
 
 struct Model {
     now: i64,
@@ -370,6 +414,8 @@ struct Func {
     handle: AfterFunc,
     runs: Arc<Counter>,
     told: Told,
+    /// Which context it cancels, and in which line.
+    cancels: Option<(usize, u32)>,
 }
 
 struct Waiting {
@@ -393,6 +439,12 @@ struct World {
     real: Vec<Real>,
     funcs: Vec<Func>,
     waiting: Vec<Waiting>,
+    /// Tokens that end contexts, each with a node of its own.
+    #[cfg(feature = "tokio-util")]
+    tokens: Vec<(usize, CancellationToken)>,
+    /// Tokens of contexts.
+    #[cfg(feature = "tokio-util")]
+    given_out: Vec<(usize, CancellationToken, Told)>,
     /// Wakers that were replaced or taken back, and how often they must have been woken.
     retired: Vec<(Arc<Counter>, usize)>,
     settled: bool,
@@ -424,21 +476,16 @@ fn pick<T>(all: impl IntoIterator<Item = T>, number: u8) -> Option<T> {
 
 impl World {
     fn new(wrong: Option<Wrong>) -> Self {
-        let background = Node {
-            parent: None,
-            ends_with: vec![],
-            deadline: None,
-            value: None,
-            made_in: None,
-            detached: false,
-            end: None,
-        };
         let handles = vec![Context::background()];
         World {
-            model: Model { now: 0, nodes: vec![background], wrong },
+            model: Model { now: 0, nodes: vec![BACKGROUND], wrong },
             real: vec![Real { handles, ..Real::default() }],
             funcs: vec![],
             waiting: vec![],
+            #[cfg(feature = "tokio-util")]
+            tokens: vec![],
+            #[cfg(feature = "tokio-util")]
+            given_out: vec![],
             retired: vec![],
             settled: true,
             start: Instant::now(),
@@ -470,7 +517,7 @@ impl World {
     ) {
         let deadline = deadline.map(|(when, text)| {
             let text = text.unwrap_or_else(|| "context deadline exceeded".to_string());
-            (when, Why { text, line })
+            (when, Why { text, line: Some(line) })
         });
         self.model.add(Node {
             parent: Some(ends_with[0]),
@@ -561,14 +608,13 @@ impl World {
             Op::Cancel(at) => {
                 let Some(at) = self.a_canceller(at) else { return Ok(()) };
                 let (line, ()) = noted!(self.real[at].cancellers[0].cancel());
-                let why = Why { text: "context canceled".to_string(), line };
-                self.model.cancel(at, ContextError::Cancelled, why);
+                self.cancel(at, Why { text: "context canceled".to_string(), line: Some(line) });
             }
             Op::CancelWith(at) => {
                 let Some(at) = self.a_canceller(at) else { return Ok(()) };
                 let text = self.fresh("because");
                 let (line, ()) = noted!(self.real[at].cancellers[0].cancel_with(text.clone()));
-                self.model.cancel(at, ContextError::Cancelled, Why { text, line });
+                self.cancel(at, Why { text, line: Some(line) });
             }
             Op::PassOn(at, of) => {
                 let Some(at) = self.a_canceller(at) else { return Ok(()) };
@@ -578,9 +624,9 @@ impl World {
                 let end = self.model.nodes[of].end.clone();
                 let Some(mut end) = end else { return Err("a cause without an end".into()) };
                 if self.model.is(Wrong::APassedOnCauseHasANewOrigin) {
-                    end.why.line = line;
+                    end.why.line = Some(line);
                 }
-                self.model.cancel(at, ContextError::Cancelled, end.why);
+                self.cancel(at, end.why);
             }
             Op::CloneCanceller(at) => {
                 let Some(at) = self.a_canceller(at) else { return Ok(()) };
@@ -590,7 +636,7 @@ impl World {
             Op::DropCanceller(at) => {
                 let Some(at) = self.a_canceller(at) else { return Ok(()) };
                 drop(self.real[at].cancellers.pop());
-                let last = self.real[at].cancellers.is_empty()
+                let last = !self.has_canceller(at)
                     || self.model.is(Wrong::AClonedCancellerCancelsWhenDropped);
                 if last && !self.real[at].disarmed {
                     self.model_drops_canceller(at);
@@ -600,7 +646,7 @@ impl World {
                 let Some(at) = self.a_canceller(at) else { return Ok(()) };
                 self.real[at].cancellers.pop().into_iter().for_each(Canceller::detach);
                 if self.model.is(Wrong::DetachDoesNothing) {
-                    if self.real[at].cancellers.is_empty() {
+                    if !self.has_canceller(at) {
                         self.model_drops_canceller(at);
                     }
                 } else {
@@ -623,12 +669,32 @@ impl World {
                 let handle = ctx.after_func(move || count.count());
                 let ended = self.model.nodes[at].end.is_some();
                 let told = if ended { Told::Yes } else { Told::No };
-                self.funcs.push(Func { node: at, handle, runs, told });
+                self.funcs.push(Func { node: at, handle, runs, told, cancels: None });
             }
-            Op::Stop(which) => {
+            Op::AfterFuncCancels(at, of) => {
+                let Some((at, ctx)) = self.a_context(at) else { return Ok(()) };
+                let Some(of) = self.a_canceller(of) else { return Ok(()) };
+                let ended = self.model.nodes[at].end.is_some();
+                // When a deadline's functions run depends on the runtime.
+                if !ended && self.model.bound(at).is_some() {
+                    return Ok(());
+                }
+                let runs = Counter::new();
+                let (count, canceller) = (Arc::clone(&runs), self.real[of].cancellers[0].clone());
+                let (line, cancels) = noted!(move || canceller.cancel());
+                let handle = ctx.after_func(move || {
+                    count.count();
+                    cancels();
+                });
+                let (told, cancels) = (Told::No, Some((of, line)));
+                self.funcs.push(Func { node: at, handle, runs, told, cancels });
+                self.run_what_cancels();
+            }
+            Op::Stop(which) | Op::StopAndWait(which) => {
                 let stops_nothing = self.model.is(Wrong::AStoppedFunctionRuns);
                 let Some(func) = pick(&mut self.funcs, which) else { return Ok(()) };
-                let stopped = func.handle.stop();
+                let waits = matches!(op, Op::StopAndWait(_));
+                let stopped = if waits { func.handle.stop_and_wait() } else { func.handle.stop() };
                 match func.told {
                     Told::No => agree!(stopped, true, "stop, before the end"),
                     Told::Yes | Told::Never => agree!(stopped, false, "stop, too late"),
@@ -637,7 +703,57 @@ impl World {
                 }
                 if stopped && !stops_nothing {
                     func.told = Told::Never;
+                    // It held a canceller.
+                    if let Some((of, _)) = func.cancels {
+                        if !self.has_canceller(of) && !self.real[of].disarmed {
+                            self.model_drops_canceller(of);
+                        }
+                    }
                 }
+            }
+            #[cfg(feature = "tokio-util")]
+            Op::WithToken(at, which) => {
+                let Some((at, ctx)) = self.a_context(at) else { return Ok(()) };
+                let which = usize::from(which) % (self.tokens.len() + 1);
+                if which == self.tokens.len() {
+                    let node = self.model.add(Node { ..BACKGROUND });
+                    self.real.push(Real::default());
+                    self.tokens.push((node, CancellationToken::new()));
+                }
+                let (node, token) = &self.tokens[which];
+                let (mut ends_with, made) = (vec![at, *node], noted!(ctx.with_token(token)));
+                if self.model.is(Wrong::ATokenIsForgotten) {
+                    ends_with.truncate(1);
+                }
+                if self.model.is(Wrong::ATokenIsAskedFirst) {
+                    ends_with.reverse();
+                }
+                self.branch(ends_with, None, made);
+                let last = self.model.nodes.len() - 1;
+                self.model.nodes[last].parent = Some(at);
+            }
+            #[cfg(feature = "tokio-util")]
+            Op::CancelToken(which) => {
+                let Some((node, token)) = pick(&self.tokens, which) else { return Ok(()) };
+                // A token ends one context after the other, and the functions of the first run
+                // before the second has ended.
+                let nodes = self.model.nodes.iter();
+                let ends = nodes.filter(|other| other.ends_with.contains(node)).count();
+                if ends > 1 && self.funcs.iter().any(|func| func.cancels.is_some()) {
+                    return Ok(());
+                }
+                token.cancel();
+                let why = Why { text: "context canceled".to_string(), line: None };
+                self.cancel(*node, why);
+            }
+            #[cfg(feature = "tokio-util")]
+            Op::Token(at) => {
+                let Some((at, ctx)) = self.a_context(at) else { return Ok(()) };
+                let token = ctx.token();
+                let ended = self.model.nodes[at].end.is_some();
+                agree!(token.is_cancelled(), ended, "a new token of {ctx}");
+                let told = if ended { Told::Yes } else { Told::No };
+                self.given_out.push((at, token, told));
             }
             Op::Advance(by) => {
                 self.advance(by).await;
@@ -688,9 +804,43 @@ impl World {
     }
 
     fn model_drops_canceller(&mut self, at: usize) {
-        let line = self.model.nodes[at].made_in.expect("it had a canceller");
+        let line = self.model.nodes[at].made_in;
         let text = "context canceled: the last Canceller of the context made at ".to_string();
-        self.model.cancel(at, ContextError::Cancelled, Why { text, line });
+        self.cancel(at, Why { text, line });
+    }
+
+    /// In the model: `at` is cancelled, and then what the functions cancel that run.
+    fn cancel(&mut self, at: usize, why: Why) {
+        self.model.cancel(at, ContextError::Cancelled, why);
+        self.run_what_cancels();
+    }
+
+    /// They all say the same cause but for the line, which is the same, too; so it does not
+    /// matter in which order they run.
+    fn run_what_cancels(&mut self) {
+        loop {
+            let ended = |node: usize| self.model.nodes[node].end.is_some();
+            let mut due = self.funcs.iter_mut().filter(|func| func.told == Told::No);
+            let due = due.find_map(|func| match func.cancels {
+                Some(cancels) if ended(func.node) => {
+                    func.told = Told::Yes;
+                    Some(cancels)
+                }
+                _ => None,
+            });
+            let Some((of, line)) = due else { break };
+            if !self.model.is(Wrong::AFunctionCancelsNothing) {
+                let why = Why { text: "context canceled".to_string(), line: Some(line) };
+                self.model.cancel(of, ContextError::Cancelled, why);
+            }
+        }
+    }
+
+    /// Whether there is a canceller, here or in a function.
+    fn has_canceller(&self, at: usize) -> bool {
+        let mut pending = self.funcs.iter().filter(|func| func.told == Told::No);
+        let held = pending.any(|func| func.cancels.is_some_and(|(of, _)| of == at));
+        held || !self.real[at].cancellers.is_empty()
     }
 
     fn link(&mut self, at: u8, others: &[u8]) {
@@ -768,6 +918,12 @@ impl World {
 
     /// Checks that all that should have been told has been, once, and nothing else.
     fn told(&mut self) -> Checked {
+        // A token does not keep its context alive, and is never cancelled once that is gone.
+        #[cfg(feature = "tokio-util")]
+        {
+            let alive = self.alive(false);
+            self.given_out.retain(|&(node, ..)| alive[node]);
+        }
         let (settled, nodes) = (self.settled, &self.model.nodes);
         let now = |node: usize, told: Told| match (&nodes[node].end, told) {
             (Some(end), Told::No | Told::Due) => {
@@ -790,6 +946,15 @@ impl World {
                 Told::No | Told::Never => agree!(waiting.wakes.get(), 0, "wakes"),
                 Told::Yes => agree!(waiting.wakes.get(), 1, "wakes"),
                 Told::Due => agree!(waiting.wakes.get().max(1), 1, "wakes"),
+            }
+        }
+        #[cfg(feature = "tokio-util")]
+        for (node, token, told) in &mut self.given_out {
+            *told = now(*node, *told);
+            match told {
+                Told::Yes => agree!(token.is_cancelled(), true, "a token of a context"),
+                Told::Due => {}
+                _ => agree!(token.is_cancelled(), false, "a token of a context"),
             }
         }
         for (wakes, woken) in &self.retired {
@@ -835,7 +1000,8 @@ impl World {
         let mut alive: Vec<bool> = self
             .real
             .iter()
-            .map(|real| !real.handles.is_empty() || !real.cancellers.is_empty())
+            .enumerate()
+            .map(|(at, real)| !real.handles.is_empty() || self.has_canceller(at))
             .collect();
         for waiting in &self.waiting {
             alive[waiting.node] = true;
@@ -925,7 +1091,8 @@ fn agree_on_cause(cause: Option<&Cause>, end: Option<&End>, ctx: &Context) -> Ch
         agree!(text, end.why.text.clone(), "the cause of {ctx}");
     }
     let origin = cause.origin().map(|origin| (origin.file(), origin.line()));
-    agree!(origin, Some((file!(), end.why.line)), "the origin of the cause of {ctx}");
+    let line = end.why.line.map(|line| (file!(), line));
+    agree!(origin, line, "the origin of the cause of {ctx}");
     Ok(())
 }
 
@@ -984,7 +1151,7 @@ fn contexts_do_whatever_the_model_does() {
 
 #[test]
 fn a_model_with_any_one_rule_broken_is_refuted() {
-    for wrong in EVERY_WRONG {
+    for &wrong in EVERY_WRONG {
         let config = Config {
             cases: 20_000,
             failure_persistence: None,
