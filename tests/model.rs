@@ -674,11 +674,8 @@ impl World {
             Op::AfterFuncCancels(at, of) => {
                 let Some((at, ctx)) = self.a_context(at) else { return Ok(()) };
                 let Some(of) = self.a_canceller(of) else { return Ok(()) };
-                let ended = self.model.nodes[at].end.is_some();
-                // When a deadline's functions run depends on the runtime.
-                if !ended && self.model.bound(at).is_some() {
-                    return Ok(());
-                }
+                // It may be due already, and then it runs at once.
+                self.settle().await;
                 let runs = Counter::new();
                 let (count, canceller) = (Arc::clone(&runs), self.real[of].cancellers[0].clone());
                 let (line, cancels) = noted!(move || canceller.cancel());
@@ -762,6 +759,11 @@ impl World {
             Op::Jump(by) => {
                 self.settled = false;
                 self.advance(by).await;
+                // What these cancel depends on when they run.
+                let mut pending = self.funcs.iter().filter(|func| func.told == Told::No);
+                if pending.any(|func| func.cancels.is_some()) {
+                    self.settle().await;
+                }
             }
             Op::Settle => self.settle().await,
             Op::Wait(at) => {
@@ -877,6 +879,7 @@ impl World {
             tokio::task::yield_now().await;
         }
         self.settled = true;
+        self.run_what_cancels();
     }
 
     fn poll(&mut self, which: usize, own: bool) -> Checked {

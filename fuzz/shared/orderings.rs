@@ -14,6 +14,8 @@ use std::task::{Poll, Wake, Waker};
 #[derive(Default)]
 struct Plain {
     ends_with: Vec<usize>,
+    /// Nothing waits for the end of what cannot end.
+    can_end: bool,
     /// How many cancellers there are, here or in functions; dropping the last does nothing if it
     /// is detached.
     cancellers: usize,
@@ -42,6 +44,19 @@ impl Wake for Counter {
     }
 }
 
+/// A waker that cancels a context.
+struct Ends {
+    wakes: Arc<Counter>,
+    canceller: Canceller,
+}
+
+impl Wake for Ends {
+    fn wake(self: Arc<Self>) {
+        Arc::clone(&self.wakes).wake();
+        self.canceller.cancel_with("a function");
+    }
+}
+
 struct Func {
     handle: AfterFunc,
     of: usize,
@@ -56,6 +71,8 @@ struct Waiting {
     done: Option<Done>,
     of: usize,
     wakes: Arc<Counter>,
+    /// Which context the waker cancels, while there is that waker.
+    cancels: Option<usize>,
     /// How often it had been woken when it answered.
     woken: usize,
 }
@@ -72,7 +89,7 @@ pub fn run(bytes: &[u8]) {
     let mut world = World::default();
     for (step, chunk) in bytes.chunks(3).take(256).enumerate() {
         let byte = |at: usize| usize::from(chunk.get(at).copied().unwrap_or_default());
-        let what = if world.pairs.is_empty() { 0 } else { byte(0) & 15 };
+        let what = if world.pairs.is_empty() { 0 } else { byte(0) & 31 };
         let some = world.pairs.len().max(1);
         world.step(step, what, byte(1) % some, byte(2) % some);
         world.told();
@@ -90,7 +107,7 @@ pub fn run(bytes: &[u8]) {
 
 impl World {
     fn step(&mut self, step: usize, what: usize, at: usize, other: usize) {
-        match what {
+        match what & 15 {
             0 => self.add(vec![], Context::background().with_cancel()),
             1 | 2 => {
                 let made = self.pairs[at].ctx.with_cancel();
@@ -162,13 +179,26 @@ impl World {
             }
             14 => {
                 let (done, of) = (Some(self.pairs[at].ctx.done()), self.pairs[at].plain);
-                self.waiting.push(Waiting { done, of, wakes: Arc::default(), woken: 0 });
-                self.poll(self.waiting.len() - 1);
+                let wakes: Arc<Counter> = Arc::default();
+                let waker = Waker::from(Arc::clone(&wakes));
+                self.waiting.push(Waiting { done, of, wakes, cancels: None, woken: 0 });
+                let canceller = self.pairs[other].cancellers.first().cloned();
+                match canceller.filter(|_| what & 16 != 0 && self.plain[of].can_end) {
+                    None => self.poll(self.waiting.len() - 1, &waker),
+                    Some(canceller) => self.wait_to_cancel(self.pairs[other].plain, canceller),
+                }
             }
             _ => {
                 if !self.waiting.is_empty() {
                     let which = other % self.waiting.len();
-                    if at % 2 == 0 { self.poll(which) } else { drop(self.waiting.remove(which)) }
+                    if at % 2 == 0 {
+                        let waker = Waker::from(Arc::clone(&self.waiting[which].wakes));
+                        self.poll(which, &waker);
+                    } else {
+                        let Waiting { done, cancels, .. } = self.waiting.remove(which);
+                        drop(done);
+                        cancels.into_iter().for_each(|cancels| self.lose_a_canceller(cancels));
+                    }
                 }
             }
         }
@@ -177,12 +207,14 @@ impl World {
     fn add(&mut self, ends_with: Vec<usize>, (ctx, canceller): (Context, Canceller)) {
         self.add_without_canceller(ends_with, ctx);
         self.pairs.last_mut().expect("just added").cancellers.push(canceller);
-        self.plain.last_mut().expect("just added").cancellers = 1;
+        let plain = self.plain.last_mut().expect("just added");
+        (plain.cancellers, plain.can_end) = (1, true);
     }
 
     fn add_without_canceller(&mut self, ends_with: Vec<usize>, ctx: Context) {
         let ended = ends_with.iter().find_map(|&up| self.plain[up].ended.clone());
-        self.plain.push(Plain { ends_with, ended, ..Plain::default() });
+        let can_end = ends_with.iter().any(|&up| self.plain[up].can_end);
+        self.plain.push(Plain { ends_with, can_end, ended, ..Plain::default() });
         self.pairs.push(Pair { ctx, cancellers: vec![], plain: self.plain.len() - 1 });
     }
 
@@ -210,12 +242,33 @@ impl World {
         self.run_what_is_due();
     }
 
-    fn poll(&mut self, which: usize) {
-        let Waiting { done, of, wakes, woken } = &mut self.waiting[which];
+    /// Polls the last future with a waker that cancels a context.
+    fn wait_to_cancel(&mut self, cancels: usize, canceller: Canceller) {
+        self.plain[cancels].cancellers += 1;
+        let last = self.waiting.len() - 1;
+        let wakes = Arc::clone(&self.waiting[last].wakes);
+        let waker = Waker::from(Arc::new(Ends { wakes, canceller }));
+        self.poll(last, &waker);
+        self.waiting[last].cancels = Some(cancels);
+        drop(waker);
+        // An end that has been there before needs no waker.
+        if self.waiting[last].done.is_none() {
+            self.waiting[last].cancels = None;
+            self.lose_a_canceller(cancels);
+        }
+    }
+
+    fn poll(&mut self, which: usize, waker: &Waker) {
+        let Waiting { done, of, wakes, cancels, woken } = &mut self.waiting[which];
         let Some(future) = done else { return };
-        let waker = Waker::from(Arc::clone(wakes));
-        match Pin::new(future).poll(&mut std::task::Context::from_waker(&waker)) {
-            Poll::Pending => assert!(self.plain[*of].ended.is_none()),
+        match Pin::new(future).poll(&mut std::task::Context::from_waker(waker)) {
+            Poll::Pending => {
+                assert!(self.plain[*of].ended.is_none());
+                // The one before it is gone.
+                if let Some(cancels) = cancels.take() {
+                    self.lose_a_canceller(cancels);
+                }
+            }
             Poll::Ready(error) => {
                 assert_eq!(error, ContextError::Cancelled);
                 assert!(self.plain[*of].ended.is_some());
@@ -247,11 +300,16 @@ impl World {
     }
 
     fn run_what_is_due(&mut self) {
-        let ended = |func: &&mut Func| func.waits && self.plain[func.of].ended.is_some();
-        let due = self.funcs.iter_mut().find(ended);
-        if let Some(Func { cancels, waits, ran, .. }) = due {
-            (*waits, *ran) = (false, true);
-            let cancels = *cancels;
+        let ended = |of: usize| self.plain[of].ended.is_some();
+        let waker =
+            self.waiting.iter_mut().find(|waiting| waiting.cancels.is_some() && ended(waiting.of));
+        let waker = waker.and_then(|waiting| waiting.cancels.take());
+        let func = self.funcs.iter_mut().find(|func| func.waits && ended(func.of));
+        let func = func.filter(|_| waker.is_none()).map(|func| {
+            (func.waits, func.ran) = (false, true);
+            func.cancels
+        });
+        if let Some(cancels) = waker.or(func) {
             self.end(cancels, "a function");
             self.lose_a_canceller(cancels);
         }
@@ -262,7 +320,7 @@ impl World {
         for func in &self.funcs {
             assert_eq!(func.runs.get(), usize::from(func.ran), "a function's runs");
         }
-        for Waiting { done, of, wakes, woken } in &self.waiting {
+        for Waiting { done, of, wakes, woken, .. } in &self.waiting {
             let waited = done.is_some() && self.plain[*of].ended.is_some();
             assert_eq!(wakes.get(), if waited { 1 } else { *woken }, "a waker's wakes");
         }
