@@ -62,7 +62,8 @@ impl std::error::Error for Interrupted {}
 /// shell sees 130 or 143.
 ///
 /// If the context ends otherwise, and no other one waits for a signal, signals again act as they do
-/// by default. Unix only.
+/// by default. Until it ends it is kept alive, even where its canceller is detached and every handle
+/// dropped: cancel one that is no longer needed. Unix only.
 ///
 /// When a signal ends the context, its after-functions run on a dedicated thread, outside of any
 /// runtime; they may wait for a signal that ends another context. Wakers are woken on the thread
