@@ -224,9 +224,10 @@ fn is_out_of_budget(_cx: &mut Context<'_>) -> bool {
 
 impl Sleep {
     /// Polls it though the task may have used up the budget that tokio gives it for one poll: a
-    /// timer that is polled behind what is always ready would else never be. Only where its time has
-    /// come when it is first polled do others go first, once: whoever asks again and again with no
-    /// time at all, as by a timeout of zero, would else be told that nothing has come, for ever.
+    /// timer that is polled behind something that is always ready would otherwise never be.
+    ///
+    /// If its time has come when it is first polled, other tasks do go first, once. A task that asks
+    /// again and again by a timeout of zero would otherwise hear for ever that nothing has come.
     pub(crate) fn poll_out_of_budget(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         #[cfg(all(feature = "tokio", not(loom)))]
         {
