@@ -94,7 +94,7 @@ fn who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_d
 #[test]
 fn spawning_where_nobody_runs_tasks_says_what_to_do() {
     let panic = std::panic::catch_unwind(|| drop(rt::spawn(async {}))).unwrap_err();
-    let said = panic.downcast_ref::<&str>().expect("a text");
+    let said = panic.downcast_ref::<String>().expect("a text");
     assert!(said.contains("inside a tokio runtime"), "{said}");
 }
 

@@ -18,9 +18,6 @@ use super::place::Place;
 use super::violation::ViolationKind;
 use std::panic::Location;
 
-/// How a wait for the end of all tasks of a group or a pipeline begins.
-const JOIN_ALL: &str = "the end of all tasks";
-
 /// What is told of a context that is left.
 pub(super) const CONTEXT_LEFT: &str = "it is still alive, and nothing is left that could use it";
 /// What is told of a timer that is left.
@@ -200,9 +197,8 @@ fn of_live_tasks(engine: &Engine, end: End) -> Finding {
     };
     let owners = engine.clock.owners();
     let leaked = |task: u32| busy(task) || owners.contains(&task);
-    let waits_for_all = |task: u32| {
-        engine.tasks[task as usize].wait.is_some_and(|wait| wait.what.starts_with(JOIN_ALL))
-    };
+    let waits_for_all =
+        |task: u32| engine.tasks[task as usize].wait.is_some_and(|wait| wait.is_for_all_tasks());
     let root = alive
         .iter()
         .copied()

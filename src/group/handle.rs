@@ -298,7 +298,7 @@ impl Group {
             shared.end("the group was shut down".into(), place);
             let (before, mut late) = shared.tasks.late();
             let over = || shared.tasks.over(TASKS, place);
-            // Without a grace nobody has a turn, as one would where a timeout lets others go first.
+            // Without a grace no task has another turn; a timeout of zero might let it have one.
             if grace.is_zero() || rt::timeout(grace, over()).await.is_err() {
                 shared.tasks.stop_late();
                 over().await;

@@ -82,9 +82,8 @@ where
             let place = this.place;
             assert!(
                 rt::runs_tasks(),
-                "quell: the spawn at {place} was awaited where nobody runs tasks; await it inside a tokio \
-                 runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a \
-                 checker"
+                "quell: the spawn at {place} was awaited where nobody runs tasks; await it {}",
+                rt::WHERE_TASKS_RUN
             );
             let waker = cx.waker().clone();
             let mut state = this.shared.state.lock();

@@ -195,7 +195,9 @@ impl Tasks {
     /// Ready when all tasks have ended. A checker reports `what` it waits for, and the line `at`
     /// which it does.
     pub(crate) fn over(&self, what: &'static str, at: &'static Location<'static>) -> Over<'_> {
-        Over { tasks: self, wait: Wait { what, at, of: 0 }, ticket: None }
+        let wait = Wait { what, at, of: 0 };
+        debug_assert!(wait.is_for_all_tasks(), "a checker blames `{what}` last");
+        Over { tasks: self, wait, ticket: None }
     }
 
     fn remove(&self, key: usize) {

@@ -209,8 +209,8 @@ impl<T: Send + 'static> Results<T> {
         let made_at = self.made_at;
         assert!(
             rt::runs_tasks(),
-            "quell: the pipeline made at {made_at} was polled where nobody runs tasks; poll it inside a tokio \
-             runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a checker"
+            "quell: the pipeline made at {made_at} was polled where nobody runs tasks; poll it {}",
+            rt::WHERE_TASKS_RUN
         );
         if let (engine, State::Planned(pipeline)) = self.take_over() {
             match catch_unwind(AssertUnwindSafe(|| pipeline.start(&engine))) {

@@ -89,7 +89,9 @@ pub(crate) use runner::{for_users, is_quells_own};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
 #[cfg(all(feature = "check", not(loom)))]
 pub(crate) use task::panic_message;
-pub(crate) use task::{Abort, contain_panic, panic_words, require, runs_tasks, spawn_at, wake};
+pub(crate) use task::{
+    Abort, WHERE_TASKS_RUN, contain_panic, panic_words, require, runs_tasks, spawn_at, wake,
+};
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 #[cfg(not(loom))]
 pub(crate) use timer::look_often;

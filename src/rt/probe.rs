@@ -19,6 +19,13 @@ pub(crate) struct Wait {
     pub(crate) of: usize,
 }
 
+impl Wait {
+    /// Whether it is for the end of all tasks of a group or of a pipeline.
+    pub(crate) fn is_for_all_tasks(&self) -> bool {
+        self.what.starts_with("the end of all tasks")
+    }
+}
+
 /// The task being polled is about to wait.
 #[inline(always)]
 pub(crate) fn waits(_wait: impl FnOnce() -> Wait) {

@@ -175,7 +175,7 @@ impl Sleep {
                 TimerProjected::New if super::now() >= at => {
                     if is_out_of_budget(cx) {
                         this.timer.set(Timer::Behind);
-                        cx.waker().wake_by_ref();
+                        super::turn::go_last(cx);
                         return Poll::Pending;
                     }
                     passes(wait);

@@ -155,13 +155,14 @@ pub(crate) fn require() {
     }
 }
 
+/// Where tasks can run, for messages.
+pub(crate) const WHERE_TASKS_RUN: &str = "inside a tokio runtime (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, \
+     `Handle::enter`) or under a checker";
+
 #[cfg(not(loom))]
 #[track_caller]
 fn nobody() -> ! {
-    panic!(
-        "quell: nobody runs tasks on this thread; spawn from inside a tokio runtime \
-         (feature `tokio`; `#[tokio::main]`, `Runtime::block_on`, `Handle::enter`) or under a checker"
-    )
+    panic!("quell: nobody runs tasks on this thread; spawn from {WHERE_TASKS_RUN}")
 }
 
 /// A handle to a task, to await its result or to abort it.

@@ -20,7 +20,7 @@ use tower_service::Service;
 /// How much may lie unread of all answers over one HTTP/2 connection. It is more than a caller
 /// leaves unread: otherwise the answers still to be read would hold up the one that is being read.
 /// The window of its stream limits how much of each answer may lie unread.
-const UNREAD: u32 = 1 << 30;
+const WINDOW: u32 = 1 << 30;
 
 /// A boxed future of a result.
 type Coming<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
@@ -63,7 +63,7 @@ impl Transport {
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .http2_only(shared.is_some())
-            .http2_initial_connection_window_size(UNREAD)
+            .http2_initial_connection_window_size(WINDOW)
             .build(connector);
         Transport { pool, plain_tcp, shared }
     }

@@ -24,8 +24,8 @@ use tower_service::Service;
 /// How many streams an HTTP/2 client may have at once.
 const STREAMS: u32 = 200;
 
-/// How much of a request's body may lie unread.
-const UNREAD: u32 = 256 * 1024;
+/// How much of a request's body may lie unread over HTTP/2.
+const WINDOW: u32 = 256 * 1024;
 
 /// The client's address: a value in the context of each request that came through
 /// [`serve`](crate::http::serve()).
@@ -95,8 +95,8 @@ where
     builder
         .http2()
         .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(UNREAD)
-        .initial_connection_window_size(STREAMS * UNREAD);
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(STREAMS * WINDOW);
     // An HTTP/2 client may be silent for as long as it likes, but it must answer pings.
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(shared.header_limit);
     if let Some(limit) = shared.header_limit {
@@ -112,7 +112,7 @@ where
         if stopping.poll(task).is_some() {
             // If hyper had not read the body of a request that was answered, it would have closed
             // the connection by now.
-            unread.goes_on();
+            unread.note_going_on();
             connection.as_mut().graceful_shutdown();
         }
         if patience.poll(task) == Some(ContextError::DeadlineExceeded) {

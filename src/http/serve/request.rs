@@ -48,7 +48,7 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (connection, is_connect) = (self.unread.clone(), request.method() == Method::CONNECT);
         // There is another request, so the body of the one before has come to its end.
-        self.unread.is_read();
+        self.unread.note_read();
         if request.body().is_end_stream() {
             let future = self.inner.call(request.map(|_| axum_core::body::Body::empty()));
             return Answering { future, connection, is_connect };
@@ -90,9 +90,9 @@ where
             status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success())
         };
         if answer.as_ref().is_ok_and(|response| hands_over(response.status())) {
-            this.connection.is_handed_over();
+            this.connection.note_handed_over();
         } else {
-            this.connection.is_answered();
+            this.connection.note_answered();
         }
         Poll::Ready(answer)
     }
@@ -113,7 +113,7 @@ struct Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if let Some(unread) = self.unread.take().filter(|_| !self.body.is_end_stream()) {
-            unread.is_dropped();
+            unread.note_dropped();
         }
     }
 }

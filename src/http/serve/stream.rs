@@ -46,27 +46,27 @@ const HANDED_OVER: usize = 3;
 
 impl Unread {
     /// Notes that there is nothing of a body left to read.
-    pub(super) fn is_read(&self) {
+    pub(super) fn note_read(&self) {
         self.change(|now| now != HANDED_OVER, READ);
     }
 
     /// Notes that the handler has dropped the body.
-    pub(super) fn is_dropped(&self) {
+    pub(super) fn note_dropped(&self) {
         self.change(|now| now != HANDED_OVER, DROPPED);
     }
 
     /// Notes that the handler has answered.
-    pub(super) fn is_answered(&self) {
+    pub(super) fn note_answered(&self) {
         self.change(|now| now == DROPPED, ANSWERED);
     }
 
     /// Notes that hyper has gone on after the answer: so it has read the body.
-    pub(super) fn goes_on(&self) {
+    pub(super) fn note_going_on(&self) {
         self.change(|now| now == ANSWERED, READ);
     }
 
     /// Notes that the connection is the handler's from here on.
-    pub(super) fn is_handed_over(&self) {
+    pub(super) fn note_handed_over(&self) {
         self.change(|_| true, HANDED_OVER);
     }
 
@@ -260,7 +260,7 @@ mod tests {
             let (near, mut far) = tokio::io::duplex(4);
             let unread = Unread::default();
             if dropped {
-                unread.is_dropped();
+                unread.note_dropped();
             }
             let mut stream = Stream::new(near, None, unread);
             let began = rt::now();
