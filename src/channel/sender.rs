@@ -255,7 +255,7 @@ impl<T> Drop for Send<'_, T> {
         if let Some(ticket) = self.ticket {
             self.link.leave_line(ticket, self.since);
         }
-        // One without a ticket may wait for its turn to be given back.
+        // Also without a ticket: it may not have been polled, or wait to be given its value back.
         if let Some(value) = self.value.take() {
             self.link.discard_one(value);
         }

@@ -16,8 +16,8 @@ use crate::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 
-/// How many bits of a number are the task's; the rest are the schedule's. Either way there is room
-/// for more tasks than a schedule has steps before it counts as busy.
+/// How many bits of a number are the task's; the rest are the schedule's. On 32 bits a schedule has
+/// room for 65,536 tasks.
 const TASK_BITS: u32 = if usize::BITS < 64 { 16 } else { 24 };
 /// The most tasks of a schedule.
 pub(super) const MOST_TASKS: usize = 1 << TASK_BITS;

@@ -314,7 +314,7 @@ pub(crate) fn real_now() -> Option<std::time::Instant> {
 ///
 /// For whatever may go either way: which branch of a `select!` to look at first, which replica to
 /// ask. An exhaustive search tries every choice. `Checker::tokio` has one schedule, and the same
-/// choices in each of its runs.
+/// choices in each of its runs, on the thread that checks.
 ///
 /// # Panics
 ///
@@ -344,7 +344,7 @@ std::thread_local! {
     };
 }
 
-/// Until it is dropped, this thread makes the choices that it has made with the one before.
+/// While one of these lives, this thread makes the same choices as while any other did.
 #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
 pub(crate) struct SameChoices(u64);
 

@@ -103,23 +103,6 @@ async fn idle_connections_are_closed_at_once_whether_or_not_they_were_used() {
 }
 
 #[tokio::test]
-async fn a_connection_whose_last_body_was_ignored_and_small_is_idle_all_the_same() {
-    let (reporter, _reports) = reports();
-    let gate = Arc::new(Semaphore::new(0));
-    let change = |serve: quell::http::Serve<Router>| serve.grace(Duration::from_millis(500));
-    let rig = Rig::with(app(reporter, gate), change).await;
-    let mut client = rig.connect().await;
-    for _ in 0..2 {
-        let head = "POST /hello HTTP/1.1\r\nhost: test\r\ncontent-length: 4\r\n\r\n";
-        client.say(&format!("{head}body")).await;
-        client.hear("\r\n\r\n").await;
-    }
-    // It keeps its side open, and the server does not wait for it.
-    let served = rig.end().await;
-    assert_eq!(served.to_string(), "1 connections, all drained");
-}
-
-#[tokio::test]
 async fn after_the_grace_a_request_is_cancelled_with_the_cause_and_may_still_say_so() {
     let (reporter, mut reports) = reports();
     let gate = Arc::new(Semaphore::new(0));
@@ -478,6 +461,26 @@ async fn a_client_that_sends_no_body_is_given_up_by_a_handler_that_is_always_bus
     raw.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\n").await;
     assert_eq!(reports.next().await, "an error");
     rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_still_sending_gets_the_answer_of_the_request_that_stops_the_server() {
+    for _ in 0..20 {
+        let stop = Arc::new(std::sync::OnceLock::<quell::Canceller>::new());
+        let stops = stop.clone();
+        let quit = axum::routing::post(move || async move {
+            stops.get().unwrap().cancel_with("quit");
+            "good bye"
+        });
+        let rig = Rig::new(Router::new().route("/quit", quit)).await;
+        stop.set(rig.stop.clone()).unwrap();
+        let upload = Body::from(vec![b'x'; 4 << 20]);
+        let request = http::Request::post(rig.url("/quit")).body(upload).unwrap();
+        let ctx = Context::background();
+        let answer = soon("an answer", Client::new().send(&ctx, request)).await.unwrap();
+        assert_eq!(answer.into_body().text(100).await.unwrap(), "good bye");
+        rig.end().await;
+    }
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ where
     let service = ContextLayer::below(requests).layer(arriving);
     let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
-    let stream = Stream::new(stream, shared.write_limit, unread.clone());
+    let stream = Stream::new(stream, shared.write_limit, unread);
     let mut builder = auto::Builder::new(StreamExecutor { shared: shared.clone() });
     builder.http1().timer(TokioTimer::new()).header_read_timeout(shared.header_limit);
     // A body that nobody reads yet, because its request waits for its turn, must not use up the
@@ -110,9 +110,6 @@ where
     let mut patience = Once(Some(patience.done()));
     let served = poll_fn(|task| {
         if stopping.poll(task).is_some() {
-            // If hyper had not read the body of a request that was answered, it would have closed
-            // the connection by now.
-            unread.note_going_on();
             connection.as_mut().graceful_shutdown();
         }
         if patience.poll(task) == Some(ContextError::DeadlineExceeded) {

@@ -67,8 +67,7 @@ where
 }
 
 pin_project! {
-    /// The future of an answer, which notes that it has come, and whether it hands the connection
-    /// over to the handler.
+    /// The future of an answer, which notes whether that hands the connection over to the handler.
     pub(super) struct Answering<F> {
         #[pin]
         future: F,
@@ -91,8 +90,6 @@ where
         };
         if answer.as_ref().is_ok_and(|response| hands_over(response.status())) {
             this.connection.note_handed_over();
-        } else {
-            this.connection.note_answered();
         }
         Poll::Ready(answer)
     }

@@ -11,7 +11,8 @@
 //!
 //! 1. `Unread` orders nothing. It is for HTTP/1.1, where hyper polls the stream and the request in
 //!    one task. If the body is dropped in another task, that may be seen too late; then the
-//!    connection is closed at once.
+//!    connection is closed at once. Hyper may have read the rest of a small body itself, which cannot
+//!    be seen; then an idle connection that is stopped stays for that moment too.
 //! 2. A stream that was handed over by an upgrade is not closed in two steps: half of it may be
 //!    closed while the handler reads the other half. This is known before hyper hands it over.
 
@@ -39,44 +40,32 @@ pub(super) struct Unread(Arc<AtomicUsize>);
 const READ: usize = 0;
 /// The handler has dropped the body.
 const DROPPED: usize = 1;
-/// And it has answered. Either hyper closes the connection now, or it has read the rest itself.
-const ANSWERED: usize = 2;
 /// The connection is the handler's: invariant 2.
-const HANDED_OVER: usize = 3;
+const HANDED_OVER: usize = 2;
 
 impl Unread {
     /// Notes that there is nothing of a body left to read.
     pub(super) fn note_read(&self) {
-        self.change(|now| now != HANDED_OVER, READ);
+        self.change(READ);
     }
 
     /// Notes that the handler has dropped the body.
     pub(super) fn note_dropped(&self) {
-        self.change(|now| now != HANDED_OVER, DROPPED);
-    }
-
-    /// Notes that the handler has answered.
-    pub(super) fn note_answered(&self) {
-        self.change(|now| now == DROPPED, ANSWERED);
-    }
-
-    /// Notes that hyper has gone on after the answer: so it has read the body.
-    pub(super) fn note_going_on(&self) {
-        self.change(|now| now == ANSWERED, READ);
+        self.change(DROPPED);
     }
 
     /// Notes that the connection is the handler's from here on.
     pub(super) fn note_handed_over(&self) {
-        self.change(|_| true, HANDED_OVER);
+        self.change(HANDED_OVER);
     }
 
     fn may_come(&self) -> bool {
-        matches!(self.0.load(Ordering::Relaxed), DROPPED | ANSWERED)
+        self.0.load(Ordering::Relaxed) == DROPPED
     }
 
-    fn change(&self, from: impl Fn(usize) -> bool, to: usize) {
+    fn change(&self, to: usize) {
         // Relaxed, here and above: invariant 1.
-        let next = |now| from(now).then_some(to);
+        let next = |now| (now != HANDED_OVER).then_some(to);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 }
