@@ -281,42 +281,6 @@ fn whoever_is_woken_lets_go_of(
     *held = Some((ctx, canceller, done));
 }
 
-#[cfg(all(unix, feature = "tokio"))]
-#[test]
-fn what_goes_with_a_context_goes_after_all_functions_whatever_ends_it() {
-    struct Value(mpsc::Sender<&'static str>);
-    impl Drop for Value {
-        fn drop(&mut self) {
-            let _ = self.0.send("the value");
-        }
-    }
-    let on_tokio = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    for ends in ["a cancel", "a deadline", "a deadline of tokio's"] {
-        let runtime = on_tokio();
-        let entered = (ends == "a deadline of tokio's").then(|| runtime.enter());
-        let time = if ends == "a cancel" { HOUR } else { ms(50) };
-        let (ctx, canceller) = Context::background().with_timeout(time);
-        drop(entered);
-        let (tell, told) = mpsc::channel();
-        // The last handle of this one is held by a function of quell's own.
-        let value = ctx.with_value(Value(tell.clone()));
-        let (asked, of) = quell::signal::interrupt(&value);
-        of.detach();
-        drop((asked, value));
-        ctx.after_func(move || tell.send("the function").unwrap());
-        match ends {
-            "a cancel" => canceller.cancel(),
-            "a deadline" => {}
-            _ => runtime.block_on(async {
-                ctx.done().await;
-                tokio::time::sleep(ms(20)).await;
-            }),
-        }
-        let told = [(); 2].map(|()| told.recv_timeout(AGES).unwrap());
-        assert_eq!(told, ["the function", "the value"], "{ends}");
-    }
-}
-
 #[test]
 fn an_error_that_explodes_with_the_last_of_a_context_keeps_no_function_from_running() {
     for by_deadline in [false, true] {

@@ -455,13 +455,3 @@ fn a_link_that_fails_because_no_timer_can_be_had_leaves_nothing_with_its_parents
     drop(std::panic::take_hook());
     assert!(more < 4 << 20, "{more} bytes are left");
 }
-
-#[cfg(unix)]
-#[test]
-fn a_value_that_explodes_with_the_last_of_its_context_is_not_the_cancellers_affair() {
-    let (ctx, canceller) = Context::background().with_cancel();
-    // Only what is registered for its end keeps it alive.
-    quell::signal::interrupt(&ctx.with_value(Bomb)).1.detach();
-    canceller.cancel();
-    assert!(ctx.is_done());
-}

@@ -49,6 +49,7 @@ const SEEN_BY_MODELS: &[&str] = &[
 const FROM_STD: &[(&str, &str)] = &[
     ("src/context/values.rs", "a key is a constant, and its atomic is never used"),
     ("src/context/wait.rs", "a waker is made of std's Arc"),
+    ("src/context/outside.rs", "no model has signals, nor tokio's tokens"),
     ("src/context/signal.rs", "no model has signals"),
     ("src/context/token.rs", "no model has tokio's tokens"),
     ("src/channel/sender.rs", "loom's Arc holds nothing without a size"),

@@ -152,42 +152,6 @@ fn no_function_of_the_users_holds_up_the_end_of_a_pipeline() {
     });
 }
 
-#[cfg(unix)]
-#[test]
-fn no_value_of_the_users_holds_up_the_end_of_a_pipeline() {
-    /// A value whose drop blocks until its gate is open.
-    struct Gated(Mutex<mpsc::Receiver<()>>);
-    impl Drop for Gated {
-        fn drop(&mut self) {
-            let _ = self.0.lock().unwrap().recv();
-        }
-    }
-    in_time(|| {
-        threads(2).block_on(async {
-            for by_deadline in [false, true] {
-                let time = if by_deadline { ms(100) } else { AGES };
-                let (ctx, canceller) = background().with_timeout(time);
-                let (opens, gate) = mpsc::channel::<()>();
-                // A function of quell's own holds the last handle of this one.
-                let (asked, of) =
-                    quell::signal::interrupt(&ctx.with_value(Gated(Mutex::new(gate))));
-                of.detach();
-                drop(asked);
-                let mut results =
-                    Pipeline::from_iter(&ctx, 0..10_u64).dispatch(2, |_, _| pending::<u64>()).run();
-                assert!(results.next().now_or_never().is_none());
-                let cancel = std::thread::spawn(move || {
-                    if by_deadline { canceller.detach() } else { canceller.cancel() }
-                });
-                assert_eq!(results.next().await, None);
-                let _ = finish(results).await;
-                drop(opens);
-                cancel.join().unwrap();
-            }
-        });
-    });
-}
-
 #[test]
 fn no_function_of_the_users_holds_up_the_end_that_a_stage_makes() {
     in_time(|| {

@@ -71,6 +71,22 @@ fn play(role: &str) {
             println!("ended");
             Context::background().wait();
         }
+        "is gone" => {
+            let stopped = ctx.after_func(|| {});
+            stopped.stop();
+            canceller.detach();
+            drop(ctx);
+            println!("gone");
+            // Not for ever, in case nothing ends it.
+            Context::background().wait_timeout(Duration::from_secs(20));
+        }
+        "is there only for another" => {
+            let (below, _canceller) = ctx.with_cancel();
+            canceller.detach();
+            drop(ctx);
+            println!("waiting");
+            println!("{:?}", below.wait_timeout(Duration::from_secs(10)));
+        }
         "one of two has ended" => {
             let (other, _canceller) = signal::interrupt(&Context::background());
             canceller.cancel();
@@ -222,6 +238,36 @@ fn once_the_context_has_ended_otherwise_a_signal_acts_as_by_default() {
     child.until("ended");
     child.send("-TERM");
     assert_eq!(child.end().signal(), Some(15));
+}
+
+#[test]
+fn once_the_context_is_gone_without_an_end_a_signal_acts_as_by_default() {
+    let mut child = Played::start("is gone");
+    child.until("gone");
+    child.send("-TERM");
+    assert_eq!(child.end().signal(), Some(15));
+}
+
+#[test]
+fn a_context_that_is_there_only_for_one_below_it_hears_of_signals() {
+    let mut child = Played::start("is there only for another");
+    child.until("waiting");
+    child.send("-INT");
+    child.until("Some(Cancelled)");
+    assert!(child.end().success());
+}
+
+#[test]
+fn a_context_that_waits_for_a_signal_is_not_kept_alive_by_that() {
+    let (parent, _canceller) = Context::background().with_timeout(Duration::from_secs(3600));
+    let held = Arc::new(());
+    for _ in 0..100 {
+        let (ctx, canceller) = signal::interrupt(&parent.with_value(held.clone()));
+        canceller.detach();
+        assert!(!ctx.is_done());
+    }
+    assert!(parent.tree().is_empty(), "{}", parent.tree());
+    assert_eq!(Arc::strong_count(&held), 1);
 }
 
 #[test]

@@ -177,7 +177,7 @@ impl Job {
 
 impl Func {
     /// One of quell's own, which does not keep its context alive.
-    #[cfg(all(feature = "tokio-util", not(loom)))]
+    #[cfg(all(any(unix, feature = "tokio-util"), not(loom)))]
     pub(super) fn quiet(job: Arc<Job>) -> Self {
         Func { job, context: None }
     }

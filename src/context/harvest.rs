@@ -243,3 +243,90 @@ impl Ours {
         kept
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::{Condvar, wait};
+
+    /// What has been told, by any thread.
+    #[derive(Clone)]
+    struct Told(Arc<(Mutex<Vec<&'static str>>, Condvar)>);
+
+    impl Told {
+        fn nothing() -> Self {
+            Told(Arc::new((Mutex::new(Vec::new()), Condvar::new())))
+        }
+
+        fn tell(&self, what: &'static str) -> impl Fn() + Send + Sync + 'static {
+            let told = self.clone();
+            move || {
+                told.0.0.lock().push(what);
+                told.0.1.notify_all();
+            }
+        }
+
+        fn wait_for(&self, count: usize) -> Vec<&'static str> {
+            let mut told = self.0.0.lock();
+            while told.len() < count {
+                told = wait(&self.0.1, told);
+            }
+            told.clone()
+        }
+    }
+
+    struct Value<F: Fn()>(F);
+
+    impl<F: Fn()> Drop for Value<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+
+    /// Has a function of quell's own hold the last handle of a context, with a value whose drop
+    /// does this.
+    fn keep_value(ctx: &Context, drops: impl Fn() + Send + Sync + 'static) {
+        ctx.with_value(Value(drops)).own_func_at_end(|| {});
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn what_goes_with_a_context_goes_after_all_functions_whatever_ends_it() {
+        use std::time::Duration;
+        for ends in ["a cancel", "a deadline", "a deadline of tokio's"] {
+            let runtime = rt::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let entered = (ends == "a deadline of tokio's").then(|| runtime.enter());
+            let millis = if ends == "a cancel" { 3_600_000 } else { 50 };
+            let (ctx, canceller) =
+                Context::background().with_timeout(Duration::from_millis(millis));
+            drop(entered);
+            let told = Told::nothing();
+            keep_value(&ctx, told.tell("the value"));
+            ctx.after_func(told.tell("the user's function"));
+            ctx.own_func_at_end(told.tell("quell's function"));
+            match ends {
+                "a cancel" => canceller.cancel(),
+                "a deadline" => {}
+                _ => runtime.block_on(async {
+                    ctx.done().await;
+                    rt::sleep(Duration::from_millis(20)).await;
+                }),
+            }
+            let all = told.wait_for(3);
+            assert_eq!(all, ["quell's function", "the user's function", "the value"], "{ends}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_explodes_with_the_last_of_its_context_is_not_the_cancellers_affair() {
+        let (ctx, canceller) = Context::background().with_cancel();
+        let told = Told::nothing();
+        let explodes = told.tell("exploded");
+        keep_value(&ctx, move || {
+            explodes();
+            panic!("a bomb in a value");
+        });
+        canceller.cancel();
+        assert_eq!(told.wait_for(1), ["exploded"]);
+    }
+}

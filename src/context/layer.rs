@@ -653,16 +653,11 @@ impl Drop for Branch<'_> {
         }
         if let Ok(Some(scope)) = self.fate.scope() {
             if let Some(up) = self.up {
-                // Waits for a sweep of the parent that is under way, which then takes the token.
+                // Waits for a sweep of the parent that is under way, which then empties it.
                 up.dismiss(scope.get());
             }
-            #[cfg(all(feature = "tokio-util", not(loom)))]
-            if let Some(token) = scope.take_token() {
-                // It may have ended without a sweep, say by its deadline, and none comes any more.
-                if self.is_done() {
-                    token.cancel();
-                }
-            }
+            #[cfg(not(loom))]
+            scope.empty(|| self.is_done());
         }
     }
 }

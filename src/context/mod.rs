@@ -17,6 +17,7 @@
 // | `done`, `run`, `wait` | three ways to wait for the end |
 // | `display`, `tree` | human-readable output |
 // | `signal`, `token` | ends that come from outside |
+// | `outside` | what those keep of a context |
 // | `purse` | clones for workers |
 // | `trace` | the event of the `tracing` feature |
 
@@ -32,6 +33,8 @@ mod layer;
 mod members;
 #[cfg(not(loom))]
 mod nested;
+#[cfg(all(any(unix, feature = "tokio-util"), not(loom)))]
+mod outside;
 mod purse;
 mod run;
 mod scope;

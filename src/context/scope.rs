@@ -201,7 +201,7 @@ impl Scope {
 
     /// Ends as `elder`, a scope above, has ended, or should have ended by its deadline: as a look
     /// at the context would find.
-    #[cfg(all(feature = "tokio-util", not(loom)))]
+    #[cfg(all(any(unix, feature = "tokio-util"), not(loom)))]
     pub(super) fn end_with(&self, elder: &Scope) {
         if let Some(passed) = elder.deadline.as_ref().filter(|own| own.has_passed()) {
             let (end, first) = elder.settle_deadline(passed);
@@ -519,20 +519,27 @@ impl Scope {
         }
     }
 
-    /// Empties the scope of a context that is being dropped, and returns the root of its tokens,
-    /// unless a sweep has taken it. The scope has no waiters, so only the token may have an alarm
-    /// armed; and the list has only bridges from tokens, which keep no context alive. A handle to
-    /// the scope may remain, in a stopped `AfterFunc` for one, and must not keep these alive.
-    #[cfg(all(feature = "tokio-util", not(loom)))]
-    pub(super) fn take_token(&self) -> Option<super::token::Root> {
+    /// Empties the scope of a context that is being dropped, unless a sweep has done so. The scope
+    /// has no waiters; the list has only quell's own functions that keep no context alive: bridges
+    /// from tokens, and places among those that wait for a signal. A handle to the scope may
+    /// remain, in a stopped `AfterFunc` for one, and must not keep these. `_is_done`: whether the
+    /// context has ended.
+    #[cfg(not(loom))]
+    pub(super) fn empty(&self, _is_done: impl FnOnce() -> bool) {
         if self.is_swept() {
-            return None;
+            return;
         }
         let mut state = self.state.lock();
-        let (token, bridges) = (state.token.take(), std::mem::take(&mut state.members));
+        let members = std::mem::take(&mut state.members);
+        #[cfg(feature = "tokio-util")]
+        let token = state.token.take();
         drop(state);
-        drop(bridges);
-        token
+        drop(members);
+        // It may have ended without a sweep, say by its deadline, and none comes any more.
+        #[cfg(feature = "tokio-util")]
+        if let Some(token) = token.filter(|_| _is_done()) {
+            token.cancel();
+        }
     }
 
     /// Resets the list, if it is empty and nothing else is kept here, so that the next members get

@@ -5,15 +5,17 @@
 //! 1. `by_default` is true exactly when no context is waiting for a signal: then a signal does what
 //!    it would do without quell. The handler itself sets it, so a second signal ends the process
 //!    however busy or stuck that is.
-//! 2. A context is in the list from [`interrupt`] until it ends, or until that call fails.
+//! 2. A context is in the list from [`interrupt`] until it ends or is gone, or until that call
+//!    fails. The list does not keep it alive.
 //! 3. The thread that hears of signals runs no after-functions and drops nothing that a context
 //!    holds: such user code may wait for the next signal.
 
 #![allow(clippy::disallowed_types, reason = "made once, for no model to see")]
 
+use super::after::{Func, Job, Whose};
 use super::cause::Cause;
 use super::harvest::Harvest;
-use super::scope::Scope;
+use super::outside::{Target, Vigil};
 use super::{Canceller, Context, ContextError};
 use crate::rt::{self, Clock, contain_panic};
 use crate::sync::Mutex;
@@ -61,9 +63,8 @@ impl std::error::Error for Interrupted {}
 /// signal (an [`Interrupted`]). The second signal ends the process as it does by default, so that a
 /// shell sees 130 or 143.
 ///
-/// If the context ends otherwise, and no other one waits for a signal, signals again act as they do
-/// by default. Until it ends it is kept alive, even where its canceller is detached and every handle
-/// dropped: cancel one that is no longer needed. Unix only.
+/// If the context ends otherwise, or is dropped with all that is derived from it, and no other one
+/// waits for a signal, signals again act as they do by default. Unix only.
 ///
 /// When a signal ends the context, its after-functions run on a dedicated thread, outside of any
 /// runtime; they may wait for a signal that ends another context. Wakers are woken on the thread
@@ -86,21 +87,21 @@ pub fn interrupt(parent: &Context) -> (Context, Canceller) {
     let made_at = Location::caller();
     let (ctx, canceller) = parent.with_cancel();
     let watch = Watch::get();
-    let key = {
-        let mut waiting = watch.waiting.lock();
-        // The ordering of the handler's own loads is signal-hook's. What matters here is that the
-        // flag and the list change under one lock.
-        watch.by_default.store(false, Ordering::SeqCst);
-        waiting.insert(Waiting { ctx: ctx.clone(), made_at })
-    };
-    let place = Place { watch, key };
-    // If this panics because no alarm can be armed, the place is dropped with the function.
-    ctx.own_func_at_end(move || drop(place));
+    ctx.note_look();
+    if let Some((branch, Ok(scope))) = ctx.branch().map(|branch| (branch, branch.open())) {
+        branch.note_func();
+        let place = watch.enter(Target::new(branch, scope, parent.branch()), made_at);
+        // If this panics because no alarm can be armed, the place is dropped.
+        let vigil = Vigil::begin(branch);
+        let leaves = Job::new(Whose::Ours, Box::new(move || drop((place, vigil))));
+        let kept = scope.add_func(Func::quiet(leaves));
+        drop(kept);
+    }
     (ctx, canceller)
 }
 
 struct Waiting {
-    ctx: Context,
+    target: Target,
     made_at: &'static Location<'static>,
 }
 
@@ -144,7 +145,7 @@ fn handlers() -> Arc<AtomicBool> {
 /// The one watch of the process.
 struct Watch {
     by_default: Arc<AtomicBool>,
-    waiting: Mutex<Slab<Waiting>>,
+    waiting: Mutex<Slab<Arc<Waiting>>>,
 }
 
 impl Watch {
@@ -169,26 +170,32 @@ impl Watch {
         Ok(())
     }
 
+    fn enter(&'static self, target: Target, made_at: &'static Location<'static>) -> Place {
+        let new = Arc::new(Waiting { target, made_at });
+        let mut waiting = self.waiting.lock();
+        // The ordering of the handler's own loads is signal-hook's. What matters here is that the
+        // flag and the list change under one lock.
+        self.by_default.store(false, Ordering::SeqCst);
+        Place { watch: self, key: waiting.insert(new) }
+    }
+
     /// Ends all waiting contexts, and only then notifies: no after-function of one context holds up
     /// the end of another, or the next signal.
     fn tell(&self, interrupted: Interrupted) {
-        let all: Vec<_> = {
-            let waiting = self.waiting.lock();
-            waiting.iter().map(|(_, waiting)| (waiting.ctx.clone(), waiting.made_at)).collect()
-        };
+        let all: Vec<_> = self.waiting.lock().iter().map(|(_, one)| Arc::clone(one)).collect();
+        let all: Vec<_> =
+            all.iter().filter_map(|one| Some((one.target.hold()?, one.made_at))).collect();
         let mut harvest = Harvest::default();
-        for (ctx, made_at) in &all {
+        for (held, made_at) in &all {
             let error = Box::new(interrupted);
             let cause = Cause::given(ContextError::Cancelled, error, Some(made_at));
-            let scope = ctx.branch().and_then(|branch| branch.open().ok());
-            let found = scope.and_then(|scope| Scope::cancel(scope, cause));
-            harvest.join(found.unwrap_or_default());
+            harvest.join(held.end(cause).unwrap_or_default());
         }
         let rest = harvest.wake_and_leave_the_rest().unwrap_or_default();
-        // Invariant 3. Dropping the contexts there may drop user values.
+        // Invariant 3.
         let rest = rest.and_then(move || {
-            for waiting in all {
-                contain_panic(move || drop(waiting));
+            for (held, _) in all {
+                contain_panic(move || drop(held));
             }
         });
         rt::leave_to_crew(Clock::system(), rest);

@@ -13,13 +13,11 @@
 
 use super::after::{Func, Job, Whose};
 use super::cause::Cause;
-use super::layer::Branch;
-use super::scope::Scope;
+use super::outside::{Target, Vigil};
 use super::{Canceller, Context};
 use crate::rt::{self, contain_panic};
-use crate::sync::{Arc, Lent, Mutex};
+use crate::sync::Mutex;
 use std::pin::Pin;
-use std::sync::Weak;
 use std::task::{Poll, Wake, Waker};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -41,13 +39,9 @@ impl Context {
     #[track_caller]
     pub fn with_token(&self, token: &CancellationToken) -> (Context, Canceller) {
         let (ctx, canceller) = self.with_cancel();
-        if let Some(Ok(scope)) = ctx.branch().map(|branch| branch.open()) {
-            let above = self.branch().and_then(|above| above.open().ok());
-            let bounding = ctx.branch().and_then(Branch::bounding);
+        if let Some((branch, Ok(scope))) = ctx.branch().map(|branch| (branch, branch.open())) {
             let bridge = std::sync::Arc::new(Bridge {
-                scope: Arc::downgrade(&scope.to_arc()),
-                elders: [above, bounding]
-                    .map(|elder| elder.map(|elder| Arc::downgrade(&elder.to_arc()))),
+                target: Target::new(branch, scope, self.branch()),
                 crossing: Mutex::new(Crossing::Waiting(Box::pin(token.clone().cancelled_owned()))),
             });
             let owner = Owner(std::sync::Arc::clone(&bridge));
@@ -79,9 +73,7 @@ impl Context {
         let root = branch.open().ok().and_then(|scope| {
             scope.token(|| {
                 branch.note_func();
-                branch.watch();
-                let watched = branch.bounding().map(|scope| Arc::downgrade(&scope.to_arc()));
-                Root { token: CancellationToken::new(), watched }
+                Root { token: CancellationToken::new(), _vigil: Vigil::begin(branch) }
             })
         });
         let ended = || {
@@ -96,8 +88,7 @@ impl Context {
 /// The parent of all tokens of a context.
 pub(super) struct Root {
     token: CancellationToken,
-    /// The scope whose deadline it watches, if there is one.
-    watched: Option<Weak<Scope>>,
+    _vigil: Vigil,
 }
 
 impl Root {
@@ -112,19 +103,9 @@ impl Root {
     }
 }
 
-impl Drop for Root {
-    fn drop(&mut self) {
-        if let Some(scope) = self.watched.as_ref().and_then(Weak::upgrade) {
-            scope.unwatch();
-        }
-    }
-}
-
-/// From a token to a scope.
+/// From a token to a context.
 struct Bridge {
-    scope: Weak<Scope>,
-    /// The scope above, and the one with the deadline. If they have ended, that end came first.
-    elders: [Option<Weak<Scope>>; 2],
+    target: Target,
     crossing: Mutex<Crossing>,
 }
 
@@ -171,14 +152,10 @@ impl Bridge {
         loop {
             drop(crossing);
             if future.as_mut().poll(&mut cx) == Poll::Ready(()) {
-                if let Some(scope) = self.scope.upgrade() {
-                    let elders = self.elders.iter().flatten().filter_map(Weak::upgrade);
-                    elders.for_each(|elder| scope.end_with(&elder));
-                    if let Some(mut harvest) =
-                        Scope::cancel(Lent::from(&scope), Cause::cancelled(None))
-                    {
-                        harvest.run();
-                    }
+                let held = self.target.hold();
+                let end = held.as_ref().and_then(|held| held.end(Cause::cancelled(None)));
+                if let Some(mut harvest) = end {
+                    harvest.run();
                 }
                 return;
             }
