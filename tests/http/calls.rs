@@ -14,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Handlers that report their end.
@@ -382,6 +383,46 @@ async fn a_call_over_http2_whose_server_hangs_up_is_made_once() {
     assert!(!error.is_connect(), "{error:?}");
     assert_eq!(accepted.load(Ordering::SeqCst), 1, "{error:?}");
     hangs_up.abort();
+}
+
+#[tokio::test]
+async fn an_answer_over_http2_that_breaks_off_is_not_taken_for_a_whole_one() {
+    /// To each request it sends a head, then these frames.
+    async fn server(frames: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            let mut head = [0; 9];
+            while stream.read_exact(&mut head).await.is_ok() {
+                let mut rest = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+                stream.read_exact(&mut rest).await.unwrap();
+                match head[3] {
+                    1 => {
+                        stream.write_all(&[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88]).await.unwrap();
+                        stream.write_all(frames).await.unwrap();
+                    }
+                    4 if head[4] == 0 => {
+                        stream.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        });
+        url
+    }
+    let half = b"\0\0\x04\0\0\0\0\0\x01half\0\0\x04\x03\0\0\0\0\x01\0\0\0\0";
+    let goodbye = b"\0\0\x04\0\0\0\0\0\x01half\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let whole = b"\0\0\x05\0\x01\0\0\0\x01whole\0\0\x04\x03\0\0\0\0\x01\0\0\0\0";
+    let ctx = Context::background();
+    for (frames, wanted) in [(&half[..], None), (&goodbye[..], None), (&whole[..], Some("whole"))] {
+        let url = server(frames).await;
+        let answer = soon("a head", Client::http2().get(&ctx, url)).await.unwrap();
+        let text = soon("a body", answer.into_body().text(100)).await;
+        assert_eq!(text.as_deref().ok(), wanted, "{text:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use futures::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use quell::Context;
 use quell::http::{Client, Ctx, LimitLayer, serve};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -222,6 +223,42 @@ async fn a_client_of_http2_that_is_gone_without_a_word_is_noticed_and_a_quiet_on
     gate.add_permits(1);
     assert_eq!(soon("the quiet one", quiet).await.unwrap().unwrap(), "through, false\n");
     drop(gone);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_body_over_http2_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let (reporter, mut reports) = reports();
+    let upload = axum::routing::post(move |Ctx(ctx): Ctx, body: Body| async move {
+        reporter.end_of(&ctx);
+        let read = axum::body::to_bytes(body, 100).await;
+        reporter.tell(read.map_or("broken off".into(), |all| format!("{} bytes", all.len())));
+        std::future::pending::<()>().await
+    });
+    let moment = Duration::from_millis(100);
+    let change = move |serve: quell::http::Serve<Router>| {
+        serve.header_timeout(moment).body_timeout(Duration::MAX)
+    };
+    let rig = Rig::with(Router::new().route("/upload", upload), change).await;
+    let half = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0],
+        &[0, 0, 14, 1, 4, 0, 0, 0, 1],
+        &[0x83, 0x86, 0x41, 1, b't', 0x04, 7],
+        b"/upload",
+        &[0, 0, 4, 0, 0, 0, 0, 0, 1],
+        b"half",
+    ];
+    // A proxy whose own client has gone may say that nothing is wrong.
+    let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+    // The other is never heard of again.
+    for end in [&reset[..], &[]] {
+        let mut client = rig.connect().await;
+        client.0.write_all(&half.concat()).await.unwrap();
+        client.0.write_all(end).await.unwrap();
+        let said = BTreeSet::from([reports.next().await, reports.next().await]);
+        assert_eq!(said, BTreeSet::from(["broken off".into(), "client gone".into()]));
+    }
     rig.end().await;
 }
 

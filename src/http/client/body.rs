@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll, ready};
 
@@ -26,11 +27,12 @@ pin_project! {
 }
 
 impl<B> CallBody<B> {
-    pub(super) fn new(call: CallName, ctx: &Context, body: B) -> Self
+    /// `tells_its_end` says whether the body knows if it is whole.
+    pub(super) fn new(call: CallName, ctx: &Context, body: B, tells_its_end: bool) -> Self
     where
         B: Body,
     {
-        CallBody { call, body: CancelBody::new(ctx, body) }
+        CallBody { call, body: CancelBody { tells_its_end, ..CancelBody::new(ctx, body) } }
     }
 }
 
@@ -129,10 +131,15 @@ pin_project! {
     pub(super) struct CancelBody<B> {
         // `None` once the end of the context no longer matters.
         told: Option<(Context, Done)>,
+        // Whether the body knows if it is whole. Over HTTP/2 hyper takes a stream that was reset
+        // without an error for one that has come to its end.
+        tells_its_end: bool,
         #[pin]
         body: Option<B>,
     }
 }
+
+const BROKE_OFF: &str = "the server has broken off the answer";
 
 pub(super) enum Stopped {
     Cancelled(Cancelled),
@@ -151,7 +158,7 @@ impl From<Stopped> for BoxError {
 impl<B: Body> CancelBody<B> {
     pub(super) fn new(ctx: &Context, body: B) -> Self {
         let told = (!body.is_end_stream()).then(|| (ctx.clone(), ctx.done()));
-        CancelBody { told, body: Some(body) }
+        CancelBody { told, tells_its_end: false, body: Some(body) }
     }
 }
 
@@ -168,7 +175,7 @@ where
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Stopped>>> {
         let mut this = self.project();
-        let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         if let Some((ctx, _)) = this.told {
             if let Err(cancelled) = ctx.check() {
                 *this.told = None;
@@ -176,11 +183,16 @@ where
                 return Poll::Ready(Some(Err(Stopped::Cancelled(cancelled))));
             }
         }
-        match body.poll_frame(task) {
+        match body.as_mut().poll_frame(task) {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
             Poll::Ready(end) => {
+                let broke_off = end.is_none() && *this.tells_its_end && !body.is_end_stream();
                 *this.told = None;
                 this.body.set(None);
+                if broke_off {
+                    let error = io::Error::new(io::ErrorKind::UnexpectedEof, BROKE_OFF);
+                    return Poll::Ready(Some(Err(Stopped::Failed(error.into()))));
+                }
                 Poll::Ready(end.map(|frame| frame.map_err(|e| Stopped::Failed(e.into()))))
             }
             Poll::Pending => {

@@ -41,6 +41,8 @@ pub(super) type Body = axum_core::body::Body;
 pub struct Client<S = Transport> {
     service: S,
     id: HeaderName,
+    /// Whether the bodies of all answers are hyper's, over HTTP/2.
+    is_http2: bool,
 }
 
 impl Client {
@@ -53,7 +55,7 @@ impl Client {
     /// Creates a client over plain TCP for servers that are known to speak HTTP/2.
     #[must_use]
     pub fn http2() -> Self {
-        Client::over(Transport::new(true))
+        Client { is_http2: true, ..Client::over(Transport::new(true)) }
     }
 
     /// Creates a client over streams of your own making, with HTTP/1.1 on each, kept and used
@@ -90,7 +92,7 @@ impl<S> Client<S> {
     /// Creates a client over any service that takes its requests: a client with TLS, or one with
     /// layers around it.
     pub fn over(service: S) -> Self {
-        Client { service, id: TRACKING_ID }
+        Client { service, id: TRACKING_ID, is_http2: false }
     }
 
     /// Uses another header than `X-GUID` for the tracking id.
@@ -156,7 +158,7 @@ where
             service.call(request).await
         });
         match answer.await {
-            Ok(Ok(answer)) => Ok(answer.map(|body| CallBody::new(call, ctx, body))),
+            Ok(Ok(answer)) => Ok(answer.map(|body| CallBody::new(call, ctx, body, self.is_http2))),
             Ok(Err(error)) => Err(CallError::failed(call, error)),
             Err(cancelled) => Err(CallError::gave_up(call, cancelled)),
         }

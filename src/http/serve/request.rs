@@ -2,6 +2,10 @@
 //!
 //! When hyper loses the client in the middle of a request's body, it stops reading but goes on with
 //! the handler, without telling it. So the body ends the context.
+//!
+//! Over HTTP/2 hyper takes a stream that was reset without an error for one that has come to its end,
+//! and so it does when it has closed the connection of a client that answered no ping. The body knows
+//! better.
 
 use super::stream::Unread;
 use crate::context::{BoxError, Canceller};
@@ -57,9 +61,10 @@ where
         // Detached: the context ends with the request, not when the body has been read.
         client_gone.clone().detach();
         // Over HTTP/2 such a stream is reset, and the connection goes on.
-        let unread = (request.version() < Version::HTTP_2).then(|| self.unread.clone());
+        let tells_its_end = request.version() == Version::HTTP_2;
+        let unread = (!tells_its_end).then(|| self.unread.clone());
         let limit = self.body_limit;
-        let watch = |body| Watched { body, client_gone, limit, waits: None, unread };
+        let watch = |body| Watched { body, client_gone, limit, waits: None, unread, tells_its_end };
         let request = request.with_context(ctx);
         let future = self.inner.call(request.map(|body| axum_core::body::Body::new(watch(body))));
         Answering { future, connection, is_connect }
@@ -105,6 +110,8 @@ struct Watched {
     waits: Option<Pin<Box<Sleep>>>,
     /// `None` once its end has come.
     unread: Option<Unread>,
+    /// Whether the body knows if it is whole.
+    tells_its_end: bool,
 }
 
 impl Drop for Watched {
@@ -157,6 +164,11 @@ impl Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let error: BoxError = match Pin::new(&mut self.body).poll_frame(task) {
             Poll::Ready(Some(Err(error))) => error.into(),
+            Poll::Ready(None) if self.tells_its_end && !self.body.is_end_stream() => {
+                self.tells_its_end = false;
+                io::Error::new(io::ErrorKind::UnexpectedEof, "the client has given up the request")
+                    .into()
+            }
             Poll::Pending if self.is_over(task) => {
                 io::Error::new(io::ErrorKind::TimedOut, "the client has stopped sending the body")
                     .into()
