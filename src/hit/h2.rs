@@ -93,6 +93,10 @@ impl Connection {
             let failed = |error| Failure { kind: kind(&error), taken: Progress::Yes };
             bytes += frame.map_err(failed)?.data_ref().map_or(0, |data| data.len() as u64);
         }
+        // Hyper takes a stream that was reset without an error for one that has come to its end.
+        if !body.is_end_stream() {
+            return Err(Failure { kind: ErrorKind::Reset, taken: Progress::Yes });
+        }
         // Nothing is ever sent over it; the drop of its other end is the answer. As over HTTP/1.1,
         // a server that takes the request takes all of it. If it refuses the request, a connection
         // that still has a part of it to send is not kept: streams like that would become more and

@@ -232,9 +232,14 @@ async fn http2_tells_how_a_response_ended_too_early() {
     fn begun(stream: u32) -> Vec<u8> {
         [frame(HEADERS, 4, stream, &[0x88]), frame(DATA, 0, stream, b"hel")].concat()
     }
-    let cases: [(Server, ErrorKind); 4] = [
+    let cases: [(Server, ErrorKind); 5] = [
         (
             |stream| Continue([begun(stream), frame(RESET, 0, stream, &[0, 0, 0, 8])].concat()),
+            ErrorKind::Reset,
+        ),
+        // It says that nothing is wrong, as proxies do whose own server has gone.
+        (
+            |stream| Continue([begun(stream), frame(RESET, 0, stream, &[0, 0, 0, 0])].concat()),
             ErrorKind::Reset,
         ),
         (|stream| Break(begun(stream)), ErrorKind::Closed),
@@ -252,6 +257,16 @@ async fn http2_tells_how_a_response_ended_too_early() {
         let (url, _) = by_hand(says).await;
         assert_eq!(errors(1, &url, Options::new().http2(true)).await, [wanted]);
     }
+    // After its end a response is whole, whatever becomes of the stream.
+    let (url, _) = by_hand(|stream| {
+        let whole = [frame(HEADERS, 4, stream, NINE), frame(DATA, 1, stream, b"123456789")];
+        Continue([whole.concat(), frame(RESET, 0, stream, &[0, 0, 0, 0])].concat())
+    })
+    .await;
+    let request = Request::get(url).body("").unwrap();
+    let options = Options::new().concurrency(1).http2(true);
+    let hits = all(send_n(&Context::background(), 3, request, options).unwrap()).await;
+    assert!(hits.iter().all(|hit| hit.bytes() == 9), "{hits:?}");
 }
 
 #[tokio::test]
