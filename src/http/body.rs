@@ -1,8 +1,8 @@
 //! The body of a response, which keeps what the request holds until the last byte.
 //!
 //! A body that is not polled to its end is not necessarily unfinished: a server stops when all
-//! announced bytes are sent, when the body says that it is at its end, and at once if the response
-//! must not have a body.
+//! announced bytes are sent, when the body says that it is at its end, after trailers, and at once if
+//! the response must not have a body.
 
 use super::guard::Guard;
 use super::limit::Places;
@@ -139,7 +139,7 @@ impl<B: Body<Data = Bytes>> Body for ContextBody<B> {
                 if let (Some(left), Some(data)) = (this.left.as_mut(), frame.data_ref()) {
                     *left = left.saturating_sub(data.len() as u64);
                 }
-                if at_end || *this.left == Some(0) {
+                if at_end || *this.left == Some(0) || frame.is_trailers() {
                     this.hold.complete();
                 }
             }

@@ -6,11 +6,14 @@ use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::stream;
-use http::{Method, Request, StatusCode};
-use quell::http::{ContextLayer, Ctx, PeerAddress, RequestEnd, RequestExt};
+use http::{Method, Request, StatusCode, header};
+use http_body::Frame;
+use quell::http::{Client, ContextLayer, Ctx, PeerAddress, RequestEnd, RequestExt};
 use quell::{Context, ContextError};
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context as Task, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tower_layer::Layer;
@@ -28,8 +31,8 @@ fn app(reporter: &Reporter<String>) -> Router {
     use std::future::ready;
     let never = watched("never");
     let (quiet, busy, panics) = (watched("quiet"), watched("busy"), watched("panics"));
-    let forms = ["whole", "empty", "gone", "counted", "chunked", "broken"].map(watched);
-    let [whole, empty, gone, counted, chunked, broken] = forms;
+    let forms = ["whole", "empty", "gone", "counted", "chunked", "trailed", "broken"].map(watched);
+    let [whole, empty, gone, counted, chunked, trailed, broken] = forms;
     Router::new()
         .route(
             "/never",
@@ -95,12 +98,41 @@ fn app(reporter: &Reporter<String>) -> Router {
             }),
         )
         .route(
+            "/trailed",
+            get(|ctx: Ctx| async move {
+                trailed(ctx).await;
+                Body::new(Trailed(["rows", "7"].into()))
+            }),
+        )
+        .route(
             "/broken",
             get(|ctx: Ctx| async move {
                 broken(ctx).await;
                 Body::from_stream(stream::iter([Ok("part"), Err(std::io::Error::other("no more"))]))
             }),
         )
+}
+
+/// A body whose last frame is a trailer: nobody asks what comes after that.
+struct Trailed(VecDeque<&'static str>);
+
+impl http_body::Body for Trailed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let last = self.0.len() == 1;
+        Poll::Ready(self.0.pop_front().map(|text| {
+            Ok(if last {
+                Frame::trailers([(header::ETAG, text.parse().unwrap())].into_iter().collect())
+            } else {
+                Frame::data(text.into())
+            })
+        }))
+    }
 }
 
 /// `count` pieces of six bytes, and then the end, or nothing if it hangs.
@@ -196,6 +228,7 @@ async fn a_finished_response_ends_the_context_whatever_its_form() {
         ("GET", "counted", "piece\npiece\n"),
         ("GET", "chunked", "0\r\n\r\n"),
         ("HEAD", "chunked", "\r\n\r\n"),
+        ("GET", "trailed", "0\r\n\r\n"),
     ] {
         client.say(&format!("{method} /{path} HTTP/1.1\r\nhost: test\r\n\r\n")).await;
         client.hear(last).await;
@@ -206,6 +239,13 @@ async fn a_finished_response_ends_the_context_whatever_its_form() {
     client.hear_all().await;
     assert_eq!(reports.next().await, "broken began");
     assert_eq!(reports.next().await, "finished");
+    let (ctx, client) = (Context::background(), Client::http2());
+    for (path, said) in [("whole", "hello"), ("trailed", "rows")] {
+        let answer = client.get(&ctx, rig.url(&format!("/{path}"))).await.unwrap();
+        assert_eq!(text(answer.into_body()).await, said);
+        assert_eq!(reports.next().await, format!("{path} began"));
+        assert_eq!(reports.next().await, "finished", "/{path} over HTTP/2");
+    }
     rig.end().await;
 }
 

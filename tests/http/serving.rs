@@ -104,6 +104,19 @@ async fn idle_connections_are_closed_at_once_whether_or_not_they_were_used() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_last_body_was_read_to_its_trailers_is_idle() {
+    let echo = |body: Body| async { body };
+    let change = |serve: quell::http::Serve<Router>| serve.grace(Duration::from_millis(500));
+    let rig = Rig::with(Router::new().route("/", axum::routing::post(echo)), change).await;
+    let mut client = rig.connect().await;
+    let head = "POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n";
+    client.say(&format!("{head}4\r\nrows\r\n0\r\netag: 7\r\n\r\n")).await;
+    client.hear("rows\r\n0\r\n\r\n").await;
+    // It keeps its side open, and the server does not wait for it.
+    assert_eq!(rig.end().await.to_string(), "1 connections, all drained");
+}
+
+#[tokio::test]
 async fn after_the_grace_a_request_is_cancelled_with_the_cause_and_may_still_say_so() {
     let (reporter, mut reports) = reports();
     let gate = Arc::new(Semaphore::new(0));

@@ -176,7 +176,8 @@ impl Body for Watched {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(frame) => {
                 self.waits = None;
-                if frame.is_none() {
+                // Whoever has read trailers need not ask what comes after them.
+                if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
                     self.unread = None;
                 }
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
