@@ -586,6 +586,32 @@ async fn a_handler_that_looks_again_late_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
+async fn a_handler_that_goes_on_after_an_error_comes_to_the_end_of_the_body() {
+    let (reporter, mut reports) = reports();
+    let post = axum::routing::post(|body: Body| async move {
+        let (mut body, mut errors) = (body.into_data_stream(), 0);
+        while let Some(next) = body.next().await {
+            errors += u32::from(next.is_err());
+            assert!(errors < 1000, "it has no end");
+        }
+        reporter.tell(errors);
+    });
+    let app = Router::new().route("/", post);
+    let rig = Rig::with(app, |serve| serve.body_timeout(Duration::from_millis(300))).await;
+    // One stops sending, and one gives up.
+    let mut silent = rig.connect().await;
+    silent.say("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\n").await;
+    assert_eq!(reports.next().await, 1);
+    let half = stream::iter([Ok::<_, Infallible>("half")]).chain(stream::pending());
+    let request = http::Request::post(rig.url("/")).body(Body::from_stream(half)).unwrap();
+    let (ctx, _canceller) = Context::background().with_timeout(Duration::from_millis(100));
+    let given_up = Client::http2().send(&ctx, request).await;
+    assert!(given_up.unwrap_err().cancelled().is_some());
+    assert_eq!(reports.next().await, 1);
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn limits_longer_than_any_connection_are_none() {
     let limit = Duration::from_secs(u64::MAX);
     let app = Router::new().route("/", get(|| async { "hello" }));

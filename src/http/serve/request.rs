@@ -64,7 +64,10 @@ where
         let tells_its_end = request.version() == Version::HTTP_2;
         let unread = (!tells_its_end).then(|| self.unread.clone());
         let limit = self.body_limit;
-        let watch = |body| Watched { body, client_gone, limit, waits: None, unread, tells_its_end };
+        let watch = |body| {
+            let (waits, failed) = (None, false);
+            Watched { body, client_gone, limit, waits, unread, tells_its_end, failed }
+        };
         let request = request.with_context(ctx);
         let future = self.inner.call(request.map(|body| axum_core::body::Body::new(watch(body))));
         Answering { future, connection, is_connect }
@@ -112,6 +115,9 @@ struct Watched {
     unread: Option<Unread>,
     /// Whether the body knows if it is whole.
     tells_its_end: bool,
+    /// Whether it has given an error. It is over then: a handler that skips errors would otherwise
+    /// be given the same one again and again, and never wait.
+    failed: bool,
 }
 
 impl Drop for Watched {
@@ -162,10 +168,12 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.failed {
+            return Poll::Ready(None);
+        }
         let error: BoxError = match Pin::new(&mut self.body).poll_frame(task) {
             Poll::Ready(Some(Err(error))) => error.into(),
             Poll::Ready(None) if self.tells_its_end && !self.body.is_end_stream() => {
-                self.tells_its_end = false;
                 io::Error::new(io::ErrorKind::UnexpectedEof, "the client has given up the request")
                     .into()
             }
@@ -183,6 +191,7 @@ impl Body for Watched {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
         };
+        self.failed = true;
         if !is_malformed(&*error) {
             self.client_gone.cancel_with(RequestEnd::ClientGone);
         }
@@ -190,7 +199,7 @@ impl Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.failed || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
