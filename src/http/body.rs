@@ -97,13 +97,18 @@ impl<B> ContextBody<B> {
 }
 
 /// The answer that a layer gives itself, in place of the handler's.
-pub(super) fn unavailable<B>(why: String) -> Response<ContextBody<B>> {
-    let text = Some(why.into());
+pub(super) fn unavailable<B>(method: &Method, why: String) -> Response<ContextBody<B>> {
+    // To `HEAD` no body may be sent, and over HTTP/2 hyper does not leave it out.
+    let (head_only, length) = (*method == Method::HEAD, why.len());
+    let text = (!head_only).then(|| why.into());
     let body = ContextBody { hold: Hold::Nothing, left: None, text, body: None, places: None };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    if head_only {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
     response
 }
 

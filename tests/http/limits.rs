@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use http::{Request, Response, StatusCode};
 use proptest::prelude::*;
 use quell::Context;
-use quell::http::{Client, ContextLayer, LimitLayer, RequestExt, TimeoutLayer};
+use quell::http::{Client, ContextLayer, LimitLayer, RequestExt, TimeoutLayer, serve};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -17,6 +17,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tower_layer::Layer;
 
 fn request() -> Request<Body> {
     Request::new(Body::empty())
@@ -78,6 +79,37 @@ async fn so_many_run_so_many_wait_and_the_next_is_refused_at_once() {
     gated.are(0, 0).await;
     gated.gate.add_permits(1);
     assert_eq!(status(gated.ask(&ctx)).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn whoever_is_refused_and_asked_for_the_head_gets_no_more_over_http2_either() {
+    let limit = LimitLayer::new(1, 0);
+    let never = Router::new().route("/", get(std::future::pending::<()>));
+    // Outside of the router, which leaves such bodies out.
+    let app = limit.layer(never);
+    let app = TimeoutLayer::from_millis(300).answer_503().layer(app);
+    let (ctx, stop) = Context::background().with_cancel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let served = tokio::spawn(serve(&ctx, listener, app).into_future());
+    let (client, ctx) = (Client::http2(), Context::background());
+    let head = async || {
+        let request = Request::head(&url).body(Body::empty()).unwrap();
+        let answer = soon("an answer", client.send(&ctx, request)).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let length = answer.headers()["content-length"].clone();
+        let body = soon("no body", answer.into_body().text(100)).await;
+        (length, body.expect("no body"))
+    };
+    let refused = async {
+        until("one to run", || limit.running() == 1).await;
+        head().await
+    };
+    let (late, refused) = tokio::join!(head(), refused);
+    assert_eq!(late, ("48".parse().unwrap(), String::new()));
+    assert_eq!(refused, ("30".parse().unwrap(), String::new()));
+    stop.cancel();
+    soon("the server's end", served).await.unwrap();
 }
 
 #[tokio::test]

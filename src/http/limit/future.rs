@@ -35,7 +35,7 @@ type Seat = Pin<Box<dyn Future<Output = Result<Places, Cancelled>> + Send>>;
 pin_project! {
     #[project = StateNow]
     enum State<S, F, B> {
-        Refused,
+        Refused { method: Method },
         Waiting { seat: Seat, turn: Option<(S, Request<B>)> },
         // The place comes last, so that it is free only when nothing of the request is left.
         Running { #[pin] future: F, method: Method, places: Option<Places> },
@@ -44,8 +44,8 @@ pin_project! {
 }
 
 impl<S: Service<Request<B>>, B> LimitFuture<S, B> {
-    pub(super) fn refused(retry_after: u64) -> Self {
-        LimitFuture { state: State::Refused, retry_after }
+    pub(super) fn refused(method: Method, retry_after: u64) -> Self {
+        LimitFuture { state: State::Refused { method }, retry_after }
     }
 
     pub(super) fn waiting(seat: Seat, inner: S, request: Request<B>, retry_after: u64) -> Self {
@@ -77,22 +77,27 @@ where
         let mut this = self.project();
         let result = loop {
             match this.state.as_mut().project() {
-                StateNow::Refused => {
-                    break Ok(refuse("too many requests are waiting".into(), *this.retry_after));
+                StateNow::Refused { method } => {
+                    let why = "too many requests are waiting".into();
+                    break Ok(refuse(method, why, *this.retry_after));
                 }
-                StateNow::Waiting { seat, turn } => match ready!(seat.as_mut().poll(task)) {
-                    Ok(places) => {
-                        let (mut inner, request) = turn.take().expect("nobody has taken its turn");
-                        let method = request.method().clone();
-                        let future = inner.call(request);
-                        let places = Some(places);
-                        this.state.set(State::Running { future, method, places });
+                StateNow::Waiting { seat, turn } => {
+                    let places = ready!(seat.as_mut().poll(task));
+                    let (mut inner, request) = turn.take().expect("nobody has taken its turn");
+                    let method = request.method().clone();
+                    match places {
+                        Ok(places) => {
+                            let future = inner.call(request);
+                            let places = Some(places);
+                            this.state.set(State::Running { future, method, places });
+                        }
+                        Err(cancelled) => {
+                            let why = cancelled.cause();
+                            let why = format!("the request waited for its turn: {why}");
+                            break Ok(refuse(&method, why, *this.retry_after));
+                        }
                     }
-                    Err(cancelled) => {
-                        let why = format!("the request waited for its turn: {}", cancelled.cause());
-                        break Ok(refuse(why, *this.retry_after));
-                    }
-                },
+                }
                 StateNow::Running { future, method, places } => {
                     let answer = Hold::Nothing.passes_to_body(method, ready!(future.poll(task)));
                     break answer.map(|response| response.map(|body| body.keeping(places.take())));
@@ -105,8 +110,8 @@ where
     }
 }
 
-fn refuse<R>(why: String, retry_after: u64) -> Response<ContextBody<R>> {
-    let mut response = unavailable(why + "\n");
+fn refuse<R>(method: &Method, why: String, retry_after: u64) -> Response<ContextBody<R>> {
+    let mut response = unavailable(method, why + "\n");
     response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
     response
 }
@@ -114,7 +119,7 @@ fn refuse<R>(why: String, retry_after: u64) -> Response<ContextBody<R>> {
 impl<S: Service<Request<B>>, B> fmt::Debug for LimitFuture<S, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Refused => "refused",
+            State::Refused { .. } => "refused",
             State::Waiting { .. } => "waiting",
             State::Running { .. } => "running",
             State::Over => "over",

@@ -39,7 +39,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Some(waiting) = self.limiter.enter() else {
-            return LimitFuture::refused(self.retry_after);
+            return LimitFuture::refused(request.method().clone(), self.retry_after);
         };
         match self.limiter.seat_at_once(waiting) {
             Ok(places) => {

@@ -77,7 +77,7 @@ where
         this.future.set(None);
         this.hold.finish();
         let why = ctx.cause().map_or_else(String::new, |cause| format!("{cause}\n"));
-        Poll::Ready(Ok(unavailable(why)))
+        Poll::Ready(Ok(unavailable(this.method, why)))
     }
 }
 
