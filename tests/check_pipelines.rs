@@ -170,3 +170,52 @@ fn contexts_in_all_their_forms() {
         reserved.done().await;
     });
 }
+
+#[test]
+fn wherever_a_built_in_stage_waits_it_is_told_by_the_line_that_made_it() {
+    use futures::{StreamExt, stream};
+    use std::future::pending;
+
+    // Full behind every stage, since nobody reads on: each waits for room.
+    let full = Checker::exhaustive().max_delays(0).inject(Inject::None).run(|ctx| async move {
+        let items = |n: i32| Pipeline::from_stream(&ctx, stream::iter(n..)).buffer(1);
+        let mut results = items(0)
+            .merge(Pipeline::from_blocking_iter(&ctx, 0..).buffer(1).merge(items(1)))
+            .buffer(1)
+            .throttle(Rate::per_second(1_000))
+            .map(|n| n + 1)
+            .buffer(1)
+            .filter_map(Some)
+            .buffer(1)
+            .dispatch(1, |_ctx, n| async move { n })
+            .buffer(1)
+            .dispatch_ordered(2, |_ctx, n| async move { n })
+            .buffer(1)
+            .chunks(2, Duration::from_secs(1))
+            .buffer(1)
+            .run();
+        results.next().await;
+        pending::<()>().await;
+    });
+    // And empty: each waits for items.
+    let empty = Checker::exhaustive().max_delays(0).inject(Inject::None).run(|ctx| async move {
+        let never =
+            |ctx| Pipeline::from_stream(ctx, stream::once(async { 1 }).chain(stream::pending()));
+        let mut results = never(&ctx)
+            .merge(never(&ctx))
+            .throttle(Rate::per_second(1_000))
+            .map(|n| n + 1)
+            .filter_map(Some)
+            .dispatch(1, |_ctx, n| async move { n })
+            .dispatch_ordered(2, |_ctx, n| async move { n })
+            .chunks(2, Duration::from_secs(1))
+            .run();
+        while results.next().await.is_some() {}
+    });
+    for report in [full, empty] {
+        let text = report.to_string();
+        println!("{text}");
+        assert!(!report.is_clean() && text.contains(" at tests/check_pipelines.rs:"));
+        assert!(!text.contains(" at src/pipeline/"), "a line of quell's own");
+    }
+}

@@ -123,7 +123,14 @@ impl<T> Receiver<T> {
     #[track_caller]
     #[inline]
     pub fn recv(&mut self) -> Recv<'_, T> {
-        Recv { receiver: self, made_at: Location::caller() }
+        self.recv_at(Location::caller())
+    }
+
+    /// [`recv`](Self::recv), told as waiting at this line: for stages, whose own lines say nothing
+    /// to their users.
+    #[inline]
+    pub(crate) fn recv_at(&mut self, made_at: &'static Location<'static>) -> Recv<'_, T> {
+        Recv { receiver: self, made_at }
     }
 
     #[inline(always)]

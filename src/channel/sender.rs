@@ -44,13 +44,13 @@ impl<T> Sender<T> {
     /// If dropped before it is ready, the value was not sent, and is dropped with it.
     #[track_caller]
     pub fn send(&self, value: T) -> Send<'_, T> {
-        Send {
-            link: &self.link,
-            value: Some(value),
-            ticket: None,
-            since: None,
-            made_at: Location::caller(),
-        }
+        self.send_at(value, Location::caller())
+    }
+
+    /// [`send`](Self::send), told as waiting at this line: for stages, whose own lines say nothing
+    /// to their users.
+    pub(crate) fn send_at(&self, value: T, made_at: &'static Location<'static>) -> Send<'_, T> {
+        Send { link: &self.link, value: Some(value), ticket: None, since: None, made_at }
     }
 
     /// Puts `value` in if there is room now. It never waits, so it is for what may be shed.

@@ -136,7 +136,7 @@ where
             // What it did until now counts; its wait for room does not.
             taker.rests();
             taker.pauses();
-            let sent = work.output.send(made).await;
+            let sent = work.output.send_at(made, place).await;
             if sent.is_err() {
                 rt::stop_keeping();
                 if let Some(turns) = &work.turns {

@@ -16,7 +16,7 @@ use crate::rt::{self, Turn};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Mutex};
 use futures_core::Stream;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::task::{self, Poll, ready};
 
@@ -37,7 +37,7 @@ pub(super) async fn iterate<T: Send + 'static>(
         let Some(item) = items.next() else { return ends(StageEnd::Completed) };
         tally.receive();
         if let Err(item) = sender.put(item) {
-            let sent = sender.send(item).await;
+            let sent = sender.send_at(item, tally.place()).await;
             if sent.is_err() {
                 return reader_gone((), sent);
             }
@@ -77,9 +77,9 @@ pub(super) async fn from_thread<T: Send + 'static>(
     let (put, mut made) = crate::channel::bounded(1);
     // Where the pipeline cannot drain, how far the thread is does not matter.
     let progress = tally.end_of_sources().map(|until| Arc::new(Progress::new(until)));
-    rt::block_aside(name, on_a_thread(items, put, progress.clone()));
-
     let place = tally.place();
+    rt::block_aside(name, on_a_thread(items, put, place, progress.clone()));
+
     let mut came = 0;
     let next = move |cx: &mut task::Context<'_>, more: bool| {
         if !more && progress.as_ref().is_some_and(|progress| progress.is_all(came)) {
@@ -95,6 +95,7 @@ pub(super) async fn from_thread<T: Send + 'static>(
 async fn on_a_thread<T: Send + 'static>(
     items: impl Iterator<Item = T> + Send + 'static,
     put: Sender<std::thread::Result<T>>,
+    place: &'static Location<'static>,
     progress: Option<Arc<Progress>>,
 ) {
     let mut items = Some(items);
@@ -118,7 +119,7 @@ async fn on_a_thread<T: Send + 'static>(
         if let Some(progress) = &progress {
             progress.has_made_one();
         }
-        let sent = put.send(item).await;
+        let sent = put.send_at(item, place).await;
         let is_over = sent.is_err() || last;
         // On its own: the rest of the iterator is dropped next, and both drops may panic.
         rt::contain_panic(|| drop(sent));
@@ -205,7 +206,7 @@ async fn feed<T: Send + 'static>(
         };
         tally.receive();
         if let Err(item) = sender.put(item) {
-            let sent = sender.send(item).await;
+            let sent = sender.send_at(item, tally.place()).await;
             if sent.is_err() {
                 // Together with the channel from a thread, if one makes them.
                 return reader_gone(next, sent);

@@ -7,7 +7,6 @@ use crate::channel::{Receiver, SendError, Sender, discard};
 use crate::context::{BoxError, Context, comes_from};
 use crate::rt::{self, Turn};
 use std::error::Error;
-use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -19,9 +18,10 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
     sender: Sender<U>,
     mut f: impl FnMut(T) -> Option<U> + Send + 'static,
 ) -> StageResult {
+    let place = tally.place();
     let mut turn = Turn::begin();
     loop {
-        let Some(item) = input.recv().await else { return ends(StageEnd::Completed) };
+        let Some(item) = input.recv_at(place).await else { return ends(StageEnd::Completed) };
         tally.receive();
         rt::free_woken();
         tally.give_to_user();
@@ -32,7 +32,7 @@ pub(super) async fn filter_map<T: Send + 'static, U: Send + 'static>(
             Some(made) => {
                 // (In an async function of its own this would cost 3 ns more for each item.)
                 if let Err(made) = sender.put(made) {
-                    let sent = sender.send(made).await;
+                    let sent = sender.send_at(made, place).await;
                     if sent.is_err() {
                         return reader_gone(input, sent);
                     }
@@ -105,15 +105,15 @@ pub(super) async fn chunks<T: Send + 'static>(
     within: Duration,
 ) -> StageResult {
     let mut turn = Turn::begin();
-    let here = Location::caller();
+    let place = tally.place();
     loop {
-        let Some(first) = input.recv().await else { return Ok(StageEnd::Completed) };
+        let Some(first) = input.recv_at(place).await else { return Ok(StageEnd::Completed) };
         tally.receive();
         let mut chunk = Chunk(vec![first]);
         let mut over = false;
-        let mut time = pin!(rt::sleep(within));
+        let mut time = pin!(rt::Sleep::new(rt::now().checked_add(within), place));
         while chunk.0.len() < max {
-            let next = poll_here(|cx| match input.poll_recv(cx, here) {
+            let next = poll_here(|cx| match input.poll_recv(cx, place) {
                 Poll::Ready(item) => Poll::Ready(Some(item)),
                 Poll::Pending => time.as_mut().poll(cx).map(|()| None),
             });
@@ -137,7 +137,7 @@ pub(super) async fn chunks<T: Send + 'static>(
             }
         }
         let items = chunk.0.len();
-        if let Err(error) = sender.send(std::mem::take(&mut chunk.0)).await {
+        if let Err(error) = sender.send_at(std::mem::take(&mut chunk.0), place).await {
             return reader_gone(input, Chunk(error.into_inner()));
         }
         tally.pass_on(items);
@@ -167,13 +167,13 @@ pub(super) async fn merge<T: Send + 'static>(
 ) -> StageResult {
     let mut inputs = inputs.map(Some);
     let mut first = 0;
-    let here = Location::caller();
+    let place = tally.place();
     let mut turn = Turn::begin();
     loop {
         let next = poll_here(|cx| {
             for which in [first, 1 - first] {
                 let Some(input) = &mut inputs[which] else { continue };
-                match input.poll_recv(cx, here) {
+                match input.poll_recv(cx, place) {
                     Poll::Pending => {}
                     Poll::Ready(None) => inputs[which] = None,
                     Poll::Ready(Some(item)) => {
@@ -186,7 +186,7 @@ pub(super) async fn merge<T: Send + 'static>(
         });
         let Some(item) = next.await else { return Ok(StageEnd::Completed) };
         tally.receive();
-        let sent = sender.send(item).await;
+        let sent = sender.send_at(item, place).await;
         if sent.is_err() {
             // Neither input should wait for the drops of what the other has made.
             inputs.iter().flatten().for_each(Receiver::close);

@@ -106,7 +106,7 @@ impl Rate {
             loop {
                 let before = rt::now();
                 // Time that passes without a wait is the throttle's own.
-                let (item, waited) = noting(input.recv()).await;
+                let (item, waited) = noting(input.recv_at(place)).await;
                 let Some(item) = item else { return Ok(StageEnd::Completed) };
                 tally.receive();
                 let now = rt::now();
@@ -118,7 +118,7 @@ impl Rate {
                     rt::Sleep::new(schedule.due(), place).await;
                 }
                 let before = rt::now();
-                let (sent, waited) = noting(sender.send(item)).await;
+                let (sent, waited) = noting(sender.send_at(item, place)).await;
                 if sent.is_err() {
                     return reader_gone(input, sent);
                 }
