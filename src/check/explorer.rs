@@ -197,6 +197,8 @@ impl Onlooker for Explorer {
                 engine.note(task, || What::Panicked { message: message.clone() });
                 // All messages about a missing runtime, or a missing part of one, contain this.
                 if message.contains("Tokio 1.x ") {
+                    // Some of them end in a full stop.
+                    message.truncate(message.trim_end_matches('.').len());
                     message.push_str(ON_TOKIO);
                 }
                 engine.goes_wrong(Trouble::Panicked { task, message, place });

@@ -47,6 +47,8 @@ impl Lane {
 #[derive(Clone, Debug)]
 pub(super) struct Story {
     pub(super) headline: String,
+    /// Whether it is about a wait for an end that nothing brings.
+    pub(super) misses_end: bool,
     pub(super) kind: Inject,
     pub(super) landed: Option<Landed>,
     /// How the injection came, if that is known in words only.
@@ -141,6 +143,7 @@ impl Story {
     pub(super) fn new(headline: String, kind: Inject, finding: &Finding, log: Log) -> Self {
         Story {
             headline,
+            misses_end: false,
             kind,
             landed: log.landed,
             injected: None,
@@ -155,6 +158,7 @@ impl Story {
     pub(super) fn without_a_schedule(headline: String, kind: Inject) -> Self {
         Story {
             headline,
+            misses_end: false,
             kind,
             landed: None,
             injected: None,
@@ -270,7 +274,7 @@ impl Story {
             let seen = format!("in {} schedules", super::report::grouped(violation.count));
             facts.push(("seen", words(&seen)));
         }
-        if let Some(help) = violation.kind.help() {
+        if let Some(help) = violation.help() {
             facts.push(("help", words(help)));
         }
         if !violation.replay.is_empty() {

@@ -28,7 +28,7 @@ pub enum ViolationKind {
 
 impl ViolationKind {
     /// What usually helps.
-    pub(super) fn help(self) -> Option<&'static str> {
+    fn help(self) -> Option<&'static str> {
         match self {
             ViolationKind::LeakedTask => {
                 Some("have it wait inside `ctx.run(…)`, or abort it where its owner ends")
@@ -122,13 +122,23 @@ impl Violation {
                 || self.waiting_for == other.waiting_for)
     }
 
-    /// If a task waits for the end of a context and no end is injected, the headline says so.
+    /// If a task waits for the end of a context and no end is injected, the headline says so, and
+    /// the help is another.
     pub(super) fn note_missing_end(&mut self, kind: Inject) {
         let waits = self.waiting_for.as_deref() == Some(END_OF_CONTEXT);
         if waits && self.kind == ViolationKind::BlockedStage && !kind.comes_by_itself() {
             let why = format!(": nothing cancels under `Inject::{kind:?}`");
             self.story.headline.push_str(&why);
+            self.story.misses_end = true;
         }
+    }
+
+    /// What usually helps.
+    pub(super) fn help(&self) -> Option<&'static str> {
+        if self.story.misses_end {
+            return Some("end it in the body where nothing cancels, or leave this injection out");
+        }
+        self.kind.help()
     }
 
     /// A violation of which no task and no line is known.
