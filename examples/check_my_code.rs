@@ -29,7 +29,8 @@ async fn service(ctx: Context) {
 
 fn main() {
     let report = Checker::new()
-        .inject([Inject::Cancel, Inject::Drop, Inject::Deadline])
+        // `None`: it comes to its end if it is left alone. Not for what runs until it is cancelled.
+        .inject([Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::None])
         .stop_within(Duration::from_secs(1))
         .run(service);
     println!("{report}");

@@ -41,11 +41,14 @@ pub mod from_go {}
 #[doc = include_str!("../docs/from-tokio.md")]
 pub mod from_tokio {}
 
-#[cfg(any(not(doctest), feature = "http"))]
+#[doc = "[checker]: crate::guide::checker"]
+#[doc = ""]
+#[cfg(any(not(doctest), all(feature = "http", feature = "check")))]
 #[doc = include_str!("../docs/http.md")]
 pub mod http {}
 
 #[doc = "[errors]: crate::guide::from_go#errors-that--carries"]
+#[doc = "[try_spawn]: crate::Group::try_spawn"]
 #[doc = ""]
 #[doc = include_str!("../docs/pipelines.md")]
 pub mod pipelines {}

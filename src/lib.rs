@@ -62,6 +62,7 @@
 //! | finish the items already begun | [`OnCancel::Drain`] |
 //! | know whether all results have come | [`Results::try_next`], [`Results::try_collect`] |
 //! | account for every item | [`Results::finish`], [`Report`] |
+//! | work that finds more work | [the guide](guide::pipelines#work-that-makes-work), [`Group::try_spawn`] |
 //! | own tasks, a few at a time | [`Group`] |
 //! | spawn, sleep, set a timeout | [`rt`] |
 //! | come from Go, or from tokio | [the guide from Go](guide::from_go), [the guide from tokio](guide::from_tokio) |

@@ -148,6 +148,7 @@ impl<T: Send + 'static> Results<T> {
     /// # Panics
     ///
     /// As [`next`](Results::next) does.
+    #[doc(alias = "collect")]
     #[track_caller]
     pub fn try_collect<C: Default + Extend<T>>(
         mut self,
@@ -236,6 +237,9 @@ impl<T: Send + 'static> Results<T> {
 
     /// Ends the pipeline, waits until every task has ended, and says what became
     /// of every item.
+    ///
+    /// It does not see the pipeline to its end: where all is to be done, read until `None` before
+    /// it, also if the results say nothing.
     ///
     /// A closure that blocks its thread is waited for (so none of the pipeline's closures may block
     /// on this); one that awaits is dropped at its next await. The thread of a blocking source ends
