@@ -49,6 +49,7 @@ use std::panic::Location;
 /// # Panics
 ///
 /// When `capacity` is zero.
+#[doc(alias = "mpsc")]
 #[track_caller]
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     assert!(capacity > 0, "quell: a channel of capacity zero lets nothing through; pass 1 or more");

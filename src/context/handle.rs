@@ -430,7 +430,7 @@ impl Context {
     /// When the context ends, `future` is dropped at the await it has reached, and work that it has
     /// half done stays half done. Put `run` around waits, such as a `recv` or a sleep; if work must
     /// be finished once begun, call [`check`](Context::check) between its steps instead.
-    #[doc(alias = "run_until_cancelled")]
+    #[doc(alias("run_until_cancelled", "select"))]
     #[track_caller]
     pub fn run<F: Future>(&self, future: F) -> Run<F> {
         self.note_look();

@@ -250,6 +250,7 @@ impl Group {
     /// # Cancel safety
     ///
     /// Dropping it changes nothing.
+    #[doc(alias("join_all", "join_next"))]
     #[track_caller]
     pub fn wait(&self) -> impl Future<Output = Result<(), Cancelled>> + Send + use<'_> {
         let place = Location::caller();

@@ -18,6 +18,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 /// What happens to work in flight when the context ends.
+#[doc(alias = "graceful shutdown")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnCancel {

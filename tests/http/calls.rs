@@ -204,8 +204,9 @@ async fn mistakes_in_an_address_are_explained_and_secrets_in_it_are_not_shown() 
         ("https://localhost/", "Client::connecting"),
         ("/only/a/path", "http://host/path"),
         ("ftp://localhost/", "http://"),
-        ("http://", ""),
-        ("not an address", ""),
+        ("http://", "http://host/path"),
+        ("localhost:3000/a/port", "http://host/path"),
+        ("not an address", "http://host/path"),
         ("http://ann:password@localhost/", "set the header authorization"),
     ] {
         let error = client.get(&ctx, address).await.unwrap_err().to_string();

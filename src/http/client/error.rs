@@ -61,7 +61,7 @@ impl CallName {
 
     /// For a call whose address could not be parsed.
     pub(super) fn unreadable(method: &Method) -> Self {
-        CallName { method: method.clone(), place: "(no valid address)".into() }
+        CallName { method: method.clone(), place: "(not an address like http://host/path)".into() }
     }
 }
 

@@ -55,6 +55,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 ///
 /// Dropping the future drops every connection; the requests' contexts end first, as if the server
 /// had stopped without grace.
+#[doc(alias("graceful_shutdown", "with_graceful_shutdown"))]
 pub fn serve<S>(ctx: &Context, listener: TcpListener, service: S) -> Serve<S> {
     Serve {
         ctx: ctx.clone(),
