@@ -879,7 +879,7 @@ fn who_needs_a_runtime_of_tokios_is_told_how_to_be_checked() {
         assert!(message.contains("; check it with `Checker::tokio()`, or use "), "{message}");
         assert!(!message.contains(".;"), "{message}");
     };
-    bodies.map(hears);
+    bodies.into_iter().for_each(hears);
     // In a test that is tokio's the message is another, which ends in a full stop.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
