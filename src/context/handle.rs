@@ -61,7 +61,15 @@ impl Context {
     #[doc(alias("child_token", "CancellationToken"))]
     #[track_caller]
     pub fn with_cancel(&self) -> (Context, Canceller) {
-        let made_at = Location::caller();
+        self.with_cancel_at(Location::caller())
+    }
+
+    /// [`with_cancel`](Context::with_cancel), told as made at this line; as are the others below:
+    /// for rooms above this one, whose own lines say nothing to their users.
+    pub(crate) fn with_cancel_at(
+        &self,
+        made_at: &'static Location<'static>,
+    ) -> (Context, Canceller) {
         self.branch_off(|parent| (Branch::new(made_at, Kind::Cancel, None, parent), ()))
     }
 
@@ -109,8 +117,16 @@ impl Context {
     /// ```
     #[track_caller]
     pub fn with_timeout(&self, after: Duration) -> (Context, Canceller) {
+        self.with_timeout_at(Location::caller(), after)
+    }
+
+    pub(crate) fn with_timeout_at(
+        &self,
+        made_at: &'static Location<'static>,
+        after: Duration,
+    ) -> (Context, Canceller) {
         let kind = (Kind::Timeout, Some(after));
-        self.bounded(Location::caller(), kind, None, |clock| clock.now().checked_add(after))
+        self.bounded(made_at, kind, None, |clock| clock.now().checked_add(after))
     }
 
     /// [`with_timeout`](Context::with_timeout) with a cause of its own.
@@ -120,9 +136,18 @@ impl Context {
         after: Duration,
         cause: impl Into<BoxError>,
     ) -> (Context, Canceller) {
+        self.with_timeout_cause_at(Location::caller(), after, cause)
+    }
+
+    pub(crate) fn with_timeout_cause_at(
+        &self,
+        made_at: &'static Location<'static>,
+        after: Duration,
+        cause: impl Into<BoxError>,
+    ) -> (Context, Canceller) {
         let kind = (Kind::Timeout, Some(after));
         let cause = Some(cause.into());
-        self.bounded(Location::caller(), kind, cause, |clock| clock.now().checked_add(after))
+        self.bounded(made_at, kind, cause, |clock| clock.now().checked_add(after))
     }
 
     /// A child whose deadline comes `keep` before its parent's: the caller has that time left to
@@ -163,7 +188,14 @@ impl Context {
     /// ```
     #[track_caller]
     pub fn linked(&self, others: &[&Context]) -> (Context, Canceller) {
-        let made_at = Location::caller();
+        self.linked_at(Location::caller(), others)
+    }
+
+    pub(crate) fn linked_at(
+        &self,
+        made_at: &'static Location<'static>,
+        others: &[&Context],
+    ) -> (Context, Canceller) {
         let all = || std::iter::once(&self).chain(others).filter_map(|ctx| ctx.branch());
         // Even the parent's deadline becomes this context's own, so that it counts here if one of
         // the others ends after it has passed. Only times of one clock can be compared; `tie`

@@ -4,11 +4,14 @@ use super::rig::{Reporter, Rig, call, reports, soon, tasks, text, until, why};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures::stream;
 use http::{Method, Request, StatusCode, header};
 use http_body::Frame;
-use quell::http::{Client, ContextLayer, Ctx, PeerAddress, RequestEnd, RequestExt};
+use quell::http::{
+    Client, ContextLayer, Ctx, PeerAddress, PropagationLayer, RequestEnd, RequestExt, TimeoutLayer,
+    serve,
+};
 use quell::{Context, ContextError};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,6 +20,44 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tower_layer::Layer;
+
+#[tokio::test]
+async fn what_is_alive_and_why_it_ended_are_told_by_lines_of_the_program_and_not_of_quells() {
+    let (server, stop) = Context::background().with_cancel();
+    let tree = server.clone();
+    let alive = move |Ctx(ctx): Ctx, _body: Body| async move {
+        let tree = tree.tree().to_string();
+        let why = ctx.run(std::future::pending::<()>()).await.unwrap_err();
+        let origin = why.cause().origin().map_or("nowhere", |at| at.file());
+        format!("{tree}\n{} because of {origin}", why.cause())
+    };
+    let app = |limit| {
+        Router::new()
+            .route("/", post(alive.clone()))
+            .layer(TimeoutLayer::from_millis(limit))
+            .layer(PropagationLayer::new())
+    };
+    // A context around it, so that the layer links the two; and a server.
+    let layered = ContextLayer::new(&server).layer(ContextLayer::new(&server).layer(app(20)));
+    let request = || Request::post("http://inside/").body(Body::from("a body")).unwrap();
+    let answer = Client::over(layered).send(&Context::background(), request()).await.unwrap();
+    let within = answer.into_body().text(10_000).await.unwrap();
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let served = tokio::spawn(serve(&server, listener, app(60_000)).into_future());
+    let request =
+        Request::post(url).header("x-timeout-ms", "20").body(Body::from("a body")).unwrap();
+    let answer = Client::new().send(&Context::background(), request).await.unwrap();
+    let over_tcp = answer.into_body().text(10_000).await.unwrap();
+
+    for told in [within, over_tcp] {
+        assert!(told.contains("timeout") && told.ends_with("tests/http/contexts.rs"), "{told}");
+        assert!(!told.contains("src/"), "{told}");
+    }
+    stop.cancel();
+    soon("the server's end", served).await.unwrap();
+}
 
 /// Handlers that never answer, that answer in pieces, and that answer in many forms.
 fn app(reporter: &Reporter<String>) -> Router {

@@ -12,6 +12,7 @@
 use super::ContextService;
 use crate::context::{AfterFunc, Context};
 use crate::http::RequestEnd;
+use std::panic::Location;
 use std::sync::Arc;
 use tower_layer::Layer;
 
@@ -38,8 +39,9 @@ use tower_layer::Layer;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ContextLayer {
-    requests: Context,
-    tie: Option<ServerTie>,
+    pub(super) requests: Context,
+    pub(super) tie: Option<ServerTie>,
+    pub(super) made_at: &'static Location<'static>,
 }
 
 /// Passes the server's end on to the requests; dropping the last clone undoes that.
@@ -62,9 +64,10 @@ impl ContextLayer {
     #[track_caller]
     pub fn new(server: &Context) -> Self {
         let values = server.without_cancel();
+        let made_at = Location::caller();
         let (requests, canceller) = match server.deadline().zip(server.cause_at_deadline()) {
             Some((at, why)) => values.with_deadline_cause(at, RequestEnd::ServerStopped(why)),
-            None => values.with_cancel(),
+            None => values.with_cancel_at(made_at),
         };
         canceller.clone().detach();
         let ended = server.clone();
@@ -72,12 +75,12 @@ impl ContextLayer {
             let why = ended.cause().expect("after-functions run when the context has ended");
             canceller.cancel_with(RequestEnd::ServerStopped(why));
         });
-        ContextLayer { requests, tie: Some(ServerTie { _of_all: Arc::new(Tie(tell)) }) }
+        ContextLayer { requests, tie: Some(ServerTie { _of_all: Arc::new(Tie(tell)) }), made_at }
     }
 
     /// For requests derived from `requests` itself, whose end and cause the caller sees to.
-    pub(in crate::http) fn below(requests: Context) -> Self {
-        ContextLayer { requests, tie: None }
+    pub(in crate::http) fn below(requests: Context, made_at: &'static Location<'static>) -> Self {
+        ContextLayer { requests, tie: None, made_at }
     }
 }
 
@@ -85,6 +88,6 @@ impl<S> Layer<S> for ContextLayer {
     type Service = ContextService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ContextService::new(inner, self.requests.clone(), self.tie.clone())
+        ContextService::new(inner, self.clone())
     }
 }

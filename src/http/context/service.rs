@@ -1,6 +1,6 @@
 //! The service that gives each request its context.
 
-use super::{ContextFuture, ServerTie};
+use super::{ContextFuture, ContextLayer};
 use crate::context::Context;
 use crate::http::body::{ContextBody, Hold};
 use crate::http::guard::Guard;
@@ -14,13 +14,12 @@ use tower_service::Service;
 #[derive(Clone, Debug)]
 pub struct ContextService<S> {
     inner: S,
-    requests: Context,
-    tie: Option<ServerTie>,
+    layer: ContextLayer,
 }
 
 impl<S> ContextService<S> {
-    pub(super) fn new(inner: S, requests: Context, tie: Option<ServerTie>) -> Self {
-        ContextService { inner, requests, tie }
+    pub(super) fn new(inner: S, layer: ContextLayer) -> Self {
+        ContextService { inner, layer }
     }
 }
 
@@ -38,11 +37,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let ContextLayer { requests, tie, made_at } = &self.layer;
         let (ctx, canceller) = match request.extensions().get::<Context>() {
-            Some(outer) => outer.linked(&[&self.requests]),
-            None => self.requests.with_cancel(),
+            Some(outer) => outer.linked_at(made_at, &[requests]),
+            None => requests.with_cancel_at(made_at),
         };
-        let mut hold = Hold::Guard(Guard::new(canceller, self.tie.clone()));
+        let mut hold = Hold::Guard(Guard::new(canceller, tie.clone()));
         let method = request.method().clone();
         request.extensions_mut().insert(ctx);
         let future = hold.during(|| self.inner.call(request));

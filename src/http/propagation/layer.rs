@@ -2,6 +2,7 @@
 
 use super::{PropagationService, TRACKING_ID};
 use ::http::HeaderName;
+use std::panic::Location;
 use tower_layer::Layer;
 
 /// Takes over how long the caller waits, and its tracking id.
@@ -32,22 +33,25 @@ use tower_layer::Layer;
 #[derive(Clone, Debug)]
 pub struct PropagationLayer {
     id: HeaderName,
+    made_at: &'static Location<'static>,
 }
 
 impl PropagationLayer {
     /// Creates a layer that uses `X-GUID` for the tracking id.
+    #[track_caller]
     pub fn new() -> Self {
-        PropagationLayer { id: TRACKING_ID }
+        PropagationLayer { id: TRACKING_ID, made_at: Location::caller() }
     }
 
     /// Uses another header for the tracking id, such as `x-request-id`.
     #[must_use = "this returns the layer with the change"]
     pub fn tracking_header(self, name: HeaderName) -> Self {
-        PropagationLayer { id: name }
+        PropagationLayer { id: name, ..self }
     }
 }
 
 impl Default for PropagationLayer {
+    #[track_caller]
     fn default() -> Self {
         PropagationLayer::new()
     }
@@ -57,6 +61,6 @@ impl<S> Layer<S> for PropagationLayer {
     type Service = PropagationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        PropagationService::new(inner, self.id.clone())
+        PropagationService::new(inner, self.id.clone(), self.made_at)
     }
 }

@@ -7,6 +7,7 @@ use crate::http::{ContextFuture, RequestEnd, RequestExt};
 use ::http::{HeaderName, Request, Response};
 use bytes::Bytes;
 use http_body::Body;
+use std::panic::Location;
 use std::task::{Context as Task, Poll};
 use tower_service::Service;
 
@@ -15,11 +16,12 @@ use tower_service::Service;
 pub struct PropagationService<S> {
     inner: S,
     id: HeaderName,
+    made_at: &'static Location<'static>,
 }
 
 impl<S> PropagationService<S> {
-    pub(super) fn new(inner: S, id: HeaderName) -> Self {
-        PropagationService { inner, id }
+    pub(super) fn new(inner: S, id: HeaderName, made_at: &'static Location<'static>) -> Self {
+        PropagationService { inner, id, made_at }
     }
 }
 
@@ -44,8 +46,8 @@ where
         let mut ctx = ctx.with_value(id);
         let mut hold = Hold::Nothing;
         if let Some(limit) = headers::peers_limit(request.headers()) {
-            let (limited, canceller) =
-                ctx.with_timeout_cause(limit, RequestEnd::PeersDeadline(limit));
+            let why = RequestEnd::PeersDeadline(limit);
+            let (limited, canceller) = ctx.with_timeout_cause_at(self.made_at, limit, why);
             ctx = limited;
             hold = Hold::Guard(Guard::new(canceller, None));
         }

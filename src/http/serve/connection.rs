@@ -13,6 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     pub(super) header_limit: Option<Duration>,
     pub(super) body_limit: Option<Duration>,
     pub(super) write_limit: Option<Duration>,
+    /// The call that made the server: the line of every context in it.
+    pub(super) made_at: &'static Location<'static>,
 }
 
 /// Serves one connection until it closes or the server is over. Returns whether it ended by itself.
@@ -78,12 +81,12 @@ where
     let _ = stream.set_nodelay(true);
     let requests = shared.requests.with_value(PeerAddress(peer));
     let (patience, greeted) = match shared.header_limit {
-        Some(limit) => shared.over.with_timeout(limit),
-        None => shared.over.with_cancel(),
+        Some(limit) => shared.over.with_timeout_at(shared.made_at, limit),
+        None => shared.over.with_cancel_at(shared.made_at),
     };
     let unread = Unread::default();
-    let arriving = Arriving::new(service, shared.body_limit, unread.clone());
-    let service = ContextLayer::below(requests).layer(arriving);
+    let arriving = Arriving::new(service, shared.body_limit, unread.clone(), shared.made_at);
+    let service = ContextLayer::below(requests, shared.made_at).layer(arriving);
     let service = Greeted { service: TowerToHyperService::new(service), greeted };
 
     let stream = Stream::new(stream, shared.write_limit, unread);

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::error::Error;
 use std::io;
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
@@ -29,11 +30,17 @@ pub(super) struct Arriving<S> {
     inner: S,
     body_limit: Option<Duration>,
     unread: Unread,
+    made_at: &'static Location<'static>,
 }
 
 impl<S> Arriving<S> {
-    pub(super) fn new(inner: S, body_limit: Option<Duration>, unread: Unread) -> Self {
-        Arriving { inner, body_limit, unread }
+    pub(super) fn new(
+        inner: S,
+        body_limit: Option<Duration>,
+        unread: Unread,
+        made_at: &'static Location<'static>,
+    ) -> Self {
+        Arriving { inner, body_limit, unread, made_at }
     }
 }
 
@@ -57,7 +64,7 @@ where
             let future = self.inner.call(request.map(|_| axum_core::body::Body::empty()));
             return Answering { future, connection, is_connect };
         }
-        let (ctx, client_gone) = request.context().with_cancel();
+        let (ctx, client_gone) = request.context().with_cancel_at(self.made_at);
         // Detached: the context ends with the request, not when the body has been read.
         client_gone.clone().detach();
         // Over HTTP/2 such a stream is reset, and the connection goes on.

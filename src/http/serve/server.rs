@@ -11,6 +11,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
@@ -56,6 +57,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Dropping the future drops every connection; the requests' contexts end first, as if the server
 /// had stopped without grace.
 #[doc(alias("graceful_shutdown", "with_graceful_shutdown"))]
+#[track_caller]
 pub fn serve<S>(ctx: &Context, listener: TcpListener, service: S) -> Serve<S> {
     Serve {
         ctx: ctx.clone(),
@@ -66,6 +68,7 @@ pub fn serve<S>(ctx: &Context, listener: TcpListener, service: S) -> Serve<S> {
         header_limit: Some(Duration::from_secs(30)),
         body_limit: Some(Duration::from_secs(30)),
         write_limit: Some(Duration::from_secs(30)),
+        made_at: Location::caller(),
     }
 }
 
@@ -81,6 +84,7 @@ pub struct Serve<S> {
     header_limit: Option<Duration>,
     body_limit: Option<Duration>,
     write_limit: Option<Duration>,
+    made_at: &'static Location<'static>,
 }
 
 /// Returns `None` for a limit that is longer than any connection lasts.
@@ -192,13 +196,14 @@ where
     R::Error: Into<BoxError>,
 {
     let Serve { ctx, listener, service, grace, last_words, .. } = serve;
-    let Serve { header_limit, body_limit, write_limit, .. } = serve;
+    let Serve { header_limit, body_limit, write_limit, made_at, .. } = serve;
     // Neither inherits the server's deadline: the grace comes after it.
-    let (over, end_all) = ctx.without_cancel().with_cancel();
-    let (requests, end_requests) = over.with_cancel();
+    let (over, end_all) = ctx.without_cancel().with_cancel_at(made_at);
+    let (requests, end_requests) = over.with_cancel_at(made_at);
     let (alive, gone) = mpsc::channel(1);
     let stopping = ctx.clone();
-    let shared = Shared { stopping, requests, over, alive, header_limit, body_limit, write_limit };
+    let shared =
+        Shared { stopping, requests, over, alive, header_limit, body_limit, write_limit, made_at };
 
     let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
     // If this future is dropped midway, the requests end before their connections.

@@ -1,6 +1,7 @@
 //! The layer that limits the time of each request.
 
 use super::TimeoutService;
+use std::panic::Location;
 use std::time::Duration;
 use tower_layer::Layer;
 
@@ -26,20 +27,23 @@ use tower_layer::Layer;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct TimeoutLayer {
-    limit: Duration,
-    answers: bool,
+    pub(super) limit: Duration,
+    pub(super) answers: bool,
+    pub(super) made_at: &'static Location<'static>,
 }
 
 impl TimeoutLayer {
     /// Creates a layer with a limit in milliseconds. With zero, every request's context has ended
     /// before it begins.
+    #[track_caller]
     pub fn from_millis(limit: u64) -> Self {
         TimeoutLayer::new(Duration::from_millis(limit))
     }
 
     /// Creates a layer with this limit. `Duration::MAX` means no limit.
+    #[track_caller]
     pub fn new(limit: Duration) -> Self {
-        TimeoutLayer { limit, answers: false }
+        TimeoutLayer { limit, answers: false, made_at: Location::caller() }
     }
 
     /// Drops a handler that has not answered when the time is over, and answers `503 Service
@@ -57,6 +61,6 @@ impl<S> Layer<S> for TimeoutLayer {
     type Service = TimeoutService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        TimeoutService::new(inner, self.limit, self.answers)
+        TimeoutService::new(inner, *self)
     }
 }

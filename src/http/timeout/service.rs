@@ -1,6 +1,6 @@
 //! The service that limits the time of each request.
 
-use super::TimeoutFuture;
+use super::{TimeoutFuture, TimeoutLayer};
 use crate::http::body::{ContextBody, Hold};
 use crate::http::guard::Guard;
 use crate::http::{RequestEnd, RequestExt};
@@ -8,20 +8,18 @@ use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::Body;
 use std::task::{Context as Task, Poll};
-use std::time::Duration;
 use tower_service::Service;
 
 /// The service of [`TimeoutLayer`](crate::http::TimeoutLayer).
 #[derive(Clone, Debug)]
 pub struct TimeoutService<S> {
     inner: S,
-    limit: Duration,
-    answers: bool,
+    layer: TimeoutLayer,
 }
 
 impl<S> TimeoutService<S> {
-    pub(super) fn new(inner: S, limit: Duration, answers: bool) -> Self {
-        TimeoutService { inner, limit, answers }
+    pub(super) fn new(inner: S, layer: TimeoutLayer) -> Self {
+        TimeoutService { inner, layer }
     }
 }
 
@@ -39,12 +37,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let limit = RequestEnd::TimeLimit(self.limit);
-        let (ctx, canceller) = request.context().with_timeout_cause(self.limit, limit);
+        let TimeoutLayer { limit, answers, made_at } = self.layer;
+        let why = RequestEnd::TimeLimit(limit);
+        let (ctx, canceller) = request.context().with_timeout_cause_at(made_at, limit, why);
         let mut hold = Hold::Guard(Guard::new(canceller, None));
         let method = request.method().clone();
         let request = request.with_context(&ctx);
         let future = hold.during(|| self.inner.call(request));
-        TimeoutFuture::new(hold, method, self.answers.then_some(ctx), future)
+        TimeoutFuture::new(hold, method, answers.then_some(ctx), future)
     }
 }
