@@ -283,6 +283,20 @@ fn counted(checker: &Checker) -> BTreeMap<String, u64> {
 }
 
 #[test]
+fn a_match_of_the_five_injections_needs_no_arm_for_others() {
+    let named = |injection| match injection {
+        Inject::Cancel => "cancel",
+        Inject::Drop => "drop",
+        Inject::Deadline => "deadline",
+        Inject::Panic => "panic",
+        Inject::None => "nothing",
+    };
+    for injection in [Inject::Cancel, Inject::Drop, Inject::Deadline, Inject::Panic, Inject::None] {
+        assert_eq!(named(injection), injection.to_string());
+    }
+}
+
+#[test]
 fn shards_are_disjoint_and_together_they_are_the_whole() {
     let whole = counted(&Checker::exhaustive().inject(Inject::None));
     // Within two delays, a schedule has an order of its own or shares it with few others.

@@ -569,6 +569,25 @@ async fn the_first_error_ends_everything_and_is_the_cause_that_the_others_see() 
 }
 
 #[tokio::test]
+async fn a_match_of_the_five_outcomes_needs_no_arm_for_others() {
+    let told = |outcome: &Outcome| match outcome {
+        Outcome::Completed => "all".to_string(),
+        Outcome::ReaderStopped => "enough".to_string(),
+        Outcome::Cancelled(cause) => cause.to_string(),
+        Outcome::Failed { stage, cause } => format!("{stage}: {cause}"),
+        Outcome::Panicked { stage, message } => format!("{stage}: {message}"),
+    };
+    let same = |on_cancel| match on_cancel {
+        OnCancel::Abort => OnCancel::Abort,
+        OnCancel::Drain { grace } => OnCancel::Drain { grace },
+    };
+    let mut results =
+        Pipeline::from_iter(&background(), 0..3).on_cancel(same(OnCancel::Abort)).run();
+    while results.next().await.is_some() {}
+    assert_eq!(told(finish(results).await.outcome()), "all");
+}
+
+#[tokio::test]
 async fn who_tries_to_read_is_told_why_no_more_comes_as_often_as_he_asks() {
     let source = |ctx: &Context| {
         Pipeline::from_iter(ctx, 0..10_u64).dispatch_ordered(2, |_, n| async move { n })

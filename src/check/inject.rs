@@ -4,7 +4,6 @@ use std::fmt;
 
 /// An injection: what befalls a body, once in each schedule, at every point in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Inject {
     /// The body's context is cancelled.
     Cancel,

@@ -8,7 +8,6 @@ use std::panic::Location;
 
 /// How a pipeline ended: the first thing that ended it.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Outcome {
     /// The last stage ended, and all that it had put out was delivered: usually because the source
     /// ended. A custom stage that returns early does it as well.

@@ -20,7 +20,6 @@ use std::time::Duration;
 /// What happens to work in flight when the context ends.
 #[doc(alias = "graceful shutdown")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum OnCancel {
     /// The work is dropped at its next await, and what it had half done stays so.
     #[default]
