@@ -1247,6 +1247,30 @@ fn a_task_that_a_check_on_another_thread_wakes_or_aborts_is_reported_as_nondeter
 }
 
 #[test]
+fn another_thread_reads_a_deadline_by_the_time_of_the_schedule() {
+    fn elsewhere(ctx: &Context) -> (Option<Duration>, Option<ContextError>) {
+        let ctx = ctx.clone();
+        std::thread::spawn(move || (ctx.remaining(), ctx.err())).join().unwrap()
+    }
+    let report = Checker::exhaustive().inject(Inject::None).run(|ctx| async move {
+        let (soon, _canceller) = ctx.with_timeout(Duration::from_secs(60));
+        assert_eq!(elsewhere(&soon), (Some(Duration::from_secs(60)), None));
+        rt::sleep(Duration::from_secs(59)).await;
+        assert_eq!(elsewhere(&soon), (Some(Duration::from_secs(1)), None));
+        rt::sleep(Duration::from_secs(1)).await;
+        let ended = Some(ContextError::DeadlineExceeded);
+        assert_eq!(elsewhere(&soon), (Some(Duration::ZERO), ended));
+    });
+    report.assert_clean();
+    // Time jumps to the root's deadline, too.
+    let report = Checker::exhaustive().inject(Inject::Deadline).run(|ctx| async move {
+        ctx.done().await;
+        assert_eq!(elsewhere(&ctx), (Some(Duration::ZERO), Some(ContextError::DeadlineExceeded)));
+    });
+    report.assert_clean();
+}
+
+#[test]
 fn a_thread_that_waits_for_the_root_is_let_go_when_the_schedule_is_over() {
     static WAITING: AtomicUsize = AtomicUsize::new(0);
     let report = Checker::random(1, 5).run(|ctx| async move {

@@ -4,10 +4,14 @@
 //!
 //! 1. A bell is in the queue from its arming until it is rung or disarmed. Bells of one moment ring
 //!    in the order in which they were armed.
+//! 2. Only the thread of the schedule moves the time. Any thread may read it: a body may give a
+//!    context whose deadline goes by it to a thread of its own.
 
 use super::engine::NOBODY;
 use crate::rt::Bell;
 use crate::rt::world::WaitId;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -23,15 +27,51 @@ pub(super) struct Armed {
     others: BTreeMap<WaitId, u32>,
 }
 
-#[derive(Default)]
+/// What time it is, in nanoseconds since the beginning.
+#[derive(Debug)]
+pub(super) struct Time(AtomicU64);
+
+impl Time {
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        // Relaxed: a thread that has to see a move was spawned or told after it, and nothing else
+        // goes with the time.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, now: u64) {
+        // Relaxed: see `now`.
+        self.0.store(now, Ordering::Relaxed);
+    }
+}
+
 pub(super) struct Clock {
-    pub(super) now: u64,
+    time: Arc<Time>,
     due: BTreeMap<Key, Armed>,
     /// How many have been armed.
     pub(super) armed: u64,
 }
 
 impl Clock {
+    pub(super) fn new() -> Self {
+        Clock { time: Arc::new(Time(AtomicU64::new(0))), due: BTreeMap::new(), armed: 0 }
+    }
+
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        self.time.now()
+    }
+
+    /// The time, for whoever only asks for it.
+    pub(super) fn time(&self) -> Arc<Time> {
+        Arc::clone(&self.time)
+    }
+
+    /// Moves the time to `at`, unless it is later already.
+    pub(super) fn move_to(&mut self, at: u64) {
+        self.time.set(self.now().max(at));
+    }
+
     pub(super) fn arm(&mut self, at: u64, owner: u32, bell: Bell) -> Key {
         let key = (at, self.armed);
         self.armed += 1;
@@ -58,7 +98,7 @@ impl Clock {
             return None;
         }
         let armed = first.remove();
-        self.now = self.now.max(at);
+        self.move_to(at);
         Some(armed)
     }
 
@@ -106,13 +146,14 @@ impl Clock {
 
     /// Returns to the beginning. The caller drops the bells that were still armed.
     pub(super) fn reset(&mut self) -> Option<BTreeMap<Key, Armed>> {
-        (self.now, self.armed) = (0, 0);
+        self.time.set(0);
+        self.armed = 0;
         (!self.due.is_empty()).then(|| std::mem::take(&mut self.due))
     }
 }
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Clock").field("now", &self.now).field("due", &self.due.len()).finish()
+        f.debug_struct("Clock").field("now", &self.now()).field("due", &self.due.len()).finish()
     }
 }

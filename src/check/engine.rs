@@ -133,7 +133,7 @@ impl Engine {
             ready: VecDeque::new(),
             in_line: 0,
             current: NOBODY,
-            clock: Clock::default(),
+            clock: Clock::new(),
             until: None,
             canceller: None,
             root: None,
@@ -222,7 +222,7 @@ impl Engine {
     #[inline]
     pub(super) fn note(&mut self, task: u32, what: impl FnOnce() -> What) {
         if let Some(log) = self.log.as_mut().filter(|_| !self.closing) {
-            log.add(self.clock.now, task, what());
+            log.add(self.clock.now(), task, what());
         }
     }
 
@@ -299,7 +299,7 @@ impl Engine {
             self.ready.push_back(task);
         }
         if let Some(log) = self.log.as_mut().filter(|_| !self.closing && !again) {
-            log.turn_is_over(self.clock.now, task);
+            log.turn_is_over(self.clock.now(), task);
         }
     }
 
@@ -368,7 +368,7 @@ impl Engine {
             return Step::Call;
         }
         // A bell that was armed for a time already past, or that a jump has passed.
-        if self.clock.next().is_some_and(|due| due <= self.clock.now) {
+        if self.clock.next().is_some_and(|due| due <= self.clock.now()) {
             return Step::Tick;
         }
         if self.alive == 0 {
@@ -413,7 +413,7 @@ impl Engine {
         hand.waker = match &mut self.log {
             None => signal::waker(self.run, task),
             Some(log) => {
-                log.add(self.clock.now, task, What::Polled);
+                log.add(self.clock.now(), task, What::Polled);
                 log.waker(self.run, task)
             }
         };
@@ -480,7 +480,7 @@ impl Engine {
     /// Time is about to move although tasks are ready. They are not to blame for that, so it does
     /// not count as time that they have to stop.
     fn extend_until(&mut self) {
-        let passes = self.clock.next().map_or(0, |due| due - self.clock.now);
+        let passes = self.clock.next().map_or(0, |due| due - self.clock.now());
         self.until = self.until.map(|until| until.saturating_add(passes));
     }
 
@@ -591,7 +591,7 @@ impl Engine {
         let point = Point { at, hash: self.short_hash(), number, distinct };
         if self.strategy.strikes(&point) {
             self.taken.push(Deviation { at, value: STRIKE });
-            let (point, time) = (Some(number), self.clock.now);
+            let (point, time) = (Some(number), self.clock.now());
             self.landed = Some(Landed { point, at_maximum: false, time });
             return true;
         }
@@ -604,7 +604,7 @@ impl Engine {
 
     /// Records that the injection comes now.
     pub(super) fn lands(&mut self) {
-        let by_itself = Landed { point: None, at_maximum: self.cut, time: self.clock.now };
+        let by_itself = Landed { point: None, at_maximum: self.cut, time: self.clock.now() };
         let mut landed = self.landed.unwrap_or(by_itself);
         if self.kind == Inject::Deadline {
             landed.time = landed.time.max(super::DEADLINE);
@@ -657,7 +657,7 @@ impl Engine {
         self.mix(due << 8 | 7);
         self.current = NOBODY;
         if self.log.is_some() {
-            self.clock.now = self.clock.now.max(due);
+            self.clock.move_to(due);
             self.note(NOBODY, || What::Time);
         }
         Some(due)
@@ -683,7 +683,7 @@ impl Engine {
             waiting.wait = Some(*wait);
         }
         if let Some(log) = &mut self.log {
-            log.waits(self.clock.now, task, *wait, in_vain);
+            log.waits(self.clock.now(), task, *wait, in_vain);
         }
     }
 

@@ -176,7 +176,11 @@ impl<'a> Session<'a> {
         pulse.forgets();
         let label = labels.of(0, "body".into(), plan.asked_at);
         let engine = Engine::new(kind, plan.limits, labels, strategy, Arc::clone(&pulse));
-        let explorer = Arc::new(Explorer { began: Clock::system_now(), engine: engine.number });
+        let explorer = Arc::new(Explorer {
+            began: Clock::system_now(),
+            time: engine.clock.time(),
+            engine: engine.number,
+        });
         engine::enter(Box::new(engine));
         let inside = world::enter(Arc::clone(&explorer) as _);
         let looking = world::look_on(explorer);

@@ -7,7 +7,7 @@
 //!    future, the canceller. What is left is what user code keeps, and a root that is as good as
 //!    new, which is laid aside for the next schedule.
 
-use super::clock::Key;
+use super::clock::{Key, Time};
 use super::engine::{self, BODY, Engine, Hand, NOBODY, Step, Trouble, Turned, here};
 use super::inject::Inject;
 use super::label;
@@ -42,7 +42,9 @@ const NO_TIME: &str = "quell: the deadline of this context goes by the time of a
 pub(super) struct Explorer {
     /// The time at which every schedule begins.
     pub(super) began: Instant,
-    /// The number of its engine: a context goes by the time of its own check, whoever asks.
+    /// The time since: a context goes by the time of its own check, whoever asks, on any thread.
+    pub(super) time: Arc<Time>,
+    /// The number of its engine, which rings.
     pub(super) engine: usize,
 }
 
@@ -72,9 +74,7 @@ impl World for Explorer {
     }
 
     fn now(&self) -> Instant {
-        let own = |engine: &mut Engine| Some(engine.of_number(self.engine)?.clock.now);
-        let now = engine::with(own).flatten().unwrap_or(0);
-        self.began.checked_add(Duration::from_nanos(now)).unwrap_or(self.began)
+        self.began.checked_add(Duration::from_nanos(self.time.now())).unwrap_or(self.began)
     }
 
     fn arm(&self, at: Instant, bell: Bell) -> Box<dyn Armed> {
@@ -105,7 +105,7 @@ impl World for Explorer {
     #[inline]
     fn touches(&self, what: &'static str, of: usize) {
         here(|engine| {
-            let (now, by) = (engine.clock.now, engine.current);
+            let (now, by) = (engine.clock.now(), engine.current);
             if let Some(log) = engine.log.as_mut().filter(|_| !engine.closing) {
                 log.touched(now, by, what, of);
             }
@@ -280,11 +280,11 @@ fn strike(later: bool) {
                 }
                 here(|engine| {
                     if engine.clock.armed >= most {
-                        engine.clock.now = engine.clock.now.max(super::DEADLINE);
+                        engine.clock.move_to(super::DEADLINE);
                     }
                 });
             }
-            here(|engine| engine.clock.now = engine.clock.now.max(super::DEADLINE));
+            here(|engine| engine.clock.move_to(super::DEADLINE));
         }
         Inject::Drop | Inject::Panic | Inject::None => {}
     }
@@ -436,7 +436,7 @@ fn end_body() {
     let (canceller, is_deserted) = here(|engine| {
         engine.ended(BODY);
         engine.body_ended = true;
-        let soon = engine.clock.now.saturating_add(engine.limits.stop_within);
+        let soon = engine.clock.now().saturating_add(engine.limits.stop_within);
         engine.until = Some(engine.until.unwrap_or(soon));
         (engine.canceller.take(), engine.is_deserted())
     });

@@ -216,7 +216,7 @@ fn of_live_tasks(engine: &Engine, end: End) -> Finding {
     let sure = wait.is_some_and(|wait| rank(&wait) == 2) && !task.waits_twice;
     finding.saw = if sure { 0 } else { engine.seen_by_all() | 1 };
     finding.busy = end == End::Busy;
-    finding.stands_still = engine.clock.now == engine.landed.map_or(0, |landed| landed.time);
+    finding.stands_still = engine.clock.now() == engine.landed.map_or(0, |landed| landed.time);
     finding
 }
 
