@@ -70,8 +70,8 @@ impl Canceller {
     }
 
     /// Ends the context for a reason. The first end wins: once the context has ended, error and
-    /// cause stay as they are. A [`Cause`](crate::Cause) or a [`Cancelled`](crate::Cancelled) of
-    /// another context is passed on with its own origin.
+    /// cause stay as they are. A [`Cause`] or a [`Cancelled`](crate::Cancelled) of another
+    /// context is passed on with its own origin.
     ///
     /// ```
     /// # let (ctx, canceller) = quell::Context::background().with_cancel();

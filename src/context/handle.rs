@@ -583,7 +583,7 @@ impl Context {
         })
     }
 
-    /// Notes that it has been asked: see [`Branch::looked`].
+    /// Notes that it has been asked: see [`Branch::note_look`].
     #[inline(always)]
     pub(super) fn note_look(&self) {
         #[cfg(all(feature = "check", not(loom)))]

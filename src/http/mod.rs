@@ -32,7 +32,7 @@
 //!
 //! | you want | take |
 //! |---|---|
-//! | a server that drains when its context ends | [`serve`] |
+//! | a server that drains when its context ends | [`serve`](serve()) |
 //! | a context for each request, under any server | [`ContextLayer`] |
 //! | the context of a request | [`RequestExt::context`], or [`Ctx`] in a handler |
 //! | to pass another one on from a middleware | [`RequestExt::with_context`] |

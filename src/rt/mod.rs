@@ -5,8 +5,8 @@
 //! the functions here runs in all three.
 //!
 //! Contexts need no runtime. They go by its clock where there is one, and by the system's where
-//! there is none. So do [`sleep`], [`timeout`] and [`interval`]. Only [`spawn`] needs something
-//! that runs tasks.
+//! there is none. So do [`sleep`](sleep()), [`timeout`] and [`interval`]. Only [`spawn`] needs
+//! something that runs tasks.
 //!
 //! ```
 //! use quell::rt;

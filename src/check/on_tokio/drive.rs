@@ -6,7 +6,7 @@
 //! 1. The runtime rests when no task is ready, and then moves its paused clock to the next timer. A
 //!    body that has taken too many rests comes to no end ([`Rest`]). Once the body has ended, a
 //!    future that is always ready keeps the runtime from resting, and moves the clock itself.
-//! 2. User code runs, and is dropped, behind [`guard`].
+//! 2. User code runs, and is dropped, behind [`Run::guard`].
 //! 3. A thread of `spawn_blocking` keeps the clock where it is, and so does a task that is always
 //!    ready. If that lasts, the watchdog wakes the body, which is then given its injection: at once
 //!    if it was woken out of a rest; without a rest the second time, for the first time a task may
