@@ -123,7 +123,7 @@ impl Canceller {
     /// The context that was laid aside, watched again like a new one.
     #[cfg(all(feature = "check", not(loom)))]
     pub(crate) fn reuse(&self, mark: u16) -> Context {
-        self.branch().mark_again_as(mark);
+        self.branch().mark_as(mark);
         Context { link: Some(self.link.clone()) }
     }
 

@@ -14,7 +14,7 @@ impl fmt::Display for Context {
         let mut shown = Vec::new();
         let mut hidden = 0_usize;
         let mut root = "background";
-        let mut next = self.link().map(Link::as_ref);
+        let mut next = self.link.as_ref().map(Link::as_ref);
         while let Some(layer) = next {
             match layer.layer() {
                 Layer::Todo { .. } => root = "todo",

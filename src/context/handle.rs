@@ -569,18 +569,11 @@ impl Context {
         made_at: &'static Location<'static>,
         after: Option<Duration>,
     ) -> (Context, Canceller) {
-        let own = after.and_then(|after| {
-            let clock = Clock::ambient();
-            let at = clock.now().checked_add(after)?;
-            let cause = Cause::deadline(made_at);
-            Some(Arc::new(Deadline { at, asked: Some(after), clock, cause }))
-        });
-        let kind = if own.is_some() { Kind::Timeout } else { Kind::Cancel };
-        Context::background().branch_off(|parent| {
-            let mut branch = Branch::new(made_at, kind, own, parent);
-            branch.mark_as(mark);
-            (branch, ())
-        })
+        let kind = if after.is_some() { Kind::Timeout } else { Kind::Cancel };
+        let at = |clock: &Clock| clock.now().checked_add(after?);
+        let (root, canceller) = Context::background().bounded(made_at, (kind, after), None, at);
+        root.branch().into_iter().for_each(|branch| branch.mark_as(mark));
+        (root, canceller)
     }
 
     /// Notes that it has been asked: see [`Branch::note_look`].
@@ -596,14 +589,6 @@ impl Context {
     #[inline]
     pub(super) fn branch(&self) -> Option<&Branch<'_>> {
         nearest_branch(self.link.as_ref()?.as_ref())
-    }
-
-    pub(super) fn link(&self) -> Option<&Link<ContextFamily>> {
-        self.link.as_ref()
-    }
-
-    pub(super) fn into_link(self) -> Option<Link<ContextFamily>> {
-        self.link
     }
 
     /// How many children its scope lists, for the models.

@@ -16,8 +16,8 @@ use super::cause::{Cause, ContextError, Seen};
 use super::fate::{Became, Fate};
 use super::scope::{Deadline, End, Scope};
 use super::ties::Ties;
+use super::trace;
 use super::values::Entry;
-use super::{Context, trace};
 #[cfg(all(feature = "check", not(loom)))]
 use crate::rt::world::{self, Look, WaitId};
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -127,7 +127,7 @@ impl Family for ContextFamily {
 
     fn take_links<V: 'static>(value: &mut V, into: &mut Vec<Link<ContextFamily>>) {
         if let Some(ties) = (value as &mut dyn Any).downcast_mut::<Ties>() {
-            into.extend(ties.others.drain(..).filter_map(Context::into_link));
+            into.extend(ties.others.drain(..).filter_map(|other| other.link));
         }
     }
 
@@ -218,9 +218,10 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// Has a checker watch a new branch and everything that will be derived from it.
+    /// Has a checker watch a branch that is new, or as new, and everything that will be derived
+    /// from it.
     #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn mark_as(&mut self, mark: u16) {
+    pub(super) fn mark_as(&self, mark: u16) {
         if self.mark() == 0 && mark != 0 {
             self.mark.set(mark);
             world::tell(|onlooker| onlooker.made(mark, self.made_at));
@@ -240,13 +241,6 @@ impl<'a> Branch<'a> {
         return self.mark() != 0;
         #[cfg(not(all(feature = "check", not(loom))))]
         false
-    }
-
-    /// Has a branch that is as new watched again.
-    #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn mark_again_as(&self, mark: u16) {
-        self.mark.set(mark);
-        world::tell(|onlooker| onlooker.made(mark, self.made_at));
     }
 
     /// Has a branch that is as new watched no longer.
