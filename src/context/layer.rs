@@ -12,14 +12,17 @@
 //!    of its nearest deadline. How it ended is written down before it is reported, so the answer
 //!    never changes.
 
+mod watched;
+
+use self::watched::Mark;
+#[cfg(all(feature = "check", not(loom)))]
+pub(super) use self::watched::tell_checker;
 use super::cause::{Cause, ContextError, Seen};
 use super::fate::{Became, Fate};
 use super::scope::{Deadline, End, Scope};
 use super::ties::Ties;
 use super::trace;
 use super::values::Entry;
-#[cfg(all(feature = "check", not(loom)))]
-use crate::rt::world::{self, Look, WaitId};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::planted::{Break, skip};
 use crate::sync::{Arc, Family, Lent, Link, Ref};
@@ -58,8 +61,7 @@ pub(super) struct Branch<'a> {
     /// The nearest scope above, which is the parent branch's.
     up: Option<&'a Scope>,
     pub(super) bound: Bound<'a>,
-    /// The mark of the checker that watches it, or zero. Descendants inherit it.
-    #[cfg(all(feature = "check", not(loom)))]
+    #[cfg_attr(not(all(feature = "check", not(loom))), allow(dead_code))]
     mark: Mark,
 }
 
@@ -83,22 +85,6 @@ pub(super) enum Bound<'a> {
         kind: Kind,
         scope: Lent<'a, Scope>,
     },
-}
-
-/// Changed only while there is no other handle, so Relaxed is enough.
-#[cfg(all(feature = "check", not(loom)))]
-struct Mark(crate::sync::atomic::AtomicU16);
-
-#[cfg(all(feature = "check", not(loom)))]
-impl Mark {
-    #[inline]
-    fn get(&self) -> u16 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, mark: u16) {
-        self.0.store(mark, Ordering::Relaxed);
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -189,21 +175,8 @@ impl<'a> Branch<'a> {
                 (None, None) => Bound::None { cancellers, kind },
             },
         };
-        #[cfg(all(feature = "check", not(loom)))]
-        let mark = parent.map_or(0, Branch::mark);
-        let branch = Branch {
-            made_at,
-            values,
-            fate,
-            up,
-            bound,
-            #[cfg(all(feature = "check", not(loom)))]
-            mark: Mark(mark.into()),
-        };
-        #[cfg(all(feature = "check", not(loom)))]
-        if mark != 0 {
-            world::tell(|onlooker| onlooker.made(mark, made_at));
-        }
+        let branch = Branch { made_at, values, fate, up, bound, mark: Mark::below(parent) };
+        branch.note_made();
         branch
     }
 
@@ -215,77 +188,6 @@ impl<'a> Branch<'a> {
             if !up.note_time_by(&own.clock) {
                 let _ = self.open();
             }
-        }
-    }
-
-    /// Has a checker watch a branch that is new, or as new, and everything that will be derived
-    /// from it.
-    #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn mark_as(&self, mark: u16) {
-        if self.mark() == 0 && mark != 0 {
-            self.mark.set(mark);
-            world::tell(|onlooker| onlooker.made(mark, self.made_at));
-        }
-    }
-
-    /// The mark of the checker that watches it, or zero.
-    #[cfg(all(feature = "check", not(loom)))]
-    #[inline]
-    pub(super) fn mark(&self) -> u16 {
-        self.mark.get()
-    }
-
-    /// Whether its deadline may end it before its clock gets there.
-    pub(super) fn may_end_ahead_of_time(&self) -> bool {
-        #[cfg(all(feature = "check", not(loom)))]
-        return self.mark() != 0;
-        #[cfg(not(all(feature = "check", not(loom))))]
-        false
-    }
-
-    /// Has a branch that is as new watched no longer.
-    #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn unmark(&self) {
-        world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
-        self.mark.set(0);
-    }
-
-    /// Whether nothing done to a branch shows, once its list has begun anew. The caller has the
-    /// only handle. A branch with a deadline is never as new: its time is fixed.
-    #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn reset_if_pristine(&self) -> bool {
-        let scope_is = match self.fate.scope() {
-            Ok(scope) => scope.is_none_or(|scope| scope.reset_if_empty()),
-            Err(_) => false,
-        };
-        scope_is && matches!(self.bound, Bound::None { .. })
-    }
-
-    /// Notes that it has been asked. If a checker watches the context, this is where it may end,
-    /// right after the answer; otherwise this does nothing.
-    #[inline(always)]
-    pub(super) fn note_look(&self) {
-        #[cfg(all(feature = "check", not(loom)))]
-        if self.mark() != 0 {
-            tell_checker(Look::Asked);
-        }
-    }
-
-    /// Notes that it is being waited for or ended: no query, but the order matters to a checker.
-    #[inline(always)]
-    pub(super) fn note_stir(&self) {
-        #[cfg(all(feature = "check", not(loom)))]
-        if self.mark() != 0 {
-            tell_checker(Look::Stirred);
-        }
-    }
-
-    /// Notes that a function was registered to run at its end.
-    #[inline(always)]
-    pub(super) fn note_func(&self) {
-        #[cfg(all(feature = "check", not(loom)))]
-        if self.mark() != 0 {
-            tell_checker(Look::AfterFunc);
         }
     }
 
@@ -497,14 +399,6 @@ impl<'a> Branch<'a> {
         }
     }
 
-    /// [`cancel`](Branch::cancel), for a caller that will run the functions at its end later.
-    #[cfg(all(feature = "check", not(loom)))]
-    pub(super) fn cancel_and_leave_the_rest(&self, cause: Cause) -> Option<crate::rt::Work> {
-        self.note_stir();
-        let scope = self.open().ok()?;
-        Scope::cancel(scope, cause)?.wake_and_leave_the_rest()
-    }
-
     fn end_open(scope: Lent<'_, Scope>, cause: Cause) {
         if let Some(mut harvest) = Scope::cancel(scope, cause) {
             harvest.run();
@@ -567,32 +461,6 @@ impl<'a> Branch<'a> {
         self.bounding().is_some_and(Scope::watch)
     }
 
-    /// Notes, for a checker, that the task being polled waits for it by the waker with this key,
-    /// and whether it armed the alarm for that.
-    #[inline(always)]
-    pub(super) fn joined(&self, _key: usize, _arms: bool) {
-        #[cfg(all(feature = "check", not(loom)))]
-        if let Some((scope, wait)) = self.wait_in_a_world(_key) {
-            scope.get().joined(wait, _arms);
-        }
-    }
-
-    /// Notes, for a checker, that this wait is over.
-    #[inline(always)]
-    pub(super) fn left(&self, _key: usize) {
-        #[cfg(all(feature = "check", not(loom)))]
-        if let Some((scope, wait)) = self.wait_in_a_world(_key) {
-            scope.get().left(wait);
-        }
-    }
-
-    #[cfg(all(feature = "check", not(loom)))]
-    fn wait_in_a_world(&self, key: usize) -> Option<(Lent<'_, Scope>, WaitId)> {
-        let bounding = self.bounding().filter(|_| world::is_here())?;
-        let own = self.fate.scope().ok()??;
-        Some((bounding, (std::ptr::from_ref(own.get()).addr(), key)))
-    }
-
     /// The opposite of `watch`.
     pub(super) fn unwatch(&self) {
         if let Some(scope) = self.bounding() {
@@ -632,19 +500,9 @@ impl<'a> Branch<'a> {
     }
 }
 
-#[cfg(all(feature = "check", not(loom)))]
-pub(super) fn tell_checker(look: Look) {
-    if world::looked(look) {
-        world::inject();
-    }
-}
-
 impl Drop for Branch<'_> {
     fn drop(&mut self) {
-        #[cfg(all(feature = "check", not(loom)))]
-        if self.mark() != 0 {
-            world::tell(|onlooker| onlooker.gone(self.mark(), self.made_at));
-        }
+        self.note_gone();
         if let Ok(Some(scope)) = self.fate.scope() {
             if let Some(up) = self.up {
                 // Waits for a sweep of the parent that is under way, which then empties it.
