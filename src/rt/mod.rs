@@ -28,6 +28,7 @@
 // | file | what it is |
 // |---|---|
 // | `task` | spawning, joining, aborting |
+// | `panics` | panics of user code |
 // | `aside` | running what may block on a thread of its own |
 // | `sleep` | waiting for a time |
 // | `turn` | letting others go first, and leaving a choice to others |
@@ -50,6 +51,7 @@ pub(crate) mod by_thread;
 mod clock;
 #[cfg(all(feature = "tokio", not(loom)))]
 mod on_tokio;
+mod panics;
 pub(crate) mod probe;
 #[cfg(not(loom))]
 mod runner;
@@ -80,6 +82,9 @@ pub(crate) use by_thread::{
 pub(crate) use on_tokio::A_CENTURY;
 #[cfg(all(feature = "check", feature = "tokio", not(loom)))]
 pub(crate) use on_tokio::keeps_time_here;
+#[cfg(all(feature = "check", not(loom)))]
+pub(crate) use panics::panic_message;
+pub(crate) use panics::{contain_panic, panic_words, wake};
 #[cfg(all(unix, not(loom)))]
 pub(crate) use runner::becomes_quells_own;
 #[cfg(all(any(unix, feature = "tracing"), not(loom)))]
@@ -87,11 +92,7 @@ pub(crate) use runner::run as leave_to_crew;
 #[cfg(not(loom))]
 pub(crate) use runner::{for_users, is_quells_own};
 pub use sleep::{Elapsed, Interval, Sleep, Tick, Timeout, interval, sleep, sleep_until, timeout};
-#[cfg(all(feature = "check", not(loom)))]
-pub(crate) use task::panic_message;
-pub(crate) use task::{
-    Abort, WHERE_TASKS_RUN, contain_panic, panic_words, require, runs_tasks, spawn_at, wake,
-};
+pub(crate) use task::{Abort, WHERE_TASKS_RUN, require, runs_tasks, spawn_at};
 pub use task::{JoinError, JoinHandle, spawn, spawn_named};
 #[cfg(not(loom))]
 pub(crate) use timer::look_often;

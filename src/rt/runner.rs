@@ -17,8 +17,7 @@
 //!    functions to the second, also those of contexts that end by quell's own work or by a waker;
 //!    and so it does with the drop of an error.
 
-use super::task::contain_panic;
-use super::{Clock, Work};
+use super::{Clock, Work, contain_panic};
 use crate::sync::{Condvar, Mutex};
 use std::cell::Cell;
 use std::collections::VecDeque;

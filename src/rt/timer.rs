@@ -10,8 +10,7 @@
 //!    `runner`, which runs it here only if no other thread can be had. No lock is held while a bell
 //!    rings or is dropped.
 
-use super::task::contain_panic;
-use super::{Bell, Clock, runner};
+use super::{Bell, Clock, contain_panic, runner};
 use crate::sync::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::io;

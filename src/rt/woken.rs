@@ -23,8 +23,8 @@
 //! 3. No waker is kept under a checker, nor where one thread runs all tasks. (Models have tasks of
 //!    their own, see `by_thread`.)
 
-use super::task::{Nudge, contain_panic, wake};
-use super::{Turn, is_in_real_time, look_often, real_now};
+use super::task::Nudge;
+use super::{Turn, contain_panic, is_in_real_time, look_often, real_now, wake};
 use crate::sync::{Arc, BriefLock};
 use std::cell::Cell;
 use std::task::Waker;
