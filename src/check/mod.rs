@@ -6,7 +6,8 @@
 // | `checker` | how to check: which schedules, which injections, how much of it |
 // | `engine`, `current`, `task`, `step`, `clock` | the state of the running schedule (looks in a file apart), where to find it, its tasks, what is next, and its time |
 // | `explorer` | the run of one schedule |
-// | `exploration` | going through all of them |
+// | `session` | a body in its world: its schedules one by one, and telling what one has shown |
+// | `exploration` | going through all of them, and what was found |
 // | `strategy`, `strategies` | which schedules; random pipelines for proptest |
 // | `subject` | the body under test, whatever its type |
 // | `inject` | what befalls a body while it runs |
@@ -35,6 +36,7 @@ mod place;
 mod pulse;
 mod quiet;
 mod report;
+mod session;
 mod shrink;
 mod signal;
 mod step;
