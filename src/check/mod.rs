@@ -4,7 +4,7 @@
 // | file | what it is |
 // |---|---|
 // | `checker` | how to check: which schedules, which injections, how much of it |
-// | `engine`, `current`, `task`, `step`, `clock` | the state of the running schedule (looks in a file apart), where to find it, its tasks, what is next, and its time |
+// | `engine`, `current`, `task`, `step`, `clock` | the state of the running schedule (looks and the injection in files apart), where to find it, its tasks, what is next, and its time |
 // | `explorer` | the run of one schedule |
 // | `session` | a body in its world: its schedules one by one, and telling what one has shown |
 // | `exploration` | going through all of them, and what was found |
