@@ -32,7 +32,7 @@ impl Done {
         Done { ctx, made_at: Location::caller(), key: None, answered: false }
     }
 
-    pub(super) fn context(&self) -> &Context {
+    pub(crate) fn context(&self) -> &Context {
         &self.ctx
     }
 

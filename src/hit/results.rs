@@ -47,7 +47,6 @@ impl Departures {
 /// became of every request.
 #[must_use = "requests are sent when their results are polled, and end when they are dropped"]
 pub struct Results {
-    ctx: Context,
     done: Done,
     hits: Hits,
     departures: Departures,
@@ -78,8 +77,7 @@ impl Results {
         hits: pipeline::Results<Option<Hit>>,
         departures: Departures,
     ) -> Results {
-        let (ctx, done) = (ctx.clone(), ctx.done());
-        Results { ctx, done, hits: Hits::Coming(hits), departures, came_back: 0 }
+        Results { done: ctx.done(), hits: Hits::Coming(hits), departures, came_back: 0 }
     }
 
     /// Returns the next result, or `None` when there will be no more.
@@ -127,7 +125,6 @@ impl Results {
                         return Poll::Pending;
                     }
                     // Invariant 2.
-                    debug_assert!(self.ctx.is_done());
                     if self.came_back < self.departures.count() {
                         return Poll::Pending;
                     }

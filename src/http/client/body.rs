@@ -130,7 +130,7 @@ pin_project! {
     /// A body that ends with a context.
     pub(super) struct CancelBody<B> {
         // `None` once the end of the context no longer matters.
-        told: Option<(Context, Done)>,
+        told: Option<Done>,
         // Whether the body knows if it is whole. Over HTTP/2 hyper takes a stream that was reset
         // without an error for one that has come to its end.
         tells_its_end: bool,
@@ -157,7 +157,7 @@ impl From<Stopped> for BoxError {
 
 impl<B: Body> CancelBody<B> {
     pub(super) fn new(ctx: &Context, body: B) -> Self {
-        let told = (!body.is_end_stream()).then(|| (ctx.clone(), ctx.done()));
+        let told = (!body.is_end_stream()).then(|| ctx.done());
         CancelBody { told, tells_its_end: false, body: Some(body) }
     }
 }
@@ -176,34 +176,29 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, Stopped>>> {
         let mut this = self.project();
         let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        if let Some((ctx, _)) = this.told {
-            if let Err(cancelled) = ctx.check() {
-                *this.told = None;
-                this.body.set(None);
-                return Poll::Ready(Some(Err(Stopped::Cancelled(cancelled))));
-            }
-        }
-        match body.as_mut().poll_frame(task) {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
-            Poll::Ready(end) => {
-                let broke_off = end.is_none() && *this.tells_its_end && !body.is_end_stream();
-                *this.told = None;
-                this.body.set(None);
-                if broke_off {
+        let told = this.told.as_mut();
+        let ended = told.as_ref().and_then(|told| told.context().check().err());
+        let end = match ended {
+            Some(cancelled) => Some(Err(Stopped::Cancelled(cancelled))),
+            None => match body.as_mut().poll_frame(task) {
+                Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Err(error))) => Some(Err(Stopped::Failed(error.into()))),
+                Poll::Ready(None) if *this.tells_its_end && !body.is_end_stream() => {
                     let error = io::Error::new(io::ErrorKind::UnexpectedEof, BROKE_OFF);
-                    return Poll::Ready(Some(Err(Stopped::Failed(error.into()))));
+                    Some(Err(Stopped::Failed(error.into())))
                 }
-                Poll::Ready(end.map(|frame| frame.map_err(|e| Stopped::Failed(e.into()))))
-            }
-            Poll::Pending => {
-                let Some((ctx, done)) = this.told else { return Poll::Pending };
-                ready!(Pin::new(done).poll(task));
-                let cancelled = ctx.check().expect_err("an end does not go away");
-                *this.told = None;
-                this.body.set(None);
-                Poll::Ready(Some(Err(Stopped::Cancelled(cancelled))))
-            }
-        }
+                Poll::Ready(None) => None,
+                Poll::Pending => {
+                    let Some(told) = told else { return Poll::Pending };
+                    ready!(Pin::new(&mut *told).poll(task));
+                    let ended = told.context().check();
+                    Some(Err(Stopped::Cancelled(ended.expect_err("an end does not go away"))))
+                }
+            },
+        };
+        *this.told = None;
+        this.body.set(None);
+        Poll::Ready(end)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -8,7 +8,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context as Task, Poll};
+use std::task::{Context as Task, Poll, ready};
 
 pin_project! {
     /// The future of [`TimeoutService`](crate::http::TimeoutService).
@@ -22,22 +22,16 @@ pin_project! {
         hold: Hold,
         method: Method,
         // `None` if a deadline is not, or no longer, answered here.
-        limited: Option<Limited>,
+        limited: Option<Done>,
         // `None` once it has been dropped at a deadline.
         #[pin]
         future: Option<F>,
     }
 }
 
-#[derive(Debug)]
-struct Limited {
-    ctx: Context,
-    done: Done,
-}
-
 impl<F> TimeoutFuture<F> {
     pub(super) fn new(hold: Hold, method: Method, limited: Option<Context>, future: F) -> Self {
-        let limited = limited.map(|ctx| Limited { done: ctx.done(), ctx });
+        let limited = limited.map(|ctx| ctx.done());
         TimeoutFuture { hold, method, limited, future: Some(future) }
     }
 }
@@ -67,16 +61,16 @@ where
             Poll::Pending => {}
         }
         let Some(limited) = this.limited else { return Poll::Pending };
-        let Poll::Ready(end) = Pin::new(&mut limited.done).poll(task) else { return Poll::Pending };
-        let ctx = limited.ctx.clone();
-        *this.limited = None;
+        let end = ready!(Pin::new(limited).poll(task));
+        let limited = this.limited.take();
         if end != ContextError::DeadlineExceeded {
             // A cancelled request is not answered here: its handler goes on.
             return Poll::Pending;
         }
         this.future.set(None);
         this.hold.finish();
-        let why = ctx.cause().map_or_else(String::new, |cause| format!("{cause}\n"));
+        let why = limited.and_then(|limited| limited.context().cause());
+        let why = why.map_or_else(String::new, |cause| format!("{cause}\n"));
         Poll::Ready(Ok(unavailable(this.method, why)))
     }
 }
