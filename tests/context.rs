@@ -17,7 +17,10 @@
     reason = "a test stands outside: its clocks, locks and tasks are std's and tokio's own"
 )]
 
+mod kit;
+
 use futures::future::FusedFuture;
+use kit::{Wakes, poll};
 use quell::{AfterFunc, BoxError, Cancelled, Canceller, Cause, Context, ContextError, Done, Key};
 use std::cell::Cell;
 use std::error::Error;
@@ -27,38 +30,11 @@ use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
-use std::task::{Poll, Wake, Waker};
+use std::task::{Poll, Wake};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// A waker that counts its wake-ups.
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wakes {
-    fn new() -> Arc<Self> {
-        Arc::default()
-    }
-    fn count(&self) -> usize {
-        self.0.load(SeqCst)
-    }
-}
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, SeqCst);
-    }
-}
-
-fn poll<F: Future + Unpin>(
-    future: &mut F,
-    wakes: &Arc<impl Wake + Send + Sync + 'static>,
-) -> Poll<F::Output> {
-    let waker = Waker::from(Arc::clone(wakes));
-    Pin::new(future).poll(&mut std::task::Context::from_waker(&waker))
-}
 
 /// A future that already waits for `ctx`.
 fn waiting(ctx: &Context, wakes: &Arc<Wakes>) -> Done {

@@ -16,48 +16,19 @@
     reason = "a test stands outside: its clocks, locks and tasks are std's and tokio's own"
 )]
 
+mod kit;
+
+use kit::{AGES, Wakes, ms, poll};
 use quell::{Cancelled, Canceller, Context, ContextError, Done};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Poll, Wake, Waker};
+use std::task::{Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LATE: ContextError = ContextError::DeadlineExceeded;
-
-/// Longer than any test takes that does not hang.
-const AGES: Duration = Duration::from_secs(30);
-
-fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-/// A waker that counts its wake-ups.
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wakes {
-    fn new() -> Arc<Self> {
-        Arc::default()
-    }
-    fn count(&self) -> usize {
-        self.0.load(SeqCst)
-    }
-}
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, SeqCst);
-    }
-}
-
-fn poll<F: Future + Unpin>(future: &mut F, wakes: &Arc<Wakes>) -> Poll<F::Output> {
-    let waker = Waker::from(Arc::clone(wakes));
-    Pin::new(future).poll(&mut std::task::Context::from_waker(&waker))
-}
 
 /// Waits for the end. An end that did not wake the waiting thread, and was only
 /// found when the wait expired, does not count.
@@ -319,6 +290,8 @@ mod paused {
     use super::*;
     use proptest::prelude::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::task::Poll;
     use tokio::runtime::{Builder, Handle, Runtime};
     use tokio::time::{advance, sleep};
     use tokio_test::{assert_pending, assert_ready_eq};
@@ -1204,6 +1177,7 @@ mod paused {
 #[cfg(feature = "tokio")]
 mod running {
     use super::*;
+    use std::task::Poll;
     use tokio::runtime::{Builder, Handle, Runtime};
 
     fn one_thread() -> Runtime {

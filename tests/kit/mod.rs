@@ -158,7 +158,10 @@ pub fn bad_waker() -> Waker {
     Arc::new(Bad).into()
 }
 
-pub fn poll<F: Future + Unpin>(future: &mut F, wakes: &Arc<Wakes>) -> Poll<F::Output> {
+pub fn poll<F: Future + Unpin>(
+    future: &mut F,
+    wakes: &Arc<impl Wake + Send + Sync + 'static>,
+) -> Poll<F::Output> {
     let waker = Waker::from(Arc::clone(wakes));
     Pin::new(future).poll(&mut Context::from_waker(&waker))
 }
