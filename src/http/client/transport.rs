@@ -159,14 +159,8 @@ impl Connection for Wire {
 macro_rules! either {
     ($wire:expr, $inner:ident => $do:expr) => {
         match $wire.get_mut() {
-            Wire::Tcp(tcp) => {
-                let $inner = Pin::new(tcp);
-                $do
-            }
-            Wire::Given(given) => {
-                let $inner = Pin::new(given);
-                $do
-            }
+            Wire::Tcp($inner) => $do,
+            Wire::Given($inner) => $do,
         }
     };
 }
@@ -177,7 +171,7 @@ impl AsyncRead for Wire {
         task: &mut Task<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read(task, buffer))
+        either!(self, stream => Pin::new(stream).poll_read(task, buffer))
     }
 }
 
@@ -187,7 +181,7 @@ impl AsyncWrite for Wire {
         task: &mut Task<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write(task, bytes))
+        either!(self, stream => Pin::new(stream).poll_write(task, bytes))
     }
 
     fn poll_write_vectored(
@@ -195,7 +189,7 @@ impl AsyncWrite for Wire {
         task: &mut Task<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write_vectored(task, pieces))
+        either!(self, stream => Pin::new(stream).poll_write_vectored(task, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -206,11 +200,11 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_flush(task))
+        either!(self, stream => Pin::new(stream).poll_flush(task))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_shutdown(task))
+        either!(self, stream => Pin::new(stream).poll_shutdown(task))
     }
 }
 
