@@ -219,10 +219,7 @@ pub(super) fn explore(
     }
     let whole = whole && !report.strays && !report.ended_early();
     if whole {
-        // If something was found, something was checked.
-        let asks = kinds.iter().any(|kind| kind.comes_at_a_look());
-        let looked = looked || !asks || !findings.violations.is_empty();
-        for violation in of_the_whole(&report, looked) {
+        for violation in of_the_whole(&report, looked || !findings.violations.is_empty()) {
             findings.add_told(violation, &pulse);
         }
     }

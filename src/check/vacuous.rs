@@ -20,12 +20,12 @@ pub(super) fn advice(covered: &[Covered]) -> &'static str {
     }
 }
 
-/// The violations of a whole check. `looked`: a schedule looked at its context, or none needed to,
-/// or something was found.
+/// The violations of a whole check. `looked`: a schedule looked at its context, or something was
+/// found; then something was checked.
 pub(super) fn of_the_whole(report: &Report, looked: bool) -> Vec<Violation> {
     let advice = advice(&report.covered);
     let mut all = Vec::new();
-    if !looked {
+    if !looked && report.covered.iter().any(|covered| covered.kind.comes_at_a_look()) {
         let why = "no schedule ever looked at the context or one derived from it, so its end \
                    cannot have made a difference";
         all.push(vacuous(Inject::Cancel, format!("{why}{advice}")));
