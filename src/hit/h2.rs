@@ -29,6 +29,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
+use std::iter::successors;
 use std::pin::{Pin, pin};
 use std::task::{Context as Task, Poll};
 use tokio::sync::oneshot;
@@ -167,14 +168,7 @@ fn taken(error: &hyper::Error) -> Progress {
 
 /// The first of its sources that is of this type.
 fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        source = error.source();
-    }
-    None
+    successors(error.source(), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// Spawns as the rest of the crate does, and keeps the first task. Invariant 3.

@@ -5,6 +5,7 @@ use crate::context::{BoxError, Cancelled};
 use ::http::{Method, Uri};
 use std::error::Error;
 use std::fmt;
+use std::iter::successors;
 
 /// The error of a call to another service that failed or was given up.
 ///
@@ -73,15 +74,12 @@ impl CallError {
     pub(super) fn failed(call: CallName, error: impl Into<BoxError>) -> Self {
         let error = error.into();
         // An error of the request's body comes back wrapped.
-        let mut source: Option<&(dyn Error + 'static)> = Some(&*error);
-        while let Some(inner) = source {
-            if let Some(cancelled) = inner.downcast_ref::<Cancelled>() {
-                let cancelled = cancelled.clone();
-                return CallError::gave_up(call, cancelled);
-            }
-            source = inner.source();
+        let outermost: &(dyn Error + 'static) = &*error;
+        let mut all = successors(Some(outermost), |&error| error.source());
+        match all.find_map(|error| error.downcast_ref::<Cancelled>()).cloned() {
+            Some(cancelled) => CallError::gave_up(call, cancelled),
+            None => CallError { call, why: Why::Failed(error) },
         }
-        CallError { call, why: Why::Failed(error) }
     }
 
     pub(super) fn too_long(call: CallName, limit: usize) -> Self {
@@ -115,12 +113,8 @@ impl fmt::Display for CallError {
             Why::Failed(error) => {
                 error.fmt(f)?;
                 // Hyper's outermost error does not say what went wrong.
-                let mut source = error.source();
-                while let Some(inner) = source {
-                    write!(f, ": {inner}")?;
-                    source = inner.source();
-                }
-                Ok(())
+                let mut sources = successors(error.source(), |&error| error.source());
+                sources.try_for_each(|source| write!(f, ": {source}"))
             }
             Why::TooLong(limit) => write!(
                 f,

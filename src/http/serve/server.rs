@@ -1,7 +1,7 @@
 //! How a server is configured, accepts connections, and ends.
 
 use super::connection::{self, Shared, all_gone};
-use crate::context::{BoxError, Context};
+use crate::context::{BoxError, Cancelled, Canceller, Cause, Context};
 use crate::http::{RequestEnd, trace};
 use crate::rt;
 use ::http::{Request, Response};
@@ -207,7 +207,7 @@ where
 
     let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
     // If this future is dropped midway, the requests end before their connections.
-    let mut end = End { end_requests, ctx: ctx.clone() };
+    let end = End { end_requests, ctx: ctx.clone() };
     let mut accepted = 0;
     while let Ok((stream, peer)) = next(&ctx, &listener, &mut connections).await {
         accepted += 1;
@@ -232,7 +232,7 @@ async fn next(
     ctx: &Context,
     listener: &TcpListener,
     connections: &mut Connections,
-) -> Result<(TcpStream, SocketAddr), crate::context::Cancelled> {
+) -> Result<(TcpStream, SocketAddr), Cancelled> {
     loop {
         let accepted = ctx.run(poll_fn(|task| {
             connections.reap(task);
@@ -263,20 +263,14 @@ fn of_one_connection(error: &io::Error) -> bool {
 
 /// Ends the requests, at the latest when it is dropped.
 struct End {
-    end_requests: crate::context::Canceller,
+    end_requests: Canceller,
     ctx: Context,
 }
 
 impl End {
-    fn requests(&mut self) {
-        let why = match self.ctx.cause() {
-            Some(why) => why,
-            None => {
-                let (dropped, canceller) = Context::background().with_cancel();
-                canceller.cancel_with("the server was dropped");
-                dropped.cause().expect("it was cancelled just now")
-            }
-        };
+    fn requests(&self) {
+        let dropped = || Cause::failure("the server was dropped".into(), Location::caller());
+        let why = self.ctx.cause().unwrap_or_else(dropped);
         self.end_requests.cancel_with(RequestEnd::ServerStopped(why));
     }
 }
