@@ -463,6 +463,28 @@ fn every_test_that_a_document_names_is_there() {
     assert!(count > 100, "only {count} names were found");
 }
 
+#[test]
+fn every_file_of_tests_is_in_the_table_of_what_to_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("CONTRIBUTING.md")).expect("a document");
+    let run: BTreeSet<_> = table
+        .split("--test ")
+        .skip(1)
+        .filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next())
+        .collect();
+    let mut count = 0;
+    for (path, _) in files(&["tests"], "rs") {
+        let name = path.strip_prefix("tests/").expect("below it").trim_end_matches(".rs");
+        let name = name.trim_end_matches("/main");
+        // The models have a command of their own.
+        if !name.contains('/') && name != "loom" {
+            assert!(run.contains(name), "no row of CONTRIBUTING.md runs `{path}`");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count} files were found");
+}
+
 fn assert_complaints(complaints: &[String], parts: &[&str]) {
     assert_eq!(complaints.len(), parts.len(), "{complaints:#?}");
     for (complaint, part) in complaints.iter().zip(parts) {
