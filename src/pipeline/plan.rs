@@ -84,10 +84,7 @@ impl<T: Send + 'static> Pipeline<T> {
         I::IntoIter: Send + 'static,
     {
         let items = items.into_iter();
-        Pipeline::source(ctx, "from_iter", move |engine, index, sender| {
-            let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, Box::pin(source::iterate(tally, items, sender)));
-        })
+        Pipeline::source(ctx, "from_iter", |tally, sender| source::iterate(tally, items, sender))
     }
 
     /// Creates a pipeline of the items of a stream, finite or endless.
@@ -96,10 +93,7 @@ impl<T: Send + 'static> Pipeline<T> {
     where
         S: Stream<Item = T> + Send + 'static,
     {
-        Pipeline::source(ctx, "from_stream", move |engine, index, sender| {
-            let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, Box::pin(source::stream(tally, items, sender)));
-        })
+        Pipeline::source(ctx, "from_stream", |tally, sender| source::stream(tally, items, sender))
     }
 
     /// Creates a pipeline of the items of an iterator that may block, run on a thread of its own.
@@ -113,23 +107,25 @@ impl<T: Send + 'static> Pipeline<T> {
         I::IntoIter: Send + 'static,
     {
         let items = items.into_iter();
-        Pipeline::source(ctx, "from_blocking_iter", move |engine, index, sender| {
-            let name = engine.stages[index].name.clone().into_owned();
-            let tally = Tally::new(Arc::clone(engine), index);
-            Engine::spawn(engine, index, Box::pin(source::from_thread(tally, items, name, sender)));
+        Pipeline::source(ctx, "from_blocking_iter", |tally, sender| {
+            source::from_thread(tally, items, sender)
         })
     }
 
     #[track_caller]
-    fn source(
+    fn source<F>(
         ctx: &Context,
         name: &'static str,
-        start: impl FnOnce(&Arc<Engine>, usize, Sender<T>) + Send + 'static,
-    ) -> Pipeline<T> {
+        task: impl FnOnce(Tally, Sender<T>) -> F + Send + 'static,
+    ) -> Pipeline<T>
+    where
+        F: Future<Output = StageResult> + Send + 'static,
+    {
         let first = Stage::new(name.into(), Vec::new());
         let step: Step = Box::new(move |engine, index, pile| {
             let (sender, receiver) = engine.link(index, None);
-            start(engine, index, sender);
+            let tally = Tally::new(Arc::clone(engine), index);
+            Engine::spawn(engine, index, Box::pin(task(tally, sender)));
             pile.put(receiver);
         });
         Pipeline {

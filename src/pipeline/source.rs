@@ -71,13 +71,12 @@ pub(super) async fn stream<T: Send + 'static>(
 pub(super) async fn from_thread<T: Send + 'static>(
     tally: Tally,
     items: impl Iterator<Item = T> + Send + 'static,
-    name: String,
     sender: Sender<T>,
 ) -> StageResult {
     let (put, mut made) = crate::channel::bounded(1);
     // Where the pipeline cannot drain, how far the thread is does not matter.
     let progress = tally.end_of_sources().map(|until| Arc::new(Progress::new(until)));
-    let place = tally.place();
+    let (name, place) = (tally.name(), tally.place());
     rt::block_aside(name, on_a_thread(items, put, place, progress.clone()));
 
     let mut came = 0;

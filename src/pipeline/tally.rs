@@ -27,6 +27,11 @@ impl<E: Deref<Target = Engine>> Tally<E> {
         self.engine.end_of_sources().cloned()
     }
 
+    /// The stage's name.
+    pub(super) fn name(&self) -> String {
+        self.engine.stages[self.index].name.clone().into_owned()
+    }
+
     /// Where the stage was described.
     pub(super) fn place(&self) -> &'static Location<'static> {
         self.engine.stages[self.index].place
