@@ -154,12 +154,12 @@ impl Job {
 
     fn take_as(&self, next: State) -> Option<Box<dyn FnOnce() + Send>> {
         let mut state = self.state.lock();
-        if !matches!(*state, State::Waiting(_)) {
-            return None;
-        }
         match std::mem::replace(&mut *state, next) {
             State::Waiting(f) => Some(f),
-            State::Running { .. } | State::Over => unreachable!("looked at under the same lock"),
+            as_it_was => {
+                *state = as_it_was;
+                None
+            }
         }
     }
 

@@ -214,12 +214,12 @@ impl Desk {
 impl Runtime {
     /// The keeper's waker, if the keeper is asleep: it counts as awake from here on.
     fn wake(&mut self) -> Option<Waker> {
-        if !matches!(self.keeper, KeeperIs::Asleep { .. }) {
-            return None;
-        }
         match std::mem::replace(&mut self.keeper, KeeperIs::Awake) {
             KeeperIs::Asleep { waker, .. } => Some(waker),
-            KeeperIs::Nobody | KeeperIs::Awake => unreachable!("it is asleep"),
+            as_it_was => {
+                self.keeper = as_it_was;
+                None
+            }
         }
     }
 }
