@@ -10,7 +10,6 @@
 //!    between schedules too. An engine that was there before, of a checker in whose body this one
 //!    runs, is around it until then, and still gets what is meant for it.
 
-use super::checker::USUAL;
 use super::engine::{self, BODY, Engine, here};
 use super::exploration::Plan;
 use super::explorer::{self, Explorer};
@@ -209,7 +208,7 @@ impl<'a> Session<'a> {
 
     fn token(&self, deviations: &[Deviation]) -> String {
         let limits = self.plan.limits;
-        Token::new(self.kind, self.fingerprint, limits, USUAL, deviations.to_vec()).to_string()
+        Token::new(self.kind, self.fingerprint, limits, deviations.to_vec()).to_string()
     }
 
     /// Runs these deviations for what they show, without the story.

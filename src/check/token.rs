@@ -7,6 +7,7 @@
 //! the decision) and every other deviation (number `x` value). On a real tokio there is one
 //! schedule: `k7` says that the injection comes at its point 7; `k`, that it comes by itself.
 
+use super::checker::USUAL;
 use super::engine::Limits;
 use super::inject::Inject;
 use super::strategy::{Deviation, STRIKE};
@@ -81,16 +82,15 @@ impl Token {
         kind: Inject,
         fingerprint: u32,
         limits: Limits,
-        usual: Limits,
         deviations: Vec<Deviation>,
     ) -> Self {
         let differs = |one: u32, other: u32| (one != other).then_some(one);
         Token {
             kind,
             fingerprint,
-            steps: differs(limits.steps, usual.steps),
-            points: differs(limits.points, usual.points),
-            nanos: (limits.stop_within != usual.stop_within).then_some(limits.stop_within),
+            steps: differs(limits.steps, USUAL.steps),
+            points: differs(limits.points, USUAL.points),
+            nanos: (limits.stop_within != USUAL.stop_within).then_some(limits.stop_within),
             after_turns: limits.after_turns,
             deviations,
             tokio: None,
@@ -215,22 +215,20 @@ impl fmt::Display for Token {
 mod tests {
     use super::*;
 
-    const USUAL: Limits = Limits { steps: 10, points: 10, stop_within: 5_000, after_turns: false };
-
     #[test]
     fn a_token_comes_back_as_it_was() {
         let deviations = vec![Deviation { at: 3, value: 2 }, Deviation { at: 17, value: STRIKE }];
         let after_turns = true;
         let limits = |stop_within| Limits { steps: 7, points: 8, stop_within, after_turns };
         for limits in [USUAL, limits(9_000), limits(1_500), limits(0), limits(u64::MAX)] {
-            let token = Token::new(Inject::Cancel, 0xBEEF, limits, USUAL, deviations.clone());
+            let token = Token::new(Inject::Cancel, 0xBEEF, limits, deviations.clone());
             let back = Token::parse(&token.to_string()).unwrap();
             assert_eq!(back, token);
             assert_eq!(back.limits(USUAL).steps, limits.steps);
             assert_eq!(back.limits(USUAL).after_turns, limits.after_turns);
             assert_eq!(back.limits(USUAL).stop_within, limits.stop_within);
         }
-        let plain = Token::new(Inject::None, 1, USUAL, USUAL, Vec::new());
+        let plain = Token::new(Inject::None, 1, USUAL, Vec::new());
         assert_eq!(Token::parse(&plain.to_string()).unwrap(), plain);
         for target in [None, Some(7)] {
             let tokio = Token { tokio: Some(target), ..plain.clone() };

@@ -15,7 +15,6 @@ mod watcher;
 
 use self::drive::{BODY, Body, Left, Rest, Run};
 use self::watcher::{Abroad, Landed, Point, Watcher};
-use super::checker::USUAL;
 use super::exploration::Plan;
 use super::inject::Inject;
 use super::label::{self, Labels};
@@ -361,7 +360,7 @@ fn run(
     if let Some(violation) = &mut violation {
         violation.note_missing_end(kind);
         violation.story.injected = Some(injected);
-        let token = Token::new(kind, fingerprint(body), plan.limits, USUAL, Vec::new());
+        let token = Token::new(kind, fingerprint(body), plan.limits, Vec::new());
         // If the injection came by itself, or not at all, no point brings it back.
         let target = match landed {
             Some(Landed::At(point)) => Some(point),
