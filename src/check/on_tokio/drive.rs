@@ -28,7 +28,7 @@ use crate::sync::traced;
 use crate::sync::{Arc, Mutex};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Poll, Waker};
+use std::task::{Context as Task, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
@@ -191,7 +191,7 @@ impl Run<'_> {
         let (ctx, canceller) = Context::watched(MARK, self.asked_at, after);
         self.watcher.state.lock().canceller = Some(canceller);
         running.takes(ctx);
-        let (mut body, told) = self.poll_to_the_end(running, due).await;
+        let (mut body, told) = Polls::begin(self, running, due).await;
         let trail = self.watcher.trail.as_ref().filter(|_| body != Body::Ended);
         let waits = self.pulse.own_time(|| trail.map(|trail| trail.waits())).unwrap_or_default();
         if body == Body::Waits && self.would_be_woken().await {
@@ -236,119 +236,6 @@ impl Run<'_> {
             self.watcher.state.lock().panicked = before.or(Some(resumed));
         }
         moved
-    }
-
-    /// Polls the body to its end. Returns how it came out, and when it was told to stop.
-    async fn poll_to_the_end(
-        &self,
-        running: &mut dyn Running,
-        due: Instant,
-    ) -> (Body, Option<Instant>) {
-        let Run { kind, watcher, pulse, .. } = *self;
-        let mut limit = pin!(tokio_sleep(LONG));
-        let mut told = None;
-        // Counted from the beginning, and anew from when it was told.
-        let (mut polls, mut rests) = (0, 0);
-        // Whether its time was over before. At that instant the body, and whatever else is ready,
-        // have their turns before the clock moves on; only after that does the body have its last.
-        let mut was_over = false;
-        let mut jump: Option<Pin<Box<dyn Future<Output = bool> + '_>>> = None;
-        std::future::poll_fn(|cx| {
-            let may_come = kind.comes_by_itself() && told.is_none();
-            let nudge = self.rest.nudge(may_come);
-            // Invariant 3. The first of two nudges is no beat either, or the second would not come.
-            let beats = nudge == Nudge::None || (nudge == Nudge::Due && may_come);
-            if beats {
-                pulse.beats(BODY);
-            }
-            pulse.nudges(may_come.then(|| cx.waker().clone()));
-            self.calls_later();
-            if let Some(jumping) = &mut jump {
-                match jumping.as_mut().poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(true) => jump = None,
-                    Poll::Ready(false) => return Poll::Ready((Body::Ended, told)),
-                }
-            }
-            let busy = polls == self.steps;
-            let cut = busy || self.rest.times() - rests >= self.steps;
-            let mut is_over = limit.as_mut().poll(cx).is_ready();
-            if is_over && !may_come && !std::mem::replace(&mut was_over, true) {
-                limit.as_mut().reset(tokio_now() + LEAST_MOVE);
-                is_over = limit.as_mut().poll(cx).is_ready();
-            }
-            let late = is_over || cut;
-            if busy && !may_come {
-                return Poll::Ready((Body::Busy, told));
-            }
-            let strikes = may_come && {
-                let mut state = watcher.state.lock();
-                state.driver = Some(cx.waker().clone());
-                state.asked_for = nudge != Nudge::None;
-                let strikes = !state.asked_for && state.point(Point::Poll);
-                let by_itself = (late || nudge == Nudge::Due) && state.landed.is_none();
-                if by_itself {
-                    state.landed = Some(Landed::ByItself);
-                    state.cut |= cut;
-                }
-                strikes || by_itself
-            };
-            if strikes || (may_come && self.time_follows(due)) {
-                match kind {
-                    Inject::Cancel => watcher.ends_root(false),
-                    Inject::Drop => {
-                        self.guard(|| running.end());
-                        return Poll::Ready((Body::Ended, Some(tokio_now())));
-                    }
-                    Inject::Deadline => {
-                        let mut jumping = Box::pin(self.moves_time(due));
-                        match jumping.as_mut().poll(cx) {
-                            Poll::Pending => {
-                                jump = Some(jumping);
-                                return Poll::Pending;
-                            }
-                            Poll::Ready(true) => {}
-                            Poll::Ready(false) => return Poll::Ready((Body::Ended, told)),
-                        }
-                    }
-                    Inject::Panic | Inject::None => {}
-                }
-            }
-            if may_come && watcher.state.lock().landed.is_some() {
-                let now = tokio_now();
-                (told, polls, rests, was_over) = (Some(now), 0, self.rest.times(), false);
-                limit.as_mut().reset(now + self.stop_within);
-                if limit.as_mut().poll(cx).is_ready() {
-                    cx.waker().wake_by_ref();
-                }
-            }
-            self.rest.wakes(cx.waker(), rests.saturating_add(self.steps));
-            polls += 1;
-            if let Some(trail) = &watcher.trail {
-                trail.stays(polls == self.steps || (late && !may_come));
-            }
-            let polled = self.guard(|| {
-                let own = watcher.trail.as_ref().map(|trail| {
-                    let (waker, trail) = (cx.waker().clone(), Arc::clone(trail));
-                    traced::waker(Arc::new(Tracer { waker, clone: 0, trail }))
-                });
-                let mut cx = std::task::Context::from_waker(own.as_ref().unwrap_or(cx.waker()));
-                running.poll(&mut cx)
-            });
-            self.calls_later();
-            if beats {
-                pulse.beats(OTHERS);
-            }
-            if nudge != Nudge::None {
-                watcher.state.lock().asked_for = false;
-            }
-            match polled {
-                Some(Poll::Pending) if late && !may_come => Poll::Ready((Body::Waits, told)),
-                Some(Poll::Pending) => Poll::Pending,
-                Some(Poll::Ready(())) | None => Poll::Ready((Body::Ended, told)),
-            }
-        })
-        .await
     }
 
     /// Whether the body, whose time is over, would be woken later: by a timer of its own, or by a
@@ -403,6 +290,166 @@ impl Run<'_> {
             }
             turns = (self.steps / 2 / MOMENTS).max(1);
         }
+    }
+}
+
+/// The polls of a body, to its end: how it came out, and when it was told to stop.
+struct Polls<'a> {
+    run: &'a Run<'a>,
+    running: &'a mut dyn Running,
+    /// When the deadline of the root is.
+    due: Instant,
+    /// Until when the body may go on.
+    limit: Pin<Box<Sleep>>,
+    told: Option<Instant>,
+    /// How often it was polled, counted anew from when it was told; and how many rests there had
+    /// been when that count began.
+    polls: u32,
+    rests: u32,
+    /// Whether its time was over before. At that instant the body, and whatever else is ready, have
+    /// their turns before the clock moves on; only after that does the body have its last.
+    was_over: bool,
+    /// The clock on its way to the deadline.
+    jump: Option<Pin<Box<dyn Future<Output = bool> + 'a>>>,
+}
+
+impl Future for Polls<'_> {
+    type Output = (Body, Option<Instant>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        let body = ready!(self.poll_once(cx));
+        Poll::Ready((body, self.told))
+    }
+}
+
+impl<'a> Polls<'a> {
+    fn begin(run: &'a Run<'a>, running: &'a mut dyn Running, due: Instant) -> Self {
+        Polls {
+            run,
+            running,
+            due,
+            limit: Box::pin(tokio_sleep(LONG)),
+            told: None,
+            polls: 0,
+            rests: 0,
+            was_over: false,
+            jump: None,
+        }
+    }
+
+    fn poll_once(&mut self, cx: &mut Task<'_>) -> Poll<Body> {
+        let Run { kind, watcher, pulse, rest, steps, .. } = *self.run;
+        let may_come = kind.comes_by_itself() && self.told.is_none();
+        let nudge = rest.nudge(may_come);
+        // Invariant 3. The first of two nudges is no beat either, or the second would not come.
+        let beats = nudge == Nudge::None || (nudge == Nudge::Due && may_come);
+        if beats {
+            pulse.beats(BODY);
+        }
+        pulse.nudges(may_come.then(|| cx.waker().clone()));
+        self.run.calls_later();
+        if !ready!(self.jumps(cx)) {
+            return Poll::Ready(Body::Ended);
+        }
+        let busy = self.polls == steps;
+        let cut = busy || rest.times() - self.rests >= steps;
+        let late = self.is_over(may_come, cx) || cut;
+        if busy && !may_come {
+            return Poll::Ready(Body::Busy);
+        }
+        if may_come && (self.strikes(nudge, late, cut, cx) || self.run.time_follows(self.due)) {
+            match kind {
+                Inject::Cancel => watcher.ends_root(false),
+                Inject::Drop => {
+                    self.run.guard(|| self.running.end());
+                    self.told = Some(tokio_now());
+                    return Poll::Ready(Body::Ended);
+                }
+                Inject::Deadline => {
+                    self.jump = Some(Box::pin(self.run.moves_time(self.due)));
+                    if !ready!(self.jumps(cx)) {
+                        return Poll::Ready(Body::Ended);
+                    }
+                }
+                Inject::Panic | Inject::None => {}
+            }
+        }
+        if may_come && watcher.state.lock().landed.is_some() {
+            self.is_told(cx);
+        }
+        rest.wakes(cx.waker(), self.rests.saturating_add(steps));
+        self.polls += 1;
+        let is_last = late && !may_come;
+        let polled = self.poll_body(is_last, cx);
+        self.run.calls_later();
+        if beats {
+            pulse.beats(OTHERS);
+        }
+        if nudge != Nudge::None {
+            watcher.state.lock().asked_for = false;
+        }
+        match polled {
+            Some(Poll::Pending) if is_last => Poll::Ready(Body::Waits),
+            Some(Poll::Pending) => Poll::Pending,
+            Some(Poll::Ready(())) | None => Poll::Ready(Body::Ended),
+        }
+    }
+
+    /// Waits for the clock, if that is on its way. `false`: the body has resumed it.
+    fn jumps(&mut self, cx: &mut Task<'_>) -> Poll<bool> {
+        let Some(jump) = &mut self.jump else { return Poll::Ready(true) };
+        let moved = ready!(jump.as_mut().poll(cx));
+        self.jump = None;
+        Poll::Ready(moved)
+    }
+
+    /// Whether its time is over.
+    fn is_over(&mut self, may_come: bool, cx: &mut Task<'_>) -> bool {
+        let mut is_over = self.limit.as_mut().poll(cx).is_ready();
+        if is_over && !may_come && !std::mem::replace(&mut self.was_over, true) {
+            self.limit.as_mut().reset(tokio_now() + LEAST_MOVE);
+            is_over = self.limit.as_mut().poll(cx).is_ready();
+        }
+        is_over
+    }
+
+    /// Passes a point: whether the injection comes here, or by itself.
+    fn strikes(&self, nudge: Nudge, late: bool, cut: bool, cx: &mut Task<'_>) -> bool {
+        let mut state = self.run.watcher.state.lock();
+        state.driver = Some(cx.waker().clone());
+        state.asked_for = nudge != Nudge::None;
+        let strikes = !state.asked_for && state.point(Point::Poll);
+        let by_itself = (late || nudge == Nudge::Due) && state.landed.is_none();
+        if by_itself {
+            state.landed = Some(Landed::ByItself);
+            state.cut |= cut;
+        }
+        strikes || by_itself
+    }
+
+    /// The injection has come: from now on the body has its time to stop.
+    fn is_told(&mut self, cx: &mut Task<'_>) {
+        let now = tokio_now();
+        self.told = Some(now);
+        (self.polls, self.rests, self.was_over) = (0, self.run.rest.times(), false);
+        self.limit.as_mut().reset(now + self.run.stop_within);
+        if self.limit.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn poll_body(&mut self, is_last: bool, cx: &mut Task<'_>) -> Option<Poll<()>> {
+        let trail = self.run.watcher.trail.as_ref();
+        if let Some(trail) = trail {
+            trail.stays(self.polls == self.run.steps || is_last);
+        }
+        self.run.guard(|| {
+            let own = trail.map(|trail| {
+                let (waker, trail) = (cx.waker().clone(), Arc::clone(trail));
+                traced::waker(Arc::new(Tracer { waker, clone: 0, trail }))
+            });
+            self.running.poll(&mut Task::from_waker(own.as_ref().unwrap_or(cx.waker())))
+        })
     }
 }
 
