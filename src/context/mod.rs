@@ -4,7 +4,7 @@
 // |---|---|
 // | `handle` | `Context`, the public handle: every `with_…` and every query |
 // | `canceller` | `Canceller`: the right to end a context |
-// | `layer` | what one derivation adds; how a query is answered |
+// | `layer` | what one derivation adds; how a query is answered (what a checker is told of it in a file apart) |
 // | `ties` | ending with any of several parents |
 // | `fate` | what becomes of a branch, in one word |
 // | `scope` | what a parent knows of its children; how an end spreads |

@@ -27,7 +27,7 @@
 
 // | file | what it is |
 // |---|---|
-// | `task` | spawning, joining, aborting |
+// | `task` | spawning, joining, aborting (the tasks of models and checkers in a file apart) |
 // | `panics` | panics of user code |
 // | `aside` | running what may block on a thread of its own |
 // | `sleep` | waiting for a time |

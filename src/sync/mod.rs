@@ -9,7 +9,7 @@
 // | `latch` | a cell that is written once and read without a lock |
 // | `tagged` | the same in one word, for one of three kinds of pointer |
 // | `lent` | a borrowed counted pointer, in one word |
-// | `lineage` | counted links to a parent, with free pointers to elder links |
+// | `lineage` | counted links to a parent, with free pointers to elder links (the roster of them in a file apart) |
 // | `purse` | clones of one link, paid for in advance |
 // | `brief` | a lock for a handful of instructions |
 // | `guard` | a lock guard that keeps its owner alive |
