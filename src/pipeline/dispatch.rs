@@ -38,9 +38,9 @@ pub(super) fn start<T, U, F, Fut, R>(
     Fut: Future + Send + 'static,
     R: Fn(Fut::Output) -> Result<U, BoxError> + Send + Sync + 'static,
 {
-    let turns = ordered.then(|| Turns(Mutex::new(Order::default())));
+    let order = ordered.then(|| Order(Mutex::new(Line::default())));
     let engine = Arc::clone(engine);
-    let work = Work { engine, index, output, f, result, turns, hire: hire::<T, U, F, Fut, R> };
+    let work = Work { engine, index, output, f, result, order, hire: hire::<T, U, F, Fut, R> };
     let on_threads = work.engine.woken.on_threads();
     hire(&Arc::new(work), Taker::first(input, workers, on_threads));
 }
@@ -52,7 +52,8 @@ struct Work<T, U, F, R> {
     output: Sender<U>,
     f: F,
     result: R,
-    turns: Option<Turns>,
+    /// `Some` if results go in by the numbers of their items.
+    order: Option<Order>,
     /// Starts a colleague. A pointer, because a worker's future would contain itself otherwise.
     hire: fn(&Arc<Self>, Taker<T>),
 }
@@ -128,9 +129,9 @@ where
                 return Err(error);
             }
         };
-        if let Some(turns) = work.turns.as_ref().filter(|turns| !turns.has_come(number)) {
+        if let Some(order) = work.order.as_ref().filter(|order| !order.has_come_to(number)) {
             taker.pauses();
-            turns.wait_for(number, place).await;
+            order.comes_to(number, place).await;
         }
         if let Err(made) = work.output.put(made) {
             // What it did until now counts; its wait for room does not.
@@ -139,8 +140,8 @@ where
             let sent = work.output.send_at(made, place).await;
             if sent.is_err() {
                 rt::stop_keeping();
-                if let Some(turns) = &work.turns {
-                    turns.next(pipeline);
+                if let Some(order) = &work.order {
+                    order.goes_on(pipeline);
                 }
                 // No colleague should have to find out by an item of its own, or wait for the drop
                 // of what was not sent.
@@ -149,8 +150,8 @@ where
             }
         }
         tally.pass_on(1);
-        if let Some(turns) = &work.turns {
-            turns.next(pipeline);
+        if let Some(order) = &work.order {
+            order.goes_on(pipeline);
         }
         if turn.is_over() {
             taker.rests();
@@ -163,35 +164,37 @@ where
 }
 
 /// Keeps track of whose result goes in next.
-struct Turns(Mutex<Order>);
+struct Order(Mutex<Line>);
 
 #[derive(Default)]
-struct Order {
+struct Line {
     next: usize,
     /// By the numbers of their items.
     waiting: Waiting,
 }
 
-impl Turns {
-    fn has_come(&self, number: usize) -> bool {
+impl Order {
+    fn has_come_to(&self, number: usize) -> bool {
         self.0.lock().next == number
     }
 
+    /// Waits until the result of this number goes in next.
+    ///
     /// A worker that is dropped while it waits was aborted together with all others; its waker
     /// stays until they are gone.
-    async fn wait_for(&self, number: usize, place: &'static Location<'static>) {
+    async fn comes_to(&self, number: usize, place: &'static Location<'static>) {
         poll_here(|cx| {
             if self.0.lock().next == number {
                 return Poll::Ready(());
             }
             let waker = cx.waker().clone();
-            let mut order = self.0.lock();
-            if order.next == number {
+            let mut line = self.0.lock();
+            if line.next == number {
                 return Poll::Ready(());
             }
-            let before = order.waiting.renew(number, waker);
-            let before = before.map_err(|waker| order.waiting.join_as(number, waker)).ok();
-            drop(order);
+            let before = line.waiting.renew(number, waker);
+            let before = before.map_err(|waker| line.waiting.join_as(number, waker)).ok();
+            drop(line);
             drop(before);
             probe::waits(|| Wait { what: "its turn to pass on a result", at: place, of: 0 });
             Poll::Pending
@@ -199,12 +202,13 @@ impl Turns {
         .await;
     }
 
-    fn next(&self, pipeline: PipelineId) {
-        let mut order = self.0.lock();
-        order.next += 1;
-        let next = order.next;
-        let waker = order.waiting.take(next);
-        drop(order);
+    /// The result whose turn it was is in, or never goes in.
+    fn goes_on(&self, pipeline: PipelineId) {
+        let mut line = self.0.lock();
+        line.next += 1;
+        let next = line.next;
+        let waker = line.waiting.take(next);
+        drop(line);
         rt::wake_at(pipeline, waker.filter(|_| !skip(Break::TurnNotPassedOn)));
     }
 }
