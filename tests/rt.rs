@@ -4,7 +4,7 @@
 mod kit;
 
 use futures::FutureExt;
-use kit::{most_between_ticks, ms};
+use kit::{most_between_ticks, ms, paused};
 use quell::{Cancelled, Context, Group, channel, rt};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -249,6 +249,29 @@ fn a_sleep_outlives_its_runtime() {
         }
     }
     panic!("they never wait");
+}
+
+#[test]
+fn of_a_sleep_that_outlives_its_runtime_what_was_left_is_waited_for_however_its_clock_was_moved() {
+    for stands_still in [false, true] {
+        let runtime = paused();
+        let mut sleep = None;
+        runtime.block_on(async {
+            tokio::time::advance(Duration::from_secs(7200)).await;
+            if !stands_still {
+                tokio::time::resume();
+            }
+            let sleep = sleep.insert(Box::pin(rt::sleep(Duration::from_millis(500))));
+            assert!(sleep.as_mut().now_or_never().is_none());
+        });
+        drop(runtime);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            futures::executor::block_on(sleep.unwrap());
+            tell.send(()).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(30)).expect("it goes by a clock two hours ahead");
+    }
 }
 
 #[test]

@@ -145,15 +145,21 @@ impl Clock {
         Self::system_now()
     }
 
-    /// Whether a tokio timer would go by the clock that is ambient here, as far as is known of its
+    /// The clock that is ambient here, if a tokio timer would go by it, as far as is known of its
     /// runtime.
     #[cfg(all(feature = "tokio", not(loom)))]
-    pub(crate) fn ambient_is_tokios() -> bool {
+    pub(crate) fn ambient_of_tokio() -> Option<Self> {
         #[cfg(feature = "check")]
         if world::ask(|_| ()).is_some() {
-            return false;
+            return None;
         }
-        Handle::try_current().is_ok_and(|runtime| !on_tokio::is_without_timers(runtime.id()))
+        let runtime = Handle::try_current().ok()?;
+        let has_timers = !on_tokio::is_without_timers(runtime.id());
+        has_timers.then(|| Clock {
+            runtime: Some(runtime),
+            #[cfg(feature = "check")]
+            world: None,
+        })
     }
 
     /// Notes that a tokio timer was asked for here, and the runtime has none.

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 ///
 /// The end is fixed when this is called, by [`now`](super::now). The runtime that first polls the
 /// future keeps the time. If that runtime shuts down, or has no timers, tokio panics; the panic is
-/// caught here, and quell's own timer goes on.
+/// caught here, and quell's own timer waits for what is left, by the clock that is ambient then.
 ///
 /// # Cancel safety
 ///
@@ -72,7 +72,7 @@ pin_project! {
         New,
         // Its time had come, and it lets others run first.
         Behind,
-        Tokio { #[pin] sleep: tokio::time::Sleep },
+        Tokio { #[pin] sleep: tokio::time::Sleep, clock: Clock },
         Alarm { bedside: Arc<Bedside>, alarm: Alarm },
     }
 }
@@ -113,9 +113,9 @@ impl Sleep {
 
     fn start(at: Instant) -> Timer {
         #[cfg(all(feature = "tokio", not(loom)))]
-        if Clock::ambient_is_tokios() {
+        if let Some(clock) = Clock::ambient_of_tokio() {
             match catch_unwind(|| tokio::time::sleep_until(at.into())) {
-                Ok(sleep) => return Timer::Tokio { sleep },
+                Ok(sleep) => return Timer::Tokio { sleep, clock },
                 Err(_without_timers) => Clock::note_no_timers_here(),
             }
         }
@@ -187,10 +187,14 @@ impl Sleep {
                     continue;
                 }
                 #[cfg(all(feature = "tokio", not(loom)))]
-                TimerProjected::Tokio { sleep } => {
+                TimerProjected::Tokio { sleep, clock } => {
                     match catch_unwind(AssertUnwindSafe(|| sleep.poll(cx))) {
                         Ok(polled) => polled,
                         Err(_shut_down) => {
+                            // That clock may be far from the one that is ambient here, and may
+                            // stand still for good.
+                            let left = at.saturating_duration_since(clock.now());
+                            let at = super::now().checked_add(left).unwrap_or(at);
                             this.timer.set(Sleep::start_alarm(at));
                             continue;
                         }
