@@ -29,8 +29,10 @@ use std::time::{Duration, Instant};
 /// ever.
 ///
 /// The end is fixed when this is called, by [`now`](super::now). The runtime that first polls the
-/// future keeps the time. If that runtime shuts down, or has no timers, tokio panics; the panic is
-/// caught here, and quell's own timer waits for what is left, by the clock that is ambient then.
+/// future keeps the time, and one of a single thread does so only while it is driven, as with
+/// tokio's own timers. (The deadline of a context comes all the same.) If that runtime shuts down,
+/// or has no timers, tokio panics; the panic is caught here, and quell's own timer waits for what is
+/// left, by the clock that is ambient then.
 ///
 /// # Cancel safety
 ///
