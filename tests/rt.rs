@@ -67,28 +67,49 @@ fn who_yields_lets_timers_go_first() {
     assert!(most <= 8, "{most} steps of a millisecond");
 }
 
+/// Runs `test` of this name in a process of its own: a process learns only once how tokio wakes its
+/// tasks.
+fn in_its_own_process(name: &str, test: impl FnOnce()) {
+    const ALONE: &str = "QUELL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let alone = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&alone.stderr);
+    assert!(alone.status.success(), "{said}");
+}
+
 #[test]
 fn who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_driven() {
-    const ALONE: &str = "QUELL_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        // A process learns only once how tokio wakes its tasks, so this needs its own process.
-        let test =
-            "who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_driven";
-        let alone = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([test, "--exact", "--nocapture"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&alone.stderr);
-        assert!(alone.status.success(), "{said}");
-        return;
-    }
-    let idle = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    {
-        let _entered = idle.enter();
-        futures::executor::block_on(rt::yield_now());
-    }
-    who_yields_lets_timers_go_first();
+    let name = "who_yields_lets_timers_go_first_though_another_runtime_is_entered_and_never_driven";
+    in_its_own_process(name, || {
+        let idle = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        {
+            let _entered = idle.enter();
+            futures::executor::block_on(rt::yield_now());
+        }
+        who_yields_lets_timers_go_first();
+    });
+}
+
+#[test]
+fn who_yields_lets_timers_go_first_though_the_runtime_of_the_first_who_did_is_driven_no_more() {
+    let name =
+        "who_yields_lets_timers_go_first_though_the_runtime_of_the_first_who_did_is_driven_no_more";
+    in_its_own_process(name, || {
+        // Its tasks are more than have a turn before it comes back to the future it is given.
+        let left = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        left.block_on(async {
+            (0..100).for_each(|_| drop(rt::spawn(rt::yield_now())));
+            tokio::task::yield_now().await;
+        });
+        who_yields_lets_timers_go_first();
+        drop(left);
+    });
 }
 
 #[test]

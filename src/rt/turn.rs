@@ -12,11 +12,14 @@
 //! # Invariants
 //!
 //! 1. Within a process, every task that learns `TASKS_TABLE` stores the same value. Until it is
-//!    known, at most one task that asks for it is under way.
+//!    known, each runtime is asked for it: one that is driven no more may never answer. None is
+//!    asked again before another one has been.
 
 #[cfg(not(loom))]
 use super::clock::Clock;
 use super::probe::{self, Wait};
+#[cfg(all(feature = "tokio", not(loom)))]
+use crate::sync::Mutex;
 #[cfg(all(feature = "tokio", not(loom)))]
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::panic::Location;
@@ -109,8 +112,9 @@ pub(crate) fn go_behind(cx: &mut Context<'_>, _now: Option<std::time::Instant>) 
 static TASKS_TABLE: AtomicUsize = AtomicUsize::new(UNKNOWN);
 #[cfg(all(feature = "tokio", not(loom)))]
 const UNKNOWN: usize = 0;
+/// The runtime that was asked last.
 #[cfg(all(feature = "tokio", not(loom)))]
-const ASKED: usize = 1;
+static ASKED: Mutex<Option<tokio::runtime::Id>> = Mutex::new(None);
 
 #[cfg(all(feature = "tokio", not(loom)))]
 fn table_of(waker: &Waker) -> usize {
@@ -120,19 +124,8 @@ fn table_of(waker: &Waker) -> usize {
 /// Learns that table, run as a tokio task.
 #[cfg(all(feature = "tokio", not(loom)))]
 pub(crate) fn learn_of_tasks() -> impl Future<Output = ()> + Send + 'static {
-    /// The task may be dropped with its runtime before it has run.
-    struct Asks;
-    impl Drop for Asks {
-        fn drop(&mut self) {
-            // Relaxed, here and below: a plain number, and all that learn it store the same.
-            let (asked, none) = (ASKED, UNKNOWN);
-            let _known =
-                TASKS_TABLE.compare_exchange(asked, none, Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-    let asks = Asks;
-    std::future::poll_fn(move |cx| {
-        let _asks = &asks;
+    std::future::poll_fn(|cx| {
+        // Relaxed, here and below: a plain number, and all that learn it store the same.
         TASKS_TABLE.store(table_of(cx.waker()), Ordering::Relaxed);
         Poll::Ready(())
     })
@@ -146,16 +139,19 @@ fn is_of_a_task(waker: &Waker) -> bool {
     let table = TASKS_TABLE.load(Ordering::Relaxed);
     // Outside of a task perhaps nothing drives the runtime, and the question is never answered.
     if table == UNKNOWN && tokio::task::try_id().is_some() {
-        let runtime = tokio::runtime::Handle::try_current();
-        let (before, now) = (UNKNOWN, ASKED);
-        let asks = || {
-            TASKS_TABLE.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        };
-        if let Some(runtime) = runtime.ok().filter(|_| asks()) {
-            drop(runtime.spawn(learn_of_tasks()));
-        }
+        ask();
     }
     table == table_of(waker)
+}
+
+#[cfg(all(feature = "tokio", not(loom)))]
+#[cold]
+fn ask() {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let before = ASKED.lock().replace(runtime.id());
+    if before != Some(runtime.id()) {
+        drop(runtime.spawn(learn_of_tasks()));
+    }
 }
 
 /// Whether tokio runs all tasks here on one thread.
