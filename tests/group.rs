@@ -6,7 +6,9 @@ mod kit;
 
 use futures::FutureExt;
 use futures::executor::block_on;
-use kit::{AGES, Running, Wakes, bad_waker, in_time, ms, poll, quiet, settle, tasks, threads};
+use kit::{
+    AGES, Running, Wakes, bad_waker, in_time, ms, one_thread, poll, quiet, settle, tasks, threads,
+};
 use quell::group::{TaskPanicked, TrySpawnError};
 use quell::{BoxError, Cancelled, Context, ContextError, Group, rt};
 use std::error::Error;
@@ -925,6 +927,23 @@ async fn a_shutdown_is_not_clean_if_another_one_has_aborted_what_is_still_there(
         assert_eq!(left.name(), "deaf");
     }
     assert!(group.shutdown(ms(0)).await.is_clean(), "it is gone");
+}
+
+#[test]
+fn a_shutdown_is_not_clean_if_a_task_is_aborted_with_its_runtime_meanwhile() {
+    in_time(|| {
+        for runtime in [one_thread(), threads(2)] {
+            let group = Group::new(&Context::background());
+            runtime.block_on(group.spawn("deaf", deaf)).unwrap();
+            let mut shutdown = Box::pin(group.shutdown(AGES));
+            assert!(shutdown.as_mut().now_or_never().is_none());
+            drop(runtime);
+            let report = block_on(shutdown);
+            let [left] = report.aborted() else { panic!("{report}") };
+            assert_eq!(left.name(), "deaf");
+            assert!(block_on(group.shutdown(AGES)).is_clean(), "it is gone");
+        }
+    });
 }
 
 // ------------------------------------------------------------------- dropping

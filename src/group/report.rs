@@ -22,7 +22,8 @@ impl ShutdownReport {
         self.aborted.is_empty()
     }
 
-    /// The tasks that had not ended when the grace was over and were aborted.
+    /// The tasks that had not ended when the grace was over and were aborted, and those that were
+    /// aborted with their runtime before that.
     pub fn aborted(&self) -> &[StillRunning] {
         &self.aborted
     }

@@ -6,7 +6,7 @@
 //!    ending told. So when the list is empty, nothing is left of any task, except what its ending
 //!    sets off.
 //! 2. Once all have been stopped, a task that is spawned is aborted at once, and written down as
-//!    late.
+//!    late. So is a task that is dropped before: nothing here aborted it, so its runtime is gone.
 //! 3. User code runs without the lock: futures, their drops, wakers.
 
 use super::report::StillRunning;
@@ -200,9 +200,13 @@ impl Tasks {
         Over { tasks: self, wait, ticket: None }
     }
 
-    fn remove(&self, key: usize) {
+    fn remove(&self, key: usize, was_dropped: bool) {
         let mut state = self.state.lock();
         let entry = state.live.remove(key);
+        // Invariant 2.
+        if was_dropped && !state.stopped {
+            state.late.push(entry.still_running());
+        }
         let abort = state.aborts.get_mut(key).and_then(Option::take);
         let waiting = state.waiting_for_this();
         drop(state);
@@ -268,6 +272,7 @@ impl<T, O: Owner<T>> Drop for Owned<T, O> {
 impl<T, O: Owner<T>> Owned<T, O> {
     fn finish(&mut self, ending: Ending<T>) {
         let Some(owner) = self.owner.take() else { return };
+        let was_dropped = matches!(ending, Ending::Aborted);
         let dropped = catch_unwind(AssertUnwindSafe(|| self.future = None));
         let ending = match dropped {
             Ok(()) => ending,
@@ -275,7 +280,7 @@ impl<T, O: Owner<T>> Owned<T, O> {
         };
         // A panic in it would be one in a drop, perhaps in the middle of another.
         let then = rt::contain_panic(|| owner.ended(ending)).flatten();
-        self.tasks.remove(self.key);
+        self.tasks.remove(self.key, was_dropped);
         if let Some(then) = then {
             rt::contain_panic(then);
         }
