@@ -106,6 +106,11 @@ fn line(mark: &str) -> u32 {
     at.expect("it is there") as u32 + 1
 }
 
+/// Kind and task of each violation.
+fn found(report: &Report) -> Vec<(ViolationKind, Option<&str>)> {
+    report.violations().iter().map(|one| (one.kind(), one.task())).collect()
+}
+
 /// The lines of the violations, with their counts.
 fn lines(report: &Report) -> BTreeMap<u32, u64> {
     let line = |violation: &check::Violation| violation.waiting_at().map_or(0, |at| at.line());
@@ -1104,6 +1109,173 @@ fn who_waits_for_a_cancel_that_is_not_injected_is_told_that_nobody_cancels() {
             );
         }
     }
+}
+
+/// A service that stops when it is told to, with a heart that beats until then.
+async fn serves_with_a_heart(ctx: Context) {
+    let inside = ctx.clone();
+    let heart = rt::spawn_named("heart", async move {
+        let mut beats = rt::interval(Duration::from_secs(1));
+        while inside.run(beats.tick()).await.is_ok() {}
+    });
+    ctx.done().await; // <- serves
+    heart.await.unwrap();
+}
+
+/// The same, where the heart hands its beats to another task.
+async fn serves_with_a_pulse(ctx: Context) {
+    let (beats, mut felt) = mpsc::channel(1);
+    let feels = rt::spawn_named("feels", async move { while felt.recv().await.is_some() {} });
+    let inside = ctx.clone();
+    let heart = rt::spawn_named("heart", async move {
+        while inside.run(rt::sleep(Duration::from_secs(1))).await.is_ok() {
+            let _ = beats.send(()).await;
+        }
+    });
+    let service = rt::spawn_named("service", async move { ctx.done().await }); // <- is served
+    service.await.unwrap();
+    heart.await.unwrap();
+    feels.await.unwrap();
+}
+
+#[test]
+fn a_service_that_nobody_cancels_is_told_so_however_its_heart_beats() {
+    for checker in [Checker::random(1, 10), Checker::pct(1, 3, 10)] {
+        let checker = checker.inject([Inject::Cancel, Inject::Drop]);
+        checker.run(serves_with_a_heart).assert_clean();
+        checker.run(serves_with_a_pulse).assert_clean();
+    }
+    for checker in [Checker::random(1, 10), Checker::pct(1, 3, 10)] {
+        let checker = checker.max_steps(500).inject(Inject::None);
+        let blocked = |task| [(ViolationKind::BlockedStage, Some(task))];
+        let report = checker.run(serves_with_a_heart);
+        assert_eq!(found(&report), blocked("body"), "{report}");
+        assert_eq!(hangs(&report).1, line("serves"), "{report}");
+        assert!(report.to_string().contains(": nothing cancels under `Inject::None`"), "{report}");
+        comes_again(&report, serves_with_a_heart);
+        // Whatever the body waits for.
+        let report = checker.run(serves_with_a_pulse);
+        assert_eq!(found(&report), blocked("service"), "{report}");
+        assert_eq!(hangs(&report).1, line("is served"), "{report}");
+        comes_again(&report, serves_with_a_pulse);
+    }
+}
+
+/// A service that is handed something now and then.
+async fn is_fed(ctx: Context) {
+    let (fruit, mut eats) = mpsc::channel(1);
+    let tree = rt::spawn_named("tree", async move {
+        while fruit.send(()).await.is_ok() {
+            rt::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    while let Ok(Some(())) = ctx.run(eats.recv()).await {}
+    tree.abort();
+    let _ = tree.await;
+}
+
+/// A service whose body only waits for what listens for its end.
+async fn joins_its_heart(ctx: Context) {
+    let heart = rt::spawn_named("heart", async move {
+        let mut beats = rt::interval(Duration::from_secs(1));
+        while ctx.run(beats.tick()).await.is_ok() {}
+    });
+    heart.await.unwrap();
+}
+
+/// A service that ends by itself, but later than its steps do.
+async fn has_a_deadline(ctx: Context) {
+    let (ctx, _canceller) = ctx.with_timeout(Duration::from_secs(3_600));
+    serves_with_a_heart(ctx).await;
+}
+
+#[test]
+fn who_goes_on_because_nobody_cancels_is_told_so_and_is_not_said_to_wait_for_what_never_comes() {
+    let check = || Checker::random(1, 10).max_steps(500).inject(Inject::None);
+    // In order, since time that moves though the heart is ready comes to the deadline at once.
+    let in_order = Checker::exhaustive().max_delays(0).max_steps(500).inject(Inject::None);
+    let late = in_order.run(has_a_deadline);
+    for report in [check().run(is_fed), check().run(joins_its_heart), late] {
+        assert!(!report.is_clean());
+        for violation in report.violations() {
+            assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{violation}");
+            let told = violation.to_string();
+            assert!(told.contains(": nothing cancels under `Inject::None`\n"), "{told}");
+        }
+    }
+    // Whoever lets no time pass is busy, whatever would have been cancelled.
+    let report = check().run(|ctx| async move {
+        while !ctx.is_done() {
+            rt::yield_now().await;
+        }
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("body"))], "{report}");
+    assert!(!report.to_string().contains("nothing cancels"), "{report}");
+    // Where the body has ended, no cancel would have helped.
+    let report = check().run(|ctx| async move {
+        let _ = ctx.is_done();
+        drop(rt::spawn_named("spins", async {
+            loop {
+                rt::yield_now().await;
+            }
+        }));
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("spins"))], "{report}");
+    assert!(!report.to_string().contains("nothing cancels"), "{report}");
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn on_tokio_too_a_service_with_a_heart_is_told_that_nobody_cancels() {
+    let report = Checker::tokio().inject(Inject::None).run(serves_with_a_heart);
+    assert_eq!(hangs(&report).1, line("serves"), "{report}");
+    assert!(report.to_string().contains(": nothing cancels under `Inject::None`"), "{report}");
+}
+
+async fn hears(ball: &mut mpsc::Receiver<()>) -> bool {
+    ball.recv().await.is_some() // <- hears
+}
+
+/// Two tasks that keep each other awake, by another library's channels.
+async fn plays(ctx: Context) {
+    let (over, mut comes) = mpsc::channel(1);
+    let (back, mut returns) = mpsc::channel(1);
+    over.send(()).await.unwrap();
+    drop(rt::spawn_named("ping", async move {
+        while hears(&mut comes).await {
+            let _ = back.try_send(());
+        }
+    }));
+    drop(rt::spawn_named("pong", async move {
+        while hears(&mut returns).await {
+            let _ = over.try_send(());
+        }
+    }));
+    ctx.done().await;
+}
+
+/// It never looks at its context, which nobody would cancel.
+async fn beats_on(_: Context) {
+    loop {
+        rt::sleep(Duration::from_secs(1)).await; // <- beats on
+    }
+}
+
+#[test]
+fn who_was_awake_when_the_steps_ran_out_has_the_line_at_which_it_waited_before() {
+    let check = Checker::new().max_steps(500).max_schedules(200);
+    let report = check.inject([Inject::Cancel, Inject::None]).run(plays);
+    assert!(!report.is_clean());
+    for violation in report.violations() {
+        let at = violation.waiting_at().map(check::Place::line);
+        assert_eq!(violation.kind(), ViolationKind::LeakedTask, "{violation}");
+        assert_eq!(at, Some(line("hears")), "{violation}");
+    }
+    comes_again(&report, plays);
+    let report = Checker::random(1, 2).max_steps(500).inject(Inject::None).run(beats_on);
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("body"))], "{report}");
+    assert_eq!(hangs(&report).1, line("beats on"), "{report}");
+    comes_again(&report, beats_on);
 }
 
 #[test]

@@ -96,6 +96,8 @@ struct Hang {
     clone: u64,
     wait: Option<Wait>,
     trace: Option<Backtrace>,
+    /// Whether that clone went after the turn: mostly to wake the task.
+    over: bool,
 }
 
 /// Where a task hangs, and for what.
@@ -147,7 +149,7 @@ impl Log {
         let hangs = self.hangs(task);
         match hangs.last_mut() {
             Some(last) if last.wait.is_none() && !in_vain => last.wait = Some(wait),
-            _ => hangs.push(Hang { clone: 0, wait: Some(wait), trace: None }),
+            _ => hangs.push(Hang { clone: 0, wait: Some(wait), trace: None, over: false }),
         }
     }
 
@@ -163,22 +165,22 @@ impl Log {
         self.touches.push((of, task, what));
     }
 
-    /// Where a task that has not ended hangs. For a library's future from the beginning, that is
-    /// the line that spawned it.
+    /// Where a task that has not ended hangs; if it is `awake`, where it did before it was woken. For
+    /// a library's future from the beginning, that is the line that spawned it.
     pub(super) fn hung(
         &self,
         task: u32,
+        awake: bool,
         spawned_at: &'static Location<'static>,
         asked_at: &'static Location<'static>,
     ) -> Hung {
         let none = Vec::new();
         let hangs = self.hangs.get(task as usize).unwrap_or(&none);
-        let known = |how: u8| {
-            hangs.iter().rev().find(|hang| hang.wait.is_some_and(|wait| rank(&wait) == how))
-        };
+        let hangs = || hangs.iter().rev().filter(|hang| awake || !hang.over);
+        let known = |how: u8| hangs().find(|hang| hang.wait.is_some_and(|wait| rank(&wait) == how));
         // The last one: those before it may be of a branch that has lost.
         let tells_most = |hang: &&Hang| hang.wait.is_none_or(|wait| rank(&wait) == 2);
-        let most = hangs.iter().rev().find(tells_most);
+        let most = hangs().find(tells_most);
         let hang = most.or_else(|| known(1)).or_else(|| known(0));
         let Some(hang) = hang else {
             let nowhere = "nothing: it has left its waker nowhere, so nothing can wake it";
@@ -204,13 +206,18 @@ impl Log {
     fn cloned(&mut self, task: u32, trace: Backtrace) -> u64 {
         self.clones += 1;
         let clone = self.clones;
-        self.hangs(task).push(Hang { clone, wait: None, trace: Some(trace) });
+        self.hangs(task).push(Hang { clone, wait: None, trace: Some(trace), over: false });
         clone
     }
 
-    /// Forgets a clone that is gone: nothing waits with it any more.
-    fn dropped(&mut self, task: u32, clone: u64) {
-        self.hangs(task).retain(|hang| hang.clone != clone);
+    /// Nothing waits with this clone any more. In the task's own turn it is forgotten.
+    fn dropped(&mut self, task: u32, clone: u64, own_turn: bool) {
+        let hangs = self.hangs(task);
+        if own_turn {
+            hangs.retain(|hang| hang.clone != clone);
+        } else if let Some(hang) = hangs.iter_mut().find(|hang| hang.clone == clone) {
+            hang.over = true;
+        }
     }
 }
 
@@ -247,9 +254,10 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         if self.clone != 0 {
             engine::try_with(|engine| {
+                let own_turn = engine.current == self.task;
                 // Clones are numbered anew in each schedule.
                 if let (true, Some(log)) = (engine.run == self.run, &mut engine.log) {
-                    log.dropped(self.task, self.clone);
+                    log.dropped(self.task, self.clone, own_turn);
                 }
             });
         }

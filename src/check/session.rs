@@ -297,6 +297,10 @@ impl<'a> Session<'a> {
             None => root.as_ref().and_then(|lane| lane.what.clone()),
         };
         let task = root.as_ref().map(|lane| lane.name.clone()).filter(|_| !leaked);
+        let body_ended = log.lanes.first().is_none_or(|body| body.ended);
+        let goes_on = finding.kind == ViolationKind::LeakedTask
+            && (finding.busy && !finding.stands_still)
+            && (outcome.looked && !body_ended);
         let story = Story::new(headline(finding, task.as_deref()), self.kind, finding, log);
         let mut violation = Violation {
             kind: finding.kind,
@@ -308,7 +312,7 @@ impl<'a> Session<'a> {
             replay: self.token(&outcome.taken),
             story: Box::new(story),
         };
-        violation.note_missing_end(self.kind);
+        violation.note_missing_end(self.kind, goes_on);
         violation
     }
 

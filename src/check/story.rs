@@ -91,11 +91,12 @@ pub(super) fn keep(engine: &mut Engine, finding: Option<&Finding>) {
             let label = engine.labels.get(task.label);
             let ended = task.state == State::Ended;
             let tell = blamed == Some(number) || (!ended && !log.brief);
+            let awake = task.state == State::Queued;
             let mut hung = super::log::Hung::default();
             if tell {
-                hung = log.hung(number, label.place, asked_at);
+                hung = log.hung(number, awake, label.place, asked_at);
             }
-            if task.state == State::Queued {
+            if awake {
                 // It is awake, whatever it waited for.
                 hung.what = Some("its turn".to_string());
             }

@@ -10,8 +10,12 @@
 //! blocked one; a task before the body; a task that does not wait for all tasks of a group before
 //! one that does; and the first spawned before the rest. If all wait for one another, it is the
 //! first of a ring.
+//!
+//! Where nothing cancels, a body that waits for the end of a context goes on for ever, and so may all
+//! that is to end with it, be it a heart that beats. Then the wait for that end is the root, unless a
+//! task keeps itself awake, or no time passes.
 
-use super::engine::{BODY, Engine, JOIN, State, Trouble};
+use super::engine::{BODY, Engine, JOIN, State, Task, Trouble};
 use super::label;
 use super::log::rank;
 use super::place::Place;
@@ -199,12 +203,22 @@ fn of_live_tasks(engine: &Engine, end: End) -> Finding {
     let leaked = |task: u32| busy(task) || owners.contains(&task);
     let waits_for_all =
         |task: u32| engine.tasks[task as usize].wait.is_some_and(|wait| wait.is_for_all_tasks());
-    let root = alive
-        .iter()
-        .copied()
-        .filter(|&task| joined(task).is_none())
-        .min_by_key(|&task| (!busy(task), !leaked(task), task == BODY, waits_for_all(task), task))
-        .unwrap_or_else(|| first_of_a_ring(&alive, joined));
+    // One that had a turn of late waits for something else as well, which comes.
+    let for_an_end = |known: &Task| {
+        let waits = known.wait.is_some_and(|wait| rank(&wait) == 0);
+        waits && known.state == State::Idle && known.last_turn < engine.steps / 2
+    };
+    let stands_still = engine.clock.now() == engine.landed.map_or(0, |landed| landed.time);
+    let goes_on = end == End::Busy && !keeps_awake && !stands_still && !engine.body_ended;
+    let uncancelled = (goes_on && !engine.kind.comes_by_itself())
+        .then(|| alive.iter().fold(BODY, |task, _| joined(task).unwrap_or(task)))
+        .filter(|&task| for_an_end(&engine.tasks[task as usize]) && !leaked(task));
+    let root = || {
+        let roots = alive.iter().copied().filter(|&task| joined(task).is_none());
+        let rank = |task| (!busy(task), !leaked(task), task == BODY, waits_for_all(task), task);
+        roots.min_by_key(|&task| rank(task)).unwrap_or_else(|| first_of_a_ring(&alive, joined))
+    };
+    let root = uncancelled.unwrap_or_else(root);
     let kind = if leaked(root) { ViolationKind::LeakedTask } else { ViolationKind::BlockedStage };
     let mut finding = Finding::new(kind).of(engine, root);
     let task = &engine.tasks[root as usize];
@@ -216,7 +230,7 @@ fn of_live_tasks(engine: &Engine, end: End) -> Finding {
     let sure = wait.is_some_and(|wait| rank(&wait) == 2) && !task.waits_twice;
     finding.saw = if sure { 0 } else { engine.seen_by_all() | 1 };
     finding.busy = end == End::Busy;
-    finding.stands_still = engine.clock.now() == engine.landed.map_or(0, |landed| landed.time);
+    finding.stands_still = stands_still;
     finding
 }
 

@@ -123,10 +123,11 @@ impl Violation {
     }
 
     /// If a task waits for the end of a context and no end is injected, the headline says so, and
-    /// the help is another.
-    pub(super) fn note_missing_end(&mut self, kind: Inject) {
+    /// the help is another; and so it is if the body `goes_on` as time moves, and has asked for that
+    /// end.
+    pub(super) fn note_missing_end(&mut self, kind: Inject, goes_on: bool) {
         let waits = self.waiting_for.as_deref() == Some(END_OF_CONTEXT);
-        if waits && self.kind == ViolationKind::BlockedStage && !kind.comes_by_itself() {
+        if (waits || goes_on) && !kind.comes_by_itself() {
             let why = format!(": nothing cancels under `Inject::{kind:?}`");
             self.story.headline.push_str(&why);
             self.story.misses_end = true;

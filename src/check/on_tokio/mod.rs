@@ -358,7 +358,7 @@ fn run(
     };
     let mut violation = judge(&watcher, left, landed.is_some(), stop_within, plan.asked_at);
     if let Some(violation) = &mut violation {
-        violation.note_missing_end(kind);
+        violation.note_missing_end(kind, false);
         violation.story.injected = Some(injected);
         let token = Token::new(kind, fingerprint(body), plan.limits, Vec::new());
         // If the injection came by itself, or not at all, no point brings it back.
