@@ -1629,6 +1629,44 @@ fn who_waits_for_a_ring_of_others_is_not_to_blame_for_it() {
 // ------------------------------------------------------------- functions that go on for ever
 
 /// Arms itself again each time it has been called.
+/// Three tasks that try a lock, and let others run before they try again.
+async fn try_in_turns(ctx: Context) {
+    let lock = Arc::new(tokio::sync::Mutex::new(0));
+    let tries = [false, false, true].map(|tokios| {
+        let (ctx, lock) = (ctx.clone(), lock.clone());
+        rt::spawn(async move {
+            while !ctx.is_done() {
+                if let Ok(mut count) = lock.try_lock() {
+                    *count += 1;
+                    rt::yield_now().await;
+                    return;
+                }
+                if tokios { tokio::task::yield_now().await } else { rt::yield_now().await }
+            }
+        })
+    });
+    for task in tries {
+        task.await.unwrap();
+    }
+}
+
+#[test]
+fn by_priorities_whoever_gives_its_turn_away_lets_others_have_theirs() {
+    let checker = Checker::pct(1, 3, 1_000).inject([Inject::Cancel, Inject::None]);
+    checker.run(try_in_turns).assert_clean();
+    // Who waits for nobody is found all the same.
+    let report = Checker::pct(1, 3, 20).max_steps(500).run(|ctx| async move {
+        let ends = rt::spawn_named("ends", async move { ctx.done().await });
+        drop(rt::spawn_named("spins", async {
+            loop {
+                rt::yield_now().await;
+            }
+        }));
+        ends.await.unwrap();
+    });
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("spins"))], "{report}");
+}
+
 fn beats<const MILLIS: u64>() {
     let (heart, canceller) = Context::background().with_timeout(Duration::from_millis(MILLIS));
     canceller.detach();

@@ -3,11 +3,17 @@
 //!
 //! It finds a bug that needs an order among `depth` events with a probability that has a bound,
 //! however many tasks there are (Burckhardt and others, 2010).
+//!
+//! A task that has had very many turns in a row falls as well: it gives its turn away again and again,
+//! and may wait for one that comes after it.
 
 use super::{Dice, Length, Next, Point, Share, Strategy, Turn};
 
 /// The greatest depth: each turn searches all the turns at which a task falls.
 const DEEPEST: u32 = 1_000;
+
+/// The most turns that a task has in a row while others are ready.
+const LONGEST_ROW: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Pct {
@@ -23,6 +29,8 @@ pub(crate) struct Pct {
     falls: Vec<u32>,
     fallen: u64,
     turns: u32,
+    /// The task whose turn was last, and how many it had in a row.
+    row: (u32, u32),
     target: u32,
     /// The length of a schedule in order.
     usual: Length,
@@ -60,6 +68,7 @@ impl Pct {
             falls: Vec::new(),
             fallen: 0,
             turns: 0,
+            row: (0, 0),
             target: 0,
             usual: Length { points: 0, turns: 0, steps: 0 },
             first: 0,
@@ -79,7 +88,7 @@ impl Pct {
             let fall = self.dice.place(self.usual.turns + 1, self.farthest);
             self.falls.push(fall);
         }
-        (self.fallen, self.turns) = (1 << 32, 0);
+        (self.fallen, self.turns, self.row) = (1 << 32, 0, (0, 0));
         let points = self.usual.points + self.usual.points / 8 + 1;
         self.target = self.dice.place(points, self.farthest);
     }
@@ -147,13 +156,18 @@ impl Strategy for Pct {
             return 0;
         }
         let mut place = self.highest(turn);
-        if self.falls.contains(&self.turns) {
+        let on_top = turn.ready.get(place as usize).copied();
+        let again = on_top == Some(self.row.0);
+        if self.falls.contains(&self.turns) || (again && self.row.1 >= LONGEST_ROW) {
             self.fallen -= 1;
-            match turn.ready.get(place as usize) {
-                Some(&task) => self.priorities[task as usize] = self.fallen,
+            match on_top {
+                Some(task) => self.priorities[task as usize] = self.fallen,
                 None => self.time = self.fallen,
             }
             place = self.highest(turn);
+        }
+        if let Some(&task) = turn.ready.get(place as usize) {
+            self.row = if task == self.row.0 { (task, self.row.1 + 1) } else { (task, 1) };
         }
         if place as usize == turn.ready.len() {
             // Otherwise time would move on and on, above all past tasks that have fallen: for ever,
