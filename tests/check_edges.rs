@@ -1254,6 +1254,58 @@ async fn plays(ctx: Context) {
     ctx.done().await;
 }
 
+/// A task that wakes itself in each of its turns, of which only a stack trace knows the line.
+async fn spins(ctx: Context) {
+    drop(rt::spawn_named("spins", async {
+        loop {
+            tokio::task::yield_now().await; // <- spins
+        }
+    }));
+    ctx.done().await;
+}
+
+#[test]
+fn who_gives_its_turn_away_by_another_librarys_means_has_its_line() {
+    let report = Checker::new().max_steps(500).max_schedules(200).run(spins);
+    assert_eq!(found(&report), [(ViolationKind::LeakedTask, Some("spins"))], "{report}");
+    assert_eq!(
+        (hangs(&report).1, hangs(&report).2),
+        (line("spins"), "its turn".into()),
+        "{report}"
+    );
+    comes_again(&report, spins);
+}
+
+/// Two tasks poll one receiver, which keeps one waker only: the other's is dropped.
+async fn polled_by_two(ctx: Context) {
+    let (answer, answered) = oneshot::channel::<()>();
+    let shared = Arc::new(Mutex::new(answered));
+    let [first, second] = ["first", "second"].map(|name| {
+        let shared = shared.clone();
+        rt::spawn_named(name, async move {
+            let answer = poll_fn(|cx| shared.lock().unwrap().poll_unpin(cx).map(drop));
+            answer.await // <- polled by two
+        })
+    });
+    ctx.done().await;
+    drop(answer);
+    second.await.unwrap();
+    first.await.unwrap();
+}
+
+#[test]
+fn whose_waker_was_dropped_by_another_is_told_so_with_the_line_where_it_waits() {
+    let report = Checker::exhaustive().max_delays(0).run(polled_by_two);
+    assert!(found(&report).contains(&(ViolationKind::BlockedStage, Some("first"))), "{report}");
+    let dropped = "nothing: whoever had its waker has dropped it, and has not woken it";
+    let first = report.violations().iter().find(|one| one.kind() == ViolationKind::BlockedStage);
+    let first = first.expect("it is there, as above");
+    assert_eq!(first.waiting_for(), Some(dropped), "{report}");
+    let at = first.waiting_at().map(check::Place::line);
+    assert!(at.is_some_and(|at| at.abs_diff(line("polled by two")) <= 1), "{report}");
+    comes_again(&report, polled_by_two);
+}
+
 /// It never looks at its context, which nobody would cancel.
 async fn beats_on(_: Context) {
     loop {

@@ -176,6 +176,7 @@ impl Log {
     ) -> Hung {
         let none = Vec::new();
         let hangs = self.hangs.get(task as usize).unwrap_or(&none);
+        let hangs_over = hangs.iter().any(|hang| hang.over);
         let hangs = || hangs.iter().rev().filter(|hang| awake || !hang.over);
         let known = |how: u8| hangs().find(|hang| hang.wait.is_some_and(|wait| rank(&wait) == how));
         // The last one: those before it may be of a branch that has lost.
@@ -183,6 +184,12 @@ impl Log {
         let most = hangs().find(tells_most);
         let hang = most.or_else(|| known(1)).or_else(|| known(0));
         let Some(hang) = hang else {
+            if !awake && hangs_over {
+                // Had it been woken, it would be awake, or have waited anew since.
+                let gone = "nothing: whoever had its waker has dropped it, and has not woken it";
+                let before = self.hung(task, true, spawned_at, asked_at);
+                return Hung { what: Some(gone.to_string()), touched: None, ..before };
+            }
             let nowhere = "nothing: it has left its waker nowhere, so nothing can wake it";
             return Hung { what: Some(nowhere.to_string()), ..Hung::default() };
         };
@@ -210,6 +217,19 @@ impl Log {
         clone
     }
 
+    /// A task gives its turn away by the waker of its poll, of which no clone tells the line. A wait
+    /// that does tell it says more.
+    fn woke_itself(&mut self, task: u32, trace: Backtrace) {
+        self.hangs(task).push(Hang { clone: 0, wait: None, trace: Some(trace), over: false });
+    }
+
+    /// Whether nothing has told yet where a task is in its poll.
+    fn is_nowhere(&self, task: u32) -> bool {
+        let hangs = self.hangs.get(task as usize);
+        let tells = |hang: &Hang| hang.wait.is_none_or(|wait| rank(&wait) == 2);
+        !hangs.is_some_and(|hangs| hangs.iter().any(tells))
+    }
+
     /// Nothing waits with this clone any more. In the task's own turn it is forgotten.
     fn dropped(&mut self, task: u32, clone: u64, own_turn: bool) {
         let hangs = self.hangs(task);
@@ -228,24 +248,38 @@ struct Tracer {
     clone: u64,
 }
 
+impl Tracer {
+    /// A trace of the code running now, if that is in a turn of this task and such a trace is wanted.
+    fn trace(&self, wants: impl Fn(&Log) -> bool) -> Option<Backtrace> {
+        let is_wanted = |engine: &mut Engine| {
+            let own = engine.run == self.run && engine.current == self.task;
+            let log = engine.log.as_ref()?;
+            let here = log.only_in.is_none_or(|step| step == engine.steps);
+            (own && here && wants(log)).then_some(())
+        };
+        engine::with(is_wanted).flatten().map(|()| Backtrace::force_capture())
+    }
+}
+
 impl Traced for Tracer {
     fn wake(&self) {
+        let nowhere = |log: &Log| self.clone == 0 && log.is_nowhere(self.task);
+        if let Some(trace) = self.trace(nowhere) {
+            engine::with(|engine| {
+                if let Some(log) = &mut engine.log {
+                    log.woke_itself(self.task, trace);
+                }
+            });
+        }
         signal::wake(self.run, self.task);
     }
 
     fn cloned(&self) -> Arc<Self> {
-        let is_wanted = |engine: &mut Engine| {
-            let own = engine.run == self.run && engine.current == self.task;
-            let only_in = engine.log.as_ref()?.only_in;
-            (own && only_in.is_none_or(|step| step == engine.steps)).then_some(())
-        };
-        let wanted = engine::with(is_wanted).flatten();
-        let trace = wanted.map(|()| Backtrace::force_capture());
         let cloned = |trace| {
             let log = |engine: &mut Engine| Some(engine.log.as_mut()?.cloned(self.task, trace));
             engine::with(log).flatten()
         };
-        let clone = trace.and_then(cloned);
+        let clone = self.trace(|_| true).and_then(cloned);
         Arc::new(Tracer { run: self.run, task: self.task, clone: clone.unwrap_or(0) })
     }
 }
