@@ -36,9 +36,10 @@ impl ViolationKind {
             ViolationKind::BlockedStage => {
                 Some("drop the other end of what it waits for, or wait inside `ctx.run(…)`")
             }
-            ViolationKind::LostItem => {
-                Some("put `ctx.run(…)` around the `recv` alone, not around the work")
-            }
+            ViolationKind::LostItem => Some(
+                "put `ctx.run(…)` around the `recv` alone, not around the work, and see that the channel \
+                 loses nothing with a `recv` that is dropped",
+            ),
             ViolationKind::LeakedContext => {
                 Some("look for a cycle of `Arc`s that holds it, or a `mem::forget`")
             }

@@ -3,6 +3,7 @@
 use crate::{Animal, animal};
 use quell::check::Tracked;
 use quell::{Context, rt};
+use std::pin::pin;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub fn all() -> Vec<Animal> {
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Animal> {
         animal!(missed_change, missed_change_repaired, BlockedStage, Some("body"), None),
         animal!(unwrapped_send, unwrapped_send_repaired, Panicked, Some("producer"), Cancel),
         animal!(unbiased_select, unbiased_select_repaired, Nondeterministic, None, Cancel),
+        animal!(handed_over, handed_over_repaired, LostItem, Some("body"), Cancel),
     ]
 }
 
@@ -269,4 +271,43 @@ async fn unbiased_select_repaired(ctx: Context) {
             return;
         }
     }
+}
+
+/// The channel has handed the item to a read, which is given up before its next turn. (Most
+/// channels only wake a read, and keep the item until it comes for it.)
+async fn handed_over(ctx: Context) {
+    let (items, read) = kanal::bounded_async(1);
+    let producer = rt::spawn_named("producer", async move {
+        for n in 0..2 {
+            items.send(Tracked::new(n)).await.unwrap(); // <- handed_over
+        }
+    });
+    while let Ok(Ok(item)) = ctx.run(read.recv()).await {
+        item.settle();
+    }
+    while let Ok(rest) = read.recv().await {
+        rest.settle();
+    }
+    producer.await.unwrap();
+}
+
+async fn handed_over_repaired(ctx: Context) {
+    let (items, read) = kanal::bounded_async(1);
+    let producer = rt::spawn_named("producer", async move {
+        for n in 0..2 {
+            items.send(Tracked::new(n)).await.unwrap();
+        }
+    });
+    loop {
+        let mut next = pin!(read.recv());
+        let item = match ctx.run(next.as_mut()).await {
+            Ok(item) => item,
+            Err(_) => next.await,
+        };
+        match item {
+            Ok(item) => item.settle(),
+            Err(_) => break,
+        };
+    }
+    producer.await.unwrap();
 }

@@ -3,9 +3,11 @@
 use crate::{Animal, animal};
 use futures::select_biased;
 use quell::{Context, rt};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{Barrier, Mutex, Notify, Semaphore};
+use std::time::Duration;
+use tokio::sync::{Barrier, Mutex, Notify, RwLock, Semaphore};
 
 pub fn all() -> Vec<Animal> {
     vec![
@@ -19,6 +21,8 @@ pub fn all() -> Vec<Animal> {
         animal!(absent_party, absent_party_repaired, BlockedStage, Some("second"), Cancel),
         animal!(full_group, full_group_repaired, BlockedStage, Some("parent"), None),
         animal!(skipped_close, skipped_close_repaired, BlockedStage, Some("body"), Panic),
+        animal!(left_in_line, left_in_line_repaired, BlockedStage, Some("body"), None),
+        animal!(reads_twice, reads_twice_repaired, BlockedStage, Some("reader"), Cancel),
     ]
 }
 
@@ -293,4 +297,74 @@ async fn skipped_close_repaired(_ctx: Context) {
         quell::check::fault("in the middle of the work");
     }));
     closed.notified().await;
+}
+
+/// A future that waits for the lock is set aside: it is the next in line, so it is handed the
+/// lock, and nobody polls it.
+async fn left_in_line(_ctx: Context) {
+    let lock = Arc::new(Mutex::new(0));
+    let holds = lock.clone();
+    let holder = rt::spawn_named("holder", async move {
+        let _guard = holds.lock().await;
+        rt::sleep(Duration::from_secs(2)).await;
+    });
+    rt::yield_now().await;
+    let mut first = pin!(async { *lock.lock().await += 1 });
+    tokio::select! {
+        biased;
+        () = &mut first => {}
+        () = rt::sleep(Duration::from_secs(1)) => {
+            *lock.lock().await += 1; // <- left_in_line
+        }
+    }
+    holder.await.unwrap();
+}
+
+async fn left_in_line_repaired(_ctx: Context) {
+    let lock = Arc::new(Mutex::new(0));
+    let holds = lock.clone();
+    let holder = rt::spawn_named("holder", async move {
+        let _guard = holds.lock().await;
+        rt::sleep(Duration::from_secs(2)).await;
+    });
+    rt::yield_now().await;
+    let first = async { *lock.lock().await += 1 };
+    tokio::select! {
+        biased;
+        () = first => {}
+        () = rt::sleep(Duration::from_secs(1)) => {
+            *lock.lock().await += 1;
+        }
+    }
+    holder.await.unwrap();
+}
+
+/// A reader reads again inside of its read, and between the two a writer has come into line.
+async fn reads_twice(ctx: Context) {
+    let state = Arc::new(RwLock::new(0));
+    let reads = state.clone();
+    let reader = rt::spawn_named("reader", async move {
+        let _outer = reads.read().await;
+        if ctx.run(rt::yield_now()).await.is_ok() {
+            let _inner = reads.read().await; // <- reads_twice
+        }
+    });
+    let writer = rt::spawn_named("writer", async move { *state.write().await += 1 });
+    reader.await.unwrap();
+    writer.await.unwrap();
+}
+
+async fn reads_twice_repaired(ctx: Context) {
+    let state = Arc::new(RwLock::new(0));
+    let reads = state.clone();
+    let reader = rt::spawn_named("reader", async move {
+        let outer = reads.read().await;
+        if ctx.run(rt::yield_now()).await.is_ok() {
+            drop(outer);
+            let _inner = reads.read().await;
+        }
+    });
+    let writer = rt::spawn_named("writer", async move { *state.write().await += 1 });
+    reader.await.unwrap();
+    writer.await.unwrap();
 }
