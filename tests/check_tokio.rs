@@ -1182,6 +1182,29 @@ fn whoever_keeps_the_thread_is_named_as_far_as_a_runtime_knows() {
 // --------------------------------------------------------------------- what is left
 
 #[test]
+fn a_timeout_waits_for_the_same_as_a_sleep_however_it_is_polled() {
+    let waits_for = |report: Report| report.violations()[0].waiting_for().map(str::to_string);
+    let slept = waits_for(Checker::tokio().run(|ctx| async move {
+        ctx.done().await;
+        rt::sleep(Duration::from_secs(5)).await;
+    }));
+    let timed = waits_for(Checker::tokio().run(|ctx| async move {
+        ctx.done().await;
+        let _ = rt::timeout(Duration::from_secs(5), std::future::pending::<()>()).await;
+    }));
+    assert_eq!(timed, slept);
+    let received = waits_for(Checker::tokio().run(|ctx| async move {
+        ctx.done().await;
+        let (_send, mut receive) = tokio::sync::mpsc::channel::<()>(1);
+        tokio::task::unconstrained(receive.recv()).await;
+    }));
+    assert!(
+        received.as_ref().is_some_and(|it| it.starts_with("tokio::sync::mpsc")),
+        "{received:?}"
+    );
+}
+
+#[test]
 fn a_body_that_is_a_librarys_future_waits_at_the_line_of_the_check() {
     use futures::FutureExt as _;
     let report = Checker::tokio().run(|ctx| {

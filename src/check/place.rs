@@ -224,17 +224,18 @@ impl Frame {
             return None;
         }
         if says_something(&self.symbol) {
-            return Some(self.symbol.clone());
+            return (!says_how(&self.symbol)).then(|| self.symbol.clone());
         }
         // An inlined function has lost its path, and an async function its name too; the file tells
         // the module.
         let (name, _) = self.symbol.split_once('<').unwrap_or((&self.symbol, ""));
         let module = module(self.file.as_deref()?).filter(|_| !name.contains("::"))?;
-        Some(if name.is_empty() || name.starts_with('{') {
+        let named = if name.is_empty() || name.starts_with('{') {
             module
         } else {
             format!("{module}::{name}")
-        })
+        };
+        (!says_how(&named)).then_some(named)
     }
 }
 
@@ -298,6 +299,12 @@ fn says_something(symbol: &str) -> bool {
         && !symbol.starts_with('{')
         && !SILENT.iter().any(|silent| symbol.starts_with(silent) || inner.starts_with(silent))
         && !symbol.starts_with("<&mut ")
+}
+
+/// Whether a symbol says how something is polled, and not what: tokio's wrappers around a budget.
+fn says_how(symbol: &str) -> bool {
+    let symbol = symbol.trim_start_matches('<');
+    ["tokio::task::coop::", "tokio::task::unconstrained"].iter().any(|how| symbol.starts_with(how))
 }
 
 /// `tokio::sync::mpsc::bounded::Receiver<T>::recv`, without what the compiler adds.
