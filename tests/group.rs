@@ -946,6 +946,20 @@ fn a_shutdown_is_not_clean_if_a_task_is_aborted_with_its_runtime_meanwhile() {
     });
 }
 
+#[test]
+fn a_shutdown_is_not_clean_if_its_own_cancel_has_the_runtime_of_a_task_dropped() {
+    in_time(|| {
+        for runtime in [one_thread(), threads(2)] {
+            let group = Group::new(&Context::background());
+            runtime.block_on(group.spawn("deaf", deaf)).unwrap();
+            group.ctx().after_func(move || drop(runtime));
+            let report = block_on(group.shutdown(AGES));
+            let [left] = report.aborted() else { panic!("{report}") };
+            assert_eq!(left.name(), "deaf");
+        }
+    });
+}
+
 // ------------------------------------------------------------------- dropping
 
 #[tokio::test]

@@ -296,8 +296,9 @@ impl Group {
         let place = Location::caller();
         async move {
             let shared = &self.handle.shared;
-            shared.end("the group was shut down".into(), place);
+            // First: what runs at the end may have a runtime dropped, and its tasks with it.
             let (before, mut late) = shared.tasks.late();
+            shared.end("the group was shut down".into(), place);
             let over = || shared.tasks.over(TASKS, place);
             // Without a grace no task has another turn; a timeout of zero might let it have one.
             if grace.is_zero() || rt::timeout(grace, over()).await.is_err() {
