@@ -10,7 +10,7 @@ use http_body::Body;
 use std::task::{Context as Task, Poll};
 use tower_service::Service;
 
-/// The service of [`ContextLayer`](crate::http::ContextLayer).
+/// The service of [`ContextLayer`].
 #[derive(Clone, Debug)]
 pub struct ContextService<S> {
     inner: S,

@@ -10,7 +10,7 @@ use http_body::Body;
 use std::task::{Context as Task, Poll};
 use tower_service::Service;
 
-/// The service of [`TimeoutLayer`](crate::http::TimeoutLayer).
+/// The service of [`TimeoutLayer`].
 #[derive(Clone, Debug)]
 pub struct TimeoutService<S> {
     inner: S,
