@@ -59,6 +59,32 @@ async fn what_is_alive_and_why_it_ended_are_told_by_lines_of_the_program_and_not
     soon("the server's end", served).await.unwrap();
 }
 
+#[tokio::test]
+async fn what_is_alive_in_a_server_that_stops_is_told_by_lines_of_the_program_too() {
+    let (server, stop) = Context::background().with_cancel();
+    let (reporter, mut reports) = reports();
+    let slow = |tree: Context| async move {
+        reporter.tell(());
+        tree.done().await;
+        until("the grace", || tree.tree().to_string().contains("timeout")).await;
+        tree.tree().to_string()
+    };
+    let tree = server.clone();
+    let app = Router::new().route("/", get(|| slow(tree)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let served = tokio::spawn(serve(&server, listener, app).into_future());
+    let (client, ctx) = (Client::new(), Context::background());
+    let stops = async {
+        reports.next().await;
+        stop.cancel();
+    };
+    let (answer, ()) = tokio::join!(client.get(&ctx, url), stops);
+    let told = answer.unwrap().into_body().text(10_000).await.unwrap();
+    assert!(!told.contains("src/"), "{told}");
+    soon("the server's end", served).await.unwrap();
+}
+
 /// Handlers that never answer, that answer in pieces, and that answer in many forms.
 fn app(reporter: &Reporter<String>) -> Router {
     let watched = |name: &'static str| {

@@ -205,7 +205,7 @@ where
     let shared =
         Shared { stopping, requests, over, alive, header_limit, body_limit, write_limit, made_at };
 
-    let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
+    let mut connections = Connections { tasks: JoinSet::new(), dropped: 0, made_at };
     // If this future is dropped midway, the requests end before their connections.
     let end = End { end_requests, ctx: ctx.clone() };
     let mut accepted = 0;
@@ -243,7 +243,7 @@ async fn next(
             Err(error) if of_one_connection(&error) => {}
             Err(error) => {
                 trace::not_accepted(&error);
-                let (breath, _canceller) = ctx.with_timeout(ACCEPT_RETRY);
+                let (breath, _canceller) = ctx.with_timeout_at(connections.made_at, ACCEPT_RETRY);
                 breath.done().await;
             }
         }
@@ -285,6 +285,8 @@ impl Drop for End {
 struct Connections {
     tasks: JoinSet<bool>,
     dropped: usize,
+    /// The call that made the server.
+    made_at: &'static Location<'static>,
 }
 
 impl Connections {
@@ -313,7 +315,7 @@ impl Connections {
 
     /// Waits until all have ended, but no longer than `limit`.
     async fn end_within(&mut self, ctx: &Context, limit: Duration) {
-        let (limit, _canceller) = ctx.without_cancel().with_timeout(limit);
+        let (limit, _canceller) = ctx.without_cancel().with_timeout_at(self.made_at, limit);
         let _ = limit.run(async { while self.ended().await {} }).await;
     }
 }
@@ -326,7 +328,8 @@ mod tests {
     async fn connections_that_have_ended_are_not_kept_until_the_server_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let mut connections = Connections { tasks: JoinSet::new(), dropped: 0 };
+        let made_at = Location::caller();
+        let mut connections = Connections { tasks: JoinSet::new(), dropped: 0, made_at };
         let ended =
             [true, false, true].map(|by_itself| connections.tasks.spawn(async move { by_itself }));
         while !ended.iter().all(tokio::task::AbortHandle::is_finished) {
