@@ -82,7 +82,16 @@ impl Canceller {
     /// ```
     #[track_caller]
     pub fn cancel_with(&self, cause: impl Into<BoxError>) {
-        let origin = Some(Location::caller());
+        self.cancel_from(Some(Location::caller()), cause);
+    }
+
+    /// [`cancel_with`](Canceller::cancel_with) for what began elsewhere: at `origin`, or where quell
+    /// cannot see it.
+    pub(crate) fn cancel_from(
+        &self,
+        origin: Option<&'static Location<'static>>,
+        cause: impl Into<BoxError>,
+    ) {
         self.branch().cancel(Cause::given(ContextError::Cancelled, cause.into(), origin));
     }
 

@@ -275,7 +275,7 @@ impl Cause {
 
     /// Where it began: the call that cancelled or, for a deadline or a dropped `Canceller`, the
     /// `with_…` call that made the context. `None` if it began where quell cannot see it, as in a
-    /// `CancellationToken`.
+    /// `CancellationToken`, or with a client that went away.
     pub fn origin(&self) -> Option<&'static Location<'static>> {
         self.0.origin()
     }

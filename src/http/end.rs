@@ -1,6 +1,6 @@
 //! Why the context of a request ended.
 
-use crate::context::{Cause, Context};
+use crate::context::{Canceller, Cause, Context};
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
@@ -52,6 +52,15 @@ impl RequestEnd {
     #[must_use]
     pub fn of(ctx: &Context) -> Option<RequestEnd> {
         ctx.cause()?.downcast_ref().cloned()
+    }
+
+    /// Ends a request's context for this. It began where the server was stopped, or out of sight.
+    pub(super) fn ends(self, request: &Canceller) {
+        let origin = match &self {
+            RequestEnd::ServerStopped(why) => why.origin(),
+            _ => None,
+        };
+        request.cancel_from(origin, self);
     }
 }
 

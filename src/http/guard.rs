@@ -45,10 +45,11 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.canceller.cancel_with(match (self.entered, self.complete) {
+        let end = match (self.entered, self.complete) {
             (true, _) => RequestEnd::Panicked,
             (false, true) => RequestEnd::ResponseFinished,
             (false, false) => RequestEnd::ClientGone,
-        });
+        };
+        end.ends(&self.canceller);
     }
 }

@@ -85,6 +85,74 @@ async fn what_is_alive_in_a_server_that_stops_is_told_by_lines_of_the_program_to
     soon("the server's end", served).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_requests_end_began_where_its_server_was_stopped_or_out_of_sight_and_never_in_quell() {
+    let (reporter, mut ends) = reports();
+    let (begins, mut begun) = reports();
+    let waits = move |Ctx(ctx): Ctx, _body: Body| async move {
+        let ended = ctx.clone();
+        ctx.after_func(move || {
+            let origin = ended.cause().unwrap().origin();
+            reporter.tell((why(&ended), origin.map(|at| (at.file(), at.line()))));
+        });
+        begins.tell(());
+        if ctx.deadline().is_some() {
+            std::future::pending().await
+        }
+    };
+    // What has a limit waits for ever.
+    let waits = Router::new().route("/", post(waits));
+    let limit = TimeoutLayer::from_millis(60_000);
+    let [ends_now, ends_later] = [waits.clone(), waits.layer(limit)];
+    let request = |url: &str| Request::post(url).body(Body::from("a body")).unwrap();
+    let ctx = Context::background();
+
+    // The layer alone.
+    let (server, stop) = Context::background().with_cancel();
+    let ask = async |app: &Router| {
+        let layered = ContextLayer::new(&server).layer(app.clone());
+        Client::over(layered).send(&ctx, request("http://inside/")).await.map(drop)
+    };
+    ask(&ends_now).await.unwrap();
+    assert_eq!(ends.next().await, ("finished".into(), None));
+    let gives_up = async {
+        begun.next().await;
+        begun.next().await
+    };
+    tokio::select! { _ = ask(&ends_later) => unreachable!(), () = gives_up => {} }
+    assert_eq!(ends.next().await, ("client gone".into(), None));
+    let mut stopped = (file!(), 0);
+    let stops = async {
+        begun.next().await;
+        (stopped.1, _) = (line!(), stop.cancel_with("stopped"));
+    };
+    tokio::select! { _ = ask(&ends_later) => unreachable!(), () = stops => {} }
+    assert_eq!(ends.next().await, ("server stopped: stopped".into(), Some(stopped)));
+
+    // And a server, which is stopped, or dropped.
+    for drops in [false, true] {
+        let (server, stop) = Context::background().with_cancel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (made, served) = (line!(), serve(&server, listener, ends_later.clone()));
+        let served = tokio::spawn(served.grace(Duration::ZERO).into_future());
+        let client = Client::new();
+        let asked = tokio::spawn(async move {
+            client.send(&Context::background(), request(&url)).await.map(drop)
+        });
+        begun.next().await;
+        let (at, why) = if drops {
+            served.abort();
+            (made, "server stopped: the server was dropped")
+        } else {
+            stop.cancel_with("stopped");
+            (line!() - 1, "server stopped: stopped")
+        };
+        assert_eq!(ends.next().await, (why.into(), Some((file!(), at))));
+        asked.abort();
+    }
+}
+
 /// Handlers that never answer, that answer in pieces, and that answer in many forms.
 fn app(reporter: &Reporter<String>) -> Router {
     let watched = |name: &'static str| {

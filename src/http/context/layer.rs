@@ -73,7 +73,7 @@ impl ContextLayer {
         let ended = server.clone();
         let tell = server.own_func_at_end(move || {
             let why = ended.cause().expect("after-functions run when the context has ended");
-            canceller.cancel_with(RequestEnd::ServerStopped(why));
+            RequestEnd::ServerStopped(why).ends(&canceller);
         });
         ContextLayer { requests, tie: Some(ServerTie { _of_all: Arc::new(Tie(tell)) }), made_at }
     }

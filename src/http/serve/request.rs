@@ -200,7 +200,7 @@ impl Body for Watched {
         };
         self.failed = true;
         if !is_malformed(&*error) {
-            self.client_gone.cancel_with(RequestEnd::ClientGone);
+            RequestEnd::ClientGone.ends(&self.client_gone);
         }
         Poll::Ready(Some(Err(error)))
     }

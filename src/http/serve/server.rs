@@ -207,7 +207,7 @@ where
 
     let mut connections = Connections { tasks: JoinSet::new(), dropped: 0, made_at };
     // If this future is dropped midway, the requests end before their connections.
-    let end = End { end_requests, ctx: ctx.clone() };
+    let end = End { end_requests, ctx: ctx.clone(), made_at };
     let mut accepted = 0;
     while let Ok((stream, peer)) = next(&ctx, &listener, &mut connections).await {
         accepted += 1;
@@ -265,13 +265,14 @@ fn of_one_connection(error: &io::Error) -> bool {
 struct End {
     end_requests: Canceller,
     ctx: Context,
+    made_at: &'static Location<'static>,
 }
 
 impl End {
     fn requests(&self) {
-        let dropped = || Cause::failure("the server was dropped".into(), Location::caller());
+        let dropped = || Cause::failure("the server was dropped".into(), self.made_at);
         let why = self.ctx.cause().unwrap_or_else(dropped);
-        self.end_requests.cancel_with(RequestEnd::ServerStopped(why));
+        RequestEnd::ServerStopped(why).ends(&self.end_requests);
     }
 }
 
