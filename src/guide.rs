@@ -20,6 +20,8 @@
 pub mod design {}
 
 #[cfg(any(not(doctest), feature = "check"))]
+#[doc = "[scale]: crate::guide::scale"]
+#[doc = ""]
 #[doc = include_str!("../docs/checker.md")]
 pub mod checker {}
 

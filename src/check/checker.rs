@@ -26,8 +26,8 @@ fn require_some(number: impl Into<u64>, what: &str) {
 const SEED: u64 = 0x5EED;
 const SCHEDULES: u64 = 100_000;
 
-/// Runs a body again and again, each time under another schedule, with the injection at another
-/// point.
+/// Runs a body again and again, each time under another schedule, with the injection (a cancel,
+/// unless [`inject`](Checker::inject) says otherwise) at another point.
 ///
 /// ```
 /// use quell::check::Checker;
@@ -131,7 +131,8 @@ impl Checker {
     /// clock. The body may use all of tokio. There is one schedule; the injection comes at each
     /// look at the context and at each poll of the body's own future. A leak is what the runtime
     /// still counts as alive. A violation names the point at which the injection came and the line
-    /// where the body waits; its token injects there again.
+    /// where the body waits; its token injects there again. What this cannot see is [in the
+    /// guide](crate::guide::checker#on-a-real-tokio).
     ///
     /// Running it inside a runtime (`#[tokio::test]`) panics: tokio does not allow that.
     #[cfg(feature = "tokio")]

@@ -1,5 +1,6 @@
 //! A checker for async code: shows, or refutes, that a body stops when it is told to, with no task
-//! leaked and no stage blocked, under any schedule, whenever the end comes.
+//! leaked and no stage blocked, under any schedule, whenever the end comes. Begin with [`Checker`],
+//! and with [the guide](crate::guide::checker).
 
 // | file | what it is |
 // |---|---|
