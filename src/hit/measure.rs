@@ -87,7 +87,7 @@ pub enum ErrorKind {
     /// The request took longer than [`timeout`](super::Options::timeout) allows, or the system
     /// gave up waiting.
     Timeout,
-    /// The server reset the connection, or the stream.
+    /// The server reset the connection or stream, or broke off an HTTP/2 response without error.
     Reset,
     /// The server closed the connection before the end of the response.
     Closed,

@@ -36,9 +36,9 @@ const GRACE: Duration = Duration::MAX;
 ///
 /// # Errors
 ///
-/// When `n`, the concurrency or the rate is zero, for latency correction without a rate, when the
-/// request or its URL is not valid, and for `https` without the feature `tls` or without certificates
-/// to trust. A failure of one request is part of its [`Hit`].
+/// When `n`, the concurrency or the rate is zero, when latency is to be corrected without a rate,
+/// when the request or its URL is not valid, and when `https` lacks the feature `tls` or
+/// certificates to trust. The failure of one request is no error: its [`Hit`] has it.
 #[track_caller]
 pub fn send_n<B: Into<Bytes>>(
     ctx: &Context,

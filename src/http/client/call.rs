@@ -17,7 +17,7 @@ pub(super) type Body = axum_core::body::Body;
 
 /// Calls other services; each call ends with the context that it is given.
 ///
-/// A request tells how long the caller waits, and its tracking id: see
+/// A request carries the time that is left, and the tracking id: see
 /// [`propagate`](crate::http::propagate). A call that is given up is dropped where it is: waiting
 /// for a connection, connecting, waiting for the answer, or in the middle of its body. An HTTP/1.1
 /// connection is then closed, and an HTTP/2 stream reset.

@@ -5,7 +5,7 @@ use ::http::HeaderName;
 use std::panic::Location;
 use tower_layer::Layer;
 
-/// Takes over how long the caller waits, and its tracking id.
+/// Reads from the headers how long the caller waits, and its tracking id.
 ///
 /// The request's context ends when the caller stops waiting, with
 /// [`RequestEnd::PeersDeadline`](crate::http::RequestEnd::PeersDeadline) as its cause, unless its
