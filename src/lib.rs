@@ -69,9 +69,9 @@
 //!
 //! # Checking that it stops
 //!
-//! With the feature `check`, `quell::check` runs an async body under every schedule within a few
-//! delays, cancels it at every point in turn, and shows which task does not stop, at which line,
-//! and how to reproduce it. The body only has to take a context. See [the guide](guide::checker).
+//! With the feature `check`, `quell::check` runs an async body under every schedule within a bound,
+//! cancels it at every point in turn, and shows which task does not stop, at which line, and how to
+//! reproduce it. The body only has to take a context. See [the guide](guide::checker).
 //!
 #![cfg_attr(all(feature = "check", not(loom)), doc = "```")]
 #![cfg_attr(not(all(feature = "check", not(loom))), doc = "```ignore")]

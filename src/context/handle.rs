@@ -85,9 +85,9 @@ impl Context {
     ///
     /// The deadline follows the clock of the parent's deadline if there is one, else the ambient
     /// clock (see [`rt::now`](crate::rt::now)). It holds whether or not the runtime that owns the
-    /// clock is being driven. A current-thread tokio runtime should be built with `enable_time`;
-    /// without it, tokio reports this once, in a panic that is caught here. Only a clock that was
-    /// paused when its runtime was dropped stands still, and so does the deadline.
+    /// clock is being driven. A current-thread tokio runtime should be built with `enable_time`
+    /// (with `panic = "abort"` it must be): tokio reports its absence once, in a panic that is
+    /// caught here. Only a clock that was paused when its runtime was dropped stands still.
     #[track_caller]
     pub fn with_deadline(&self, at: impl Into<Instant>) -> (Context, Canceller) {
         self.bounded(Location::caller(), (Kind::Deadline, None), None, |_| Some(at.into()))

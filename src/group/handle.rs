@@ -111,7 +111,7 @@ impl Group {
     }
 
     /// Limits the group to `n` tasks at once, from now on. Tasks that run already go on, and a
-    /// waiting spawn that has been called still starts its task.
+    /// waiting spawn that was promised a place still starts its task.
     ///
     /// # Panics
     ///

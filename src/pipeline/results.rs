@@ -77,7 +77,7 @@ impl<T: Send + 'static> Results<T> {
     }
 
     /// Returns the next result, `Ok(None)` when all have come, or an error if the pipeline ended
-    /// before it was known here that no more do.
+    /// before that was known here.
     ///
     /// ```
     /// # use quell::{Context, Pipeline};
@@ -238,8 +238,8 @@ impl<T: Send + 'static> Results<T> {
     /// Ends the pipeline, waits until every task has ended, and says what became
     /// of every item.
     ///
-    /// It does not see the pipeline to its end: where all is to be done, read until `None` before
-    /// it, also if the results say nothing.
+    /// It does not see the pipeline to its end: where all is to be done, read until `None` first,
+    /// even if the results say nothing.
     ///
     /// A closure that blocks its thread is waited for (so none of the pipeline's closures may block
     /// on this); one that awaits is dropped at its next await. The thread of a blocking source ends

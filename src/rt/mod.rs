@@ -4,9 +4,9 @@
 //! runtime's place. `context`, `channel`, `group` and `pipeline` name no runtime; code written with
 //! the functions here runs in all three.
 //!
-//! Contexts need no runtime. They go by its clock where there is one, and by the system's where
-//! there is none. So do [`sleep`](sleep()), [`timeout`] and [`interval`]. Only [`spawn`] needs
-//! something that runs tasks.
+//! Contexts need no runtime. They go by a runtime's clock where there is one, and by the system's
+//! where there is none. So do [`sleep`](sleep()), [`timeout`] and [`interval`]. Only [`spawn`]
+//! needs something that runs tasks.
 //!
 //! ```
 //! use quell::rt;
