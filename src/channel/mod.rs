@@ -1,9 +1,9 @@
 //! The bounded channel between stages.
 //!
-//! It is quell's own for two reasons: a model has to see inside it, and a pipeline spends its time
-//! between its stages. The receiving side fetches all that is there at once, so it takes the lock
-//! once for many items. The bound holds: an item counts towards it until it has been handed out.
-//! Where several workers take, any of them can take what one has fetched and not begun.
+//! It is quell's own for two reasons: a loom model has to see inside it, and a pipeline spends its
+//! time between its stages. The receiving side fetches all that is there at once, so it takes the
+//! lock once for many items. The bound holds: an item counts towards it until it has been handed
+//! out. Where several workers take, any of them can take what one has fetched and not begun.
 //!
 //! ```
 //! # futures::executor::block_on(async {

@@ -238,7 +238,7 @@ impl<T: Send + 'static> Results<T> {
     /// Ends the pipeline, waits until every task has ended, and says what became
     /// of every item.
     ///
-    /// It does not see the pipeline to its end: where all is to be done, read until `None` first,
+    /// It does not wait for items still to come: where all is to be done, read until `None` first,
     /// even if the results say nothing.
     ///
     /// A closure that blocks its thread is waited for (so none of the pipeline's closures may block
