@@ -130,9 +130,9 @@ impl Checker {
     /// Creates a checker that runs the body on a real tokio runtime, with one thread and a paused
     /// clock. The body may use all of tokio. There is one schedule; the injection comes at each
     /// look at the context and at each poll of the body's own future. A leak is what the runtime
-    /// still counts as alive. A violation names the point at which the injection came and the line
-    /// where the body waits; its token injects there again. What this cannot see is [in the
-    /// guide](crate::guide::checker#on-a-real-tokio).
+    /// still counts as alive. A violation names the injection's point and the line where the body
+    /// waits; its token injects there again. See also its
+    /// [limits](crate::guide::checker#on-a-real-tokio).
     ///
     /// Running it inside a runtime (`#[tokio::test]`) panics: tokio does not allow that.
     #[cfg(feature = "tokio")]
