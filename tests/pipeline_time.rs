@@ -217,10 +217,12 @@ async fn a_short_pause_of_the_source_earns_what_was_missed_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn waits_that_are_no_pause_by_themselves_earn_no_more_than_a_burst_together() {
     // A thousand items 900 µs apart, nine times as slow as the throttle; then two thousand
-    // at once.
-    for burst in [1, 20] {
-        let items = stream::iter(0..3000_u64).then(|n| async move {
+    // at once. Also where the source keeps the thread so long that every turn is over.
+    for (burst, keeps_thread) in [(1, false), (20, false), (1, true)] {
+        let items = stream::iter(0..3000_u64).then(move |n| async move {
             if n < 1000 {
+                let began = Instant::now();
+                while keeps_thread && began.elapsed() < Duration::from_micros(150) {}
                 tokio::time::advance(Duration::from_micros(900)).await;
             }
             n

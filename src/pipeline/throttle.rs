@@ -106,29 +106,33 @@ impl Rate {
             loop {
                 let before = rt::now();
                 // Time that passes without a wait is the throttle's own.
-                let (item, waited) = noting(input.recv_at(place)).await;
+                let (item, waited_for_item) = noting(input.recv_at(place)).await;
                 let Some(item) = item else { return Ok(StageEnd::Completed) };
                 tally.receive();
                 let now = rt::now();
                 let schedule = schedule.get_or_insert_with(|| Schedule::new(self, now));
-                if waited {
+                if waited_for_item {
                     schedule.paused(before, now);
                 }
-                if !schedule.is_due(now) {
+                let sleeps = !schedule.is_due(now);
+                if sleeps {
                     rt::Sleep::new(schedule.due(), place).await;
                 }
                 let before = rt::now();
-                let (sent, waited) = noting(sender.send_at(item, place)).await;
+                let (sent, waited_for_room) = noting(sender.send_at(item, place)).await;
                 if sent.is_err() {
                     return reader_gone(input, sent);
                 }
                 tally.pass_on(1);
-                if waited {
+                if waited_for_room {
                     // It waited for room: this item is the first of what the pause has earned.
                     schedule.paused(before, rt::now());
                 }
                 schedule.gone();
-                if turn.is_over() {
+                // Others had their turn while it waited: a rest would only make it late.
+                if waited_for_item || sleeps || waited_for_room {
+                    turn = Turn::begin();
+                } else if turn.is_over() {
                     turn = turn.rest().await;
                 }
             }
