@@ -6,7 +6,8 @@
 //!    under the job's lock, so only one of the two happens.
 //! 2. The function runs, and is dropped, outside of that lock.
 //! 3. A registered [`Func`] holds its context: nothing else would keep the context alive, and the
-//!    function registered, until the function has run.
+//!    function registered, until the function has run. Not a `quiet` one, which has
+//!    nothing to do once the context is gone.
 
 use super::Context;
 use super::scope::Scope;
